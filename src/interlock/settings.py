@@ -1,0 +1,293 @@
+"""Every setting, typed, with its unit in its name, its default and one sentence.
+
+Order of precedence: environment (`INTERLOCK_<NAME>`), then `interlock.toml` in the home folder, then the default.
+An unknown name in the file, or a value of the wrong type, stops the start with the name and the reason.
+`docs/settings.md` lists them all; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from interlock.errors import ConfigError
+
+ENV_PREFIX = "INTERLOCK_"
+
+
+def setting(default: Any, doc: str, *, group: str, minimum: int | None = None) -> Any:
+    """Declare a setting: its default, one sentence for the documentation, the group it is shown under."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "group": group, "minimum": minimum})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of one process. Build with `load`; tests build it directly."""
+
+    # -- home and processes
+    home: str = setting("~/.interlock", "Folder of everything this installation keeps.", group="home")
+    node: str = setting("", "Name of this node in records; empty: the host name.", group="home")
+    workers: int = setting(0, "Gateway worker processes; 0: one per core.", group="home", minimum=0)
+    stop_grace_ms: int = setting(8000, "How long running calls may finish when asked to stop.", group="home", minimum=0)
+    pepper_file: str = setting(
+        "", "File with the secret that API keys are hashed under; empty: `secrets/pepper` in the home.", group="home"
+    )
+    log_level: str = setting("info", "Least level of the structured log: debug, info, warning, error.", group="home")
+
+    # -- database
+    database_url: str = setting("", "PostgreSQL of this cell; empty: the embedded one.", group="database")
+    database_pool_max: int = setting(8, "Connections a control process holds at most.", group="database", minimum=2)
+    database_connect_timeout_ms: int = setting(3000, "Longest wait for a connection.", group="database", minimum=1)
+    database_statement_timeout_ms: int = setting(15000, "Longest run of one statement.", group="database", minimum=1)
+    embedded_start_timeout_ms: int = setting(
+        20000, "Longest wait for the embedded PostgreSQL to accept connections.", group="database", minimum=1
+    )
+
+    # -- gateway: listening
+    gateway_host: str = setting("127.0.0.1", "Address the gateway listens on.", group="gateway")
+    gateway_port: int = setting(8080, "Port the gateway listens on; 0: any free one.", group="gateway", minimum=0)
+    gateway_server: str = setting(
+        "native", "HTTP server of the gateway: native, or uvicorn as the fallback.", group="gateway"
+    )
+    tls_cert_file: str = setting("", "Certificate chain of the gateway (PEM); empty: no TLS.", group="gateway")
+    tls_key_file: str = setting("", "Private key of that certificate (PEM).", group="gateway")
+    tls_reload_interval_ms: int = setting(
+        5000, "How often the certificate files are looked at for a change.", group="gateway", minimum=100
+    )
+    connections_max: int = setting(
+        8192, "Client connections per worker; more are closed at once.", group="gateway", minimum=1
+    )
+    head_bytes_max: int = setting(32768, "Largest request line plus headers.", group="gateway", minimum=1024)
+    headers_max: int = setting(100, "Most header fields in a request.", group="gateway", minimum=8)
+    body_bytes_max: int = setting(20_000_000, "Largest request body.", group="gateway", minimum=1024)
+    bodies_bytes_max: int = setting(
+        512_000_000, "Request bodies held by one worker together.", group="gateway", minimum=1024
+    )
+    messages_max: int = setting(4096, "Most messages in one chat request.", group="gateway", minimum=1)
+    json_depth_max: int = setting(64, "Deepest nesting of a request body.", group="gateway", minimum=4)
+    head_timeout_ms: int = setting(10_000, "Longest wait for a request's head.", group="gateway", minimum=1)
+    body_timeout_ms: int = setting(60_000, "Longest wait for a request's body.", group="gateway", minimum=1)
+    idle_timeout_ms: int = setting(75_000, "How long an idle connection is kept.", group="gateway", minimum=1)
+    write_buffer_bytes_max: int = setting(
+        262_144, "Bytes a slow reader may leave unread before its source is paused.", group="gateway", minimum=1024
+    )
+    slow_reader_timeout_ms: int = setting(
+        120_000, "How long a reader may take nothing before its call is cut.", group="gateway", minimum=1
+    )
+    keepalive_comment_ms: int = setting(
+        15_000, "Silence on a stream after which a keep-alive comment is sent.", group="gateway", minimum=100
+    )
+    calls_max: int = setting(4096, "Calls in progress per worker; more are refused.", group="gateway", minimum=1)
+    completion_tokens_default: int = setting(
+        4096, "Bound on an answer when neither request nor alias names one.", group="gateway", minimum=1
+    )
+    template_tokens_per_message: int = setting(
+        16, "Allowance for the chat template when prompt tokens are bounded.", group="gateway", minimum=0
+    )
+
+    # -- gateway: upstream
+    connect_timeout_ms: int = setting(3000, "Longest wait for a connection to a source.", group="upstream", minimum=1)
+    first_event_timeout_ms: int = setting(
+        120_000, "Longest wait for the first event of an answer.", group="upstream", minimum=1
+    )
+    between_events_timeout_ms: int = setting(60_000, "Longest silence inside an answer.", group="upstream", minimum=1)
+    total_timeout_ms: int = setting(900_000, "Longest call altogether.", group="upstream", minimum=1)
+    pool_connections_max: int = setting(1024, "Connections to one source per worker.", group="upstream", minimum=1)
+    pool_idle_max: int = setting(256, "Idle connections kept to one source per worker.", group="upstream", minimum=0)
+    pool_idle_ms: int = setting(30_000, "How long an idle upstream connection is kept.", group="upstream", minimum=1)
+    response_bytes_max: int = setting(
+        64_000_000, "Largest unstreamed answer taken from a source.", group="upstream", minimum=1024
+    )
+    event_bytes_max: int = setting(4_000_000, "Largest single streamed event.", group="upstream", minimum=1024)
+    attempts_max: int = setting(3, "Tries of one call, over all its candidates.", group="upstream", minimum=1)
+    retry_after_ms_max: int = setting(
+        30_000, "Longest Retry-After of a source that is believed.", group="upstream", minimum=0
+    )
+
+    # -- record log
+    stream_sync_ms: int = setting(
+        50, "Streamed text is durable after at most this long.", group="record log", minimum=1
+    )
+    segment_bytes: int = setting(
+        67_108_864, "Size at which a log segment is closed.", group="record log", minimum=65536
+    )
+    log_disk_bytes_max: int = setting(
+        50_000_000_000,
+        "Disk the record log of this node may use; above it calls are refused.",
+        group="record log",
+        minimum=1_048_576,
+    )
+    log_disk_free_bytes_min: int = setting(
+        268_435_456,
+        "Free disk below which calls are refused, kept for the outcomes of running ones.",
+        group="record log",
+        minimum=0,
+    )
+    log_pending_bytes_max: int = setting(
+        67_108_864,
+        "Records of one worker that wait for the disk; above it calls are refused.",
+        group="record log",
+        minimum=65536,
+    )
+    record_bytes_max: int = setting(134_217_728, "Largest single record.", group="record log", minimum=65536)
+
+    # -- snapshot
+    snapshot_poll_ms: int = setting(
+        1000, "How often a node asks for a newer snapshot, besides being told.", group="snapshot", minimum=50
+    )
+    snapshot_age_max_s_public: int = setting(
+        604_800, "Oldest confirmed snapshot on which public calls are served.", group="snapshot", minimum=1
+    )
+    snapshot_age_max_s_internal: int = setting(
+        86_400, "Oldest confirmed snapshot on which internal calls are served.", group="snapshot", minimum=1
+    )
+    snapshot_age_max_s_confidential: int = setting(
+        14_400, "Oldest confirmed snapshot on which confidential calls are served.", group="snapshot", minimum=1
+    )
+    snapshot_age_max_s_restricted: int = setting(
+        3_600, "Oldest confirmed snapshot on which restricted calls are served.", group="snapshot", minimum=1
+    )
+    decision_cache_max: int = setting(
+        65_536, "Authorization decisions a worker remembers.", group="snapshot", minimum=16
+    )
+    principal_cache_max: int = setting(
+        16_384, "Decoded keys and principals a worker remembers.", group="snapshot", minimum=16
+    )
+
+    # -- identity
+    jwks_refresh_s: int = setting(300, "Age at which an issuer's keys are fetched again.", group="identity", minimum=5)
+    jwks_refetch_min_s: int = setting(
+        10, "Shortest time between two fetches that unknown key ids cause.", group="identity", minimum=1
+    )
+    jwks_age_max_s: int = setting(
+        86_400, "Oldest keys of an issuer that are still believed.", group="identity", minimum=60
+    )
+    jwks_bytes_max: int = setting(262_144, "Largest key set taken from an issuer.", group="identity", minimum=1024)
+    jwt_leeway_s: int = setting(30, "Clock difference allowed in a token's times.", group="identity", minimum=0)
+    jwt_cache_max: int = setting(8192, "Verified tokens a worker remembers.", group="identity", minimum=0)
+
+    # -- sources
+    load_interval_ms: int = setting(500, "How often an engine's load is read.", group="sources", minimum=50)
+    load_age_ms_max: int = setting(2000, "Age at which a load reading counts as unknown.", group="sources", minimum=50)
+    health_failures_max: int = setting(
+        3, "Probes in a row that must fail before a source is down.", group="sources", minimum=1
+    )
+    probe_timeout_ms: int = setting(2000, "Longest wait for a load or health reading.", group="sources", minimum=1)
+    probe_bytes_max: int = setting(4_000_000, "Largest probe answer read.", group="sources", minimum=1024)
+    discovery_interval_s: int = setting(
+        60, "How often a source's models and version are looked at again.", group="sources", minimum=1
+    )
+    discovery_timeout_ms: int = setting(
+        5000, "Longest wait for a source when its models are discovered.", group="sources", minimum=1
+    )
+    models_per_source_max: int = setting(1000, "Most models taken from one source.", group="sources", minimum=1)
+    credential_check_ms: int = setting(
+        5000, "How often credential and certificate files are looked at for a change.", group="sources", minimum=100
+    )
+    sources_max: int = setting(512, "Most sources in a snapshot.", group="sources", minimum=1)
+
+    # -- routing
+    breaker_failures: int = setting(
+        5, "Failures in a row that open a source's circuit breaker.", group="routing", minimum=1
+    )
+    breaker_open_ms: int = setting(10_000, "How long an open breaker lets nothing through.", group="routing", minimum=1)
+    breaker_probes: int = setting(1, "Calls let through to test a half-open breaker.", group="routing", minimum=1)
+    candidates_max: int = setting(50, "Most candidates ranked for a call.", group="routing", minimum=1)
+
+    # -- limits
+    limit_slots: int = setting(
+        65_536, "Keys, principals and teams whose limits one node counts at a time.", group="limits", minimum=64
+    )
+
+    # -- control
+    control_host: str = setting("127.0.0.1", "Address the admin API listens on.", group="control")
+    control_port: int = setting(8081, "Port the admin API listens on; 0: any free one.", group="control", minimum=0)
+    admin_body_bytes_max: int = setting(4_000_000, "Largest admin request body.", group="control", minimum=1024)
+    page_size_max: int = setting(500, "Most rows of an admin listing.", group="control", minimum=1)
+
+    # -- telemetry
+    metrics_interval_ms: int = setting(
+        1000, "How often a worker publishes its counters to its node.", group="telemetry", minimum=50
+    )
+    metrics_key: str = setting(
+        "", "Bearer token that /metrics asks for; empty: open to whoever reaches the port.", group="telemetry"
+    )
+    otlp_endpoint: str = setting(
+        "", "OpenTelemetry collector (HTTP) that spans are sent to; empty: none.", group="telemetry"
+    )
+    otlp_queue_max: int = setting(
+        2048, "Spans that wait to be sent; more are dropped and counted.", group="telemetry", minimum=1
+    )
+
+    def home_path(self, *parts: str) -> Path:
+        """A path under the home folder, with `~` expanded."""
+        return Path(self.home).expanduser().joinpath(*parts)
+
+    def snapshot_age_max_s(self, data_class: int) -> int:
+        """Oldest confirmed snapshot, in seconds, on which a call of this data class may be served."""
+        return (
+            self.snapshot_age_max_s_public,
+            self.snapshot_age_max_s_internal,
+            self.snapshot_age_max_s_confidential,
+            self.snapshot_age_max_s_restricted,
+        )[data_class]
+
+
+SECRET_SETTINGS = frozenset({"database_url", "metrics_key"})
+"""Settings whose values are never printed."""
+
+
+def load(env: Mapping[str, str] | None = None, *, home: str | None = None, **overrides: Any) -> Settings:
+    """Settings from defaults, `interlock.toml` in the home folder, and the environment; `overrides` win over all.
+
+    Raises ConfigError naming the setting, where it was set and what is wrong.
+    """
+    env = os.environ if env is None else env
+    values: dict[str, Any] = {}
+    chosen_home = home or env.get(ENV_PREFIX + "HOME") or "~/.interlock"
+    file = Path(chosen_home).expanduser() / "interlock.toml"
+    if file.exists():
+        values.update(_from_file(file))
+    values["home"] = chosen_home
+    for field in dataclasses.fields(Settings):
+        text = env.get(ENV_PREFIX + field.name.upper())
+        if text is not None and field.name != "home":
+            values[field.name] = _coerce(field, text, f"environment variable {ENV_PREFIX}{field.name.upper()}")
+    values.update({k: v for k, v in overrides.items() if v is not None})
+    return Settings(**values)
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise ConfigError(f"{file}: cannot be read as TOML: {e}", param=str(file)) from None
+    fields = {f.name: f for f in dataclasses.fields(Settings)}
+    values = {}
+    for name, value in document.items():
+        if name not in fields or name == "home":
+            raise ConfigError(f"{file}: unknown setting {name!r}; docs/settings.md lists them all", param=name)
+        values[name] = _coerce(fields[name], value, str(file))
+    return values
+
+
+def _coerce(field: dataclasses.Field[Any], value: Any, where: str) -> Any:
+    wanted = type(field.default)
+    if wanted is int:
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            number = int(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{where}: {field.name} must be a whole number", param=field.name) from None
+        minimum = field.metadata["minimum"]
+        if minimum is not None and number < minimum:
+            raise ConfigError(f"{where}: {field.name} must be at least {minimum}", param=field.name)
+        return number
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: {field.name} must be text", param=field.name)
+    return value

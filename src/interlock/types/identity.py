@@ -1,0 +1,139 @@
+"""Who asks: tenants, teams, principals, keys, and the limits and roles that hang on them."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+import msgspec
+
+
+class DataClass(IntEnum):
+    """How sensitive a call's content is. Ordered: a caller may raise the class of a call, never lower it."""
+
+    public = 0
+    internal = 1
+    confidential = 2
+    restricted = 3
+
+
+class PrincipalKind(StrEnum):
+    """What kind of caller a principal is; an agent acts for a user only by delegation."""
+
+    user = "user"
+    service = "service"
+    agent = "agent"
+
+
+class Scope(StrEnum):
+    """What a key may be used for. A key without `infer` cannot call a model."""
+
+    infer = "infer"
+    assert_user = "assert-user"
+    admin = "admin"
+
+
+class AdminRole(StrEnum):
+    """Administrative roles, strongest first. They say nothing about inference: that is Cedar's part."""
+
+    owner = "owner"
+    admin = "admin"
+    auditor = "auditor"
+    developer = "developer"
+    viewer = "viewer"
+
+
+class LimitSet(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Limits of one key, principal or team. None means: no limit of this kind at this level."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+
+
+class Tenant(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An isolated customer or division. `time_zone` is an IANA name; budget months are counted in it."""
+
+    id: str
+    name: str
+    time_zone: str = "UTC"
+    active: bool = True
+
+
+class Team(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A department inside a tenant: the unit that policies and cost reports speak of."""
+
+    id: str
+    tenant_id: str
+    name: str
+    cost_center: str = ""
+    limits: LimitSet | None = None
+
+
+class Principal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A user, service or agent. `team_ids[0]` is the team whose limits and costs its calls count on."""
+
+    id: str
+    tenant_id: str
+    kind: PrincipalKind
+    name: str
+    team_ids: tuple[str, ...] = ()
+    limits: LimitSet | None = None
+    may_act_for: tuple[str, ...] = ()
+    """Principal ids (or "*" for anyone in the tenant) that this agent may be delegated by."""
+    active: bool = True
+
+
+class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a worker knows of an API key; the key itself is stored nowhere (HMAC-SHA256 with a pepper).
+
+    `not_after_s` is Unix seconds (0: never). `data_class` is the default class of its calls.
+    """
+
+    id: str
+    tenant_id: str
+    principal_id: str
+    scopes: tuple[str, ...] = ("infer",)
+    not_after_s: int = 0
+    data_class: DataClass = DataClass.internal
+    limits: LimitSet | None = None
+    revoked: bool = False
+    cut: bool = False
+    """With `revoked`: running calls of this key are cut off instead of finishing."""
+
+
+class Issuer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A JWT issuer a tenant trusts, and how its claims become a principal.
+
+    `group_teams` maps a group name in `groups_claim` to a team id, so that nobody is provisioned by hand.
+    """
+
+    id: str
+    tenant_id: str
+    issuer: str
+    audience: str
+    jwks_url: str
+    algorithms: tuple[str, ...] = ("RS256", "ES256")
+    subject_claim: str = "sub"
+    groups_claim: str = "groups"
+    group_teams: dict[str, str] = {}
+    group_roles: dict[str, str] = {}
+    kind: PrincipalKind = PrincipalKind.user
+    data_class: DataClass = DataClass.internal
+
+
+class Caller(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An authenticated caller of one request: the principal, how it was proven, and for whom it acts.
+
+    `auth_method` is one of "api_key", "jwt". `credential_id` is a key id or "issuer_id/jti-or-subject".
+    """
+
+    principal: Principal
+    auth_method: str
+    credential_id: str
+    scopes: tuple[str, ...]
+    data_class: DataClass
+    key_limits: LimitSet | None = None
+    delegator: Principal | None = None
+    delegation: str = ""
+    """"" (none), "asserted" (scope assert-user) or "token" (RFC 8693 act claim)."""
+    not_after_s: int = 0

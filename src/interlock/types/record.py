@@ -1,0 +1,216 @@
+"""What is written down: the kinds of record in the log, in the order in which one call produces them.
+
+    EpochOpen                     a worker starts
+    Intent                        a call was admitted and is about to be made (or was refused: Refusal)
+      Attempt                     one try at one offer begins
+      Chunk ...                   streamed text, before it is forwarded
+      AttemptEnd                  that try failed before its first byte, and the next follows
+    Outcome                       how the call ended
+    EpochClose                    the worker stopped in good order
+    Interrupted                   written by a later epoch for an intent whose worker died
+
+Records are msgpack arrays tagged with a small integer. Fields are only ever added, at the end, with a default.
+`call` numbers the calls of one epoch; a request id is `req_<epoch>_<call in hex>`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from interlock.types.decision import Reason, RouteDecision
+from interlock.types.request import Features, Target
+from interlock.types.usage import Usage
+
+
+class EpochOpen(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """First record of an epoch. `wall_ns` Unix nanoseconds, `mono_ns` the monotonic clock at the same instant."""
+
+    epoch: str
+    node: str
+    slot: int
+    pid: int
+    wall_ns: int
+    mono_ns: int
+    version: str
+    durability: str = "local"
+
+
+class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """A call that was admitted: who, what, under which policy, and where it will go.
+
+    `body` is the request body as the caller sent it. `headers` are the few that matter (traceparent, client request id).
+    """
+
+    call: int
+    wall_ns: int
+    mono_ns: int
+    tenant_id: str
+    team_id: str
+    principal_id: str
+    principal_kind: str
+    delegator_id: str
+    delegation: str
+    auth_method: str
+    credential_id: str
+    dialect: str
+    features: Features
+    target: Target
+    snapshot_version: int
+    snapshot_root: bytes
+    permits: tuple[Reason, ...]
+    route: RouteDecision
+    parameters: dict[str, Any]
+    body_sha256: bytes
+    body: bytes
+    reserved_tokens: int
+    trace_id: str = ""
+    client_request_id: str = ""
+    peer: str = ""
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A call of an authenticated caller that was not made, and why."""
+
+    call: int
+    wall_ns: int
+    tenant_id: str
+    team_id: str
+    principal_id: str
+    delegator_id: str
+    auth_method: str
+    credential_id: str
+    dialect: str
+    operation: str
+    asked: str
+    data_class: int
+    snapshot_version: int
+    status: int
+    code: str
+    words: str
+    reasons: tuple[Reason, ...] = ()
+    body_sha256: bytes = b""
+    trace_id: str = ""
+    client_request_id: str = ""
+    peer: str = ""
+
+
+class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """One try at one offer. `number` counts from 0. `off_prem`: this record was durable before the first byte went up."""
+
+    call: int
+    number: int
+    mono_ns: int
+    source_id: str
+    source: str
+    model: str
+    engine: str
+    engine_version: str
+    model_version: str
+    off_prem: bool
+
+
+class AttemptEnd(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """A try that failed before its first byte and was followed by another (or by the call's failure)."""
+
+    call: int
+    number: int
+    mono_ns: int
+    code: str
+    status: int
+    words: str
+
+
+class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Streamed content of a call, written before it is forwarded.
+
+    `parts`: for plain text deltas the text itself; for any other event its raw JSON in `raw`.
+    """
+
+    call: int
+    index: int
+    text: str = ""
+    raw: bytes = b""
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """How a call ended. Durable before the caller sees the end.
+
+    `state`: "completed", "failed", "cut" (by us), "disconnected" (by the caller), "refused" (by every candidate).
+    `body`: the answer of an unstreamed call. For a streamed one the text is in the chunks before, `chunks` of them,
+    and `chunks_sha256` is over their text and raw bytes in order. Times in microseconds since the intent.
+    """
+
+    call: int
+    mono_ns: int
+    state: str
+    status: int
+    attempt: int
+    source: str
+    model: str
+    served_model: str
+    finish_reasons: tuple[str, ...]
+    usage: Usage
+    first_byte_us: int
+    total_us: int
+    chunks: int = 0
+    chunks_sha256: bytes = b""
+    body_sha256: bytes = b""
+    body: bytes = b""
+    code: str = ""
+    words: str = ""
+    bytes_sent: int = 0
+
+
+class EpochClose(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Last record of an epoch that ended in good order. `last_seq` is the sequence number of the record before it."""
+
+    epoch: str
+    wall_ns: int
+    last_seq: int
+
+
+class Interrupted(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Found at recovery: a call of a dead epoch that had an intent and no outcome.
+
+    `chunks`, `text_bytes`: how much streamed content had reached the log. `tail_lost` is true when the dead epoch's
+    last record was torn, so that up to `stream_sync_ms` of content may be missing after a power loss.
+    """
+
+    epoch: str
+    call: int
+    wall_ns: int
+    attempt: int
+    chunks: int
+    text_bytes: int
+    reserved_tokens: int
+    tail_lost: bool
+
+
+class EpochRecovered(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Written by the epoch that recovered a dead one: its last whole sequence number, and how many calls it left open."""
+
+    epoch: str
+    wall_ns: int
+    last_seq: int
+    interrupted: int
+    torn_bytes: int
+
+
+Record = (
+    EpochOpen | Intent | Refusal | Attempt | AttemptEnd | Chunk | Outcome | EpochClose | Interrupted | EpochRecovered
+)
+
+
+def request_id(epoch: str, call: int) -> str:
+    """The id a caller sees: which epoch, which call of it. Reading it back finds the record without an index."""
+    return f"req_{epoch}_{call:x}"
+
+
+def parse_request_id(text: str) -> tuple[str, int]:
+    """(epoch, call) of a request id. Raises ValueError when it is not one."""
+    prefix, epoch, call = text.split("_")
+    if prefix != "req" or not epoch.isalnum():
+        raise ValueError(f"not a request id: {text!r}")
+    return epoch, int(call, 16)

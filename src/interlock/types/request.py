@@ -1,0 +1,45 @@
+"""What is asked: the features of a call that decisions are made from. Integers and names, no content."""
+
+from __future__ import annotations
+
+import msgspec
+
+from interlock.types.identity import DataClass
+
+
+class Features(msgspec.Struct, frozen=True, array_like=True):
+    """Everything about a request that policy and routing may look at (P4: decisions replay from this alone).
+
+    `needs`: abilities (`interlock.types.source.Ability`) without which the answer would be wrong.
+    `actions`: policy actions that the request's fields ask for beyond inference (see `interlock.wire.fields`).
+    `prompt_tokens_max`: upper bound from UTF-8 bytes. `completion_tokens_max`: bound over all `n` answers.
+    """
+
+    operation: str
+    """ "chat", "completions" or "embeddings". """
+    asked: str
+    """The model name as the caller wrote it."""
+    data_class: DataClass
+    needs: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
+    stream: bool = False
+    prompt_bytes: int = 0
+    prompt_tokens_max: int = 0
+    completion_tokens_max: int = 0
+    purpose: str = ""
+
+
+class Target(msgspec.Struct, frozen=True, array_like=True):
+    """What a model name resolved to. Exactly one of these forms:
+
+    - `kind="model"`: `model` at any source. `kind="pin"`: `model` at `source` (a source name) only.
+    - `kind="alias"`: `alias` drew `model` (and maybe `source`) by weight. `kind="auto"`: any model, by `mode`.
+    """
+
+    kind: str
+    model: str = ""
+    source: str = ""
+    version: str = ""
+    alias: str = ""
+    mode: str = "balanced"
+    """ "eco", "balanced" or "quality". """

@@ -1,0 +1,158 @@
+"""What can answer: model sources, the models they offer, and what is known about their load."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from interlock.types.identity import DataClass
+
+
+class SourceKind(StrEnum):
+    """The protocol family of a source: which fields pass, where load is read, how it is discovered."""
+
+    vllm = "vllm"
+    llamacpp = "llamacpp"
+    openai = "openai"
+
+
+class Ability(StrEnum):
+    """What a model at a source can do; requests state what they need in the same words."""
+
+    chat = "chat"
+    completions = "completions"
+    embeddings = "embeddings"
+    tools = "tools"
+    vision = "vision"
+    json_schema = "json_schema"
+    logprobs = "logprobs"
+
+
+class CredentialRef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a secret is found, never the secret: an environment variable or a file, re-read on rotation."""
+
+    env: str = ""
+    file: str = ""
+    header: str = "authorization"
+    scheme: str = "Bearer"
+    """Put before the secret in the header value; empty for a bare value (`api-key: ...`)."""
+
+
+class Labels(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Facts about a source that policies speak of. `data_class_max` is a hard bound, whatever policies say."""
+
+    region: str = ""
+    on_prem: bool = True
+    data_class_max: DataClass = DataClass.restricted
+    extra: dict[str, str] = {}
+
+
+class Price(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Integer nano-USD per million tokens (1 USD per million = 1_000_000_000)."""
+
+    input_nusd_per_mtok: int = 0
+    cached_input_nusd_per_mtok: int = 0
+    output_nusd_per_mtok: int = 0
+
+
+class Power(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Estimated energy coefficients in microjoules per token; method and range are given with any figure made of them."""
+
+    input_uj_per_token: int = 0
+    output_uj_per_token: int = 0
+
+
+class Timeouts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Per-source overrides of the gateway's time-outs, in milliseconds. None: the setting of the same name."""
+
+    connect_ms: int | None = None
+    first_event_ms: int | None = None
+    between_events_ms: int | None = None
+    total_ms: int | None = None
+
+
+class SourceLimits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`concurrency`: calls in flight per node. `waiting_max`: queue depth above which the source counts as saturated;
+    it counts as free again at or below `waiting_resume` (hysteresis)."""
+
+    concurrency: int | None = None
+    waiting_max: int = 8
+    waiting_resume: int = 2
+
+
+class TlsRef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """File paths of an own CA bundle and of a client certificate for mTLS; re-read when the files change."""
+
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+
+
+class Model(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One model as a source serves it. `parent` is the base model of a LoRA adapter.
+
+    `context_length` in tokens, 0 when unknown. `quality_milli` is a prior in [0, 1000].
+    """
+
+    name: str
+    abilities: tuple[str, ...] = ("chat", "completions")
+    context_length: int = 0
+    parent: str = ""
+    version: str = ""
+    quality_milli: int = 500
+    price: Price = Price()
+    power: Power = Power()
+
+
+class Source(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model source as the snapshot carries it. `tenant_id` empty: owned by the platform, then `granted_to`
+    lists the tenant ids that may be given it ("*": all). `base_url` ends before `/v1` (or the path that stands for it)."""
+
+    id: str
+    name: str
+    kind: SourceKind
+    base_url: str
+    tenant_id: str = ""
+    granted_to: tuple[str, ...] = ()
+    api_prefix: str = "/v1"
+    labels: Labels = Labels()
+    limits: SourceLimits = SourceLimits()
+    timeouts: Timeouts = Timeouts()
+    credential: CredentialRef | None = None
+    tls: TlsRef | None = None
+    egress_proxy: str = ""
+    drained: bool = False
+    engine: str = ""
+    engine_version: str = ""
+    extra_fields: str = "pass"
+    """What happens to request fields nobody interprets: pass, drop or refuse."""
+    models: tuple[Model, ...] = ()
+    prefix_cache_salt: bool = True
+    """Send vLLM's `cache_salt` per tenant, so that prefix-cache timing does not leak across tenants."""
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """One model at one source: what a request can be sent to. `key` is "source_name::model_name"."""
+
+    source: Source
+    model: Model
+    key: str
+
+
+class LoadReading(msgspec.Struct, frozen=True, array_like=True):
+    """What was known of a source's load when a decision was made. -1 means unknown, never idle.
+
+    `waiting`, `running`: requests at the engine. `kv_permille`: KV cache in use. `inflight`: our own calls on this
+    node. `inflight_since`: of these, sent after the reading was taken. `age_ms`: age of the engine's reading.
+    """
+
+    waiting: int = -1
+    running: int = -1
+    kv_permille: int = -1
+    inflight: int = 0
+    inflight_since: int = 0
+    age_ms: int = -1
+    healthy: bool = True
+    saturated: bool = False
+    """The hysteresis state published on the board, not recomputed per request."""
