@@ -116,6 +116,12 @@ class Unavailable(InterlockError):
     code, status, retryable, level = "unavailable", 503, True, logging.WARNING
 
 
+class SnapshotError(Unavailable):
+    """A snapshot is damaged, mixed or of another format; the one held before stays in use."""
+
+    code, level = "snapshot_rejected", logging.ERROR
+
+
 class UpstreamError(InterlockError):
     """A model source failed."""
 
@@ -138,6 +144,12 @@ class LogError(Unavailable):
     """The record log cannot take more: nothing is answered that was not recorded (P1)."""
 
     code, level = "record_log_unavailable", logging.CRITICAL
+
+
+class LogCorrupt(InterlockError):
+    """A record log on disk is damaged: records that were durable cannot be read. `param` is segment:offset."""
+
+    code, level = "record_log_corrupt", logging.CRITICAL
 
 
 class ConfigError(InterlockError):

@@ -36,6 +36,9 @@ class Settings:
     pepper_file: str = setting(
         "", "File with the secret that API keys are hashed under; empty: `secrets/pepper` in the home.", group="home"
     )
+    key_environment: str = setting(
+        "live", "What new API keys carry behind `il_`: 1 to 12 lower-case letters or digits.", group="home"
+    )
     log_level: str = setting("info", "Least level of the structured log: debug, info, warning, error.", group="home")
 
     # -- database
@@ -43,6 +46,18 @@ class Settings:
     database_pool_max: int = setting(8, "Connections a control process holds at most.", group="database", minimum=2)
     database_connect_timeout_ms: int = setting(3000, "Longest wait for a connection.", group="database", minimum=1)
     database_statement_timeout_ms: int = setting(15000, "Longest run of one statement.", group="database", minimum=1)
+    migration_lock_timeout_ms: int = setting(
+        60_000, "Longest wait for another process that migrates the schema.", group="database", minimum=1
+    )
+    embedded_port: int = setting(
+        0, "TCP port of the embedded PostgreSQL on 127.0.0.1; 0: unix socket only.", group="database", minimum=0
+    )
+    embedded_user: str = setting(
+        "nobody", "System user the embedded PostgreSQL runs as when Interlock runs as root.", group="database"
+    )
+    embedded_stop_timeout_ms: int = setting(
+        8000, "Longest wait for the embedded PostgreSQL to stop before it is stopped hard.", group="database", minimum=1
+    )
     embedded_start_timeout_ms: int = setting(
         20000, "Longest wait for the embedded PostgreSQL to accept connections.", group="database", minimum=1
     )
@@ -133,11 +148,17 @@ class Settings:
         group="record log",
         minimum=65536,
     )
+    log_check_ms: int = setting(
+        1000, "How often the log's disk use and free disk are looked at.", group="record log", minimum=10
+    )
     record_bytes_max: int = setting(134_217_728, "Largest single record.", group="record log", minimum=65536)
 
     # -- snapshot
     snapshot_poll_ms: int = setting(
         1000, "How often a node asks for a newer snapshot, besides being told.", group="snapshot", minimum=50
+    )
+    snapshot_deltas_max: int = setting(
+        256, "Deltas kept beside a node's stored snapshot before it is written whole again.", group="snapshot", minimum=1
     )
     snapshot_age_max_s_public: int = setting(
         604_800, "Oldest confirmed snapshot on which public calls are served.", group="snapshot", minimum=1
@@ -150,6 +171,12 @@ class Settings:
     )
     snapshot_age_max_s_restricted: int = setting(
         3_600, "Oldest confirmed snapshot on which restricted calls are served.", group="snapshot", minimum=1
+    )
+    snapshot_history_versions: int = setting(
+        1000,
+        "Versions of which superseded keys and principals are kept in the database.",
+        group="snapshot",
+        minimum=1,
     )
     decision_cache_max: int = setting(
         65_536, "Authorization decisions a worker remembers.", group="snapshot", minimum=16
@@ -213,6 +240,12 @@ class Settings:
     metrics_interval_ms: int = setting(
         1000, "How often a worker publishes its counters to its node.", group="telemetry", minimum=50
     )
+    metrics_series_max: int = setting(
+        2000, "Series of one metric family per process; more are counted together.", group="telemetry", minimum=16
+    )
+    log_event_lines_max: int = setting(
+        60, "Log lines of one event per minute and process; more are counted.", group="telemetry", minimum=1
+    )
     metrics_key: str = setting(
         "", "Bearer token that /metrics asks for; empty: open to whoever reaches the port.", group="telemetry"
     )
@@ -226,6 +259,10 @@ class Settings:
     def home_path(self, *parts: str) -> Path:
         """A path under the home folder, with `~` expanded."""
         return Path(self.home).expanduser().joinpath(*parts)
+
+    def pepper_path(self) -> Path:
+        """The file of the secret that API keys are hashed under; its content without surrounding white space counts."""
+        return Path(self.pepper_file).expanduser() if self.pepper_file else self.home_path("secrets", "pepper")
 
     def snapshot_age_max_s(self, data_class: int) -> int:
         """Oldest confirmed snapshot, in seconds, on which a call of this data class may be served."""

@@ -40,7 +40,7 @@ class EpochOpen(msgspec.Struct, frozen=True, array_like=True, tag=1):
 class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """A call that was admitted: who, what, under which policy, and where it will go.
 
-    `body` is the request body as the caller sent it. `headers` are the few that matter (traceparent, client request id).
+    `body` is the request body as the caller sent it; `parameters` are its small fields, decoded.
     """
 
     call: int
@@ -97,7 +97,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """One try at one offer. `number` counts from 0. `off_prem`: this record was durable before the first byte went up."""
+    """One try at one offer. `number` counts from 0. `off_prem`: durable before its first byte went up."""
 
     call: int
     number: int
@@ -189,7 +189,7 @@ class Interrupted(msgspec.Struct, frozen=True, array_like=True, tag=9):
 
 
 class EpochRecovered(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """Written by the epoch that recovered a dead one: its last whole sequence number, and how many calls it left open."""
+    """Written by the epoch that recovered a dead one: its last whole sequence number, how many calls it left open."""
 
     epoch: str
     wall_ns: int

@@ -40,7 +40,7 @@ class AliasTarget(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model name of the company's own. `tenant_id` empty: for all. `sunset_s`: Unix seconds after which it is refused.
+    """A model name of the company's own. `tenant_id` empty: for all. `sunset_s`: Unix seconds, refused afterwards.
 
     `max_tokens` is the cap taken when a request names none. `data_class` raises the call's class to at least this."""
 
@@ -76,9 +76,9 @@ def bucket_of(digest: bytes) -> int:
     return ((digest[0] << 8) | digest[1]) >> 6
 
 
-def key_digest(pepper: bytes, key: str) -> bytes:
+def key_digest(pepper: bytes, key: bytes) -> bytes:
     """HMAC-SHA256 of an API key under the installation's pepper: 32 bytes. What stores and snapshots hold."""
-    return hmac.digest(pepper, key.encode(), "sha256")
+    return hmac.digest(pepper, key, "sha256")
 
 
 def principal_digest(principal_id: str) -> bytes:

@@ -57,7 +57,7 @@ class Price(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Power(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Estimated energy coefficients in microjoules per token; method and range are given with any figure made of them."""
+    """Estimated energy coefficients in microjoules per token; a figure made of them names method and range."""
 
     input_uj_per_token: int = 0
     output_uj_per_token: int = 0
@@ -107,7 +107,7 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model source as the snapshot carries it. `tenant_id` empty: owned by the platform, then `granted_to`
-    lists the tenant ids that may be given it ("*": all). `base_url` ends before `/v1` (or the path that stands for it)."""
+    lists the tenant ids that may be given it ("*": all). `base_url` ends before `api_prefix`."""
 
     id: str
     name: str
@@ -122,6 +122,9 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     credential: CredentialRef | None = None
     tls: TlsRef | None = None
     egress_proxy: str = ""
+    """URL of an HTTP proxy that calls go through by CONNECT; no user information in it."""
+    egress_proxy_credential: CredentialRef | None = None
+    """Where the proxy's "user:password" is found (`header` and `scheme` do not apply)."""
     drained: bool = False
     engine: str = ""
     engine_version: str = ""

@@ -6,7 +6,7 @@ import msgspec
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
-    """Tokens of one call. `origin`: "engine" (reported), "counted" (by us), "reserved" (unknown: settled at its bound)."""
+    """Tokens of one call. `origin`: "engine" (reported), "counted" (by us), "reserved" (unknown: at its bound)."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0

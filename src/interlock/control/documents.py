@@ -1,0 +1,244 @@
+"""The configuration document: what `interlock apply` reads, `interlock export` writes and the admin API takes.
+
+One form serves all three. Things are called by name; ids appear nowhere. A section that is left out is not touched;
+an empty section, with `prune: true`, empties what is stored. docs/configuration.md describes every field.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from interlock.types.identity import AdminRole, LimitSet, PrincipalKind, Scope
+from interlock.types.source import Ability, CredentialRef, SourceKind, SourceLimits, Timeouts, TlsRef
+
+DataClassName = Literal["public", "internal", "confidential", "restricted"]
+Mode = Literal["eco", "balanced", "quality"]
+
+Positive = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+Share = Annotated[int, Meta(ge=0, le=1000)]
+
+_T = TypeVar("_T")
+_S = TypeVar("_S", bound=msgspec.Struct)
+
+
+class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Base of everything that is declared: unknown fields are errors, defaults are left out when written."""
+
+
+class LimitsSpec(LimitSet, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`LimitSet` as it is declared: whole numbers from 1, nothing unknown."""
+
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    concurrency: Positive | None = None
+
+
+class SourceLimitsSpec(SourceLimits, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`SourceLimits` as it is declared."""
+
+    concurrency: Positive | None = None
+    waiting_max: Natural = 8
+    waiting_resume: Natural = 2
+
+
+class TimeoutsSpec(Timeouts, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`Timeouts` as it is declared."""
+
+    connect_ms: Positive | None = None
+    first_event_ms: Positive | None = None
+    between_events_ms: Positive | None = None
+    total_ms: Positive | None = None
+
+
+class CredentialSpec(CredentialRef, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`CredentialRef` as it is declared: where the secret is, never the secret."""
+
+
+class TlsSpec(TlsRef, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`TlsRef` as it is declared."""
+
+
+class TeamSpec(Spec, frozen=True):
+    """A team of a tenant; `limits` hold for all its members together."""
+
+    name: str
+    cost_center: str = ""
+    limits: LimitsSpec | None = None
+
+
+class PrincipalSpec(Spec, frozen=True):
+    """A user, service or agent. The first team is the one whose limits and costs its calls count on.
+
+    `may_act_for`: names of principals that an agent may be delegated by, or `["*"]` for anyone in the tenant.
+    """
+
+    name: str
+    kind: PrincipalKind = PrincipalKind.user
+    teams: tuple[str, ...] = ()
+    limits: LimitsSpec | None = None
+    may_act_for: tuple[str, ...] = ()
+    active: bool = True
+
+
+class KeySpec(Spec, frozen=True):
+    """An API key. `expires_in_days` counts from its creation (0: never) and is not compared afterwards."""
+
+    name: str
+    principal: str
+    scopes: tuple[Scope, ...] = (Scope.infer,)
+    data_class: DataClassName = "internal"
+    expires_in_days: Natural = 0
+    limits: LimitsSpec | None = None
+
+
+class PolicySpec(Spec, frozen=True):
+    """A policy: either Cedar text, or a template with its parameters. `id` is what reasons name."""
+
+    id: str
+    words: str = ""
+    cedar: str = ""
+    template: str = ""
+    parameters: dict[str, Any] = {}
+
+
+class AliasTargetSpec(Spec, frozen=True):
+    """One weighted target; without `source` any source of the model may answer."""
+
+    model: str
+    source: str = ""
+    weight: Positive = 1
+
+
+class AliasSpec(Spec, frozen=True):
+    """A model name of the company's own. `sunset` is an ISO 8601 date or time (UTC) after which it is refused."""
+
+    name: str
+    targets: tuple[AliasTargetSpec, ...] = ()
+    mode: Mode = "balanced"
+    max_tokens: Natural = 0
+    data_class: DataClassName = "public"
+    sunset: str = ""
+
+
+class IssuerSpec(Spec, frozen=True):
+    """A JWT issuer that the tenant trusts. `group_teams` maps a group's name to a team's name."""
+
+    issuer: str
+    audience: str
+    jwks_url: str
+    algorithms: tuple[str, ...] = ("RS256", "ES256")
+    subject_claim: str = "sub"
+    groups_claim: str = "groups"
+    group_teams: dict[str, str] = {}
+    kind: PrincipalKind = PrincipalKind.user
+    data_class: DataClassName = "internal"
+
+
+class RoleSpec(Spec, frozen=True):
+    """An administrative role of a principal in its tenant."""
+
+    principal: str
+    role: AdminRole
+
+
+class PriceSpec(Spec, frozen=True):
+    """US dollars per million tokens, exact to a nano-dollar. Cached input costs as much as input when left out."""
+
+    input_usd_per_mtok: str | float | int = 0
+    cached_input_usd_per_mtok: str | float | int | None = None
+    output_usd_per_mtok: str | float | int = 0
+
+
+class PowerSpec(Spec, frozen=True):
+    """Estimated energy in microjoules per token."""
+
+    input_uj_per_token: Natural = 0
+    output_uj_per_token: Natural = 0
+
+
+class LabelsSpec(Spec, frozen=True):
+    """Facts that policies speak of. `data_class_max` is a hard bound, whatever policies say."""
+
+    region: str = ""
+    on_prem: bool = True
+    data_class_max: DataClassName = "restricted"
+    extra: dict[str, str] = {}
+
+
+class ModelSpec(Spec, frozen=True):
+    """A pin over what discovery finds about one model: only the fields that are given replace what was found."""
+
+    name: str
+    abilities: tuple[Ability, ...] | None = None
+    context_length: Natural | None = None
+    parent: str | None = None
+    version: str | None = None
+    quality_milli: Share | None = None
+    price: PriceSpec | None = None
+    power: PowerSpec | None = None
+
+
+class SourceSpec(Spec, frozen=True):
+    """A model source. `tenant`: owned by that tenant; else the platform's, and granted to `granted_to` ("*": all).
+
+    `price` and `power` hold for each model that does not name its own. `declared_only`: offer only the models listed
+    here, although discovery finds more.
+    """
+
+    name: str
+    kind: SourceKind
+    url: str
+    tenant: str = ""
+    granted_to: tuple[str, ...] = ()
+    api_prefix: str = "/v1"
+    labels: LabelsSpec = LabelsSpec()
+    limits: SourceLimitsSpec = SourceLimitsSpec()
+    timeouts: TimeoutsSpec = TimeoutsSpec()
+    price: PriceSpec | None = None
+    power: PowerSpec | None = None
+    credential: CredentialSpec | None = None
+    tls: TlsSpec | None = None
+    egress_proxy: str = ""
+    extra_fields: Literal["pass", "drop", "refuse"] = "pass"
+    prefix_cache_salt: bool = True
+    models: tuple[ModelSpec, ...] = ()
+    declared_only: bool = False
+
+
+class TenantSpec(Spec, frozen=True):
+    """A tenant and what belongs to it."""
+
+    name: str
+    time_zone: str = "UTC"
+    active: bool = True
+    teams: tuple[TeamSpec, ...] | UnsetType = UNSET
+    principals: tuple[PrincipalSpec, ...] | UnsetType = UNSET
+    keys: tuple[KeySpec, ...] | UnsetType = UNSET
+    policies: tuple[PolicySpec, ...] | UnsetType = UNSET
+    aliases: tuple[AliasSpec, ...] | UnsetType = UNSET
+    issuers: tuple[IssuerSpec, ...] | UnsetType = UNSET
+    roles: tuple[RoleSpec, ...] | UnsetType = UNSET
+
+
+class Document(Spec, frozen=True):
+    """A whole configuration, or a part of one. `policies` and `aliases` at the top hold for every tenant."""
+
+    prune: bool = False
+    tenants: tuple[TenantSpec, ...] | UnsetType = UNSET
+    sources: tuple[SourceSpec, ...] | UnsetType = UNSET
+    policies: tuple[PolicySpec, ...] | UnsetType = UNSET
+    aliases: tuple[AliasSpec, ...] | UnsetType = UNSET
+
+
+def restate(value: msgspec.Struct | None, form: type[_S]) -> _S | None:
+    """The same fields as another class: a domain value in its declared form, or the other way round."""
+    return None if value is None else msgspec.convert(msgspec.to_builtins(value), form)
+
+
+def section(value: tuple[_T, ...] | UnsetType) -> tuple[_T, ...]:
+    """The entries of a section, none when it was left out."""
+    return () if isinstance(value, UnsetType) else value

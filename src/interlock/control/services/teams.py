@@ -1,0 +1,49 @@
+"""Teams of a tenant."""
+
+from __future__ import annotations
+
+import msgspec
+
+from interlock.control.documents import LimitsSpec, TeamSpec, restate
+from interlock.control.services.base import Tx, missing
+from interlock.storage import teams
+from interlock.storage.table import Stored
+from interlock.types.identity import LimitSet, Team
+
+
+def spec_of(team: Team) -> TeamSpec:
+    """The declared form of a team."""
+    return TeamSpec(name=team.name, cost_center=team.cost_center, limits=restate(team.limits, LimitsSpec))
+
+
+def find(tx: Tx, tenant_id: str, name: str) -> Stored[Team]:
+    """The team of that name. Raises NotFound."""
+    found = teams.by_name(tx.conn, tenant_id, name)
+    if found is None:
+        raise missing("team", name)
+    return found
+
+
+def create(tx: Tx, tenant_id: str, spec: TeamSpec) -> Stored[Team]:
+    """A new team. Raises Conflict when the name is taken."""
+    team = Team(
+        id=tx.tools.new_id("team"),
+        tenant_id=tenant_id,
+        name=spec.name,
+        cost_center=spec.cost_center,
+        limits=restate(spec.limits, LimitSet),
+    )
+    return teams.insert(tx.conn, team, tx.by)
+
+
+def update(tx: Tx, tenant_id: str, spec: TeamSpec, revision: int | None = None) -> Stored[Team]:
+    """Cost centre and limits. Raises NotFound, Conflict."""
+    team = msgspec.structs.replace(
+        find(tx, tenant_id, spec.name).value, cost_center=spec.cost_center, limits=restate(spec.limits, LimitSet)
+    )
+    return teams.update(tx.conn, team, tx.by, revision=revision)
+
+
+def delete(tx: Tx, tenant_id: str, name: str, revision: int | None = None) -> None:
+    """A team without members. Raises NotFound, Conflict."""
+    teams.delete(tx.conn, find(tx, tenant_id, name).value.id, tx.by, revision=revision)

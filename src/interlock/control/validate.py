@@ -1,0 +1,343 @@
+"""Checks of a declared configuration beyond its types: names, references, exactly-one-of, ranges. Pure.
+
+Every check names the path at fault, so that an error can say file, line and reason. All errors are collected, not only
+the first. What needs Cedar is passed in as a function.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import zoneinfo
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from urllib.parse import urlsplit
+
+from interlock.control.documents import (
+    AliasSpec,
+    IssuerSpec,
+    KeySpec,
+    PolicySpec,
+    PriceSpec,
+    PrincipalSpec,
+    RoleSpec,
+    SourceSpec,
+    TeamSpec,
+    TenantSpec,
+)
+from interlock.control.parse import Path, Places
+from interlock.control.plan import ConfigErrors, Entry, Ref
+from interlock.errors import ConfigError, InterlockError
+from interlock.types.identity import PrincipalKind
+from interlock.types.source import Price
+
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,98}[A-Za-z0-9])?", re.ASCII)
+MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+/:-]{0,254}[A-Za-z0-9])?", re.ASCII)
+_NAME_WORDS = "1 to 100 letters, digits and . _ @ + -, beginning and ending with a letter or digit"
+RESERVED = ("auto",)
+PLATFORM = "platform"
+"""Name of the tenant that holds the installation's own administrators; documents do not declare it."""
+ALGORITHMS = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"}
+)
+"""Asymmetric only: with a shared secret whoever can verify a token could also make one."""
+DAYS_MAX = 3650
+NUSD_PER_USD = 1_000_000_000
+
+PolicyCheck = Callable[[PolicySpec, str], None]
+"""Validates a policy against Cedar's schema or its template (second argument: tenant name); raises InterlockError."""
+
+Fault = tuple[Path, str]
+
+
+def check(entries: Mapping[Ref, Entry], after: Mapping[Ref, Entry], places: Places, policy_check: PolicyCheck) -> None:
+    """Raise ConfigErrors unless each of `entries` is sound in itself and refers only to what is in `after`.
+
+    `entries`: what a document declares. `after`: everything that would be stored once it is applied.
+    """
+    errors: list[ConfigError] = []
+    for ref, entry in entries.items():
+        errors += [places.error((*entry.path, *path), reason) for path, reason in faults(ref, entry, after)]
+        if isinstance(entry.spec, PolicySpec) and (entry.spec.cedar == "") != (entry.spec.template == ""):
+            try:
+                policy_check(entry.spec, ref.tenant)
+            except InterlockError as e:
+                field = "cedar" if entry.spec.cedar else "parameters"
+                errors.append(places.error((*entry.path, field), e.message))
+    errors += _broken(entries, after)
+    if errors:
+        raise ConfigErrors(errors)
+
+
+def _broken(entries: Mapping[Ref, Entry], after: Mapping[Ref, Entry]) -> list[ConfigError]:
+    """What is stored, is not declared, and would be left referring to something deleted."""
+    out = []
+    for ref, entry in after.items():
+        if ref not in entries:
+            out += [ConfigError(f"{ref}: {reason}", param=str(ref)) for _, reason in references(ref, entry, after)]
+    return out
+
+
+def faults(ref: Ref, entry: Entry, after: Mapping[Ref, Entry]) -> Iterator[Fault]:
+    """What is wrong with one entry: (path inside it, reason)."""
+    yield from _name(ref)
+    spec = entry.spec
+    if isinstance(spec, TenantSpec):
+        yield from _tenant(spec)
+    elif isinstance(spec, TeamSpec):
+        pass
+    elif isinstance(spec, PrincipalSpec):
+        yield from _principal(spec)
+    elif isinstance(spec, KeySpec):
+        yield from _key(spec)
+    elif isinstance(spec, PolicySpec):
+        yield from _policy(spec)
+    elif isinstance(spec, AliasSpec):
+        yield from _alias(spec)
+    elif isinstance(spec, IssuerSpec):
+        yield from _issuer(spec)
+    elif isinstance(spec, SourceSpec):
+        yield from _source(spec)
+    yield from references(ref, entry, after)
+
+
+def references(ref: Ref, entry: Entry, after: Mapping[Ref, Entry]) -> Iterator[Fault]:
+    """References of one entry that lead nowhere: (path inside it, reason)."""
+    spec = entry.spec
+
+    def missing(kind: str, tenant: str, name: str) -> bool:
+        return Ref(kind, tenant, name) not in after  # type: ignore[arg-type]
+
+    if ref.tenant and ref.kind != "tenant" and missing("tenant", ref.tenant, ref.tenant):
+        yield (), f"there is no tenant {ref.tenant!r}"
+    if isinstance(spec, PrincipalSpec):
+        for i, team in enumerate(spec.teams):
+            if missing("team", ref.tenant, team):
+                yield ("teams", i), f"there is no team {team!r} in tenant {ref.tenant}"
+        for i, name in enumerate(spec.may_act_for):
+            if name != "*" and missing("principal", ref.tenant, name):
+                yield ("may_act_for", i), f"there is no principal {name!r} in tenant {ref.tenant}"
+    elif isinstance(spec, KeySpec | RoleSpec):
+        if missing("principal", ref.tenant, spec.principal):
+            yield ("principal",), f"there is no principal {spec.principal!r} in tenant {ref.tenant}"
+    elif isinstance(spec, IssuerSpec):
+        for group, team in spec.group_teams.items():
+            if missing("team", ref.tenant, team):
+                yield ("group_teams", group), f"there is no team {team!r} in tenant {ref.tenant}"
+    elif isinstance(spec, SourceSpec):
+        if spec.tenant and missing("tenant", spec.tenant, spec.tenant):
+            yield ("tenant",), f"there is no tenant {spec.tenant!r}"
+        for i, name in enumerate(spec.granted_to):
+            if name != "*" and missing("tenant", name, name):
+                yield ("granted_to", i), f"there is no tenant {name!r}"
+    elif isinstance(spec, AliasSpec):
+        yield from _alias_sources(ref, spec, after)
+
+
+def _alias_sources(ref: Ref, spec: AliasSpec, after: Mapping[Ref, Entry]) -> Iterator[Fault]:
+    for i, target in enumerate(spec.targets):
+        if not target.source:
+            continue
+        source = after.get(Ref("source", "", target.source))
+        if source is None:
+            yield ("targets", i, "source"), f"there is no source {target.source!r}"
+        elif isinstance(source.spec, SourceSpec) and source.spec.tenant not in ("", ref.tenant):
+            yield ("targets", i, "source"), f"source {target.source!r} belongs to another tenant"
+
+
+def _name(ref: Ref) -> Iterator[Fault]:
+    if ref.kind in ("role", "issuer"):
+        return
+    field = "id" if ref.kind == "policy" else "name"
+    if ref.kind == "alias":
+        if MODEL_NAME.fullmatch(ref.name) is None or "::" in ref.name or "@" in ref.name:
+            yield (field,), f"{ref.name!r} is no alias name: letters, digits and . _ + / : -, without '::' and '@'"
+        elif ref.name.split(":")[0] in RESERVED:
+            yield (field,), f"{ref.name!r} is reserved"
+    elif NAME.fullmatch(ref.name) is None:
+        yield (field,), f"{ref.name!r} is no name: {_NAME_WORDS}"
+    elif ref.kind == "tenant" and ref.name == PLATFORM:
+        yield (field,), f"{ref.name!r} is reserved for the installation's own administrators"
+
+
+def _tenant(spec: TenantSpec) -> Iterator[Fault]:
+    try:
+        zoneinfo.ZoneInfo(spec.time_zone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        yield ("time_zone",), f"{spec.time_zone!r} is no IANA time zone, such as Europe/Berlin"
+
+
+def _principal(spec: PrincipalSpec) -> Iterator[Fault]:
+    if len(set(spec.teams)) != len(spec.teams):
+        yield ("teams",), "a team is named twice"
+    if spec.may_act_for and spec.kind is not PrincipalKind.agent:
+        yield ("may_act_for",), f"only an agent acts for others, and this is a {spec.kind}"
+    if spec.name in spec.may_act_for:
+        yield ("may_act_for",), "an agent does not act for itself"
+
+
+def _key(spec: KeySpec) -> Iterator[Fault]:
+    if not spec.scopes:
+        yield ("scopes",), "a key needs at least one scope: infer, assert-user, admin"
+    if len(set(spec.scopes)) != len(spec.scopes):
+        yield ("scopes",), "a scope is named twice"
+    if spec.expires_in_days > DAYS_MAX:
+        yield ("expires_in_days",), f"at most {DAYS_MAX} days"
+
+
+def _policy(spec: PolicySpec) -> Iterator[Fault]:
+    if (spec.cedar == "") == (spec.template == ""):
+        yield (), "a policy has either cedar text or a template with parameters"
+    if spec.cedar and spec.parameters:
+        yield ("parameters",), "parameters belong to a template, not to cedar text"
+    if spec.template and spec.words:
+        yield ("words",), "a template brings its own words"
+
+
+def _alias(spec: AliasSpec) -> Iterator[Fault]:
+    if not spec.targets:
+        yield ("targets",), "an alias needs at least one target"
+    for i, target in enumerate(spec.targets):
+        if MODEL_NAME.fullmatch(target.model) is None:
+            yield ("targets", i, "model"), f"{target.model!r} is no model name"
+    if spec.sunset:
+        try:
+            sunset_s(spec.sunset)
+        except ValueError:
+            yield ("sunset",), f"{spec.sunset!r} is no ISO 8601 date or time, such as 2027-01-31"
+
+
+def sunset_s(text: str) -> int:
+    """Unix seconds of an ISO 8601 date (its first second, UTC) or time (UTC unless it names an offset); 0 for "".
+
+    Raises ValueError for anything else.
+    """
+    if not text:
+        return 0
+    when = datetime.datetime.fromisoformat(text)
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=datetime.UTC)
+    return int(when.timestamp())
+
+
+def sunset_text(seconds: int) -> str:
+    """The shortest form of `sunset_s`: a date when it falls on midnight UTC."""
+    if not seconds:
+        return ""
+    when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return when.date().isoformat() if seconds % 86400 == 0 else when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _issuer(spec: IssuerSpec) -> Iterator[Fault]:
+    if not spec.issuer:
+        yield ("issuer",), "the issuer's name, as in its tokens' iss claim, is needed"
+    if not spec.audience:
+        yield ("audience",), "an audience is needed: without one, tokens made for others would be believed"
+    reason = _bad_url(spec.jwks_url)
+    host = urlsplit(spec.jwks_url).hostname if not reason else ""
+    if reason:
+        yield ("jwks_url",), reason
+    elif not spec.jwks_url.startswith("https://") and host not in ("127.0.0.1", "localhost", "::1"):
+        yield ("jwks_url",), "must be https: keys fetched in the clear can be replaced on the way"
+    unknown = sorted(set(spec.algorithms) - ALGORITHMS)
+    if unknown or not spec.algorithms:
+        yield ("algorithms",), f"choose from {', '.join(sorted(ALGORITHMS))}"
+
+
+def _source(spec: SourceSpec) -> Iterator[Fault]:
+    for field, text in (("url", spec.url), ("egress_proxy", spec.egress_proxy)):
+        reason = _bad_url(text) if text or field == "url" else ""
+        if reason:
+            yield (field,), reason
+    if spec.api_prefix and (not spec.api_prefix.startswith("/") or spec.api_prefix.endswith("/")):
+        yield ("api_prefix",), "begins with / and does not end with it, or is empty"
+    if spec.tenant and spec.granted_to:
+        yield ("granted_to",), "a tenant's own source is not granted to others; leave out one of the two"
+    if spec.limits.waiting_resume > spec.limits.waiting_max:
+        yield ("limits", "waiting_resume"), "must not be above waiting_max"
+    if spec.credential is not None:
+        yield from _credential(spec)
+    if spec.tls is not None and (spec.tls.cert_file == "") != (spec.tls.key_file == ""):
+        yield ("tls",), "a client certificate needs both cert_file and key_file"
+    if spec.declared_only and not spec.models:
+        yield ("declared_only",), "nothing would be offered: no models are declared"
+    seen: set[str] = set()
+    yield from _price(("price",), spec.price)
+    for i, model in enumerate(spec.models):
+        if MODEL_NAME.fullmatch(model.name) is None or "::" in model.name:
+            yield ("models", i, "name"), f"{model.name!r} is no model name"
+        if model.name in seen:
+            yield ("models", i, "name"), f"model {model.name!r} is declared twice"
+        seen.add(model.name)
+        yield from _price(("models", i, "price"), model.price)
+
+
+def _credential(spec: SourceSpec) -> Iterator[Fault]:
+    credential = spec.credential
+    if credential is None:
+        return
+    if (credential.env == "") == (credential.file == ""):
+        yield ("credential",), "names either env or file, where the secret is found"
+    if re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", credential.header) is None:
+        yield ("credential", "header"), f"{credential.header!r} is no header name"
+    if re.fullmatch(r"[!-~]*", credential.scheme) is None:
+        yield ("credential", "scheme"), "one word, or empty"
+    if urlsplit(spec.url).scheme == "http" and not spec.labels.on_prem:
+        yield ("url",), "a credential is not sent off-prem in the clear; use https"
+
+
+def _bad_url(text: str) -> str:
+    if any(c <= " " or c == "\x7f" for c in text):
+        return "no spaces or control characters in a URL"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as e:
+        return f"not a URL: {e}"
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        return "needs the form http(s)://host[:port][/path]"
+    if parts.username is not None or parts.password is not None:
+        return "holds a user or password; use credential, which names an environment variable or file"
+    if parts.query or parts.fragment:
+        return "has a query or fragment, which is never sent"
+    return ""
+
+
+def _price(path: Path, spec: PriceSpec | None) -> Iterator[Fault]:
+    if spec is None:
+        return
+    for field in ("input_usd_per_mtok", "cached_input_usd_per_mtok", "output_usd_per_mtok"):
+        value = getattr(spec, field)
+        try:
+            if value is not None:
+                nano_usd(value)
+        except ValueError as e:
+            yield (*path, field), str(e)
+
+
+def nano_usd(dollars: str | float | int) -> int:
+    """Whole nano-dollars of an amount in dollars. A float counts as the shortest decimal that prints the same.
+
+    Raises ValueError when it is negative, no number, or finer than a nano-dollar.
+    """
+    try:
+        nano = Decimal(str(dollars)) * NUSD_PER_USD
+        whole = int(nano)
+    except (InvalidOperation, ValueError, OverflowError):
+        raise ValueError(f"{dollars!r} is no amount in dollars") from None
+    if nano < 0 or whole != nano or whole > 2**53:
+        raise ValueError(f"{dollars!r} is no amount from 0 with at most nine decimal places")
+    return whole
+
+
+def price(spec: PriceSpec | None) -> Price:
+    """The integer price of a declared one; nothing declared costs nothing."""
+    if spec is None:
+        return Price()
+    inputs = nano_usd(spec.input_usd_per_mtok)
+    cached = spec.cached_input_usd_per_mtok
+    return Price(
+        input_nusd_per_mtok=inputs,
+        cached_input_nusd_per_mtok=inputs if cached is None else nano_usd(cached),
+        output_nusd_per_mtok=nano_usd(spec.output_usd_per_mtok),
+    )

@@ -1,0 +1,128 @@
+"""The gateway's paths: which endpoint is served by what, and a plain 501 for those that are not finished."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from interlock.errors import InterlockError, NotFound, NotImplementedYet, Unauthenticated, Unavailable
+from interlock.gateway.http.protocol import method_not_allowed
+from interlock.gateway.pipeline import govern
+from interlock.wire.errors import error_answer
+
+if TYPE_CHECKING:
+    from interlock.gateway.http.exchange import Exchange, Request, Sink
+    from interlock.gateway.runtime import Runtime
+    from interlock.types.source import Offer
+
+OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
+LATER = (
+    "/v1/messages",
+    "/v1/responses",
+    "/v1/rerank",
+    "/v1/files",
+    "/v1/batches",
+    "/v1/vector_stores",
+    "/v1/networks",
+    "/v1/feedback",
+)
+"""Known endpoints (and what is below them) that this version does not serve."""
+JSON = (b"content-type", b"application/json")
+
+
+class Gateway:
+    """The application of one worker: give it a request and a sink."""
+
+    def __init__(self, runtime: Runtime, render_metrics: Callable[[], bytes]) -> None:
+        self.runtime = runtime
+        self._render_metrics = render_metrics
+
+    def __call__(self, request: Request, sink: Sink) -> Exchange | None:
+        """Serve one request."""
+        operation = OPERATIONS.get(request.path)
+        if operation is not None and request.method == "POST":
+            return govern(operation, request, sink, self.runtime)
+        try:
+            self._other(operation, request, sink)
+        except InterlockError as error:
+            sink.respond(*error_answer(error, "openai"))
+        return None
+
+    def _other(self, operation: str | None, request: Request, sink: Sink) -> None:
+        path = request.path
+        if operation is not None:
+            raise method_not_allowed(request.method, path, "POST")
+        if path.startswith(LATER):
+            raise NotImplementedYet(f"{path} is not served by this version of Interlock.")
+        if request.method not in ("GET", "HEAD"):
+            known = path in ("/health", "/ready", "/metrics", "/v1/models")
+            raise method_not_allowed(request.method, path, "GET") if known else NotFound(f"There is no {path} here.")
+        if path == "/health":
+            sink.respond(200, [JSON], b'{"status":"ok"}')
+        elif path == "/ready":
+            self._ready(sink)
+        elif path == "/metrics":
+            self._metrics(request, sink)
+        elif path == "/v1/models" or path.startswith("/v1/models/"):
+            self._models(request, sink)
+        else:
+            raise NotFound(f"There is no {path[:200]} here.")
+
+    def _ready(self, sink: Sink) -> None:
+        runtime = self.runtime
+        if runtime.draining:
+            raise Unavailable("This gateway is shutting down.", code="draining")
+        if runtime.log.refusal is not None:
+            raise runtime.log.refusal
+        body = {"status": "ready", "snapshot": runtime.state.version, "epoch": runtime.log.epoch}
+        sink.respond(200, [JSON], msgspec.json.encode(body))
+
+    def _metrics(self, request: Request, sink: Sink) -> None:
+        wanted = self.runtime.settings.metrics_key
+        if wanted:
+            given = request.headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, b"Bearer " + wanted.encode()):
+                raise Unauthenticated("This path asks for the metrics key as a bearer token.")
+        kind = b"text/plain; version=0.0.4; charset=utf-8"
+        sink.respond(200, [(b"content-type", kind)], self._render_metrics())
+
+    def _models(self, request: Request, sink: Sink) -> None:
+        """Only what the caller may use: exact names, and aliases with a usable target."""
+        runtime = self.runtime
+        state = runtime.state
+        caller = runtime.authenticator.identify(request.headers, state.view).caller
+        catalog = state.view.catalog(caller.principal.tenant_id)
+
+        def usable(offers: tuple[Offer, ...]) -> bool:
+            return any(state.policy.may_list(caller, offer) for offer in offers)
+
+        created = state.view.compiled_ns // 1_000_000_000
+        data = [_model(name, created, "source") for name, offers in catalog.by_model.items() if usable(offers)]
+        now_s = runtime.clock.wall_ns() // 1_000_000_000
+        for alias in catalog.aliases.values():
+            if alias.name in catalog.by_model or (alias.sunset_s and now_s >= alias.sunset_s):
+                continue
+            offers = tuple(
+                o for t in alias.targets for o in catalog.by_model.get(t.model.rpartition("@")[0] or t.model, ())
+            )
+            if usable(offers if alias.targets else catalog.offers):
+                data.append(_model(alias.name, created, "alias"))
+        data.sort(key=lambda model: str(model["id"]))
+        if request.path == "/v1/models":
+            sink.respond(200, [JSON], msgspec.json.encode({"object": "list", "data": data}))
+            return
+        name = request.path.removeprefix("/v1/models/")
+        for model in data:
+            if model["id"] == name:
+                sink.respond(200, [JSON], msgspec.json.encode(model))
+                return
+        raise NotFound(
+            f"The model {name[:200]!r} does not exist or you do not have access to it.", code="model_not_found"
+        )
+
+
+def _model(name: str, created: int, owner: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": created, "owned_by": owner}

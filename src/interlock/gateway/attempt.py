@@ -1,0 +1,251 @@
+"""One try of a call at one offer: what is sent, what comes back, and what that means.
+
+An attempt ends in one of three ways, told to its `Run`: `answered` (a whole answer, unstreamed), `streamed` (the
+relay has taken over: no failover from here on), or `failed` (nothing was forwarded; the next candidate may follow).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from interlock.errors import BadRequest, InterlockError, LimitExceeded, LogError, UpstreamError
+from interlock.gateway.prepare import PATHS, body_for
+from interlock.gateway.relay import Relay
+from interlock.types.record import Attempt as AttemptRecord
+from interlock.wire.answers import WholeAnswer, decode_answer, error_words
+
+if TYPE_CHECKING:
+    from interlock.gateway.links import Link
+    from interlock.gateway.run import Run
+    from interlock.sources.transport import Call as UpstreamCall
+    from interlock.types.source import Offer
+
+ERROR_BYTES_MAX = 65_536
+"""Bytes kept of a source's error answer."""
+CALLERS_FAULT = frozenset((400, 413, 415, 422))
+"""Statuses by which a source says that the request itself is wrong: another source would most likely agree."""
+_CONTEXT_WORDS = ("context length", "context size", "maximum context", "too long", "exceed_context")
+
+
+class Attempt:
+    """A try at one offer, and the handler of what its source sends."""
+
+    __slots__ = (
+        "_body",
+        "_error_status",
+        "_retry_after",
+        "_size",
+        "durable",
+        "ended",
+        "link",
+        "number",
+        "offer",
+        "relay",
+        "run",
+        "sent_ns",
+        "seq",
+        "upstream",
+    )
+
+    def __init__(self, run: Run, number: int, link: Link, offer: Offer) -> None:
+        self.run = run
+        self.number = number
+        self.link = link
+        self.offer = offer
+        self.upstream: UpstreamCall | None = None
+        self.relay: Relay | None = None
+        self.durable = False
+        self.ended = False
+        self.seq = -1
+        self.sent_ns = 0
+        self._body: list[bytes] = []
+        self._size = 0
+        self._error_status = 0
+        self._retry_after = b""
+
+    def begin(self) -> None:
+        """Record the try, then send: at once on-prem, after the record is durable otherwise (P1)."""
+        run = self.run
+        runtime = run.runtime
+        link, offer = self.link, self.offer
+        source = link.source
+        self.sent_ns = runtime.clock.mono_ns()
+        self.seq = runtime.log.append(
+            AttemptRecord(
+                run.call.number,
+                self.number,
+                self.sent_ns,
+                source.id,
+                source.name,
+                offer.model.name,
+                source.engine,
+                source.engine_version,
+                offer.model.version,
+                link.off_prem,
+            )
+        )
+        if link.off_prem:
+            runtime.log.on_durable(self.seq, self._durable_then_send)
+            return
+        if run.stream:
+            runtime.log.on_durable(self.seq, self._on_durable)
+        else:
+            # The outcome's own durability covers this record; until then it is on its way to the disk.
+            runtime.log.sync_within(runtime.settings.stream_sync_ms)
+        self._send()
+
+    def cancel(self) -> None:
+        """Stop the source; nothing further of this attempt is heard."""
+        self.ended = True
+        if self.upstream is not None:
+            self.upstream.cancel()
+
+    # -- durability
+
+    def _durable_then_send(self, error: LogError | None) -> None:
+        if self.ended:
+            return
+        if error is not None:
+            self.run.failed(self, error)
+            return
+        self.durable = True
+        self._send()
+
+    def _on_durable(self, error: LogError | None) -> None:
+        if self.ended:
+            return
+        if error is not None:
+            self.cancel()
+            self.run.log_failed(error)
+            return
+        self.durable = True
+        if self.relay is not None:
+            self.relay.release()
+
+    def _send(self) -> None:
+        run = self.run
+        call = run.call
+        try:
+            body = body_for(call, self.offer, self.link.source)
+            head = self.link.head(PATHS[call.operation], len(body), run.trace_headers())
+        except InterlockError as error:
+            run.failed(self, error)
+            return
+        self.upstream = self.link.pool.send(
+            [head, body], self, deadlines=self.link.deadlines, count_bytes=not run.stream
+        )
+        if run.paused and run.stream:
+            self.upstream.pause()
+
+    # -- Handler: what the source sends
+
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """The head of the answer: an error, a stream, or a whole answer."""
+        if status != 200:
+            self._error_status = status
+            for name, value in headers:
+                if name == b"retry-after":
+                    self._retry_after = value
+            return
+        if not self.run.stream:
+            return
+        for name, value in headers:
+            if name == b"content-type":
+                if value.lower().startswith(b"text/event-stream"):
+                    self.relay = Relay(self)
+                return
+
+    def on_body(self, data: bytes) -> None:
+        """Bytes of the answer."""
+        if self.relay is not None:
+            self.relay.feed(data)
+            return
+        self._size += len(data)
+        limit = ERROR_BYTES_MAX if self._error_status else self.run.runtime.settings.response_bytes_max
+        if self._size > limit:
+            if self._error_status:
+                return
+            self.cancel()
+            words = f"source {self.link.source.name!r} sent more than {limit} bytes"
+            self.run.failed(self, UpstreamError(words, code="upstream_too_large"))
+            return
+        self._body.append(data)
+
+    def on_end(self) -> None:
+        """The answer is complete by its own framing."""
+        if self.relay is not None:
+            self.relay.finish()
+            return
+        self.ended = True
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        if self._error_status:
+            self._refused(body)
+            return
+        if self.run.stream:
+            words = f"source {self.link.source.name!r} did not answer with an event stream"
+            self.run.failed(self, UpstreamError(words, code="upstream_malformed"))
+            return
+        try:
+            answer = decode_answer(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            words = f"source {self.link.source.name!r} sent an answer that is not the JSON it should be"
+            self.run.failed(self, UpstreamError(words, code="upstream_malformed"))
+            return
+        if not _is_answer(answer, self.run.call.operation):
+            words = f"source {self.link.source.name!r} sent an answer without choices or data"
+            self.run.failed(self, UpstreamError(words, code="upstream_malformed"))
+            return
+        self.run.answered(answer, body)
+
+    def on_error(self, error: UpstreamError) -> None:
+        """The transport gave up: refused, timed out, cut off, not HTTP."""
+        if self.relay is not None:
+            self.relay.broken(error)
+            return
+        self.ended = True
+        self.run.failed(self, error)
+
+    # -- what an error status means
+
+    def _refused(self, body: bytes) -> None:
+        status, source = self._error_status, self.link.source
+        words = error_words(body)
+        said = f"source {source.name!r} answered {status}" + (f": {words}" if words else "")
+        error: InterlockError
+        if status in CALLERS_FAULT:
+            lowered = words.lower()
+            context = any(sign in lowered for sign in _CONTEXT_WORDS)
+            error = BadRequest(
+                f"The model source refused the request: {words or status}.",
+                code="context_length_exceeded" if context else "upstream_refused",
+            )
+        elif status == 429:
+            error = LimitExceeded(said, code="upstream_rate_limited", headers=self._retry_header())
+        elif status == 503:
+            error = UpstreamError(said, code="upstream_overloaded", headers=self._retry_header())
+        elif status in (401, 403):
+            # The source's credential, not the caller's: the source's words may hold parts of it.
+            error = UpstreamError(
+                f"source {source.name!r} does not accept Interlock's credential", code="upstream_credential"
+            )
+        else:
+            error = UpstreamError(said, code="upstream_error")
+        self.run.failed(self, error)
+
+    def _retry_header(self) -> dict[str, str]:
+        seconds = self.retry_after_s()
+        return {"retry-after": str(seconds)} if seconds else {}
+
+    def retry_after_s(self) -> int:
+        """The source's Retry-After in seconds, bounded by `retry_after_ms_max`; 0 when it gave none we understand."""
+        if not self._retry_after.isdigit() or len(self._retry_after) > 6:
+            return 0
+        return min(int(self._retry_after), self.run.runtime.settings.retry_after_ms_max // 1000)
+
+
+def _is_answer(answer: WholeAnswer, operation: str) -> bool:
+    if operation == "embeddings":
+        return answer.data is not None
+    return bool(answer.choices)

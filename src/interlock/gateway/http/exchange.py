@@ -1,0 +1,61 @@
+"""The shapes between the HTTP server and the stages: one parsed request in, one sink for its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Request:
+    """One whole request. Header names are lower case; a name given twice is refused by the server
+    for those that must be unique (`protocol.UNIQUE`), otherwise joined with a comma (RFC 9110 section 5.3)."""
+
+    __slots__ = ("body", "headers", "method", "path", "peer", "received_ns")
+
+    def __init__(
+        self, method: str, path: str, headers: dict[bytes, bytes], body: bytes, peer: str, received_ns: int
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.body = body
+        self.peer = peer
+        self.received_ns = received_ns
+
+
+class Sink(Protocol):
+    """Takes one answer: either `respond` once, or `start`, any number of `write`, then `end` or `abort`."""
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole answer."""
+
+    def start(self, status: int, headers: Headers) -> None:
+        """Begin a streamed answer."""
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of a streamed answer. Never blocks; `Exchange.on_pause` tells when the reader is slow."""
+
+    def end(self) -> None:
+        """End a streamed answer properly."""
+
+    def abort(self) -> None:
+        """Cut the connection, so that the client can tell the answer is not whole."""
+
+
+class Exchange(Protocol):
+    """What the application is told while it owes an answer."""
+
+    def on_disconnect(self) -> None:
+        """The reader is gone; nothing more can be sent."""
+
+    def on_pause(self) -> None:
+        """More than `write_buffer_bytes_max` wait for a slow reader: stop producing."""
+
+    def on_resume(self) -> None:
+        """The reader has caught up."""
+
+
+Application = Callable[[Request, Sink], "Exchange | None"]
+"""Called with a whole request; returns the exchange while the answer is owed, None when it has been given."""

@@ -1,0 +1,463 @@
+"""The gateway's HTTP/1.1 server: an asyncio protocol on llhttp (RFC 9112), strict where ambiguity can be used.
+
+llhttp in its strict mode already refuses Content-Length together with Transfer-Encoding, repeated or signed lengths,
+obsolete line folding, bare LF and CR, NUL, and malformed chunk sizes. This adds: exactly one Host (RFC 9112
+section 3.2), no transfer coding but `chunked`, HTTP/1.0 and 1.1 only, no upgrade, limits on everything, and closing
+the connection after any refusal, so that bytes that follow a malformed message are never read as a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+import httptools
+
+from interlock.errors import (
+    BadRequest,
+    BodyTooLarge,
+    HeadersTooLarge,
+    InterlockError,
+    MethodNotAllowed,
+    RequestTimeout,
+    Unavailable,
+)
+from interlock.gateway.http.exchange import Application, Exchange, Headers, Request
+from interlock.wire.errors import error_answer
+
+if TYPE_CHECKING:
+    from interlock.settings import Settings
+    from interlock.types.clock import Clock
+
+UNIQUE = frozenset(
+    {
+        b"host",
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"transfer-encoding",
+        b"x-api-key",
+        b"api-key",
+        b"x-interlock-assert-user",
+        b"x-interlock-data-class",
+        b"x-interlock-purpose",
+    }
+)
+"""Header fields that a request may carry only once: two values would be read differently by different readers."""
+
+REASONS = {
+    200: b"OK",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    409: b"Conflict",
+    413: b"Content Too Large",
+    422: b"Unprocessable Content",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+_STATUS_LINES = {status: b"HTTP/1.1 %d %s\r\n" % (status, reason) for status, reason in REASONS.items()}
+_PIPELINED_MAX = 8
+"""Whole requests of one connection that wait for their turn; above it reading stops."""
+
+
+class Server:
+    """What all connections of a worker share: the application, the limits, and the set of open connections."""
+
+    def __init__(self, app: Application, settings: Settings, clock: Clock) -> None:
+        self.app = app
+        self.settings = settings
+        self.clock = clock
+        self.connections: set[HttpProtocol] = set()
+        self.held_bytes = 0
+        self.draining = False
+        self.refused_connections = 0
+        self.bad_requests = 0
+
+    def protocol(self) -> HttpProtocol:
+        """Protocol factory for `loop.create_server`."""
+        return HttpProtocol(self)
+
+    def sweep(self, now_ns: int) -> None:
+        """Close connections that are too slow or idle for too long. Called several times a second."""
+        for connection in list(self.connections):
+            connection.check_deadline(now_ns)
+
+    def drain(self) -> None:
+        """Close idle connections, and every other one after its current answer."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+
+class HttpProtocol(asyncio.Protocol):
+    """One client connection. It is its own `Sink`: answers are given in the order of requests, one at a time."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_chunked",
+        "_deadline_ns",
+        "_exchange",
+        "_failed",
+        "_field_bytes",
+        "_head_bytes",
+        "_headers",
+        "_held",
+        "_in_head",
+        "_keep_alive",
+        "_minor_10",
+        "_parser",
+        "_paused",
+        "_queue",
+        "_refusal",
+        "_url",
+        "busy",
+        "paused_since_ns",
+        "peer",
+        "server",
+        "transport",
+    )
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)  # set by connection_made
+        self.peer = ""
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._queue: deque[tuple[Request, bool, bool]] = deque()
+        self._refusal: InterlockError | None = None
+        self._exchange: Exchange | None = None
+        self.busy = False
+        self._failed = False
+        self._paused = False
+        self.paused_since_ns = 0
+        self._chunked = False
+        self._held = 0
+        self._keep_alive = True
+        self._minor_10 = False
+        self._begin()
+        self._deadline_ns = 0
+
+    def _begin(self) -> None:
+        """Forget the last request's parts: another one may follow."""
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._field_bytes = 0
+        self._in_head = False
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        server = self.server
+        self.transport = cast("asyncio.Transport", transport)
+        if len(server.connections) >= server.settings.connections_max or server.draining:
+            server.refused_connections += 1
+            self.transport.abort()
+            self._failed = True
+            return
+        peername = transport.get_extra_info("peername")
+        self.peer = f"{peername[0]}:{peername[1]}" if isinstance(peername, tuple) else ""
+        self.transport.set_write_buffer_limits(high=server.settings.write_buffer_bytes_max)
+        server.connections.add(self)
+        self._deadline_ns = server.clock.mono_ns() + server.settings.head_timeout_ms * 1_000_000
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self.server.connections.discard(self)
+        self._failed = True
+        self._release()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.on_disconnect()
+
+    def eof_received(self) -> bool:
+        # A half-closed client cannot be told from one that is gone until we write to it; like most servers
+        # we take it as gone, so that an engine does not generate for nobody.
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        if self._failed or self._refusal is not None:
+            return
+        if not self._in_head and self._head_bytes == 0:
+            self._in_head = True
+            if not self.busy:
+                self._deadline_ns = self.server.clock.mono_ns() + self.server.settings.head_timeout_ms * 1_000_000
+        if self._in_head:
+            self._head_bytes += len(data)
+        self._feed(data)
+        if len(self._queue) > _PIPELINED_MAX:
+            self.transport.pause_reading()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self.paused_since_ns = self.server.clock.mono_ns()
+        if self._exchange is not None:
+            self._exchange.on_pause()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._exchange is not None:
+            self._exchange.on_resume()
+
+    # -- parsing
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(BadRequest("Upgrading the connection is not supported; send a plain HTTP/1.1 request."))
+            return
+        except httptools.HttpParserCallbackError as e:
+            cause = e.__context__
+            if isinstance(cause, InterlockError):
+                self._refuse(cause)
+                return
+            raise
+        except httptools.HttpParserError as e:
+            self._refuse(BadRequest(f"The request is not valid HTTP/1.1: {e}.", code="malformed_http"))
+            return
+        if self._in_head and self._head_bytes > self.server.settings.head_bytes_max:
+            self._refuse(
+                HeadersTooLarge(f"The request head is larger than {self.server.settings.head_bytes_max} bytes.")
+            )
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._field_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        headers = self._headers
+        name = name.lower()
+        if name in headers:
+            if name in UNIQUE:
+                raise BadRequest(
+                    f"Header field {name.decode('latin-1')!r} is given more than once.", code="duplicate_header"
+                )
+            value = headers[name] + b", " + value
+        elif len(headers) >= self.server.settings.headers_max:
+            raise HeadersTooLarge(f"The request has more than {self.server.settings.headers_max} header fields.")
+        headers[name] = value
+        self._field_bytes += len(name) + len(value) + 4
+
+    def on_headers_complete(self) -> None:
+        settings = self.server.settings
+        parser = self._parser
+        headers = self._headers
+        self._in_head = False
+        version = parser.get_http_version()
+        if version != "1.1":
+            if version != "1.0":
+                raise BadRequest(f"HTTP version {version} is not supported; use HTTP/1.1.", code="malformed_http")
+        elif b"host" not in headers:
+            raise BadRequest("Header field 'host' is missing.", code="malformed_http")
+        if self._field_bytes > settings.head_bytes_max:
+            raise HeadersTooLarge(f"The request head is larger than {settings.head_bytes_max} bytes.")
+        length = headers.get(b"content-length")
+        if length is not None:
+            self._expect_body(int(length))
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and coding.lower() != b"chunked":
+            raise BadRequest("The only transfer coding taken is 'chunked'.", code="malformed_http")
+        if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
+            raise BadRequest("Send the body without content-encoding.", code="unsupported_encoding")
+        if headers.get(b"expect", b"").lower() == b"100-continue" and not self.busy:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if coding is not None or length is not None:
+            self._deadline_ns = self.server.clock.mono_ns() + settings.body_timeout_ms * 1_000_000
+
+    def _expect_body(self, length: int) -> None:
+        settings = self.server.settings
+        if length > settings.body_bytes_max:
+            raise BodyTooLarge(
+                f"The body of {length} bytes is larger than the {settings.body_bytes_max} that are taken."
+            )
+
+    def on_body(self, data: bytes) -> None:
+        settings = self.server.settings
+        self._body_bytes += len(data)
+        if self._body_bytes > settings.body_bytes_max:
+            raise BodyTooLarge(f"The body is larger than the {settings.body_bytes_max} bytes that are taken.")
+        server = self.server
+        server.held_bytes += len(data)
+        self._held += len(data)
+        if server.held_bytes > settings.bodies_bytes_max:
+            raise Unavailable("Too many request bodies are held at once; try again.", code="overloaded")
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        server = self.server
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        url = self._url
+        path = url.decode("latin-1")
+        if not path.startswith("/"):
+            path = httptools.parse_url(url).path.decode("latin-1") if b"://" in url else path
+        if "?" in path:
+            path = path.partition("?")[0]
+        request = Request(
+            self._parser.get_method().decode("latin-1"),
+            path,
+            self._headers,
+            body,
+            self.peer,
+            server.clock.mono_ns(),
+        )
+        keep_alive = self._parser.should_keep_alive()
+        minor_10 = self._parser.get_http_version() == "1.0"
+        self._begin()
+        if self.busy:
+            self._queue.append((request, keep_alive, minor_10))
+        else:
+            self._dispatch(request, keep_alive, minor_10)
+
+    def _dispatch(self, request: Request, keep_alive: bool, minor_10: bool) -> None:
+        self.busy = True
+        self._deadline_ns = 0
+        self._keep_alive = keep_alive
+        self._minor_10 = minor_10
+        exchange = self.server.app(request, self)
+        if self.busy:
+            self._exchange = exchange
+            if self._paused and exchange is not None:
+                exchange.on_pause()
+
+    # -- Sink
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        if self._failed:
+            return
+        head = self._head(status, headers)
+        head.append(b"content-length: %d\r\n\r\n" % len(body))
+        head.append(body)
+        self.transport.write(b"".join(head))
+        self._finish()
+
+    def start(self, status: int, headers: Headers) -> None:
+        if self._failed:
+            return
+        head = self._head(status, headers)
+        self._chunked = not self._minor_10
+        if self._chunked:
+            head.append(b"transfer-encoding: chunked\r\n\r\n")
+        else:
+            self._keep_alive = False
+            head.append(b"\r\n")
+        self.transport.write(b"".join(head))
+
+    def write(self, data: bytes) -> None:
+        if self._failed:
+            return
+        if self._chunked:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self.transport.write(data)
+
+    def end(self) -> None:
+        if self._failed:
+            return
+        if self._chunked:
+            self.transport.write(b"0\r\n\r\n")
+        self._finish()
+
+    def abort(self) -> None:
+        if self._failed:
+            return
+        self._failed = True
+        self._exchange = None
+        self._release()
+        # What was written so far is still delivered; the missing last chunk tells that it is not whole.
+        self.transport.close()
+
+    def _head(self, status: int, headers: Headers) -> list[bytes]:
+        head = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        for name, value in headers:
+            head.append(b"%b: %b\r\n" % (name, value))
+        if not self._keep_alive or self.server.draining:
+            self._keep_alive = False
+            head.append(b"connection: close\r\n")
+        return head
+
+    def _finish(self) -> None:
+        """The answer is complete: close, or take the next request of the connection."""
+        self._release()
+        self._exchange = None
+        self._chunked = False
+        self.busy = False
+        if not self._keep_alive:
+            self._failed = True
+            self.transport.close()
+            return
+        if self._queue or self._refusal is not None:
+            asyncio.get_running_loop().call_soon(self._next)
+        else:
+            settings = self.server.settings
+            wait_ms = settings.head_timeout_ms if self._head_bytes else settings.idle_timeout_ms
+            self._deadline_ns = self.server.clock.mono_ns() + wait_ms * 1_000_000
+
+    def _next(self) -> None:
+        """Take the next pipelined request, or give the refusal that waited for its turn."""
+        if self.busy or self._failed:
+            return
+        if self._queue:
+            self.transport.resume_reading()
+            self._dispatch(*self._queue.popleft())
+        elif self._refusal is not None:
+            self._refuse(self._refusal)
+
+    def _release(self) -> None:
+        if self._held:
+            self.server.held_bytes -= self._held
+            self._held = 0
+
+    # -- refusals and time
+
+    def _refuse(self, error: InterlockError) -> None:
+        """Answer what cannot be parsed, and close: what follows it must not be read as a request."""
+        self.server.bad_requests += 1
+        if self._failed:
+            return
+        if self.busy:
+            self._refusal = error
+            self.transport.pause_reading()
+            return
+        self._keep_alive = False
+        status, headers, body = error_answer(error, "openai")
+        self.busy = True
+        self.respond(status, headers, body)
+
+    def check_deadline(self, now_ns: int) -> None:
+        """Time out a head, a body, an idle connection, or a reader that takes nothing."""
+        if self._paused and self.busy:
+            limit = self.server.settings.slow_reader_timeout_ms * 1_000_000
+            if now_ns - self.paused_since_ns > limit:
+                self.transport.abort()
+            return
+        if not self._deadline_ns or now_ns < self._deadline_ns or self.busy:
+            return
+        if self._head_bytes == 0:
+            self._failed = True
+            self.transport.close()
+        else:
+            what = "head" if self._in_head else "body"
+            self._refuse(RequestTimeout(f"The request's {what} did not arrive in time."))
+
+    def close_if_idle(self) -> None:
+        """Close now when no request is under way."""
+        if not self.busy and not self._failed:
+            self._failed = True
+            self.transport.close()
+
+
+def method_not_allowed(method: str, path: str, allowed: str) -> MethodNotAllowed:
+    """The error for a known path with another method; names the one that works."""
+    return MethodNotAllowed(f"{path} takes {allowed}, not {method}.", headers={"allow": allowed})

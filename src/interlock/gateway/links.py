@@ -1,0 +1,52 @@
+"""A worker's link to one source: its connection pool, its row on the board, what requests to it look like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interlock.sources.requests import build_head
+from interlock.sources.transport import Deadlines, Pool, deadlines_of
+
+if TYPE_CHECKING:
+    from interlock.settings import Settings
+    from interlock.sources.credentials import CredentialStore
+    from interlock.types.source import Offer, Source
+
+
+class Link:
+    """One source as a worker reaches it. Kept over snapshots as long as the source itself does not change.
+
+    `row`: the source's row on the board. `cap`: calls in flight per node, None without a limit.
+    """
+
+    __slots__ = ("_credentials", "_offer_headers", "cap", "deadlines", "off_prem", "pool", "row", "source")
+
+    def __init__(self, source: Source, pool: Pool, row: int, credentials: CredentialStore, settings: Settings) -> None:
+        self.source = source
+        self.pool = pool
+        self.row = row
+        self.cap = source.limits.concurrency
+        self.off_prem = not source.labels.on_prem
+        self.deadlines: Deadlines = deadlines_of(source, settings)
+        self._credentials = credentials
+        self._offer_headers: dict[str, list[tuple[bytes, bytes]]] = {}
+
+    def head(self, path: str, length: int, extra: list[tuple[bytes, bytes]]) -> bytes:
+        """The head of a request. Raises UpstreamError when the credential cannot be read."""
+        return build_head(self.source, path, length, self._credentials.header(self.source), extra)
+
+    def offer_headers(self, offer: Offer) -> list[tuple[bytes, bytes]]:
+        """The answer headers that name this source and model; a new list each time."""
+        headers = self._offer_headers.get(offer.model.name)
+        if headers is None:
+            headers = [
+                (b"x-interlock-source", header_value(self.source.name)),
+                (b"x-interlock-model", header_value(offer.model.name)),
+            ]
+            self._offer_headers[offer.model.name] = headers
+        return headers.copy()
+
+
+def header_value(text: str) -> bytes:
+    """A name as a header value: printable Latin-1, anything else as "?"."""
+    return "".join(c if c.isprintable() else "?" for c in text).encode("latin-1", "replace")

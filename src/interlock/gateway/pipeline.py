@@ -1,0 +1,85 @@
+"""The order of a call's stages: this file is the list.
+
+    receive -> authenticate -> resolve -> authorize -> admit -> route -> record intent -> run
+
+`run` (see `interlock.gateway.run`) invokes the source, fails over along the candidates, records every attempt, and
+ends with the outcome: meter, record, respond. Authentication comes before the body is read, so that strangers cost
+little and learn nothing; from `authenticate` on every refusal is recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from interlock.errors import InterlockError, LogError
+from interlock.gateway.call import Call
+from interlock.gateway.run import Run
+from interlock.gateway.stages.admit import admit
+from interlock.gateway.stages.authenticate import authenticate
+from interlock.gateway.stages.authorize import authorize
+from interlock.gateway.stages.receive import receive
+from interlock.gateway.stages.record import record_intent, record_refusal
+from interlock.gateway.stages.resolve import resolve
+from interlock.gateway.stages.route import route
+from interlock.wire.errors import error_answer
+
+if TYPE_CHECKING:
+    from interlock.gateway.http.exchange import Exchange, Request, Sink
+    from interlock.gateway.runtime import Runtime
+
+log = logging.getLogger("interlock.gateway")
+
+
+def govern(operation: str, request: Request, sink: Sink, runtime: Runtime) -> Exchange | None:
+    """Take one inference request through all stages. Returns the running call, or None when it was refused."""
+    record_log = runtime.log
+    call = Call(operation, request, sink, runtime.state, record_log.epoch, record_log.next_call())
+    call.wall_ns = runtime.clock.wall_ns()
+    call.seed = runtime.seed(call.number)
+    try:
+        authenticate(call, runtime.authenticator)
+        receive(call, runtime.body_limits)
+        resolve(call, runtime.settings)
+        authorize(call, runtime.settings, runtime.board.snapshot_confirmed()[1])
+        admit(call, runtime)
+        route(call, runtime)
+        record_intent(call, record_log)
+    except InterlockError as error:
+        refuse(call, error, runtime)
+        return None
+    except Exception:
+        # A defect of ours, not of the request: the caller gets a plain 500, the log the trace without payload.
+        log.exception("stage failed", extra={"request_id": call.id})
+        refuse(call, InterlockError(f"Interlock failed on this request; quote {call.id} to report it."), runtime)
+        return None
+    run = Run(call, runtime)
+    run.begin()
+    return run
+
+
+def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
+    """Answer with the error, after its record has reached the operating system; settle what was reserved."""
+    metrics = runtime.metrics
+    if call.admission is not None:
+        runtime.limits.settle(call.admission, 0, runtime.clock.mono_ns())
+        call.admission = None
+    outcome = "refused" if call.identity is not None else "unauthenticated"
+    metrics.requests.add((call.operation, outcome))
+    metrics.denials.add((error.code,))
+    status, headers, body = error_answer(error, "openai")
+    request_id = call.id.encode()
+    headers.append((b"x-request-id", request_id))
+    headers.append((b"x-interlock-request-id", request_id))
+    if error.level >= logging.ERROR:
+        log.log(error.level, "call refused", extra={"request_id": call.id, "code": error.code})
+    if call.identity is None:
+        call.sink.respond(status, headers, body)
+        return
+    try:
+        record_refusal(call, error, runtime.log)
+    except LogError:
+        # The log is what refuses: the caller is told so, and nothing was done that a record would speak of.
+        call.sink.respond(status, headers, body)
+        return
+    runtime.log.on_written(lambda: call.sink.respond(status, headers, body))

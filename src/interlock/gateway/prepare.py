@@ -1,0 +1,59 @@
+"""What a source is sent for a call: the checked fields, fitted to the source, and nothing that was not checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from interlock.errors import BadRequest
+from interlock.sources.fields import uninterpreted
+from interlock.types.source import SourceKind
+from interlock.wire.openai import build_body
+
+if TYPE_CHECKING:
+    from interlock.gateway.call import Call
+    from interlock.types.source import Offer, Source
+
+PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+
+
+def body_for(call: Call, offer: Offer, source: Source) -> bytes:
+    """The JSON body for one offer.
+
+    - the model's name as the source serves it;
+    - a bound on the answer where the caller gave none (its alias's cap, or the default, unless the model's context
+      bounds it more tightly anyway);
+    - usage asked for on streams, so that tokens need not be guessed;
+    - vLLM's `cache_salt` per tenant, so that the timing of its prefix cache tells nothing across tenants;
+    - fields that nobody interprets by the source's rule: pass, drop, or refuse (BadRequest `unknown_field`).
+    """
+    parsed = call.parsed
+    assert parsed is not None and call.identity is not None  # noqa: S101 - stage order
+    fields = parsed.fields
+    drop: tuple[str, ...] = ()
+    if source.extra_fields != "pass":
+        drop = uninterpreted(source.kind, call.operation, fields)
+        if drop and source.extra_fields == "refuse":
+            raise BadRequest(
+                f"The source {source.name!r} does not take field {drop[0]!r}.", code="unknown_field", param=drop[0]
+            )
+    add: dict[str, Any] = {}
+    if parsed.operation != "embeddings":
+        if not parsed.max_tokens:
+            _bound(call, offer, source, add)
+        if parsed.stream and not parsed.wants_usage:
+            add["stream_options"] = {"include_usage": True}
+    if source.kind is SourceKind.vllm and source.prefix_cache_salt and parsed.operation != "embeddings":
+        add["cache_salt"] = call.state.cache_salt(call.identity.tenant_id)
+    return build_body(fields, model=offer.model.name, drop=drop, add=add)
+
+
+def _bound(call: Call, offer: Offer, source: Source, add: dict[str, Any]) -> None:
+    features = call.features
+    assert features is not None  # noqa: S101 - stage order
+    bound = call.completion_tokens_max
+    context = offer.model.context_length
+    own_cap = call.alias is not None and call.alias.max_tokens > 0
+    if context and not own_cap and features.prompt_tokens_max + bound > context:
+        return  # the context itself is the bound, and a larger max_tokens would be refused by the engine
+    chat_at_cloud = source.kind is SourceKind.openai and call.operation == "chat"
+    add["max_completion_tokens" if chat_at_cloud else "max_tokens"] = bound

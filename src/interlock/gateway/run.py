@@ -1,0 +1,441 @@
+"""A call in progress: tries its candidates in order; its outcome is durable before the caller sees the end.
+
+Ways through:
+    begin -> attempt -> answered ------------------> outcome durable -> respond
+                    \\-> failed -> next candidate, or outcome durable -> error answer
+                    \\-> relay: forward ... -> stream_complete -> outcome durable -> end
+                                          \\-> stream_broken   -> outcome durable -> error event, connection cut
+    on_disconnect, cut: source cancelled, outcome appended
+"""
+
+from __future__ import annotations
+
+import logging
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
+from interlock.gateway.attempt import Attempt
+from interlock.routing.explain import header as decision_header
+from interlock.types.record import AttemptEnd, Outcome
+from interlock.types.usage import Usage
+from interlock.wire.errors import error_answer, error_event
+
+if TYPE_CHECKING:
+    from interlock.gateway.call import Call
+    from interlock.gateway.http.exchange import Headers
+    from interlock.gateway.relay import Relay
+    from interlock.gateway.runtime import Runtime
+    from interlock.types.decision import Candidate
+    from interlock.wire.answers import WholeAnswer
+
+log = logging.getLogger("interlock.gateway")
+
+FINAL_CODES = frozenset(("upstream_refused", "invalid_header"))
+"""Failures that another source would repeat: the caller is told at once."""
+HARMLESS_CODES = frozenset(
+    ("upstream_refused", "upstream_rate_limited", "context_length_exceeded", "upstream_pool_full", "invalid_header")
+)
+"""Failures that say nothing about the source's health: they do not count for its circuit breaker."""
+COMMENT = b": keep-alive\n\n"
+EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+NO_CACHE = (b"cache-control", b"no-cache")
+NOTHING_USED = Usage(0, 0, 0, "engine")
+
+
+class Run:
+    """The exchange of one admitted call: its attempts, its answer, its outcome."""
+
+    __slots__ = (
+        "_attempt",
+        "_index",
+        "_last_error",
+        "_last_sent_ns",
+        "_rank",
+        "_seated",
+        "_skipped",
+        "attempts",
+        "call",
+        "ended",
+        "head_sent",
+        "parsed",
+        "paused",
+        "runtime",
+        "stream",
+    )
+
+    def __init__(self, call: Call, runtime: Runtime) -> None:
+        assert call.parsed is not None and call.route is not None  # noqa: S101 - the stages have filled them
+        self.call = call
+        self.runtime = runtime
+        self.parsed = call.parsed
+        self.stream = call.parsed.stream
+        self.attempts = 0
+        self.paused = False
+        self.ended = False
+        self.head_sent = False
+        self._index = 0
+        self._rank = -1
+        self._attempt: Attempt | None = None
+        self._seated = -1
+        self._last_error: InterlockError | None = None
+        self._last_sent_ns = call.started_ns
+        self._skipped: list[str] = []
+
+    def begin(self) -> None:
+        """Start with the first candidate."""
+        self.runtime.runs.add(self)
+        self._next()
+
+    # -- attempts
+
+    def _next(self) -> None:
+        """Try the next candidate that has room; with none left, the call fails with the last error."""
+        call, runtime = self.call, self.runtime
+        assert call.route is not None and call.identity is not None  # noqa: S101
+        candidates = call.route.candidates
+        board, now_ns = runtime.board, runtime.clock.mono_ns()
+        try:
+            while self._index < len(candidates) and self.attempts < runtime.settings.attempts_max:
+                candidate = candidates[self._index]
+                self._rank = self._index
+                self._index += 1
+                offer = call.state.offer(call.identity.tenant_id, candidate.offer)
+                link = call.state.links[offer.source.id]
+                if not board.allow(link.row, now_ns):
+                    self._skipped.append(f"{candidate.offer}: circuit breaker open")
+                    continue
+                if not board.enter(link.row, link.cap):
+                    self._skipped.append(f"{candidate.offer}: concurrency cap reached")
+                    continue
+                self._seated = link.row
+                self._try(candidate, Attempt(self, self.attempts, link, offer))
+                return
+        except LogError as error:
+            self.log_failed(error)
+            return
+        self._give_up()
+
+    def _try(self, candidate: Candidate, attempt: Attempt) -> None:
+        self.attempts += 1
+        self._attempt = attempt
+        if candidate.overflow:
+            self.runtime.metrics.overflows.add((attempt.link.source.name,))
+        attempt.begin()
+
+    def failed(self, attempt: Attempt, error: InterlockError) -> None:
+        """An attempt ended before anything was forwarded: record why, then the next candidate or the end."""
+        if self.ended or attempt is not self._attempt:
+            return
+        runtime = self.runtime
+        now_ns = runtime.clock.mono_ns()
+        attempt.ended = True
+        row = attempt.link.row
+        self._unseat()
+        if error.code not in HARMLESS_CODES and not isinstance(error, LogError):
+            runtime.board.failure(row, now_ns)
+        retry_after_s = attempt.retry_after_s()
+        if retry_after_s:
+            runtime.board.cool_down(row, now_ns + retry_after_s * 1_000_000_000)
+        runtime.metrics.attempts.add((attempt.link.source.name, error.code))
+        self._last_error = error
+        try:
+            runtime.log.append(
+                AttemptEnd(self.call.number, attempt.number, now_ns, error.code, error.status, error.message)
+            )
+        except LogError as log_error:
+            self.log_failed(log_error)
+            return
+        if error.code in FINAL_CODES:
+            self._give_up()
+        else:
+            self._next()
+
+    def _give_up(self) -> None:
+        """No candidate is left: tell the caller what the last one said."""
+        error = self._last_error
+        if error is None:
+            why = "; ".join(self._skipped[:3])
+            error = NoCandidate(
+                f"Every allowed source is at its limit or failing ({why}).", headers={"retry-after": "1"}
+            )
+        elif isinstance(error, LimitExceeded):
+            error = LimitExceeded(
+                "Every allowed source asks to slow down; try again later.",
+                code=error.code,
+                headers={"retry-after": error.headers.get("retry-after", "1")},
+            )
+        state = "refused" if error.status < 500 else "failed"
+        self._end(state, error.status, NOTHING_USED, error=error)
+
+    # -- answers
+
+    def answered(self, answer: WholeAnswer, body: bytes) -> None:
+        """A whole answer is here: record it; it leaves when that is durable."""
+        if self.ended:
+            return
+        call = self.call
+        usage = answer.usage.usage() if answer.usage is not None else Usage(0, 0, call.reserved_tokens, "reserved")
+        reasons = tuple(c.finish_reason or "" for c in answer.choices or ())
+        self._end(
+            "completed",
+            200,
+            usage,
+            served_model=answer.model or "",
+            finish_reasons=reasons,
+            body=body,
+            first_ns=self.runtime.clock.mono_ns(),
+        )
+
+    def forward(self, data: bytes) -> None:
+        """Recorded events of a stream leave for the caller."""
+        sink = self.call.sink
+        if not self.head_sent:
+            self.head_sent = True
+            sink.start(200, self._headers([EVENT_STREAM, NO_CACHE]))
+        sink.write(data)
+        self._last_sent_ns = self.runtime.clock.mono_ns()
+
+    def stream_complete(self, relay: Relay) -> None:
+        """A stream has said everything: its end leaves when the outcome is durable."""
+        if not self.ended:
+            self._end("completed", 200, relay.measured(self.call.reserved_tokens), relay=relay)
+
+    def stream_broken(self, error: InterlockError) -> None:
+        """A stream broke after its first event: there is no way back, the caller is told in the stream."""
+        relay = self._attempt.relay if self._attempt is not None else None
+        if self.ended or relay is None:
+            return
+        assert self._attempt is not None  # noqa: S101
+        self.runtime.board.failure(self._attempt.link.row, self.runtime.clock.mono_ns())
+        self.runtime.metrics.attempts.add((self._attempt.link.source.name, error.code))
+        self._end("failed", error.status, relay.measured(self.call.reserved_tokens), relay=relay, error=error)
+
+    # -- the end
+
+    def _end(
+        self,
+        state: str,
+        status: int,
+        usage: Usage,
+        *,
+        relay: Relay | None = None,
+        error: InterlockError | None = None,
+        served_model: str = "",
+        finish_reasons: tuple[str, ...] = (),
+        body: bytes = b"",
+        first_ns: int = 0,
+    ) -> None:
+        """Append the outcome, settle, and send the end of the answer when the outcome is durable."""
+        self.ended = True
+        call, runtime, attempt = self.call, self.runtime, self._attempt
+        now_ns = runtime.clock.mono_ns()
+        if relay is not None:
+            first_ns, served_model, finish_reasons = relay.first_ns, relay.served_model, relay.finish_reasons
+        elif attempt is not None:
+            attempt.ended = True
+        if state == "completed" and attempt is not None:
+            runtime.board.success(attempt.link.row)
+            runtime.metrics.attempts.add((attempt.link.source.name, "ok"))
+        self._settle(usage, now_ns)
+        outcome = Outcome(
+            call.number,
+            now_ns,
+            state,
+            status,
+            attempt.number if attempt is not None else -1,
+            attempt.link.source.name if attempt is not None else "",
+            attempt.offer.model.name if attempt is not None else "",
+            served_model,
+            finish_reasons,
+            usage,
+            (first_ns - call.started_ns) // 1000 if first_ns else 0,
+            (now_ns - call.started_ns) // 1000,
+            relay.chunks if relay is not None else 0,
+            relay.digest.digest() if relay is not None else b"",
+            sha256(body).digest() if body else b"",
+            body,
+            error.code if error is not None else "",
+            error.message if error is not None else "",
+            relay.bytes_sent if relay is not None else len(body),
+        )
+        try:
+            seq = runtime.log.append(outcome)
+        except LogError as log_error:
+            self._answer_log_error(log_error)
+            return
+        self._count(outcome, first_ns)
+        if state == "disconnected":
+            runtime.runs.discard(self)
+            return
+        runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))
+
+    def _outcome_durable(
+        self, log_error: LogError | None, relay: Relay | None, error: InterlockError | None, body: bytes
+    ) -> None:
+        """The outcome is safe (or can never be): now the caller may see the end."""
+        if log_error is not None:
+            self._answer_log_error(log_error)
+            return
+        self.runtime.runs.discard(self)
+        sink = self.call.sink
+        if error is not None:
+            self._answer_error(error, relay)
+        elif relay is None:
+            sink.respond(200, self._headers([(b"content-type", b"application/json")]), body)
+        else:
+            self.forward(relay.rest())
+            sink.end()
+            if self._attempt is not None:
+                self._attempt.cancel()  # a source that has said [DONE] and keeps the body open
+
+    def _answer_error(self, error: InterlockError, relay: Relay | None) -> None:
+        sink = self.call.sink
+        if not self.head_sent and (relay is None or not relay.events):
+            status, headers, body = error_answer(error, "openai")
+            sink.respond(status, headers + self._headers([]), body)
+            return
+        self.forward((relay.unsent() if relay is not None else b"") + error_event(error, "openai"))
+        sink.abort()
+
+    def log_failed(self, error: LogError) -> None:
+        """The log can take no more of this call: nothing further may leave (P1)."""
+        if self.ended:
+            return
+        self.ended = True
+        if self._attempt is not None:
+            self._attempt.cancel()
+        self._settle(Usage(0, 0, self.call.reserved_tokens, "reserved"), self.runtime.clock.mono_ns())
+        self._answer_log_error(error)
+
+    def _answer_log_error(self, error: LogError) -> None:
+        self.runtime.runs.discard(self)
+        log.critical("outcome not recorded", extra={"request_id": self.call.id, "code": error.code})
+        self.runtime.metrics.requests.add((self.call.operation, "failed"))
+        if self.head_sent:
+            self.call.sink.abort()
+            return
+        status, headers, body = error_answer(error, "openai")
+        self.call.sink.respond(status, headers, body)
+
+    def _settle(self, usage: Usage, now_ns: int) -> None:
+        self._unseat()
+        call = self.call
+        if call.admission is not None:
+            self.runtime.limits.settle(call.admission, usage.total_tokens, now_ns)
+            call.admission_headers = call.admission.headers
+            call.admission = None
+
+    def _unseat(self) -> None:
+        if self._seated >= 0:
+            self.runtime.board.leave(self._seated)
+            self._seated = -1
+
+    # -- Exchange: what the caller's side does
+
+    def on_disconnect(self) -> None:
+        """The caller is gone: stop the source, charge what it reported, else the reservation."""
+        if self.ended:
+            return
+        attempt = self._attempt
+        relay = attempt.relay if attempt is not None else None
+        if attempt is not None:
+            attempt.cancel()
+        if relay is not None:
+            relay.ended = True
+            usage = relay.measured(self.call.reserved_tokens)
+        else:
+            usage = Usage(0, 0, self.call.reserved_tokens if attempt is not None else 0, "reserved")
+        self._end("disconnected", 499, usage, relay=relay)
+
+    def cut(self, error: InterlockError) -> None:
+        """End this call now from our side: its key was revoked with `--cut`, or the grace of a stop is over."""
+        if self.ended:
+            return
+        attempt = self._attempt
+        relay = attempt.relay if attempt is not None else None
+        if attempt is not None:
+            attempt.cancel()
+        if relay is not None:
+            relay.ended = True
+        usage = (
+            relay.measured(self.call.reserved_tokens)
+            if relay is not None
+            else Usage(0, 0, self.call.reserved_tokens, "reserved")
+        )
+        self._end("cut", error.status, usage, relay=relay, error=error)
+
+    def on_pause(self) -> None:
+        """A slow reader: stop reading from the source, so that nothing piles up here."""
+        self.paused = True
+        if self._attempt is not None and self._attempt.upstream is not None and self.stream:
+            self._attempt.upstream.pause()
+
+    def on_resume(self) -> None:
+        """The reader has caught up."""
+        self.paused = False
+        if self._attempt is not None and self._attempt.upstream is not None:
+            self._attempt.upstream.resume()
+
+    def sweep(self, now_ns: int) -> None:
+        """Send a keep-alive comment when a stream has been silent for `keepalive_comment_ms`."""
+        if not self.stream or self.paused or self.ended:
+            return
+        if now_ns - self._last_sent_ns < self.runtime.settings.keepalive_comment_ms * 1_000_000:
+            return
+        attempt = self._attempt
+        if attempt is not None and attempt.durable:
+            self.forward(COMMENT)
+
+    # -- what is sent along
+
+    def trace_headers(self) -> list[tuple[bytes, bytes]]:
+        """Headers that go up with the call: the trace context as it came, and our request id."""
+        headers = [(b"x-request-id", self.call.id.encode())]
+        incoming = self.call.request.headers
+        for name in (b"traceparent", b"tracestate"):
+            value = incoming.get(name)
+            if value is not None and len(value) <= 512:
+                headers.append((name, value))
+        return headers
+
+    def _headers(self, headers: Headers) -> Headers:
+        call = self.call
+        request_id = call.id.encode()
+        headers.append((b"x-request-id", request_id))
+        headers.append((b"x-interlock-request-id", request_id))
+        if self._attempt is not None:
+            headers.extend(self._attempt.link.offer_headers(self._attempt.offer))
+        assert call.route is not None  # noqa: S101
+        if self._rank >= 0:
+            headers.append((b"x-interlock-decision", decision_header(call.route, self._rank).encode()))
+        if call.admission_headers is not None:
+            headers.extend((n.encode(), v.encode()) for n, v in call.admission_headers())
+        return headers
+
+    def _count(self, outcome: Outcome, first_ns: int) -> None:
+        metrics, call, attempt = self.runtime.metrics, self.call, self._attempt
+        metrics.requests.add((call.operation, outcome.state))
+        metrics.request_seconds.observe((call.operation,), outcome.total_us)
+        if attempt is None:
+            return
+        source, model = outcome.source, outcome.model
+        usage = outcome.usage
+        if usage.prompt_tokens:
+            metrics.tokens.add((source, model, "prompt"), usage.prompt_tokens)
+            if usage.cached_tokens:
+                metrics.tokens.add((source, model, "cached"), usage.cached_tokens)
+        if usage.completion_tokens:
+            metrics.tokens.add((source, model, "completion"), usage.completion_tokens)
+        if first_ns:
+            elapsed_us = (first_ns - attempt.sent_ns) // 1000
+            metrics.first_byte_seconds.observe((source, model), elapsed_us)
+            self.runtime.observe_latency(attempt.offer.key, elapsed_us)
+        if attempt.relay is not None and attempt.relay.events:
+            metrics.stream_events.add((source,), attempt.relay.events)
+        self.runtime.finished(self, outcome)
+
+
+def shutdown_error() -> Unavailable:
+    """What a call is cut with when the grace of a stop is over."""
+    return Unavailable("The gateway is shutting down; try again.", code="draining")

@@ -1,0 +1,41 @@
+"""admit: room in this worker, in the record log, and within the limits of key, principal and team."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interlock.errors import Unavailable
+from interlock.metering.limits import LimitHit
+
+if TYPE_CHECKING:
+    from interlock.gateway.call import Call
+    from interlock.gateway.runtime import Runtime
+
+
+def admit(call: Call, runtime: Runtime) -> None:
+    """Fill `call.admission` and `call.reserved_tokens`. Raises LimitExceeded, LogError or Unavailable.
+
+    Last of the checks, so that nothing is reserved for a call that is refused: from here on it must be settled.
+    """
+    identity, features = call.identity, call.features
+    assert identity is not None and features is not None  # noqa: S101 - stage order
+    if runtime.draining:
+        raise Unavailable("This gateway is shutting down; try again.", code="draining")
+    refusal = runtime.log.refusal
+    if refusal is not None:
+        raise refusal
+    if len(runtime.runs) >= runtime.settings.calls_max:
+        raise Unavailable(
+            f"This worker has {runtime.settings.calls_max} calls in progress; try again.",
+            code="overloaded",
+            headers={"retry-after": "1"},
+        )
+    tokens = features.prompt_tokens_max + features.completion_tokens_max
+    call.reserved_tokens = tokens
+    if not identity.subjects:
+        return
+    admission = runtime.limits.admit(identity.subjects, tokens, runtime.clock.mono_ns())
+    if isinstance(admission, LimitHit):
+        runtime.metrics.limit_hits.add((admission.kind, admission.limit))
+        raise admission.error()
+    call.admission = admission

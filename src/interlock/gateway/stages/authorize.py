@@ -1,0 +1,50 @@
+"""authorize: which offers policy allows this caller for this request, with the reasons both ways."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interlock.errors import Denied, Unavailable
+from interlock.routing.resolve import not_found
+
+if TYPE_CHECKING:
+    from interlock.gateway.call import Call
+    from interlock.settings import Settings
+
+
+def authorize(call: Call, settings: Settings, confirmed_wall_ns: int) -> None:
+    """Fill `call.authorization`.
+
+    Raises Unavailable when the snapshot is too old for the data class, Denied when the caller may list the model but
+    not use it so, ModelNotFound for any model it may not even list.
+    """
+    identity, features = call.identity, call.features
+    assert identity is not None and features is not None and call.data_class is not None  # noqa: S101 - stage order
+    age_s = (call.wall_ns - confirmed_wall_ns) // 1_000_000_000
+    if age_s > settings.snapshot_age_max_s(call.data_class):
+        raise Unavailable(
+            f"What this gateway knows of keys and policies was last confirmed {age_s} s ago, too long for "
+            f"{call.data_class.name} data.",
+            code="snapshot_stale",
+            headers={"retry-after": "5"},
+        )
+    policy = call.state.policy
+    authorization = policy.authorize(identity.caller, features, call.offers)
+    call.authorization = authorization
+    if authorization.allowed:
+        return
+    listed = any(policy.may_list(identity.caller, offer) for offer in call.offers)
+    if not listed:
+        raise not_found(features.asked)
+    raise Denied(_words(call), param="model")
+
+
+def _words(call: Call) -> str:
+    """Why, in one sentence a developer can act on: the distinct reasons, at most three."""
+    assert call.authorization is not None and call.features is not None  # noqa: S101 - stage order
+    seen: list[str] = []
+    for reason in call.authorization.denials:
+        if reason.words not in seen:
+            seen.append(reason.words)
+    why = "; ".join(seen[:3]) or "no policy permits it"
+    return f"Policy does not permit this call to {call.features.asked!r}: {why}."

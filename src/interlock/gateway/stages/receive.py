@@ -1,0 +1,30 @@
+"""receive: the body becomes a checked request of its dialect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interlock.errors import BadRequest
+from interlock.wire import openai
+
+if TYPE_CHECKING:
+    from interlock.gateway.call import Call
+
+MODEL_NAME_MAX = 512
+"""Longest model name taken, characters."""
+
+
+def receive(call: Call, limits: openai.Limits) -> None:
+    """Fill `call.parsed` and `call.trace_id`. Raises BadRequest naming the field at fault."""
+    request = call.request
+    kind = request.headers.get(b"content-type", b"application/json")
+    if not kind.startswith(b"application/json") and not kind.lower().startswith(b"application/json"):
+        raise BadRequest("Send the body as content-type application/json.", code="unsupported_content_type")
+    parsed = openai.parse(call.operation, request.body, limits)
+    if not parsed.model or len(parsed.model) > MODEL_NAME_MAX:
+        raise BadRequest(f"Field 'model' must be 1 to {MODEL_NAME_MAX} characters long.", param="model")
+    call.parsed = parsed
+    traceparent = request.headers.get(b"traceparent")
+    if traceparent is not None and len(traceparent) == 55:
+        # W3C Trace Context: version-traceid-parentid-flags
+        call.trace_id = traceparent[3:35].decode("latin-1")

@@ -1,0 +1,60 @@
+"""resolve: what is asked for (model, alias or mode), how sensitive it is, and how large it can get."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from interlock.errors import BadRequest
+from interlock.routing.resolve import MODES
+from interlock.routing.resolve import resolve as resolve_name
+from interlock.types.identity import DataClass
+from interlock.wire.openai import features
+
+if TYPE_CHECKING:
+    from interlock.gateway.call import Call
+    from interlock.settings import Settings
+
+_CLASSES = {c.name: c for c in DataClass}
+
+
+def resolve(call: Call, settings: Settings) -> None:
+    """Fill target, data class, bounds, features and offers. Raises ModelNotFound or BadRequest."""
+    identity, parsed = call.identity, call.parsed
+    assert identity is not None and parsed is not None  # noqa: S101 - stage order
+    catalog = call.state.view.catalog(identity.tenant_id)
+    alias = catalog.aliases.get(parsed.model) if parsed.model not in catalog.exact else None
+    call.alias = alias
+    call.data_class = _data_class(call)
+    bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0) or settings.completion_tokens_default
+    call.completion_tokens_max = bound
+    call.features = features(parsed, call.data_class, bound * parsed.n)
+    target = resolve_name(parsed.model, catalog, now_s=call.wall_ns // 1_000_000_000, seed=call.seed)
+    mode = parsed.mode
+    if mode:
+        if mode not in MODES:
+            raise BadRequest(f"Field 'interlock.mode' must be one of {', '.join(MODES)}.", param="interlock.mode")
+        target = msgspec.structs.replace(target, mode=mode)
+    call.target = target
+    call.offers = catalog.offers_for(target)
+
+
+def _data_class(call: Call) -> DataClass:
+    """The class of the call: the credential's default, raised by alias, header or body, never lowered."""
+    identity, parsed = call.identity, call.parsed
+    assert identity is not None and parsed is not None  # noqa: S101 - stage order
+    highest = identity.caller.data_class
+    if call.alias is not None and call.alias.data_class > highest:
+        highest = DataClass(call.alias.data_class)
+    header = call.request.headers.get(b"x-interlock-data-class")
+    for name in (parsed.data_class, header.decode("latin-1") if header is not None else ""):
+        if not name:
+            continue
+        asked = _CLASSES.get(name)
+        if asked is None:
+            raise BadRequest(
+                f"The data class {name[:40]!r} is not one of {', '.join(_CLASSES)}.", param="interlock.data_class"
+            )
+        highest = max(highest, asked)
+    return highest

@@ -1,0 +1,229 @@
+"""The decision: filter, score, least load among equals, saturated sources behind free ones.
+
+The order of candidates, first to last:
+
+1. offers where the prompt fits before offers where it may not;
+2. the higher score;
+3. at equal score, on-prem before the rest;
+4. then the shorter queue, then fewer calls running: replicas of one model share their load this way;
+5. then an order drawn from the seed, so that idle replicas take turns.
+
+INVARIANT: the candidates are a subset of the offers passed in. Policy has decided; this only orders.
+
+Then saturated candidates go behind all others, in the same order. A candidate that so came before a preferred one
+(by 1-3) is marked `overflow`. Whether a source is saturated has hysteresis (it is published with its reading), and
+our own calls since that reading count on top of it: only the excess goes elsewhere, and it comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+from interlock.routing.constraints import may_not_fit, out_of_service, unable
+from interlock.routing.resolve import mix
+from interlock.routing.score import MICRO, UNKNOWN_MICRO, WEIGHTS, Weights, scored
+from interlock.types.decision import Candidate, Reason, RouteDecision
+from interlock.types.request import Features, Target
+from interlock.types.source import LoadReading, Offer
+
+UNKNOWN = LoadReading()
+"""The reading of a source that nothing is known of: not idle, not saturated, taken for healthy."""
+LOAD_HALF = 8
+"""Queue depth at which `load_micro` is one half."""
+
+_NO_LATENCIES: Mapping[str, int] = {}
+
+
+def decide(
+    features: Features,
+    target: Target,
+    offers: Sequence[Offer],
+    readings: Mapping[str, LoadReading],
+    *,
+    open_breakers: Collection[str] = (),
+    latencies: Mapping[str, int] = _NO_LATENCIES,
+    candidates_max: int = 50,
+    router_version: int = 0,
+    seed: int = 0,
+) -> RouteDecision:
+    """Order the offers that policy allows for one request. Pure: the same arguments give the same decision.
+
+    - `offers`: what the request may use; their order does not matter. Version and abilities are checked here.
+    - `readings`: by source id; a source without one counts as unknown.
+    - `open_breakers`: ids of the sources whose circuit breaker lets nothing through now (half-open: not among them).
+    - `latencies`: by `Offer.key`, in millionths (`score.latency_micro`); an offer without one counts as unknown.
+    - `candidates_max`: most candidates kept; the worst are dropped, and one reason says how many.
+
+    `candidates` may be empty: `explain.no_candidate` makes the error of it.
+    """
+    request = _Request(
+        features,
+        target,
+        readings,
+        open_breakers,
+        latencies,
+        WEIGHTS.get(target.mode) or WEIGHTS["balanced"],
+        router_version,
+        seed,
+    )
+    if len(offers) == 1:
+        return _decide_one(request, offers[0])
+    return _decide_many(request, offers, candidates_max)
+
+
+def saturated(offer: Offer, reading: LoadReading) -> bool:
+    """True when the source should get no more than it has: its queue is too long, or our own cap on it is reached."""
+    if reading.saturated:
+        return True
+    limits = offer.source.limits
+    if reading.waiting >= 0 and reading.waiting + reading.inflight_since > limits.waiting_max:
+        return True
+    return limits.concurrency is not None and reading.inflight >= limits.concurrency
+
+
+def load_of(offer: Offer, reading: LoadReading) -> tuple[int, int]:
+    """(queue, busy): requests that wait there or were sent since the reading, and requests that run or are ours.
+
+    An unknown queue counts as half of the one that saturates, never as empty.
+    """
+    inflight = reading.inflight
+    if reading.waiting < 0:
+        return max(1, offer.source.limits.waiting_max // 2), inflight
+    running = reading.running
+    return reading.waiting + reading.inflight_since, running if running > inflight else inflight
+
+
+class _Request(NamedTuple):
+    """The arguments of one decision besides its offers."""
+
+    features: Features
+    target: Target
+    readings: Mapping[str, LoadReading]
+    open_breakers: Collection[str]
+    latencies: Mapping[str, int]
+    weights: Weights
+    router_version: int
+    seed: int
+
+
+_Ranked = tuple[bool, int, bool, int, int, str, Candidate, bool]
+"""Sort key (tight, -score, off-prem, queue, busy, offer), total; then the candidate, and whether it is full."""
+_PREFERENCE = 3
+"""How much of the sort key is preference; then comes load."""
+_MERIT = 5
+"""How much of the sort key decides; candidates that are equal so far are ordered by the seed."""
+
+
+def _decide_one(request: _Request, offer: Offer) -> RouteDecision:
+    """One offer: nothing to order. The same decision as the general way gives, without its work."""
+    features, target, readings, open_breakers, latencies, weights, router_version, seed = request
+    source_id = offer.source.id
+    reading = readings.get(source_id, UNKNOWN)
+    reason = unable(features, target, offer) or out_of_service(offer, reading, source_id in open_breakers)
+    considered = ((source_id, reading),)
+    if reason is not None:
+        return RouteDecision(target.mode, (), (reason,), considered, router_version, seed)
+    candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0])
+    return RouteDecision(target.mode, (candidate,), (), considered, router_version, seed)
+
+
+def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int) -> RouteDecision:
+    features, target, readings, open_breakers, latencies, weights, router_version, seed = request
+    ranked: list[_Ranked] = []
+    rejected: list[Reason] = []
+    considered: dict[str, LoadReading] = {}
+    for offer in offers:
+        source = offer.source
+        source_id = source.id
+        reading = considered.get(source_id)
+        if reading is None:
+            reading = considered[source_id] = readings.get(source_id, UNKNOWN)
+        reason = unable(features, target, offer) or out_of_service(offer, reading, source_id in open_breakers)
+        if reason is not None:
+            rejected.append(reason)
+            continue
+        queue, busy = load_of(offer, reading)
+        candidate = _candidate(offer, features, weights, latencies, queue)
+        ranked.append(
+            (
+                may_not_fit(features, offer),
+                -candidate.score_micro,
+                not source.labels.on_prem,
+                queue,
+                busy,
+                offer.key,
+                candidate,
+                saturated(offer, reading),
+            )
+        )
+    ranked.sort()
+    _take_turns(ranked, seed)
+    rejected.sort(key=_offer_of)
+    kept = _overflow_last(ranked)
+    if len(kept) > candidates_max:
+        rejected.insert(0, _left_over(len(kept) - candidates_max, candidates_max))
+        kept = kept[:candidates_max]
+    return RouteDecision(
+        target.mode,
+        tuple(kept),
+        _bounded(rejected, candidates_max),
+        tuple(sorted(considered.items())),
+        router_version,
+        seed,
+    )
+
+
+def _candidate(
+    offer: Offer, features: Features, weights: Weights, latencies: Mapping[str, int], queue: int
+) -> Candidate:
+    key = offer.key
+    latency = latencies.get(key, UNKNOWN_MICRO) if latencies else UNKNOWN_MICRO
+    score, quality, cost, latency, energy = scored(
+        offer, features.prompt_tokens_max, features.completion_tokens_max, weights, latency
+    )
+    return Candidate(key, score, quality, cost, latency, energy, MICRO * queue // (queue + LOAD_HALF))
+
+
+def _take_turns(ranked: list[_Ranked], seed: int) -> None:
+    """Order each run of candidates of equal merit by the seed, in place, so that idle replicas take turns."""
+    start, count = 0, len(ranked)
+    for end in range(1, count + 1):
+        if end < count and ranked[end][1] == ranked[start][1] and ranked[end][:_MERIT] == ranked[start][:_MERIT]:
+            continue
+        if end - start > 1:
+            ranked[start:end] = sorted(ranked[start:end], key=lambda r: (mix(seed, crc32(r[5].encode())), r[5]))
+        start = end
+
+
+def _overflow_last(ranked: list[_Ranked]) -> list[Candidate]:
+    """Free candidates, then saturated ones. A free one that was preferred less than a saturated one is marked."""
+    full = [r for r in ranked if r[-1]]
+    if not full:
+        return [r[-2] for r in ranked]
+    best_full = full[0][:_PREFERENCE]
+    free = [_marked(r[-2]) if r[:_PREFERENCE] > best_full else r[-2] for r in ranked if not r[-1]]
+    return free + [r[-2] for r in full]
+
+
+def _marked(c: Candidate) -> Candidate:
+    return Candidate(
+        c.offer, c.score_micro, c.quality_micro, c.cost_micro, c.latency_micro, c.energy_micro, c.load_micro, True
+    )
+
+
+def _left_over(dropped: int, candidates_max: int) -> Reason:
+    return Reason("", "cap", "candidates_max", f"{dropped} more candidates stood behind the first {candidates_max}")
+
+
+def _bounded(rejected: list[Reason], most: int) -> tuple[Reason, ...]:
+    """At most `most` reasons, and one that says how many more there were: a record stays small (P8)."""
+    if len(rejected) <= most:
+        return tuple(rejected)
+    more = Reason("", "cap", "reasons_max", f"{len(rejected) - most} more offers were rejected")
+    return (*rejected[:most], more)
+
+
+def _offer_of(reason: Reason) -> str:
+    return reason.offer

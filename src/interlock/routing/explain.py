@@ -1,0 +1,184 @@
+"""A routing decision in words: as a response header, as the error when nothing is left, and in full from its record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from interlock.errors import BadRequest, InterlockError, ModelNotFound, NoCandidate
+from interlock.routing.score import MICRO, WEIGHTS
+from interlock.types.decision import Candidate, RouteDecision
+from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome
+from interlock.types.request import Target
+from interlock.types.source import LoadReading
+
+REASONS_SHOWN_MAX = 8
+"""Reasons that an error to a caller names; the record holds all."""
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a call went where it went. Each field is sentences, in the order they are to be read.
+
+    `asked`: what the name stood for. `order`: each candidate, first to last, and why it stands there. `rejected`: each
+    other offer, and why. `readings`: what was known of each source's load. `tried`: what became of the attempts.
+    """
+
+    asked: str
+    chosen: str
+    order: tuple[str, ...]
+    rejected: tuple[str, ...]
+    readings: tuple[str, ...]
+    tried: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The whole explanation as lines of text."""
+        sections = (
+            ("Candidates, first to last:", self.order),
+            ("Rejected:", self.rejected),
+            ("Load when it was decided:", self.readings),
+            ("Tried:", self.tried),
+        )
+        lines = [self.asked, self.chosen]
+        for title, sentences in sections:
+            if sentences:
+                lines.append(title)
+                lines.extend(f"  {sentence}" for sentence in sentences)
+        return lines
+
+
+def header(decision: RouteDecision, number: int) -> str:
+    """The value of `x-interlock-decision` for the candidate that was tried as attempt `number` (from 0).
+
+    Like "offer=local::smollm2; mode=balanced; score=0.625; rank=1/3; overflow; router=0; seed=1f".
+    Printable ASCII: any other character of a name is replaced by "?".
+    """
+    candidates = decision.candidates
+    c = candidates[number]
+    overflow = "; overflow" if c.overflow else ""
+    text = (
+        f"offer={c.offer}; mode={decision.mode}; score={c.score_micro / MICRO:.3f}; "
+        f"rank={number + 1}/{len(candidates)}{overflow}; router={decision.router_version}; seed={decision.seed:x}"
+    )
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(ch if " " <= ch <= "~" else "?" for ch in text)
+
+
+def no_candidate(decision: RouteDecision) -> InterlockError:
+    """The error for a decision without candidates.
+
+    BadRequest (code `model_cannot`) when no allowed offer is able to do what the request needs, ModelNotFound (code
+    `version_not_found`) when none serves the version asked for, else NoCandidate: it may be tried again later.
+    """
+    rejected = decision.rejected
+    words = _joined(r.words for r in rejected)
+    if rejected and all(r.stage == "capability" or not r.offer for r in rejected):
+        if all(r.code == "version" or not r.offer for r in rejected):
+            message = f"The version asked for is not served: {words}."
+            return ModelNotFound(message, code="version_not_found", param="model")
+        code = "context_length_exceeded" if all(r.code == "context_length" for r in rejected) else "model_cannot"
+        return BadRequest(f"The model cannot answer this request: {words}.", code=code, param="model")
+    return NoCandidate(f"No source can take this call now: {words or 'none is allowed'}.")
+
+
+def explain(target: Target, asked: str, decision: RouteDecision, tried: Sequence[str] = ()) -> Explanation:
+    """A decision in words. `asked`: the model name as the caller wrote it; `tried`: what became of the attempts."""
+    candidates = decision.candidates
+    return Explanation(
+        asked=_asked(target, asked, decision),
+        chosen=_chosen(decision),
+        order=tuple(_place(i, candidates, decision.mode) for i in range(len(candidates))),
+        rejected=tuple(f"{r.offer or 'others'}: {r.words} ({r.stage}: {r.code})." for r in decision.rejected),
+        readings=tuple(f"{source_id}: {reading_words(reading)}." for source_id, reading in decision.readings),
+        tried=tuple(tried),
+    )
+
+
+def explain_call(intent: Intent, after: Iterable[object] = ()) -> Explanation:
+    """The decision of a recorded call. `after`: the call's other records in order; the attempts among them are told."""
+    return explain(intent.target, intent.features.asked, intent.route, [s for r in after if (s := _tried(r))])
+
+
+def reading_words(reading: LoadReading) -> str:
+    """What was known of a source's load, in words."""
+    if reading.waiting < 0:
+        load = "load unknown"
+    else:
+        load = f"{reading.waiting} waiting, {max(reading.running, 0)} running {reading.age_ms} ms before"
+    kv = f", KV cache {reading.kv_permille / 10:.1f} % in use" if reading.kv_permille >= 0 else ""
+    state = ", saturated" if reading.saturated else ""
+    health = "" if reading.healthy else ", unhealthy"
+    return f"{load}, {reading.inflight} of ours in flight ({reading.inflight_since} since){kv}{state}{health}"
+
+
+def _asked(target: Target, asked: str, decision: RouteDecision) -> str:
+    version = f" version {target.version}" if target.version else ""
+    mode = f"mode {decision.mode}"
+    if target.kind == "pin":
+        return f"{asked!r} names {target.model}{version} at {target.source} only."
+    if target.kind == "auto":
+        return f"{asked!r} stands for any model that policy allows, in {mode}."
+    if target.kind == "alias":
+        if not target.model:
+            return f"The alias {target.alias!r} stands for any model that policy allows, in {mode}."
+        where = f" at {target.source}" if target.source else ""
+        return f"The alias {target.alias!r} drew {target.model}{version}{where} (seed {decision.seed:x}), {mode}."
+    return f"{asked!r} names {target.model}{version} at any source, {mode}."
+
+
+def _chosen(decision: RouteDecision) -> str:
+    if not decision.candidates:
+        return "Nothing was chosen: no offer was left."
+    first = decision.candidates[0]
+    others = len(decision.candidates) - 1
+    behind = "it was the only candidate" if not others else f"before {others} other{'s' if others > 1 else ''}"
+    overflow = ", taking the excess of a saturated one that is preferred" if first.overflow else ""
+    return f"{first.offer} was chosen, {behind}{overflow}."
+
+
+def _place(i: int, candidates: Sequence[Candidate], mode: str) -> str:
+    c = candidates[i]
+    quality, cost, latency, energy = WEIGHTS.get(mode) or WEIGHTS["balanced"]
+    parts = (
+        f"quality {c.quality_micro / MICRO:.2f} x {quality / MICRO:.2f}, "
+        f"cost {c.cost_micro / MICRO:.2f} x {cost / MICRO:.2f}, "
+        f"latency {c.latency_micro / MICRO:.2f} x {latency / MICRO:.2f}, "
+        f"energy {c.energy_micro / MICRO:.2f} x {energy / MICRO:.2f}"
+    )
+    load = f"load {c.load_micro / MICRO:.2f}"
+    return f"{i + 1}. {c.offer}: score {c.score_micro / MICRO:.3f} ({parts}), {load}{_why(i, candidates)}."
+
+
+def _why(i: int, candidates: Sequence[Candidate]) -> str:
+    c = candidates[i]
+    if c.overflow:
+        return "; overflow: a preferred source is saturated"
+    if i == 0:
+        return ""
+    before = candidates[i - 1]
+    if c.score_micro > before.score_micro:
+        return "; behind because its source is saturated or its context is tight"
+    if c.score_micro == before.score_micro and c.load_micro > before.load_micro:
+        return "; equal score, longer queue"
+    return ""
+
+
+def _tried(record: object) -> str:
+    if isinstance(record, Attempt):
+        engine = f" ({record.engine} {record.engine_version})".replace(" )", ")") if record.engine else ""
+        return f"attempt {record.number}: {record.source}::{record.model}{engine}"
+    if isinstance(record, AttemptEnd):
+        status = f" status {record.status}" if record.status else ""
+        return f"attempt {record.number} failed before its first byte: {record.code}{status}: {record.words}"
+    if isinstance(record, Outcome):
+        code = f" ({record.code}: {record.words})" if record.code else ""
+        return f"{record.state} by {record.source}::{record.model} in attempt {record.attempt}{code}"
+    return ""
+
+
+def _joined(words: Iterable[str]) -> str:
+    different = list(dict.fromkeys(words))
+    shown = "; ".join(different[:REASONS_SHOWN_MAX])
+    more = len(different) - REASONS_SHOWN_MAX
+    return f"{shown}; and {more} more reasons" if more > 0 else shown

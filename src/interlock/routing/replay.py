@@ -1,0 +1,101 @@
+"""A decision made again from its record, and compared (P4).
+
+The record holds the features, the target, every reading, the seed and the names of all offers that were considered;
+an open circuit breaker is recorded as the reason of what it rejected, and an observed latency as the candidate's
+latency part. What an offer was (its model, price, labels) comes from the sources of the snapshot version named in the
+record. Only that the weights of the modes are still those of the version that decided is assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from interlock.routing.choose import decide
+from interlock.types.decision import Candidate, Reason, RouteDecision
+from interlock.types.record import Intent
+from interlock.types.source import Offer
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """The decision as it comes out now, and each way in which it differs from the record: none means it replays."""
+
+    decision: RouteDecision
+    differences: tuple[str, ...]
+
+    @property
+    def same(self) -> bool:
+        """True when the decision replays exactly."""
+        return not self.differences
+
+
+def replay(intent: Intent, offers: Mapping[str, Offer], *, candidates_max: int) -> Replay:
+    """Decide a recorded call again.
+
+    `offers`: the tenant's offers by key, from the snapshot that the record names (`Catalog.by_key`).
+    `candidates_max`: the setting of that name when the call was decided.
+    """
+    recorded = intent.route
+    considered = _considered(intent)
+    known = [offers[key] for key in considered if key in offers]
+    missing = [f"{key} is not in the snapshot given" for key in considered if key not in offers]
+    again = decide(
+        intent.features,
+        intent.target,
+        known,
+        dict(recorded.readings),
+        open_breakers={
+            offers[r.offer].source.id for r in recorded.rejected if r.stage == "breaker" and r.offer in offers
+        },
+        latencies={c.offer: c.latency_micro for c in recorded.candidates},
+        candidates_max=candidates_max,
+        router_version=recorded.router_version,
+        seed=recorded.seed,
+    )
+    return Replay(again, tuple(missing + compare(recorded, again)))
+
+
+def compare(recorded: RouteDecision, again: RouteDecision) -> list[str]:
+    """Each difference between two decisions in words; empty when they are the same."""
+    differences = []
+    if recorded.mode != again.mode:
+        differences.append(f"mode {recorded.mode} was recorded, {again.mode} comes out")
+    before, after = [c.offer for c in recorded.candidates], [c.offer for c in again.candidates]
+    if before != after:
+        differences.append(f"the order was {_listed(before)}, now it is {_listed(after)}")
+    new = {c.offer: c for c in again.candidates}
+    for candidate in recorded.candidates:
+        other = new.get(candidate.offer)
+        if other is not None and other != candidate:
+            differences.append(f"{candidate.offer}: {_changed(candidate, other)}")
+    gone = sorted(set(recorded.rejected) - set(again.rejected), key=_offer_of)
+    differences.extend(f"{r.offer}: no longer rejected because {r.words}" for r in gone)
+    new_ones = sorted(set(again.rejected) - set(recorded.rejected), key=_offer_of)
+    differences.extend(f"{r.offer}: now rejected because {r.words}" for r in new_ones)
+    return differences
+
+
+def _considered(intent: Intent) -> list[str]:
+    route = intent.route
+    names = {c.offer for c in route.candidates}
+    names.update(r.offer for r in route.rejected if r.offer)
+    names.update(r.offer for r in intent.permits if r.offer)
+    return sorted(names)
+
+
+def _changed(before: Candidate, after: Candidate) -> str:
+    fields = Candidate.__struct_fields__
+    return ", ".join(
+        f"{name} was {getattr(before, name)}, now {getattr(after, name)}"
+        for name in fields
+        if getattr(before, name) != getattr(after, name)
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "empty"
+
+
+def _offer_of(reason: Reason) -> str:
+    return reason.offer

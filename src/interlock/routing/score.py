@@ -1,0 +1,72 @@
+"""How well an offer suits a mode, in millionths. Integers only, so that a replay gives the same figure.
+
+Every part is absolute: it depends on the offer and the request, not on the other candidates. So a candidate that
+appears or disappears never changes the order of the others.
+
+    score = w_quality * quality + w_cost * (1 - cost) + w_latency * (1 - latency) + w_energy * (1 - energy)
+
+- quality: the model's prior.
+- cost: mean price per token over the request's token bounds, p / (p + 1 USD per million tokens). Free is 0.
+- latency: time to first byte on a logarithmic scale, one step per doubling, so that the noise of a moving average
+  does not separate equal replicas. Unknown is one half.
+- energy: mean energy per token, e / (e + 1 J). Unknown is one half.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from interlock.types.source import Offer
+
+MICRO = 1_000_000
+UNKNOWN_MICRO = MICRO // 2
+COST_HALF_NUSD_PER_MTOK = 1_000_000_000
+ENERGY_HALF_UJ_PER_TOKEN = 1_000_000
+LATENCY_STEPS = 17
+"""Doublings from 1 ms to about two minutes."""
+
+
+class Weights(NamedTuple):
+    """Weights of one mode, in millionths; they add up to one million."""
+
+    quality: int
+    cost: int
+    latency: int
+    energy: int
+
+
+WEIGHTS = {
+    "eco": Weights(quality=200_000, cost=350_000, latency=50_000, energy=400_000),
+    "balanced": Weights(quality=500_000, cost=250_000, latency=150_000, energy=100_000),
+    "quality": Weights(quality=850_000, cost=50_000, latency=90_000, energy=10_000),
+}
+
+
+def latency_micro(first_byte_us: int) -> int:
+    """The latency part for a time to first byte in microseconds: 0 below 1 ms, 1,000,000 from about two minutes on."""
+    step = (max(first_byte_us, 0) // 1000).bit_length()
+    return min(step, LATENCY_STEPS) * MICRO // LATENCY_STEPS
+
+
+def scored(
+    offer: Offer, prompt_tokens: int, completion_tokens: int, weights: Weights, latency: int = UNKNOWN_MICRO
+) -> tuple[int, int, int, int, int]:
+    """(score, quality, cost, latency, energy) of an offer, each 0 to 1,000,000; a higher score is better.
+
+    The token bounds weigh input against output prices. `latency`: already in millionths (`latency_micro`).
+    """
+    model = offer.model
+    price = model.price
+    power = model.power
+    tokens = (prompt_tokens + completion_tokens) or 1
+    quality = model.quality_milli * 1000
+    cost = (price.input_nusd_per_mtok * prompt_tokens + price.output_nusd_per_mtok * completion_tokens) // tokens
+    if cost:
+        cost = MICRO * cost // (cost + COST_HALF_NUSD_PER_MTOK)
+    energy = UNKNOWN_MICRO
+    if power.input_uj_per_token or power.output_uj_per_token:
+        energy = (power.input_uj_per_token * prompt_tokens + power.output_uj_per_token * completion_tokens) // tokens
+        energy = MICRO * energy // (energy + ENERGY_HALF_UJ_PER_TOKEN)
+    w_quality, w_cost, w_latency, w_energy = weights
+    weighted = w_quality * quality + w_cost * (MICRO - cost) + w_latency * (MICRO - latency)
+    return (weighted + w_energy * (MICRO - energy)) // MICRO, quality, cost, latency, energy

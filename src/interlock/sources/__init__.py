@@ -1,0 +1,20 @@
+"""Model sources: how the gateway reaches an engine, what an engine can do, and how busy it is.
+
+A call's way out, and the file of each step:
+
+    requests      the head of the request, built from a prefix that is made once per source and path
+    credentials   the secret in that head: a reference to a file or environment variable, re-read on rotation
+    transport     a pool of HTTP/1.1 connections per source and worker: takes one, writes, enforces the time-outs
+    connection    one connection: what llhttp parses becomes callbacks, with the rules a response must keep
+    dial          how a connection is opened: TCP, an egress proxy's CONNECT tunnel, TLS
+    tls           TLS contexts from an own CA and client certificate, made again when the files change
+
+What is known about a source, off the hot path:
+
+    fields        the request fields each kind of source understands
+    discovery     models, context lengths, versions and abilities, asked of the engine itself
+    load          queue depth and KV-cache use read from the engine's metrics, and its health
+    client        the synchronous HTTP client that discovery uses
+    fetch         one small GET over the pool, for the node's probes
+    board         the shared memory through which a node's workers see all this
+"""

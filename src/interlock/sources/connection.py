@@ -1,0 +1,283 @@
+"""One HTTP/1.1 connection to a source: what llhttp parses becomes callbacks of the call that uses it.
+
+llhttp in its strict mode refuses what RFC 9112 forbids: both Content-Length and Transfer-Encoding, repeated, signed or
+empty lengths, bare line feeds, folded headers, bytes after `Connection: close`. The rules on top of it are here:
+only `chunked` as a transfer coding, no content coding (none was asked for), a bounded head, at most a few interim
+answers, no upgrade, trailers dropped. Bytes that belong to no call end the connection: they would be taken for the
+next caller's answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Protocol
+
+import httptools
+
+from interlock.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from interlock.sources.transport import Call, Pool
+
+SPECIAL = frozenset((b"transfer-encoding", b"content-encoding", b"keep-alive"))
+HEADERS_MAX = 256
+"""Most header fields taken from an answer."""
+_KEEP_ALIVE = re.compile(rb"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
+
+
+class Handler(Protocol):
+    """What a call's owner implements. Callbacks come from the event loop, never from inside `Pool.send`.
+
+    After exactly one of `on_end` and `on_error`, or after `Call.cancel()`, none of them is called again.
+    """
+
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """The final status and the header fields, names in lower case. Interim (1xx) answers are not shown."""
+
+    def on_body(self, data: bytes) -> None:
+        """Bytes of the body as they came, chunk framing removed."""
+
+    def on_end(self) -> None:
+        """The message is complete by its own framing."""
+
+    def on_error(self, error: UpstreamError) -> None:
+        """The call failed; what was received before is not a whole answer."""
+
+
+class Connection(asyncio.Protocol):
+    """A connection and its parser. Used by one call at a time; the pool decides which."""
+
+    __slots__ = (
+        "call",
+        "complete",
+        "ended",
+        "generation",
+        "handler",
+        "head_bytes",
+        "head_done",
+        "headers",
+        "idle_ms_max",
+        "idle_since",
+        "informational",
+        "keep",
+        "open",
+        "parser",
+        "pool",
+        "sent_s",
+        "surplus",
+        "transport",
+        "used",
+    )
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.parser = httptools.HttpResponseParser(self)
+        self.call: Call | None = None
+        self.handler: Handler | None = None
+        self.ended: Handler | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.head_bytes = 0
+        self.head_done = False
+        self.complete = False
+        self.informational = False
+        self.surplus = False
+        self.keep = False
+        self.open = False
+        self.used = False
+        self.sent_s = 0.0
+        self.idle_since = -1.0
+        self.idle_ms_max = pool.idle_ms
+        self.generation = pool.generation
+
+    # -- from the pool
+
+    def start(self, call: Call, now: float) -> None:
+        """Send `call` over this connection. `now`: the loop's clock, seconds."""
+        call.conn = self
+        self.call = call
+        self.handler = call.handler
+        self.headers = []
+        self.head_bytes = 0
+        self.head_done = self.complete = self.informational = self.surplus = False
+        self.sent_s = now
+        data = call.data
+        if isinstance(data, bytes):
+            self.transport.write(data)
+        else:
+            self.transport.writelines(data)
+        if not self.used:
+            call.data = b""  # only a connection that was used before may turn out stale, and need it again
+        if call.paused:
+            self.transport.pause_reading()
+
+    def abort(self) -> None:
+        """Close at once. No callback of the call follows."""
+        self.open = False
+        self.call = self.handler = self.ended = None
+        self.transport.abort()
+
+    # -- from the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is open (TLS included)."""
+        self.transport = transport  # type: ignore[assignment]  # uvloop's does not inherit from asyncio's
+        self.open = True
+        self.pool.made(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of an answer."""
+        if self.call is None:
+            self.abort()
+            return
+        if not self.head_done:
+            self.head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserCallbackError as e:
+            self._handler_failed(e.__context__ or e)
+            return
+        except httptools.HttpParserUpgrade:
+            self._fail("upstream_invalid_response", "switched to another protocol unasked")
+            return
+        except httptools.HttpParserError as e:
+            if not self.complete:
+                self._fail("upstream_invalid_response", f"sent what is not HTTP/1.1: {e}")
+                return
+            self.surplus = True
+        if self.complete:
+            self._finish()
+        elif not self.head_done and self.head_bytes > self.pool.head_bytes_max:
+            self._fail("upstream_invalid_response", f"sent a head of more than {self.pool.head_bytes_max} bytes")
+
+    def eof_received(self) -> bool:
+        """The source will send nothing more: the transport closes, and `connection_lost` decides what that means."""
+        self.open = False
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Closed by the source, the network or us."""
+        self.open = False
+        call, handler = self.call, self.handler
+        self.call = self.handler = None
+        self.pool.lost(self)
+        del self.parser  # it refers back to this object
+        if call is None or handler is None:
+            return
+        if not self.head_bytes and self.used and call.retry_allowed(self.sent_s, self.pool.loop.time()):
+            self.pool.retry(call)
+            return
+        self.pool.done(call)
+        if self.head_done and exc is None and self._until_close():
+            handler.on_end()
+        elif not self.head_bytes:
+            handler.on_error(self.pool.error("upstream_closed", "closed the connection without an answer"))
+        else:
+            handler.on_error(self.pool.error("upstream_cut_off", "closed the connection in the middle of its answer"))
+
+    # -- from the parser
+
+    def on_message_begin(self) -> None:
+        """The first byte of a message; a second message in one answer is surplus."""
+        if self.complete:
+            self.surplus = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header field, or a trailer (dropped)."""
+        if self.head_done:
+            return
+        name = name.lower()
+        if name in SPECIAL:
+            self._special(name, value)
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The end of a head, interim or final."""
+        handler, call = self.handler, self.call
+        if handler is None or call is None:
+            return
+        status = self.parser.get_status_code()
+        if status < 200:
+            self.informational = True
+            self.headers = []
+            return
+        if len(self.headers) > HEADERS_MAX:
+            self._fail("upstream_invalid_response", f"sent more than {HEADERS_MAX} header fields")
+            return
+        self.head_done = True
+        call.data = b""
+        handler.on_head(status, self.headers)
+
+    def on_body(self, data: bytes) -> None:
+        """Bytes of the body."""
+        handler = self.handler
+        if handler is not None:
+            self.call.bytes_seen = True  # type: ignore[union-attr]  # set together with handler
+            handler.on_body(data)
+
+    def on_message_complete(self) -> None:
+        """The end of a message by its framing. `on_end` follows when the rest of the read has been looked at."""
+        if self.informational:
+            self.informational = False
+        elif self.handler is not None:
+            self.complete = True
+            self.keep = self.parser.should_keep_alive()
+            self.ended = self.handler
+            self.handler = None
+
+    # -- inside
+
+    def _special(self, name: bytes, value: bytes) -> None:
+        if name == b"keep-alive":
+            found = _KEEP_ALIVE.search(value)
+            if found:
+                # half a second less than the source says: a request sent in its last moment would be lost
+                self.idle_ms_max = min(self.pool.idle_ms, max(0, int(found[1]) * 1000 - 500))
+            return
+        if name == b"transfer-encoding":
+            if value.strip().lower() != b"chunked":
+                self._fail("upstream_invalid_response", "used a transfer coding other than chunked")
+        elif value.strip().lower() not in (b"identity", b""):
+            self._fail("upstream_invalid_response", "compressed its answer although that was not asked for")
+
+    def _finish(self) -> None:
+        call, handler = self.call, self.ended
+        if call is None or handler is None:
+            return
+        self.call = self.ended = None
+        self.pool.done(call)
+        self.used = True
+        transport = self.transport
+        if self.keep and self.open and not self.surplus and not transport.get_write_buffer_size():
+            if call.paused:
+                transport.resume_reading()
+            self.pool.release(self)
+        else:
+            self.open = False
+            transport.abort()
+        try:
+            handler.on_end()
+        except Exception as e:  # noqa: BLE001 - the connection may carry another call already: it must not be torn down
+            self._report(e)
+
+    def _until_close(self) -> bool:
+        """True when the answer's only end is the end of the connection (RFC 9112 section 6.3, rule 8)."""
+        return not any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
+
+    def _fail(self, code: str, what: str) -> None:
+        call, handler = self.call, self.handler
+        self.abort()
+        if call is not None:
+            self.pool.done(call)
+        if handler is not None:
+            handler.on_error(self.pool.error(code, what))
+
+    def _handler_failed(self, error: BaseException) -> None:
+        # a defect of ours, not of the source: the call ends, the worker goes on, and the log has the trace
+        self._report(error)
+        self.handler = self.handler or self.ended
+        self._fail("internal_error", "could not be served: an internal error, see the log")
+
+    def _report(self, error: BaseException) -> None:
+        self.pool.loop.call_exception_handler({"message": "a response handler raised", "exception": error})

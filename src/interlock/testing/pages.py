@@ -1,0 +1,96 @@
+"""The pages besides inference that an engine of each kind has: models, version, health, metrics.
+
+Forms taken from vLLM 0.32 and llama.cpp's server; "openai" has only `/v1/models`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from interlock.testing.answers import CREATED_S, page
+from interlock.testing.script import Load, Received, Script, Step
+
+KINDS = frozenset({"vllm", "llamacpp", "openai"})
+CONTEXT_LENGTH = 8192
+VLLM_VERSION = "0.32.0"
+
+
+def pages_of(kind: str, models: tuple[str, ...], load: Load) -> dict[str, Script]:
+    """Path -> script. `load` is read anew for every metrics page. Raises ValueError for an unknown kind."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown engine kind {kind!r}; known: {sorted(KINDS)}")
+    if kind == "openai":
+        return {"/v1/models": page({"object": "list", "data": [_openai_model(m) for m in models]})}
+    if kind == "vllm":
+        listing = {"object": "list", "data": [_vllm_model(m, models[0]) for m in models]}
+        return {
+            "/v1/models": page(listing),
+            "/version": page({"version": VLLM_VERSION}),
+            "/health": page(""),
+            "/metrics": _vllm_metrics(models[0], load),
+        }
+    return {
+        "/v1/models": page({"object": "list", "data": [_llamacpp_model(m) for m in models]}),
+        "/health": page({"status": "ok"}),
+        "/props": page(_llamacpp_props(models[0])),
+        "/metrics": _llamacpp_metrics(load),
+    }
+
+
+def _openai_model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": CREATED_S, "owned_by": "scripted"}
+
+
+def _vllm_model(name: str, base: str) -> dict[str, object]:
+    """Every model after the first is a LoRA adapter of the first."""
+    parent = None if name == base else base
+    return _openai_model(name) | {"owned_by": "vllm", "root": name, "parent": parent, "max_model_len": CONTEXT_LENGTH}
+
+
+def _llamacpp_model(name: str) -> dict[str, object]:
+    meta = {"vocab_type": 2, "n_vocab": 49152, "n_ctx_train": CONTEXT_LENGTH, "n_embd": 576, "n_params": 134_515_008}
+    return _openai_model(name) | {"owned_by": "llamacpp", "meta": meta}
+
+
+def _llamacpp_props(name: str) -> dict[str, object]:
+    return {
+        "default_generation_settings": {"n_ctx": CONTEXT_LENGTH},
+        "total_slots": 4,
+        "model_path": f"/models/{name}.gguf",
+        "modalities": {"vision": False, "audio": False},
+        "chat_template": "{% for message in messages %}{{ message.content }}{% endfor %}",
+        "build_info": "b6000-scripted",
+    }
+
+
+def _vllm_metrics(model: str, load: Load) -> Script:
+    def script(received: Received) -> Iterable[Step]:
+        labels = f'{{engine="0",model_name="{model}"}}'
+        text = (
+            "# TYPE vllm:num_requests_running gauge\n"
+            f"vllm:num_requests_running{labels} {float(load.running)}\n"
+            "# TYPE vllm:num_requests_waiting gauge\n"
+            f"vllm:num_requests_waiting{labels} {float(load.waiting)}\n"
+            "# TYPE vllm:kv_cache_usage_perc gauge\n"
+            f"vllm:kv_cache_usage_perc{labels} {load.kv_ratio}\n"
+            "# TYPE vllm:prefix_cache_queries_total counter\n"
+            f"vllm:prefix_cache_queries_total{labels} {float(load.prefix_queries)}\n"
+            "# TYPE vllm:prefix_cache_hits_total counter\n"
+            f"vllm:prefix_cache_hits_total{labels} {float(load.prefix_hits)}\n"
+        )
+        return page(text)(received)
+
+    return script
+
+
+def _llamacpp_metrics(load: Load) -> Script:
+    def script(received: Received) -> Iterable[Step]:
+        text = (
+            "# TYPE llamacpp:requests_processing gauge\n"
+            f"llamacpp:requests_processing {load.running}\n"
+            "# TYPE llamacpp:requests_deferred gauge\n"
+            f"llamacpp:requests_deferred {load.waiting}\n"
+        )
+        return page(text)(received)
+
+    return script

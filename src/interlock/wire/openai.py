@@ -1,0 +1,404 @@
+"""Requests of the OpenAI dialect: read, checked, and turned into features.
+
+Source: OpenAI API reference, "Create chat completion", "Create completion", "Create embeddings"; vLLM and
+llama.cpp follow it. A body is read twice: once into top-level fields kept as raw JSON, which is what is sent on
+(so that a source reads exactly the fields that were checked: a repeated name cannot mean two things), and once
+into the typed fields that decisions need.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from interlock.errors import BadRequest
+from interlock.types.identity import DataClass
+from interlock.types.request import Features
+from interlock.types.source import Ability
+from interlock.wire import fields
+
+Raw = msgspec.Raw
+Fields = dict[str, Raw]
+
+
+class _Part(msgspec.Struct):
+    type: str = "text"
+    text: str | None = None
+    image_url: dict[str, Any] | str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[_Part] | None = None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class _Own(msgspec.Struct, forbid_unknown_fields=True):
+    """The `interlock` body field."""
+
+    data_class: str = ""
+    purpose: str = ""
+    mode: str = ""
+
+
+class _Common(msgspec.Struct):
+    model: str
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    interlock: _Own | None = None
+    logprobs: bool | int | None = None
+    response_format: dict[str, Any] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+
+class _Chat(_Common):
+    messages: list[_Message] = []
+    max_completion_tokens: int | None = None
+    tools: list[Raw] | None = None
+    functions: list[Raw] | None = None
+    top_logprobs: int | None = None
+
+
+class _Completion(_Common):
+    prompt: Any = None
+    best_of: int | None = None
+    echo: bool | None = None
+
+
+class _Embedding(msgspec.Struct):
+    model: str
+    input: Any
+    interlock: _Own | None = None
+    dimensions: int | None = None
+    encoding_format: str | None = None
+
+
+# Plain strings: an enum member hashes in Python, and features are cache keys.
+_CHAT, _COMPLETIONS, _EMBEDDINGS = Ability.chat.value, Ability.completions.value, Ability.embeddings.value
+_fields = msgspec.json.Decoder(Fields)
+_chat = msgspec.json.Decoder(_Chat)
+_completion = msgspec.json.Decoder(_Completion)
+_embedding = msgspec.json.Decoder(_Embedding)
+
+IMAGE_TOKENS = 4096
+"""Upper bound taken for one image when prompt tokens are bounded."""
+_PROMPT_FIELDS = ("messages", "tools", "functions", "response_format")
+N_MAX = 128
+"""Most answers one request may ask for (OpenAI's own bound)."""
+
+
+class Parsed(msgspec.Struct):
+    """A request that was read and checked. `fields`: what is sent on, raw, by name, without our own."""
+
+    operation: str
+    model: str
+    fields: Fields
+    stream: bool
+    wants_usage: bool
+    continuous_usage: bool
+    n: int
+    max_tokens: int
+    """As the caller bounded one answer; 0 when it did not."""
+    max_tokens_field: str
+    needs: tuple[str, ...]
+    actions: tuple[str, ...]
+    prompt_tokens_max: int
+    prompt_bytes: int
+    data_class: str
+    purpose: str
+    mode: str
+    parameters: dict[str, Any]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """The settings that reading a body needs."""
+
+    messages_max: int
+    template_tokens_per_message: int
+
+
+def parse(operation: str, body: bytes, limits: Limits) -> Parsed:
+    """Read the body of `operation` ("chat", "completions", "embeddings").
+
+    Raises BadRequest naming the field at fault.
+    """
+    try:
+        top = _fields.decode(body)
+        if operation == "chat":
+            return _parse_chat(top, _chat.decode(body), limits)
+        if operation == "completions":
+            return _parse_completion(top, _completion.decode(body), limits)
+        return _parse_embedding(top, _embedding.decode(body), limits)
+    except msgspec.ValidationError as e:
+        raise _validation_error(e) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        what = "empty" if not body.strip() else f"not valid JSON: {e}"
+        raise BadRequest(f"The request body is {what}.", code="invalid_json") from None
+    except RecursionError:
+        raise BadRequest("The request body is nested too deeply.", code="invalid_json") from None
+
+
+def _validation_error(e: msgspec.ValidationError) -> BadRequest:
+    text, _, path = str(e).partition(" - at `$")
+    param = path.rstrip("`").lstrip(".") or None
+    if param is None and text.startswith("Object missing required field"):
+        param = text.split("`")[1]
+    where = f" in field {param!r}" if param else ""
+    return BadRequest(f"{text}{where}.", param=param)
+
+
+def _parse_chat(top: Fields, request: _Chat, limits: Limits) -> Parsed:
+    messages = request.messages
+    if not messages:
+        raise BadRequest("Field 'messages' must hold at least one message.", param="messages")
+    if len(messages) > limits.messages_max:
+        raise BadRequest(
+            f"The request has {len(messages)} messages; at most {limits.messages_max} are taken.",
+            param="messages",
+            code="too_many_messages",
+        )
+    prompt_bytes = sum(_size(top, name) for name in _PROMPT_FIELDS)
+    images, image_bytes, remote = 0, 0, False
+    for message in messages:
+        if type(message.content) is list:
+            n, size, fetches = _images(message.content)
+            images, image_bytes, remote = images + n, image_bytes + size, remote or fetches
+    needs = [_CHAT]
+    if request.tools or request.functions:
+        needs.append(Ability.tools.value)
+    if images:
+        needs.append(Ability.vision.value)
+    if request.logprobs or request.top_logprobs:
+        needs.append(Ability.logprobs.value)
+    _needs_format(request, needs)
+    actions = _actions(top)
+    if images:
+        actions.append(fields.USE_IMAGES)
+    if remote:
+        actions.append(fields.FETCH_REMOTE)
+    field: str
+    bound: int | None
+    if request.max_completion_tokens is not None:
+        field, bound = "max_completion_tokens", request.max_completion_tokens
+        if request.max_tokens is not None and request.max_tokens != bound:
+            raise BadRequest("Give max_completion_tokens or max_tokens, not two different bounds.", param="max_tokens")
+    else:
+        field, bound = "max_tokens", request.max_tokens
+    tokens = prompt_bytes - image_bytes + images * IMAGE_TOKENS
+    tokens += limits.template_tokens_per_message * (len(messages) + 1)
+    return _common("chat", top, request, needs, actions, tokens, prompt_bytes, field, bound, request.n)
+
+
+def _parse_completion(top: Fields, request: _Completion, limits: Limits) -> Parsed:
+    prompts = _items(request.prompt, "prompt", limits)
+    needs = [_COMPLETIONS]
+    if request.logprobs:
+        needs.append(Ability.logprobs.value)
+    _needs_format(request, needs)
+    size = _size(top, "prompt") + _size(top, "suffix")
+    answers = max(request.n or 1, request.best_of or 1)
+    actions = _actions(top)
+    parsed = _common("completions", top, request, needs, actions, size, size, "max_tokens", request.max_tokens, answers)
+    parsed.n = parsed.n * prompts
+    return parsed
+
+
+def _parse_embedding(top: Fields, request: _Embedding, limits: Limits) -> Parsed:
+    _items(request.input, "input", limits)
+    size = _size(top, "input")
+    own = request.interlock or _Own()
+    sent = {name: value for name, value in top.items() if name != fields.OWN_FIELD}
+    return Parsed(
+        operation="embeddings",
+        model=request.model,
+        fields=sent,
+        stream=False,
+        wants_usage=True,
+        continuous_usage=False,
+        n=0,
+        max_tokens=0,
+        max_tokens_field="",
+        needs=(_EMBEDDINGS,),
+        actions=tuple(_actions(top)),
+        prompt_tokens_max=size,
+        prompt_bytes=size,
+        data_class=own.data_class,
+        purpose=own.purpose,
+        mode=own.mode,
+        parameters={"dimensions": request.dimensions} if request.dimensions else {},
+    )
+
+
+def _items(value: Any, field: str, limits: Limits) -> int:
+    """How many texts a prompt or input holds: a text, token ids, or a list of either."""
+    if isinstance(value, str) and value:
+        return 1
+    if isinstance(value, list) and value:
+        kinds = {type(item) for item in value}
+        if kinds == {int}:
+            return 1
+        if kinds == {str} or (kinds == {list} and all(type(token) is int for item in value for token in item)):
+            if len(value) > limits.messages_max:
+                raise BadRequest(f"At most {limits.messages_max} texts are taken in field '{field}'.", param=field)
+            return len(value)
+    raise BadRequest(
+        f"Field '{field}' must hold a text, a list of texts, or lists of token ids, and not be empty.", param=field
+    )
+
+
+def _common(
+    operation: str,
+    top: Fields,
+    request: _Common,
+    needs: list[str],
+    actions: list[str],
+    prompt_tokens: int,
+    prompt_bytes: int,
+    bound_field: str,
+    bound: int | None,
+    n: int | None,
+) -> Parsed:
+    if bound is not None and bound < 1:
+        raise BadRequest(f"Field '{bound_field}' must be at least 1.", param=bound_field)
+    n = 1 if n is None else n
+    if not 1 <= n <= N_MAX:
+        raise BadRequest(f"Field 'n' must be between 1 and {N_MAX}.", param="n")
+    if fields.OWN_FIELD in top:
+        own = request.interlock or _Own()
+        del top[fields.OWN_FIELD]
+    else:
+        own = _NO_OWN
+    options = request.stream_options
+    return Parsed(
+        operation=operation,
+        model=request.model,
+        fields=top,
+        stream=bool(request.stream),
+        wants_usage=bool(options and options.include_usage),
+        continuous_usage=bool(options and options.continuous_usage_stats),
+        n=n,
+        max_tokens=bound or 0,
+        max_tokens_field=bound_field,
+        needs=tuple(needs),
+        actions=tuple(actions),
+        prompt_tokens_max=prompt_tokens,
+        prompt_bytes=prompt_bytes,
+        data_class=own.data_class,
+        purpose=own.purpose,
+        mode=own.mode,
+        parameters=_parameters(request, bound),
+    )
+
+
+_NO_OWN = _Own()
+
+
+def _parameters(request: _Common, bound: int | None) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    if request.temperature is not None:
+        parameters["temperature"] = request.temperature
+    if request.top_p is not None:
+        parameters["top_p"] = request.top_p
+    if request.seed is not None:
+        parameters["seed"] = request.seed
+    if bound is not None:
+        parameters["max_tokens"] = bound
+    return parameters
+
+
+def _needs_format(request: _Common, needs: list[str]) -> None:
+    if request.response_format is not None:
+        kind = request.response_format.get("type")
+        if kind in ("json_schema", "json_object"):
+            needs.append(Ability.json_schema.value)
+        elif kind != "text":
+            raise BadRequest(
+                "Field 'response_format.type' must be text, json_object or json_schema.", param="response_format"
+            )
+
+
+def _actions(top: Fields) -> list[str]:
+    """The policy actions that the request's fields ask for, without repeats."""
+    actions: list[str] = []
+    for name in top.keys() & _ACTION_FIELDS:
+        if bytes(top[name]).strip() in fields.HARMLESS.get(name, ()):
+            continue
+        action = fields.FIELD_ACTIONS[name]
+        if action not in actions:
+            actions.append(action)
+    actions.sort()
+    return actions
+
+
+_ACTION_FIELDS = fields.FIELD_ACTIONS.keys()
+
+
+def _images(parts: list[_Part]) -> tuple[int, int, bool]:
+    """(number of images, bytes of inline image data, whether any is fetched from an address)."""
+    count, size, remote = 0, 0, False
+    for part in parts:
+        if part.type == "text":
+            continue
+        if part.type != "image_url":
+            raise BadRequest(
+                f"Content parts of type {part.type!r} are not taken; use text or image_url.", param="messages"
+            )
+        url = part.image_url.get("url") if isinstance(part.image_url, dict) else part.image_url
+        if not isinstance(url, str) or not url:
+            raise BadRequest("A content part of type 'image_url' needs image_url.url.", param="messages")
+        count += 1
+        if url[:5].lower() == "data:":
+            size += len(url)
+        else:
+            remote = True
+    return count, size, remote
+
+
+def _size(top: Fields, name: str) -> int:
+    value = top.get(name)
+    return 0 if value is None else len(memoryview(value))
+
+
+def features(parsed: Parsed, data_class: DataClass, completion_tokens_max: int) -> Features:
+    """What decisions may look at, from a checked request and its resolved data class and bound."""
+    return Features(
+        parsed.operation,
+        parsed.model,
+        data_class,
+        parsed.needs,
+        parsed.actions,
+        parsed.stream,
+        parsed.prompt_bytes,
+        parsed.prompt_tokens_max,
+        completion_tokens_max,
+        parsed.purpose,
+    )
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def build_body(
+    sent: Fields,
+    *,
+    model: str,
+    drop: frozenset[str] | tuple[str, ...] = (),
+    add: dict[str, Any] | None = None,
+) -> bytes:
+    """The body for a source: the checked fields with the model's served name, without `drop`, with `add`."""
+    out: dict[str, Any] = dict(sent)
+    out["model"] = model
+    for name in drop:
+        out.pop(name, None)
+    if add:
+        out.update(add)
+    return _encode(out)

@@ -1,0 +1,111 @@
+"""Checks of a declared configuration beyond its types."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from interlock.control.documents import PolicySpec, PriceSpec
+from interlock.control.parse import parse
+from interlock.control.plan import ConfigErrors, flatten, plan, result, sections
+from interlock.control.validate import check, nano_usd, price, sunset_s, sunset_text
+from interlock.errors import ConfigError
+from interlock.types.source import Price
+from tests.unit.control.samples import FULL
+
+
+def _check(text: str, stored: str = "") -> None:
+    before = flatten(parse([("stored", stored)])[0])
+    document, places = parse([("x.yaml", text)])
+    declared = flatten(document, places)
+    steps = plan(before, declared, prune=document.prune, within=sections(document))
+    check(declared, result(before, declared, steps), places, _no_cedar)
+
+
+def _no_cedar(spec: PolicySpec, _tenant: str) -> None:
+    if "bad" in spec.cedar:
+        raise ConfigError("unexpected token")
+
+
+def test_the_full_document_is_sound() -> None:
+    _check(FULL)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: globex", "name: platform", "x.yaml:35: tenants[1].name: 'platform' is reserved"),
+        ("name: globex", "name: 'a b'", "x.yaml:35: tenants[1].name: 'a b' is no name"),
+        ("Europe/Berlin", "Europe/Nowhere", "x.yaml:4: tenants[0].time_zone: 'Europe/Nowhere' is no IANA time zone"),
+        (
+            "[research, legal]",
+            "[research, sales]",
+            "x.yaml:9: tenants[0].principals[0].teams[1]: there is no",
+        ),
+        ("may_act_for: [alice]", "may_act_for: [bob]", "there is no principal 'bob' in tenant acme"),
+        ("kind: agent, ", "", "only an agent acts for others"),
+        ("principal: alice, data_class", "principal: eve, data_class", "there is no principal 'eve'"),
+        ("scopes: [admin]", "scopes: []", "a key needs at least one scope"),
+        ("expires_in_days: 90", "expires_in_days: 90000", "at most 3650 days"),
+        ('cedar: permit(principal in Team::"legal", action, resource);', "", "either cedar text or a template"),
+        ("permit(principal", "bad(principal", "tenants[0].policies[1].cedar: unexpected token"),
+        ("sunset: 2027-01-31", "sunset: soon", "'soon' is no ISO 8601"),
+        ("name: fast", "name: auto", "'auto' is reserved"),
+        ("name: fast", "name: a::b", "is no alias name"),
+        ("source: local, weight: 9", "source: remote", "there is no source 'remote'"),
+        ("https://id.acme.example/jwks", "http://id.acme.example/jwks", "must be https"),
+        ("audience: interlock", "audience: ''", "an audience is needed"),
+        ("audience: interlock", "audience: x\n    algorithms: [HS256]", "choose from ES256"),
+        ("{researchers: research}", "{researchers: nobody}", "group_teams.researchers: there is no team 'nobody'"),
+        ("http://127.0.0.1:9000", "127.0.0.1:9000", "sources[0].url: needs the form http"),
+        ("http://127.0.0.1:9000", "http://u:p@127.0.0.1:9000", "holds a user or password"),
+        ("waiting_resume: 1", "waiting_resume: 5", "must not be above waiting_max"),
+        ("{env: CLOUD_KEY}", "{env: CLOUD_KEY, file: /x}", "names either env or file"),
+        ("https://api.example.com", "http://api.example.com", "not sent off-prem in the clear"),
+        ("tenant: acme", "tenant: acme\n  granted_to: [globex]", "leave out one of the two"),
+        ("0.15", "-1", "sources[1].price.input_usd_per_mtok"),
+        ("0.15", "0.00000000015", "nine decimal places"),
+        ("{ca_file: /etc/ca.pem}", "{cert_file: /x}", "needs both cert_file and key_file"),
+    ],
+)
+def test_faults_are_told_with_line_and_path(old: str, new: str, message: str) -> None:
+    assert old in FULL
+    with pytest.raises(ConfigErrors) as caught:
+        _check(FULL.replace(old, new, 1))
+    assert any(message in e for e in caught.value.errors), caught.value.errors
+    assert all(e.startswith("x.yaml:") for e in caught.value.errors)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        _check("tenants:\n- {name: '?', time_zone: Mars}\nsources:\n- {name: s, kind: vllm, url: ftp://x}\n")
+    assert len(caught.value.errors) == 3
+    assert "(and 2 more)" in caught.value.message
+
+
+def test_what_is_deleted_must_not_be_needed_by_what_stays() -> None:
+    with pytest.raises(ConfigErrors, match="principal alice in acme: there is no team 'research'"):
+        _check("prune: true\ntenants: [{name: acme, teams: []}]", stored=FULL)
+
+
+def test_references_may_lead_to_what_is_stored_already() -> None:
+    _check("tenants: [{name: acme, keys: [{name: second, principal: alice}]}]", stored=FULL)
+
+
+@pytest.mark.parametrize("text", ["2027-01-31", "2027-01-31T10:00:00Z", ""])
+def test_sunset_is_told_back_as_it_was_given(text: str) -> None:
+    assert sunset_text(sunset_s(text)) == text
+
+
+def test_prices_are_exact() -> None:
+    assert nano_usd(0.15) == 150_000_000
+    assert nano_usd("0.000000001") == 1
+    assert nano_usd(3) == 3_000_000_000
+    assert all(nano_usd(cents / 100) == int(Decimal(cents) * 10_000_000) for cents in range(0, 10_000, 7))
+    assert price(PriceSpec(input_usd_per_mtok=1)) == Price(
+        input_nusd_per_mtok=1_000_000_000, cached_input_nusd_per_mtok=1_000_000_000, output_nusd_per_mtok=0
+    )
+    for bad in ("x", float("nan"), float("inf"), -0.1):
+        with pytest.raises(ValueError, match="no amount"):
+            nano_usd(bad)

@@ -1,0 +1,653 @@
+"""The pool: answers by the rules of RFC 9112, connections that are kept or not, time-outs, cancelling and pausing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvloop
+
+from interlock.settings import Settings
+from interlock.sources.transport import Deadlines, Pool
+from interlock.types.source import Source, SourceKind
+from tests.unit.sources.upstream import (
+    OK,
+    PATIENT,
+    Recorder,
+    Script,
+    answers,
+    exchange,
+    pool_to,
+    read_request,
+    request,
+    send,
+    until,
+    upstream,
+)
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
+    """Runs a coroutine on either loop: the gateway's own and the standard one."""
+    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    def runner(coroutine: Awaitable[None]) -> None:
+        with asyncio.Runner(loop_factory=factory) as it:
+            it.run(coroutine)  # type: ignore[arg-type]
+
+    return runner
+
+
+Run = Callable[[Awaitable[None]], None]
+
+
+def test_answers_are_delivered_and_the_connection_is_kept(run: Run) -> None:
+    async def main() -> None:
+        chunked = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: u\r\n\r\n"
+        async with upstream(answers(OK, chunked, OK)) as server, pool_to(server.port) as pool:
+            first = await exchange(pool)
+            second = await exchange(pool, [request()[:20], request()[20:]])
+            third = await exchange(pool)
+            assert (first.status, first.body, first.ends) == (200, b"ok", 1)
+            assert first.headers == [(b"content-length", b"2")]
+            assert (second.status, second.pieces) == (201, [b"abc", b"de"])
+            assert second.headers == [(b"transfer-encoding", b"chunked"), (b"x-a", b"b")]
+            assert third.body == b"ok"
+            assert (server.accepted, pool.connections, pool.idle, pool.active) == (1, 1, 1, 0)
+
+    run(main())
+
+
+def test_an_answer_in_single_bytes_is_the_same(run: Run) -> None:
+    async def main() -> None:
+        async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            for i in range(len(OK)):
+                writer.write(OK[i : i + 1])
+                await asyncio.sleep(0.001)
+            await reader.read()
+
+        async with upstream(drip) as server, pool_to(server.port) as pool:
+            got = await exchange(pool)
+            assert (got.status, got.body, pool.idle) == (200, b"ok", 1)
+
+    run(main())
+
+
+def test_interim_answers_are_skipped(run: Run) -> None:
+    async def main() -> None:
+        reply = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK
+        async with upstream(answers(reply)) as server, pool_to(server.port) as pool:
+            got = await exchange(pool)
+            assert (got.status, got.headers, got.body) == (200, [(b"content-length", b"2")], b"ok")
+            assert pool.idle == 1
+
+    run(main())
+
+
+def test_a_body_without_length_ends_with_the_connection(run: Run) -> None:
+    async def main() -> None:
+        reply = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nto the end"
+        async with upstream(answers(reply, close=True)) as server, pool_to(server.port) as pool:
+            got = await exchange(pool)
+            assert (got.code, got.body) == ("", b"to the end")
+            assert pool.idle == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        OK + b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad",
+        OK + b"HT",
+        OK + b"\0\0\0",
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nokmore",
+    ],
+    ids=["close", "http/1.0", "second answer", "part of an answer", "noise", "bytes after close"],
+)
+def test_connections_that_must_not_be_used_again(run: Run, reply: bytes) -> None:
+    async def main() -> None:
+        async with upstream(answers(reply), answers(OK)) as server, pool_to(server.port) as pool:
+            got = await exchange(pool)
+            assert (got.code, got.status, got.body, got.ends) == ("", 200, b"ok", 1)
+            assert pool.idle == 0
+            assert (await exchange(pool)).body == b"ok"
+            assert server.accepted == 2
+
+    run(main())
+
+
+INVALID = {
+    "garbage": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "http/2": b"HTTP/2 200 OK\r\n\r\n",
+    "both lengths": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n",
+    "length twice": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n",
+    "signed length": b"HTTP/1.1 200 OK\r\ncontent-length: +2\r\n\r\nok",
+    "folded header": b"HTTP/1.1 200 OK\r\nx: a\r\n b\r\ncontent-length: 2\r\n\r\nok",
+    "bare line feeds": b"HTTP/1.1 200 OK\ncontent-length: 2\n\nok",
+    "other coding": b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "compressed": b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\nok",
+    "upgrade": b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nxx",
+    "bad chunk size": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nok\r\n0\r\n\r\n",
+    "chunk too long": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nok\r\n0\r\n\r\n",
+    "endless head": b"HTTP/1.1 200 OK\r\n" + b"x: " + b"a" * 50_000,
+    "many headers": b"HTTP/1.1 200 OK\r\n" + b"x: a\r\n" * 300 + b"content-length: 2\r\n\r\nok",
+    "endless interim": b"HTTP/1.1 100 Continue\r\n\r\n" * 3000,
+}
+
+
+@pytest.mark.parametrize("reply", INVALID.values(), ids=INVALID.keys())
+def test_invalid_answers_are_refused(run: Run, reply: bytes) -> None:
+    async def main() -> None:
+        async with upstream(answers(reply)) as server, pool_to(server.port) as pool:
+            got = await exchange(pool)
+            assert (got.code, got.ends) == ("upstream_invalid_response", 0)
+            assert got.error is not None
+            assert got.error.message.startswith("source 'local' ")
+            assert str(server.port) not in got.error.message
+            assert pool.idle == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nabc",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+    ],
+    ids=["length", "inside a chunk", "no last chunk", "inside the head", "only interim"],
+)
+def test_a_cut_answer_is_an_error(run: Run, reply: bytes) -> None:
+    async def main() -> None:
+        async with upstream(answers(reply, close=True)) as server, pool_to(server.port) as pool:
+            got = await exchange(pool)
+            assert (got.code, got.ends) == ("upstream_cut_off", 0)
+
+    run(main())
+
+
+def test_a_fresh_connection_closed_without_an_answer_is_not_tried_again(run: Run) -> None:
+    async def main() -> None:
+        async with upstream(answers(b"", close=True)) as server, pool_to(server.port) as pool:
+            got = await exchange(pool)
+            assert got.code == "upstream_closed"
+            assert server.accepted == 1
+
+    run(main())
+
+
+def test_a_stale_connection_is_replaced_once(run: Run) -> None:
+    async def main() -> None:
+        seen: list[bytes] = []
+
+        async def stale(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            writer.write(OK)
+            await read_request(reader)  # and closes without a word, as an idle time-out does
+
+        async def fresh(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(await read_request(reader))
+            writer.write(OK)
+            await reader.read()
+
+        async with upstream(stale, fresh) as server, pool_to(server.port) as pool:
+            await exchange(pool)
+            got = await exchange(pool, request(b"the second"))
+            assert (got.body, got.ends, server.accepted) == (b"ok", 1, 2)
+            assert seen == [request(b"the second")]
+        async with upstream(stale, answers(b"", close=True)) as server, pool_to(server.port) as pool:
+            await exchange(pool)
+            assert (await exchange(pool)).code == "upstream_closed"
+            assert server.accepted == 2
+
+    run(main())
+
+
+def test_a_connection_lost_long_after_sending_is_not_retried(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interlock.sources.transport.RETRY_WINDOW_S", -1.0)
+
+    async def main() -> None:
+        async def worked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            writer.write(OK)
+            await read_request(reader)
+
+        async with upstream(worked) as server, pool_to(server.port) as pool:
+            await exchange(pool)
+            assert (await exchange(pool)).code == "upstream_closed"
+            assert server.accepted == 1
+
+    run(main())
+
+
+def test_bytes_on_an_idle_connection_end_it(run: Run) -> None:
+    async def main() -> None:
+        async def talkative(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            writer.write(OK)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nnot you")
+            await reader.read()
+
+        async with upstream(talkative, answers(OK)) as server, pool_to(server.port) as pool:
+            await exchange(pool)
+            await until(lambda: server.closed == 1)
+            assert (await exchange(pool)).body == b"ok"
+            assert server.accepted == 2
+
+    run(main())
+
+
+def test_nobody_listens_and_unknown_names(run: Run) -> None:
+    async def main() -> None:
+        async with upstream(answers(OK)) as server:
+            port = server.port
+        async with pool_to(port) as pool:
+            assert (await exchange(pool)).code == "connect_failed"
+        source = Source("src_1", "local", SourceKind.openai, "http://no-such-host.invalid:1")
+        async with pool_to(0, source=source) as pool:
+            assert (await exchange(pool)).code == "name_not_resolved"
+
+    run(main())
+
+
+def test_a_full_pool_refuses_and_never_from_inside_send(run: Run) -> None:
+    async def main() -> None:
+        hold = asyncio.Event()
+
+        async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            await hold.wait()
+            writer.write(OK)
+            await reader.read()
+
+        async with upstream(slow) as server, pool_to(server.port, Settings(pool_connections_max=2)) as pool:
+            _, a = send(pool)
+            _, b = send(pool)
+            _, c = send(pool)
+            assert c.error is None
+            await asyncio.wait_for(c.over, 5)
+            assert c.code == "upstream_pool_full"
+            hold.set()
+            await asyncio.gather(a.over, b.over)
+            assert (a.body, b.body, pool.connections) == (b"ok", b"ok", 2)
+
+    run(main())
+
+
+def test_a_call_that_waits_takes_the_first_connection_that_is_free(run: Run) -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await gate.wait()
+
+        async with upstream(answers(OK, OK), never) as server, pool_to(server.port) as pool:
+            await exchange(pool)
+            _, first = send(pool)
+            _, second = send(pool)  # asks for a second connection; whichever is ready first serves it
+            await asyncio.wait_for(first.over, 5)
+            gate.set()
+            await asyncio.wait_for(second.over, 5)
+            assert first.body == b"ok"
+
+    run(main())
+
+
+def test_cancel_closes_the_connection_and_silences_the_handler(run: Run) -> None:
+    async def main() -> None:
+        async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            while not reader.at_eof():
+                writer.write(b"1\r\nx\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.001)
+
+        async with upstream(endless) as server, pool_to(server.port) as pool:
+            call, got = send(pool)
+            await until(lambda: got.body)
+            call.cancel()
+            call.cancel()
+            size = len(got.body)
+            await until(lambda: server.closed == 1)
+            assert (len(got.body), got.over.done(), pool.active, pool.connections) == (size, False, 0, 0)
+            waiting, silent = send(pool)
+            waiting.cancel()
+            await asyncio.sleep(0.02)
+            assert not silent.over.done()
+
+    run(main())
+
+
+def test_cancel_inside_a_callback(run: Run) -> None:
+    async def main() -> None:
+        class Once(Recorder):
+            def on_body(self, data: bytes) -> None:
+                super().on_body(data)
+                call.cancel()
+
+        two = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
+        async with upstream(answers(two), answers(OK)) as server, pool_to(server.port) as pool:
+            once = Once()
+            call = pool.send(request(), once, deadlines=PATIENT)
+            await until(lambda: once.body)
+            await asyncio.sleep(0.01)
+            assert (once.body, once.over.done(), pool.idle) == (b"a", False, 0)
+            assert (await exchange(pool)).body == b"ok"
+
+    run(main())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_handler_that_raises_ends_its_own_call_only(run: Run) -> None:
+    async def main() -> None:
+        problems: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context["exception"]))
+
+        class InBody(Recorder):
+            def on_body(self, data: bytes) -> None:
+                raise RuntimeError("body")
+
+        class InEnd(Recorder):
+            def on_end(self) -> None:
+                super().on_end()
+                raise RuntimeError("end")
+
+        async with upstream(answers(OK, OK, OK)) as server, pool_to(server.port) as pool:
+            body, end = InBody(), InEnd()
+            pool.send(request(), body, deadlines=PATIENT)
+            await asyncio.wait_for(body.over, 5)
+            assert body.code == "internal_error"
+            pool.send(request(), end, deadlines=PATIENT)
+            await asyncio.wait_for(end.over, 5)
+            assert (await exchange(pool)).body == b"ok"
+            assert server.accepted == 2
+            assert [str(p) for p in problems] == ["body", "end"]
+
+    run(main())
+
+
+def test_pausing_stops_the_source_and_loses_nothing(run: Run) -> None:
+    async def main() -> None:
+        size, sent = 8_000_000, 0
+
+        async def big(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal sent
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+            while sent < size:
+                writer.write(b"y" * 40_000)
+                sent += 40_000
+                await writer.drain()
+            await reader.read()
+
+        async with upstream(big, answers(OK)) as server, pool_to(server.port) as pool:
+            call, got = send(pool, Deadlines(9, 9, 9, 99))
+            await until(lambda: got.body)
+            call.pause()
+            call.pause()
+            for now in range(0, 60, 5):
+                pool.sweep(now)
+            await asyncio.sleep(0.1)
+            held, stopped = len(got.body), sent
+            await asyncio.sleep(0.05)
+            assert len(got.body) == held < size
+            assert sent == stopped < size
+            call.resume()
+            await asyncio.wait_for(got.over, 5)
+            assert (len(got.body), got.ends, pool.idle) == (size, 1, 1)
+
+    run(main())
+
+
+def test_a_request_larger_than_the_socket_buffer(run: Run) -> None:
+    async def main() -> None:
+        body = b"z" * 5_000_000
+        got: list[int] = []
+
+        async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            got.append(len(await read_request(reader)))
+            writer.write(OK)
+            await reader.read()
+
+        async with upstream(count) as server, pool_to(server.port) as pool:
+            assert (await exchange(pool, request(body))).body == b"ok"
+            assert got == [len(request(body))]
+
+    run(main())
+
+
+def test_an_answer_before_the_request_is_through_ends_the_connection(run: Run) -> None:
+    async def main() -> None:
+        async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.2)
+
+        async with upstream(early) as server, pool_to(server.port) as pool:
+            got = await exchange(pool, request(b"z" * 20_000_000))
+            assert (got.status, got.ends, pool.idle) == (413, 1, 0)
+
+    run(main())
+
+
+# -- time
+
+
+async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+def _head_then(*pieces: bytes) -> Script:
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for piece in pieces:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await writer.drain()
+        await reader.read()
+
+    return script
+
+
+def test_first_event_timeout_counts_from_sending_and_is_never_early(run: Run) -> None:
+    async def main() -> None:
+        async with upstream(_head_then()) as server, pool_to(server.port) as pool:
+            _, got = send(pool, Deadlines(3, 5, 2, 100))
+            await until(lambda: got.status)
+            for now in (10.0, 14.9):
+                pool.sweep(now)
+            assert not got.over.done()
+            pool.sweep(15.0)
+            assert (got.code, got.ends, pool.active) == ("first_event_timeout", 0, 0)
+            assert got.error is not None
+            assert got.error.status == 504
+            await until(lambda: server.closed == 1)
+
+    run(main())
+
+
+def test_between_events_timeout(run: Run) -> None:
+    async def main() -> None:
+        async with upstream(_head_then(b"one")) as server, pool_to(server.port) as pool:
+            _, got = send(pool, Deadlines(3, 5, 2, 100))
+            pool.sweep(10.0)
+            await until(lambda: got.body)
+            for now in (14.0, 15.9):
+                pool.sweep(now)
+            assert not got.over.done()
+            pool.sweep(16.0)
+            assert got.code == "between_events_timeout"
+
+    run(main())
+
+
+def test_comments_do_not_count_when_the_handler_counts_events(run: Run) -> None:
+    async def main() -> None:
+        async with upstream(_head_then(b": still here\n\n")) as server, pool_to(server.port) as pool:
+            call, got = send(pool, Deadlines(3, 5, 2, 100), count_bytes=False)
+            pool.sweep(10.0)
+            await until(lambda: got.body)
+            pool.sweep(14.0)
+            pool.sweep(15.0)
+            assert got.code == "first_event_timeout"
+            call, got = send(pool, Deadlines(3, 5, 2, 100), count_bytes=False)
+            pool.sweep(20.0)
+            await until(lambda: got.body)
+            call.event()
+            pool.sweep(21.0)
+            pool.sweep(23.0)
+            assert got.code == "between_events_timeout"
+
+    run(main())
+
+
+def test_total_timeout_whatever_arrives(run: Run) -> None:
+    async def main() -> None:
+        async with upstream(_head_then(b"one")) as server, pool_to(server.port) as pool:
+            call, got = send(pool, Deadlines(3, 50, 50, 7))
+            await until(lambda: got.body)
+            for now in range(10, 17):
+                call.bytes_seen = True
+                pool.sweep(now)
+            assert not got.over.done()
+            pool.sweep(17.0)
+            assert got.code == "total_timeout"
+
+    run(main())
+
+
+def test_connect_timeout(run: Run) -> None:
+    async def main() -> None:
+        started = asyncio.Event()
+
+        async def stuck(*_: object) -> None:
+            started.set()
+            await asyncio.sleep(60)
+
+        async with pool_to(1) as pool:
+            pool.loop.create_connection = stuck  # type: ignore[method-assign,assignment]
+            _, got = send(pool, Deadlines(3, 50, 50, 70))
+            await started.wait()
+            pool.sweep(10.0)
+            pool.sweep(12.9)
+            assert not got.over.done()
+            pool.sweep(13.0)
+            assert got.code == "connect_timeout"
+            await asyncio.sleep(0)
+
+    # uvloop's loop takes no attributes
+    asyncio.run(main())
+
+
+def test_idle_connections_go_after_their_time_or_the_sources(run: Run) -> None:
+    async def main() -> None:
+        hint = b"HTTP/1.1 200 OK\r\nkeep-alive: timeout=5, max=100\r\ncontent-length: 2\r\n\r\nok"
+        for reply, last in ((OK, 29.9), (hint, 4.4)):
+            async with upstream(answers(reply)) as server, pool_to(server.port) as pool:
+                await exchange(pool)
+                pool.sweep(100.0)
+                pool.sweep(100.0 + last)
+                assert pool.idle == 1
+                pool.sweep(100.2 + last)
+                assert pool.idle == 0
+                await until(lambda: server.closed == 1)  # noqa: B023
+
+    run(main())
+
+
+def test_the_pool_keeps_no_more_idle_connections_than_it_may(run: Run) -> None:
+    async def main() -> None:
+        settings = Settings(pool_idle_max=1)
+        async with upstream(answers(OK)) as server, pool_to(server.port, settings) as pool:
+            calls = [send(pool)[1] for _ in range(4)]
+            await asyncio.gather(*(c.over for c in calls))
+            assert server.accepted == 4
+            assert pool.idle == 1
+
+    run(main())
+
+
+# -- the end of a pool
+
+
+def test_retire_lets_running_calls_end(run: Run) -> None:
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            await gate.wait()
+            writer.write(OK)
+            await reader.read()
+
+        async with upstream(slow) as server, pool_to(server.port) as pool:
+            _, got = send(pool)
+            await until(lambda: pool.connections == 1)
+            pool.retire()
+            assert (await exchange(pool)).code == "upstream_pool_closed"
+            gate.set()
+            await asyncio.wait_for(got.over, 5)
+            assert got.body == b"ok"
+            await until(lambda: pool.connections == 0)
+
+    run(main())
+
+
+def test_close_cuts_what_runs(run: Run) -> None:
+    async def main() -> None:
+        async with upstream(_silent) as server, pool_to(server.port) as pool:
+            _, sent = send(pool)
+            await until(lambda: pool.connections == 1)
+            _, dialing = send(pool)
+            await pool.close()
+            assert (sent.code, dialing.code) == ("upstream_pool_closed",) * 2
+
+    run(main())
+
+
+def test_renew_uses_no_old_connection(run: Run) -> None:
+    async def main() -> None:
+        async with upstream(answers(OK, OK)) as server, pool_to(server.port) as pool:
+            await exchange(pool)
+            _, running = send(pool)
+            pool.renew()
+            await asyncio.wait_for(running.over, 5)
+            assert running.body == b"ok"
+            assert pool.idle == 0
+            await exchange(pool)
+            assert server.accepted == 2
+
+    run(main())
+
+
+def test_many_at_once(run: Run) -> None:
+    async def main() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                body = (await read_request(reader)).partition(b"\r\n\r\n")[2]
+                await asyncio.sleep(0)
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+        async def caller(pool: Pool, name: int) -> None:
+            for i in range(5):
+                body = b"%d-%d" % (name, i)
+                assert (await exchange(pool, request(body))).body == body
+
+        async with upstream(serve) as server, pool_to(server.port) as pool:
+            await asyncio.gather(*(caller(pool, n) for n in range(40)))
+            assert pool.connections <= 40
+            assert pool.idle == pool.connections
+
+    run(main())
