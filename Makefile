@@ -20,3 +20,43 @@ UP_ARGS ?=
 	@touch $@
 
 setup: .venv/.ready
+
+lock:
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -c requirements/dev.txt pyproject.toml -o requirements/run.txt
+	awk '/^uv==/{p=1} p&&/^[a-z]/&&!/^uv==/{exit} p' requirements/dev.txt > requirements/uv.txt
+	! grep -n '://' requirements/*.txt
+
+up: .venv/.ready
+	$(BIN)/interlock up --demo $(UP_ARGS)
+
+check: .venv/.ready
+	$(BIN)/ruff format --check src tests bench scripts
+	$(BIN)/ruff check src tests bench scripts
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_tree.py
+
+test: .venv/.ready
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+prove: .venv/.ready
+	$(BIN)/python -m tests.prove $(PROVE_ARGS)
+
+bench: .venv/.ready
+	$(BIN)/python -m bench.run $(BENCH_ARGS)
+
+test-vllm: .venv/.ready
+	$(BIN)/python scripts/vllm_setup.py
+	$(BIN)/pytest -m vllm $(PYTEST_ARGS) tests/vllm
+
+wheel: .venv/.ready
+	rm -rf dist
+	$(BIN)/python -m hatchling build -t wheel
+
+format: .venv/.ready
+	$(BIN)/ruff format src tests bench scripts
+	$(BIN)/ruff check --fix src tests bench scripts
+
+clean:
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -12,6 +12,7 @@ have been answered, so that a stall counts for every call it delays.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import gc
 import json
@@ -25,6 +26,7 @@ import uvloop
 PROMPT_BYTES = 1024
 EVENT_MARK = b"data: "
 TICK_S = 0.001
+RATE_CONNECTIONS = 512
 
 
 def request(model: str, key: str, stream_events: int = 0) -> bytes:
@@ -148,13 +150,15 @@ class Load:
         return {"count": state["ended"], "seconds": seconds, "per_second": state["ended"] / seconds, "faults": faults}
 
     async def rate(self, port: int, rate: float, seconds: float, data: bytes) -> dict[str, Any]:
-        """Open loop: `rate` arrivals a second, evenly spread."""
-        free = list(await self.callers(port, 64))
+        """Open loop: `rate` arrivals a second, evenly spread over at most `RATE_CONNECTIONS` connections; an arrival
+        that finds none free waits for one, and its wait counts."""
+        callers = await self.callers(port, RATE_CONNECTIONS)
+        free = list(callers)
+        waiting: collections.deque[float] = collections.deque()
         latencies: list[float] = []
         late: list[float] = []
-        all_in = asyncio.Event()
         faults: dict[str, int] = {}
-        opened: list[asyncio.Task[Any]] = []
+        all_in = asyncio.Event()
         total = int(rate * seconds)
 
         def finish(caller: Caller) -> None:
@@ -162,15 +166,12 @@ class Load:
             fault = caller.fault(False)
             if fault:
                 faults[fault] = faults.get(fault, 0) + 1
-            if caller.open:
+            if waiting and caller.open:
+                caller.call(data, finish, waiting.popleft())
+            elif caller.open:
                 free.append(caller)
             if len(latencies) == total:
                 all_in.set()
-
-        async def grow(now: float) -> None:
-            _, caller = await self.loop.create_connection(Caller, "127.0.0.1", port)
-            self.pools[port].append(caller)
-            caller.call(data, finish, now)
 
         start = time.monotonic() + 0.01
         sent = 0
@@ -182,11 +183,12 @@ class Load:
                 if free:
                     free.pop().call(data, finish, now)
                 else:
-                    opened.append(self.loop.create_task(grow(now)))
+                    waiting.append(now)
             await asyncio.sleep(TICK_S)
-        await asyncio.gather(*opened)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(all_in.wait(), 30)
+        if len(latencies) < total:
+            faults["no answer within 30 s"] = total - len(latencies)
         return {
             "count": total, "answered": len(latencies), "faults": faults, **percentiles(latencies),
             "sent_late_p99_ms": percentiles(late)["p99_ms"],

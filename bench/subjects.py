@@ -218,12 +218,12 @@ sources:
 tenants:
   - name: bench
     teams:
-      - {{name: load, limits: {{requests_per_minute: 100000000, tokens_per_minute: 1000000000000, concurrency: 100000}}}}
+      - {{name: load, limits: {{requests_per_minute: 100000000, tokens_per_minute: 1000000000, concurrency: 100000}}}}
     principals:
       - name: loader
         kind: service
         teams: [load]
-        limits: {{requests_per_minute: 100000000, tokens_per_minute: 1000000000000, concurrency: 100000}}
+        limits: {{requests_per_minute: 100000000, tokens_per_minute: 1000000000, concurrency: 100000}}
     policies:
       - id: load-may-use-bench
         template: team-may-use-models
@@ -232,7 +232,7 @@ tenants:
       - name: bench
         principal: loader
         scopes: [infer]
-        limits: {{requests_per_minute: 100000000, tokens_per_minute: 1000000000000, concurrency: 100000}}
+        limits: {{requests_per_minute: 100000000, tokens_per_minute: 1000000000, concurrency: 100000}}
 """
 """Profile direct: the model is named, a policy permits, limits count at all three levels, everything is recorded."""
 

@@ -32,6 +32,9 @@ class Settings:
     home: str = setting("~/.interlock", "Folder of everything this installation keeps.", group="home")
     node: str = setting("", "Name of this node in records; empty: the host name.", group="home")
     workers: int = setting(0, "Gateway worker processes; 0: one per core.", group="home", minimum=0)
+    worker_silent_ms_max: int = setting(
+        30_000, "How long a worker's event loop may stand still before it is replaced.", group="home", minimum=1000
+    )
     stop_grace_ms: int = setting(8000, "How long running calls may finish when asked to stop.", group="home", minimum=0)
     pepper_file: str = setting(
         "", "File with the secret that API keys are hashed under; empty: `secrets/pepper` in the home.", group="home"
@@ -73,6 +76,7 @@ class Settings:
     tls_reload_interval_ms: int = setting(
         5000, "How often the certificate files are looked at for a change.", group="gateway", minimum=100
     )
+    listen_backlog: int = setting(1024, "Connections that may wait to be accepted.", group="gateway", minimum=1)
     connections_max: int = setting(
         8192, "Client connections per worker; more are closed at once.", group="gateway", minimum=1
     )
@@ -158,7 +162,7 @@ class Settings:
         1000, "How often a node asks for a newer snapshot, besides being told.", group="snapshot", minimum=50
     )
     snapshot_deltas_max: int = setting(
-        256, "Deltas kept beside a node's stored snapshot before it is written whole again.", group="snapshot", minimum=1
+        256, "Deltas stored beside a node's snapshot before it is written whole again.", group="snapshot", minimum=1
     )
     snapshot_age_max_s_public: int = setting(
         604_800, "Oldest confirmed snapshot on which public calls are served.", group="snapshot", minimum=1
@@ -194,6 +198,17 @@ class Settings:
         86_400, "Oldest keys of an issuer that are still believed.", group="identity", minimum=60
     )
     jwks_bytes_max: int = setting(262_144, "Largest key set taken from an issuer.", group="identity", minimum=1024)
+    jwks_keys_max: int = setting(64, "Most keys taken from one issuer's key set.", group="identity", minimum=1)
+    jwks_timeout_ms: int = setting(5000, "Longest fetch of an issuer's key set.", group="identity", minimum=1)
+    jwks_hosts_private: str = setting(
+        "",
+        "Hosts, comma-separated, from which key sets may be fetched although their address is private or loopback.",
+        group="identity",
+    )
+    jwks_ca_file: str = setting(
+        "", "CA bundle (PEM) that issuers' certificates are checked with; empty: the system's.", group="identity"
+    )
+    jwt_bytes_max: int = setting(16_384, "Largest bearer token looked at.", group="identity", minimum=256)
     jwt_leeway_s: int = setting(30, "Clock difference allowed in a token's times.", group="identity", minimum=0)
     jwt_cache_max: int = setting(8192, "Verified tokens a worker remembers.", group="identity", minimum=0)
 
@@ -229,6 +244,12 @@ class Settings:
     limit_slots: int = setting(
         65_536, "Keys, principals and teams whose limits one node counts at a time.", group="limits", minimum=64
     )
+    limit_lock_wait_ms: int = setting(
+        100,
+        "Longest wait for counters that another worker holds; then the call is refused.",
+        group="limits",
+        minimum=1,
+    )
 
     # -- control
     control_host: str = setting("127.0.0.1", "Address the admin API listens on.", group="control")
@@ -245,6 +266,9 @@ class Settings:
     )
     log_event_lines_max: int = setting(
         60, "Log lines of one event per minute and process; more are counted.", group="telemetry", minimum=1
+    )
+    log_queue_max: int = setting(
+        4096, "Log lines that wait to be written; more are counted.", group="telemetry", minimum=1
     )
     metrics_key: str = setting(
         "", "Bearer token that /metrics asks for; empty: open to whoever reaches the port.", group="telemetry"

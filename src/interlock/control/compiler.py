@@ -1,9 +1,9 @@
 """The snapshot compiler: rows that changed become parts that changed.
 
 A change marks the parts it touches in its own transaction. `compile_once` takes the compile lock (one compiler at a
-time, however many control processes there are), reads the marked parts' rows in one REPEATABLE READ transaction, encodes
-them, and stores those whose bytes differ under the next version together with the new root. Nodes are told when that
-transaction commits, so a version is either whole or not there.
+time, however many control processes there are), reads the marked parts' rows in one REPEATABLE READ transaction,
+encodes them, and stores those whose bytes differ under the next version together with the new root. Nodes are told
+when that transaction commits, so a version is either whole or not there.
 
 Bodies are msgpack, sorted by id or digest, so that the same rows always give the same bytes and the same root.
 """

@@ -22,11 +22,10 @@ from interlock.control.documents import (
     PrincipalSpec,
     RoleSpec,
     SourceSpec,
-    TeamSpec,
     TenantSpec,
 )
 from interlock.control.parse import Path, Places
-from interlock.control.plan import ConfigErrors, Entry, Ref
+from interlock.control.plan import AnySpec, ConfigErrors, Entry, Ref
 from interlock.errors import ConfigError, InterlockError
 from interlock.types.identity import PrincipalKind
 from interlock.types.source import Price
@@ -44,7 +43,7 @@ ALGORITHMS = frozenset(
 DAYS_MAX = 3650
 NUSD_PER_USD = 1_000_000_000
 
-PolicyCheck = Callable[[PolicySpec, str], None]
+PolicyCheck = Callable[[PolicySpec, str], object]
 """Validates a policy against Cedar's schema or its template (second argument: tenant name); raises InterlockError."""
 
 Fault = tuple[Path, str]
@@ -80,12 +79,15 @@ def _broken(entries: Mapping[Ref, Entry], after: Mapping[Ref, Entry]) -> list[Co
 
 def faults(ref: Ref, entry: Entry, after: Mapping[Ref, Entry]) -> Iterator[Fault]:
     """What is wrong with one entry: (path inside it, reason)."""
+    yield from form(ref, entry.spec)
+    yield from references(ref, entry, after)
+
+
+def form(ref: Ref, spec: AnySpec) -> Iterator[Fault]:
+    """What is wrong with an entry in itself: (path inside it, reason)."""
     yield from _name(ref)
-    spec = entry.spec
     if isinstance(spec, TenantSpec):
         yield from _tenant(spec)
-    elif isinstance(spec, TeamSpec):
-        pass
     elif isinstance(spec, PrincipalSpec):
         yield from _principal(spec)
     elif isinstance(spec, KeySpec):
@@ -98,7 +100,6 @@ def faults(ref: Ref, entry: Entry, after: Mapping[Ref, Entry]) -> Iterator[Fault
         yield from _issuer(spec)
     elif isinstance(spec, SourceSpec):
         yield from _source(spec)
-    yield from references(ref, entry, after)
 
 
 def references(ref: Ref, entry: Entry, after: Mapping[Ref, Entry]) -> Iterator[Fault]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
-from interlock.sources.requests import build_head
+from interlock.sources.dial import Proxy, Target
+from interlock.sources.requests import build_head, split_url
+from interlock.sources.tls import TlsContext
 from interlock.sources.transport import Deadlines, Pool, deadlines_of
 
 if TYPE_CHECKING:
@@ -50,3 +54,23 @@ class Link:
 def header_value(text: str) -> bytes:
     """A name as a header value: printable Latin-1, anything else as "?"."""
     return "".join(c if c.isprintable() else "?" for c in text).encode("latin-1", "replace")
+
+
+def open_link(
+    source: Source, row: int, credentials: CredentialStore, settings: Settings, loop: asyncio.AbstractEventLoop
+) -> Link:
+    """A link with a fresh pool. Nothing is connected before the first call."""
+    scheme, host, port, _ = split_url(source.base_url, "base_url")
+    tls = TlsContext(source.tls) if scheme == "https" else None
+    target = Target(source.name, host, port, tls, _proxy(source, credentials))
+    return Link(source, Pool(target, settings, loop), row, credentials, settings)
+
+
+def _proxy(source: Source, credentials: CredentialStore) -> Proxy | None:
+    if not source.egress_proxy:
+        return None
+    scheme, host, port, _ = split_url(source.egress_proxy, "egress_proxy")
+    authorization = None
+    if source.egress_proxy_credential is not None:
+        authorization = partial(credentials.proxy_authorization, source)
+    return Proxy(host, port, TlsContext(None) if scheme == "https" else None, authorization)

@@ -87,8 +87,7 @@ class Relay:
             return
         try:
             for event in self._splitter.feed(data):
-                self._event(event)
-                if self.ended:
+                if not self._event(event):
                     return
         except LogError as error:
             self._attempt.cancel()
@@ -137,10 +136,11 @@ class Relay:
         else:
             attempt.run.failed(attempt, error)
 
-    def _event(self, event: bytes) -> None:
+    def _event(self, event: bytes) -> bool:
+        """Record one event and queue it. False when it was the last."""
         payload = data_of(event)
         if payload is None:
-            return  # a comment of the source: ours keep the connection alive
+            return True  # a comment of the source: ours keep the connection alive
         upstream = self._attempt.upstream
         if upstream is not None:
             upstream.event()
@@ -149,7 +149,7 @@ class Relay:
                 name = self._attempt.link.source.name
                 raise UpstreamError(f"source {name!r} sent an empty stream", code="upstream_malformed")
             self._complete()
-            return
+            return False
         try:
             parsed = decode_event(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -167,11 +167,11 @@ class Relay:
             if parsed.usage is not None:
                 self.usage = parsed.usage
                 if self._hide_usage:
-                    return  # we asked for it, the caller did not
+                    return True  # we asked for it, the caller did not
             elif len(payload) > 2 and parsed.model is None:
                 self._record("", payload)
             self._take(event)
-            return
+            return True
         if parsed.usage is not None:
             self.usage = parsed.usage
         if not self.first_ns:
@@ -188,6 +188,7 @@ class Relay:
                 self._finished.add(choice.index)
                 self.finish_reasons = (*self.finish_reasons, choice.finish_reason)
         self._take(event)
+        return True
 
     def _record(self, text: str, raw: bytes) -> None:
         self._append(self._number, self.chunks, text, raw)

@@ -49,6 +49,7 @@ class Run:
     __slots__ = (
         "_attempt",
         "_index",
+        "_judged",
         "_last_error",
         "_last_sent_ns",
         "_rank",
@@ -78,6 +79,7 @@ class Run:
         self._rank = -1
         self._attempt: Attempt | None = None
         self._seated = -1
+        self._judged = False
         self._last_error: InterlockError | None = None
         self._last_sent_ns = call.started_ns
         self._skipped: list[str] = []
@@ -106,9 +108,11 @@ class Run:
                     self._skipped.append(f"{candidate.offer}: circuit breaker open")
                     continue
                 if not board.enter(link.row, link.cap):
+                    board.abandon(link.row)
                     self._skipped.append(f"{candidate.offer}: concurrency cap reached")
                     continue
                 self._seated = link.row
+                self._judged = False
                 self._try(candidate, Attempt(self, self.attempts, link, offer))
                 return
         except LogError as error:
@@ -131,9 +135,10 @@ class Run:
         now_ns = runtime.clock.mono_ns()
         attempt.ended = True
         row = attempt.link.row
-        self._unseat()
         if error.code not in HARMLESS_CODES and not isinstance(error, LogError):
             runtime.board.failure(row, now_ns)
+            self._judged = True
+        self._unseat()
         retry_after_s = attempt.retry_after_s()
         if retry_after_s:
             runtime.board.cool_down(row, now_ns + retry_after_s * 1_000_000_000)
@@ -208,6 +213,7 @@ class Run:
             return
         assert self._attempt is not None  # noqa: S101
         self.runtime.board.failure(self._attempt.link.row, self.runtime.clock.mono_ns())
+        self._judged = True
         self.runtime.metrics.attempts.add((self._attempt.link.source.name, error.code))
         self._end("failed", error.status, relay.measured(self.call.reserved_tokens), relay=relay, error=error)
 
@@ -236,6 +242,7 @@ class Run:
             attempt.ended = True
         if state == "completed" and attempt is not None:
             runtime.board.success(attempt.link.row)
+            self._judged = True
             runtime.metrics.attempts.add((attempt.link.source.name, "ok"))
         self._settle(usage, now_ns)
         outcome = Outcome(
@@ -329,6 +336,8 @@ class Run:
     def _unseat(self) -> None:
         if self._seated >= 0:
             self.runtime.board.leave(self._seated)
+            if not self._judged:
+                self.runtime.board.abandon(self._seated)
             self._seated = -1
 
     # -- Exchange: what the caller's side does
@@ -416,7 +425,7 @@ class Run:
     def _count(self, outcome: Outcome, first_ns: int) -> None:
         metrics, call, attempt = self.runtime.metrics, self.call, self._attempt
         metrics.requests.add((call.operation, outcome.state))
-        metrics.request_seconds.observe((call.operation,), outcome.total_us)
+        metrics.request_seconds.observe_us((call.operation,), outcome.total_us)
         if attempt is None:
             return
         source, model = outcome.source, outcome.model
@@ -429,7 +438,7 @@ class Run:
             metrics.tokens.add((source, model, "completion"), usage.completion_tokens)
         if first_ns:
             elapsed_us = (first_ns - attempt.sent_ns) // 1000
-            metrics.first_byte_seconds.observe((source, model), elapsed_us)
+            metrics.first_byte_seconds.observe_us((source, model), elapsed_us)
             self.runtime.observe_latency(attempt.offer.key, elapsed_us)
         if attempt.relay is not None and attempt.relay.events:
             metrics.stream_events.add((source,), attempt.relay.events)

@@ -13,6 +13,7 @@ from pathlib import Path
 from interlock.errors import LogError
 from interlock.ledger.files import Files
 from interlock.ledger.folder import CLOSED, RECOVERED, epochs, segment_path
+from interlock.ledger.refusals import little_room, over_budget, unmeasured
 from interlock.settings import Settings
 
 
@@ -88,7 +89,7 @@ class DiskBudget:
         except OSError as e:
             self.allows_total = -1
             self.room = False
-            self._refusal = LogError(f"The disk of the record log cannot be measured ({e}).")
+            self._refusal = unmeasured(e)
             return
         used_room, free_room = self._used_max - self.used_bytes, self.free_bytes - self._free_min
         self.allows_total = written_total + max(min(used_room, free_room), 0)
@@ -104,11 +105,7 @@ class DiskBudget:
         return self._refusal
 
     def _reached(self, budget: bool) -> LogError:
-        if budget:
-            words = f"The record log takes {self.used_bytes} bytes of disk, log_disk_bytes_max is reached."
-            return LogError(words, code="record_log_budget")
-        words = f"The record log's disk has {self.free_bytes} bytes free, log_disk_free_bytes_min is reached."
-        return LogError(words, code="record_log_disk_full")
+        return over_budget(self.used_bytes) if budget else little_room(self.free_bytes)
 
 
 def _size(path: Path) -> int | None:

@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import NoReturn
 from zlib import crc32
 
-import msgspec
-
 from interlock.errors import LogError
 from interlock.ledger.birth import begin_epoch, new_salt
 from interlock.ledger.disk import DiskBudget
@@ -41,6 +39,8 @@ from interlock.ledger.format import (
     whole_frames,
 )
 from interlock.ledger.losses import Losses
+from interlock.ledger.refusals import again, backlog, closed, failed, full, given_up, too_large
+from interlock.ledger.stats import LogStats
 from interlock.settings import Settings
 from interlock.types.clock import Clock
 from interlock.types.record import EpochClose, EpochOpen, Intent, Outcome, Record
@@ -56,31 +56,6 @@ _FULL = "full"
 _FAILED = "failed"
 """The disk failed: nothing is claimed durable any more in this epoch."""
 _CLOSED = "closed"
-
-
-class LogStats(msgspec.Struct, frozen=True):
-    """Figures of one log since it was opened. `pending_bytes`: appended and not durable yet.
-
-    `disk_used_bytes` is over all epochs of the node and `disk_free_bytes` of its disk, both as of the last check.
-    `dropped`: records given up on a full disk. `lost_outcomes`: of these, ends of calls that could not be written
-    later either; the next start finds them as interrupted.
-    """
-
-    epoch: str
-    segments: int
-    bytes: int
-    records: int
-    writes: int
-    fsyncs: int
-    fsync_us_last: int
-    fsync_us_sum: int
-    fsync_us_max: int
-    pending_bytes: int
-    open_calls: int
-    dropped: int
-    lost_outcomes: int
-    disk_used_bytes: int
-    disk_free_bytes: int
 
 
 class RecordLog:
@@ -202,7 +177,7 @@ class RecordLog:
         body = encode(record)
         size = len(body)
         if size > self._record_bytes_max:
-            raise LogError(f"A record of {size} bytes is larger than record_bytes_max.", code="record_too_large")
+            raise too_large(size)
         kind = type(record)
         if kind is Intent:
             self._open_calls += 1
@@ -221,11 +196,11 @@ class RecordLog:
     def append_chunk(self, call: int, index: int, text: str, raw: bytes) -> int:
         """`append(Chunk(call, index, text, raw))`, faster."""
         if self._gate is not None:
-            raise _again(self._gate)
+            raise again(self._gate)
         body = encode((6, call, index, text, raw))
         size = len(body)
         if size > self._record_bytes_max:
-            raise LogError(f"A chunk of {size} bytes is larger than record_bytes_max.", code="record_too_large")
+            raise too_large(size)
         seq = self._seq = self._seq + 1
         self._parts.append(pack_head(size, crc32(body, crc32(pack_seq(seq))), seq) + body)
         self._appended_total += size + HEAD_BYTES
@@ -233,6 +208,11 @@ class RecordLog:
             self._scheduled = True
             self._call_soon(self._write)
         return seq
+
+    @property
+    def appended_seq(self) -> int:
+        """The sequence number of the last record that was appended; 0 when there is none."""
+        return self._seq
 
     # -- being told
 
@@ -253,10 +233,10 @@ class RecordLog:
         found later: it was promised to nobody.
         """
         if seq <= self.durable_seq:
-            callback(self._lost_error() if self._losses and self._losses.has(seq) else None)
+            callback(given_up() if self._losses and self._losses.has(seq) else None)
             return
         if self._state == _FAILED or self._state == _CLOSED or (self._state == _FULL and seq > self.written_seq):
-            callback(_again(self._gate or self._lost_error()))
+            callback(again(self._gate or given_up()))
             return
         waiters = self._waiters
         if waiters and waiters[-1][0] > seq:
@@ -276,6 +256,11 @@ class RecordLog:
     def on_failure(self, callback: Callable[[LogError], None]) -> None:
         """Call each time the log stops taking records: calls in progress must be cut, as they cannot be recorded."""
         self._failure_callbacks.append(callback)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the disk failed for good: nothing is claimed durable any more, a new epoch has to begin."""
+        return self._state == _FAILED
 
     def stats(self) -> LogStats:
         """Figures for metrics; costs about a microsecond."""
@@ -312,9 +297,9 @@ class RecordLog:
             self._take(self._flusher.wait())
             self._write()
         if self.durable_seq < target:
-            raise _again(self._gate or self._lost_error())
+            raise again(self._gate or given_up())
         if self._losses and self._losses.has(target):
-            raise self._lost_error()
+            raise given_up()
 
     async def close(self) -> None:
         """End the epoch in good order: EpochClose durable, then the lock is released. Harmless when repeated.
@@ -326,11 +311,11 @@ class RecordLog:
         self._closing = True
         if self._state in (_OPEN, _SEALING):
             self._gate = None
-            closed: asyncio.Future[LogError | None] = self._loop.create_future()
+            ended: asyncio.Future[LogError | None] = self._loop.create_future()
             seq = self.append(EpochClose(self.epoch, self._clock.wall_ns(), self._seq))
-            self._gate = self.refusal = _closed_error()
-            self.on_durable(seq, closed.set_result)
-            error = await closed
+            self._gate = self.refusal = closed()
+            self.on_durable(seq, lambda error: None if ended.done() else ended.set_result(error))
+            error = await ended
             while self._busy:
                 self._take(self._flusher.wait())
             if error is None and self._state == _OPEN:
@@ -342,7 +327,7 @@ class RecordLog:
         if self._state == _CLOSED:
             return
         self._state = _CLOSED
-        self._gate = self.refusal = _closed_error()
+        self._gate = self.refusal = closed()
         for timer in (self._sync_timer, self._check_timer):
             if timer is not None:
                 timer.cancel()
@@ -475,28 +460,29 @@ class RecordLog:
         self._fsync_us_max = max(self._fsync_us_max, flushed.sync_us)
         self.durable_seq = max(self.durable_seq, flushed.seq)
         self._durable_total = max(self._durable_total, flushed.total_bytes)
+        due = self._due()
         if flushed.fd is not None:
             self._switched(flushed.fd)
         elif flushed.error is not None:
             if flushed.error.errno not in NO_SPACE:
                 self._fail(flushed.error)
-                return
-            if self._state == _SEALING:
+            elif self._state == _SEALING:
                 self._fill(b"".join(self._parts), flushed.error)
         self._advance()
         if self.refusal is not None:
             self._weigh()
-        if self._waiters and self._waiters[0][0] <= self.durable_seq:
-            self._resolve()
+        if due:
+            self._call_each(due)
 
-    def _resolve(self) -> None:
-        """Tell the waiters whose records are durable now."""
-        waiters, durable, calls = self._waiters, self.durable_seq, []
+    def _due(self) -> list[Callable[[], None]]:
+        """Take out the waiters whose records are durable now, with what they are to be told."""
+        waiters, durable = self._waiters, self.durable_seq
+        calls: list[Callable[[], None]] = []
         while waiters and waiters[0][0] <= durable:
             seq, callback = waiters.popleft()
             lost = self._losses and self._losses.has(seq)
-            calls.append(partial(callback, self._lost_error() if lost else None))
-        self._call_each(calls)
+            calls.append(partial(callback, given_up() if lost else None))
+        return calls
 
     def _switched(self, fd: int) -> None:
         """Go on in the next segment. After a full disk, what was dropped counts as settled."""
@@ -512,13 +498,12 @@ class RecordLog:
         self._write()
 
     def _call_each(self, calls: Sequence[Callable[[], None]]) -> None:
-        for at, call in enumerate(calls):
+        """Call all of them: what one raises is reported by the loop, and neither the others nor the log suffer."""
+        for call in calls:
             try:
                 call()
-            except BaseException:
-                if at + 1 < len(calls):  # the loop reports this one; the others are still called
-                    self._call_soon(self._call_each, calls[at + 1 :])
-                raise
+            except Exception as e:  # noqa: BLE001 - as the loop itself does with its callbacks
+                self._loop.call_exception_handler({"message": "a callback of the record log failed", "exception": e})
 
     def _sync_due(self) -> None:
         self._sync_timer = None
@@ -549,23 +534,14 @@ class RecordLog:
         self._state = _FULL
         _, _, frames = whole_frames(unwritten)
         self._open_calls += self._losses.drop(self.written_seq + 1, self._seq, (body for _, body in frames))
-        self._stop_taking(
-            LogError(
-                f"The disk of the record log is full ({error.strerror}); calls are taken again when there is room.",
-                code="record_log_disk_full",
-            )
-        )
+        self._stop_taking(full(error))
 
     def _fail(self, error: OSError | None) -> None:
         """The disk broke its promise. What was not durable before is never claimed to be (fsync is not retried:
         after an error the kernel may have dropped the pages and report success)."""
         self._state = _FAILED
         self.written_seq = self.durable_seq
-        self._stop_taking(
-            LogError(
-                f"The disk of the record log failed ({error}); this worker must be restarted.", code="record_log_failed"
-            )
-        )
+        self._stop_taking(failed(error))
 
     def _stop_taking(self, error: LogError) -> None:
         self._gate = self.refusal = error
@@ -576,7 +552,7 @@ class RecordLog:
         kept = bisect_right(waiters, self.written_seq, key=itemgetter(0))
         calls: list[Callable[[], None]] = []
         while len(waiters) > kept:
-            calls.append(partial(waiters.pop()[1], _again(error)))
+            calls.append(partial(waiters.pop()[1], again(error)))
         calls.reverse()
         self._call_each(calls + [partial(callback, error) for callback in self._failure_callbacks])
 
@@ -584,10 +560,7 @@ class RecordLog:
         assert self._gate is not None  # noqa: S101
         if isinstance(record, Outcome) and self._state != _FAILED and self._state != _CLOSED:
             self._losses.owe(record)
-        raise _again(self._gate)
-
-    def _lost_error(self) -> LogError:
-        return LogError("This record was given up when the disk was full.", code="record_log_disk_full")
+        raise again(self._gate)
 
     # -- limits
 
@@ -605,28 +578,14 @@ class RecordLog:
         if self._state not in (_OPEN, _SEALING) or self._closing:
             return
         pending = self._appended_total - self._durable_total
-        backlog = None
-        if pending > self._pending_max:
-            backlog = LogError(
-                f"{pending} bytes of records wait for the disk, more than log_pending_bytes_max.",
-                code="record_log_backlog",
-            )
-        if backlog is None:
+        waiting = backlog(pending) if pending > self._pending_max else None
+        if waiting is None:
             self._gate = None
         elif pending > 2 * self._pending_max:
-            self._gate = backlog
-        self.refusal = backlog or self._disk.refusal(self._written_total)
+            self._gate = waiting
+        self.refusal = waiting or self._disk.refusal(self._written_total)
         if self._gate is None and self._losses.owed:
             owed = list(self._losses.owed.values())
             self._losses.owed.clear()
             for outcome in owed:
                 self.append(outcome)
-
-
-def _again(error: LogError) -> LogError:
-    """A new error like this one: an instance that is raised twice would grow its traceback each time."""
-    return LogError(error.message, code=error.code)
-
-
-def _closed_error() -> LogError:
-    return LogError("The record log of this worker is closed.", code="record_log_closed")

@@ -54,15 +54,19 @@ class LimitHit(msgspec.Struct, frozen=True):
     words: str
 
     def headers(self) -> list[tuple[str, str]]:
-        """`retry-after` (whole seconds, rounded up) and the `x-ratelimit-*` fields of the limit that was reached."""
+        """`retry-after` (seconds, rounded up), `retry-after-ms` (read by OpenAI's SDKs), and `x-ratelimit-*`.
+
+        The latter are of the limit that was reached, before this call.
+        """
         fields = []
         if self.retry_after_ms:
             fields.append(("retry-after", str(-(-self.retry_after_ms // 1000))))
+            fields.append(("retry-after-ms", str(self.retry_after_ms)))
         if self.limit in (REQUESTS, TOKENS):
             name = "requests" if self.limit == REQUESTS else "tokens"
             fields.append((f"x-ratelimit-limit-{name}", str(self.value)))
             fields.append((f"x-ratelimit-remaining-{name}", str(max(0, self.value - self.used))))
-            fields.append((f"x-ratelimit-reset-{name}", duration(self.reset_ms)))
+            fields.append((f"x-ratelimit-reset-{name}", reset(self.reset_ms)))
         return fields
 
     def error(self) -> InterlockError:
@@ -120,9 +124,18 @@ def counters_stuck() -> LimitHit:
 
 
 def duration(ms: int) -> str:
-    """A duration as OpenAI's rate-limit headers write it: "0s", "20ms", "1.5s", "1m1s"."""
+    """A duration as OpenAI's rate-limit headers write it: "0s", "20ms", "1.5s", "1m0s"."""
     if ms < 1000:
         return f"{ms}ms" if ms else "0s"
     minutes, ms = divmod(ms, 60_000)
     seconds = f"{ms // 1000}s" if ms % 1000 == 0 else f"{ms / 1000:.3f}".rstrip("0") + "s"
     return f"{minutes}m{seconds}" if minutes else seconds
+
+
+def reset(ms: int) -> str:
+    """A duration rounded up to whole seconds, in the same writing."""
+    seconds = -(-ms // 1000)
+    return _RESETS[seconds] if 0 <= seconds < len(_RESETS) else duration(seconds * 1000)
+
+
+_RESETS = tuple(duration(seconds * 1000) for seconds in range(64))

@@ -34,8 +34,8 @@ from interlock.metering.hit import (
     LimitHit,
     Subject,
     counters_stuck,
-    duration,
     reached,
+    reset,
     table_full,
 )
 from interlock.metering.shared import HEADER_WORDS, LOCK, UNLOCK, USER_WORD, WORD, SharedFile, word_pair
@@ -98,8 +98,8 @@ class Admission:
     def headers(self) -> list[tuple[str, str]]:
         """The `x-ratelimit-*` fields, for requests and for tokens each of the subject with the least left.
 
-        `remaining` is what was left at admission, this call counted at its reservation; `reset` is how long until
-        nothing counts any more if nothing is asked meanwhile.
+        `remaining` is what was left at admission, this call counted at its reservation; `reset` is how long, in whole
+        seconds rounded up, until nothing counts any more if nothing is asked meanwhile.
         """
         fields: list[tuple[str, str]] = []
         requests: tuple[int, int, int] | None = None
@@ -114,14 +114,16 @@ class Admission:
                 left = tpm - (total >> REQUEST_BITS)
                 if tokens is None or left < tokens[0]:
                     tokens = (left, tpm, second)
-        for name, tightest in (("requests", requests), ("tokens", tokens)):
-            if tightest is not None:
-                left, limit, second = tightest
-                fields += (
-                    (f"x-ratelimit-limit-{name}", str(limit)),
-                    (f"x-ratelimit-remaining-{name}", str(left)),
-                    (f"x-ratelimit-reset-{name}", duration(_reset_ms(second, self.now_ns))),
-                )
+        if requests is not None:
+            left, limit, second = requests
+            fields.append(("x-ratelimit-limit-requests", str(limit)))
+            fields.append(("x-ratelimit-remaining-requests", str(left)))
+            fields.append(("x-ratelimit-reset-requests", reset(_until_ms(second, self.now_ns))))
+        if tokens is not None:
+            left, limit, second = tokens
+            fields.append(("x-ratelimit-limit-tokens", str(limit)))
+            fields.append(("x-ratelimit-remaining-tokens", str(left)))
+            fields.append(("x-ratelimit-reset-tokens", reset(_until_ms(second, self.now_ns))))
         return fields
 
 
@@ -199,25 +201,25 @@ class LimitTable:
                     if words[DIRTY]:
                         self._repair()
                 place = places.get(name)
-                if place is None or place[0] != kind or words[place[2]] != place[4]:
+                row = () if place is None else read(buffer, place[1])
+                if place is None or place[0] != kind or row[GENERATION] != place[4] or row[HEAD] < now_s:
                     place = self._place(kind, name, now_s)
                     if place is None:
                         return self._refusal(subjects, parts, tokens, now_ns)
-                _, first, base, ring, _ = place
-                if words[base + HEAD] < now_s:
-                    self._slide(base, now_s)
-                row = read(buffer, first)
+                    row = read(buffer, place[1])
                 second = row[HEAD]
-                total = row[TOTAL] + (cost if tpm is not None else 1)
+                counted = 1 if tpm is None else cost
+                total = row[TOTAL] + counted
                 if (
                     (rpm is not None and total & REQUEST_MASK > rpm)
                     or (tpm is not None and (total >> REQUEST_BITS > tpm or total > COUNT_MAX))
                     or (cap is not None and sum(row[COLUMNS:]) >= cap)
                 ):
                     return self._refusal(subjects, parts, tokens, now_ns)
+                _, _, base, ring, _ = place
                 words[DIRTY] = base
                 words[base + TOTAL] = total
-                words[ring + (second & RING_MASK)] += cost if tpm is not None else 1
+                words[ring + (second & RING_MASK)] += counted
                 if cap is not None:
                     words[base + self._column] = row[self._column] + 1
                 parts.append((place, second, limits, total))
@@ -238,7 +240,8 @@ class LimitTable:
             return
         admission.settled = True
         words = self._words
-        delta = min(max(tokens, 0), TOKENS_MAX) - admission.tokens
+        used = 0 if tokens < 0 else TOKENS_MAX if tokens > TOKENS_MAX else tokens
+        change = used - admission.tokens << REQUEST_BITS
         gone_s = now_ns // SECOND_NS - WINDOW_S
         locked = False
         try:
@@ -246,24 +249,26 @@ class LimitTable:
                 if limits.concurrency is not None:
                     # No lock: the column is ours alone, and while it is not 0 the slot stays this subject's.
                     column = base + self._column
-                    words[column] = max(0, words[column] - 1)
-                if not delta or limits.tokens_per_minute is None or second < gone_s:
+                    if busy := words[column]:
+                        words[column] = busy - 1
+                if not change or limits.tokens_per_minute is None or second < gone_s:
                     continue
                 if not locked:
-                    if not self._file.lock():
-                        delta = 0
-                        continue
+                    try:
+                        flock(self._fd, LOCK)
+                    except BlockingIOError:
+                        if not self._file.wait():
+                            change = 0
+                            continue
                     locked = True
                     if words[DIRTY]:
                         self._repair()
                 if words[base] == generation and words[base + HEAD] - second <= WINDOW_S:
-                    bucket = ring + (second & RING_MASK)
-                    change = delta << REQUEST_BITS
-                    if delta > 0:
-                        change = min(change, (COUNT_MAX - words[base + TOTAL]) & ~REQUEST_MASK)
-                    words[DIRTY] = base
-                    words[base + TOTAL] += change
-                    words[bucket] += change
+                    total = words[base + TOTAL] + change
+                    if total <= COUNT_MAX:
+                        words[DIRTY] = base
+                        words[base + TOTAL] = total
+                        words[ring + (second & RING_MASK)] += change
             if locked:
                 words[DIRTY] = 0
         finally:
@@ -341,8 +346,7 @@ class LimitTable:
 
     def _hits(self, subject: Subject, place: Place, calls: int, tokens: int, now_ns: int) -> Iterator[LimitHit]:
         """The limits of one subject that `calls` more calls with `tokens` tokens together would exceed."""
-        _, first, base, ring, _ = place
-        self._slide(base, now_ns // SECOND_NS)
+        _, first, _, ring, _ = place
         row = self._read(self._buffer, first)
         counts = self._read_ring(self._buffer, ring * WORD)
         limits = subject.limits
@@ -363,8 +367,8 @@ class LimitTable:
                     value,
                     used,
                     asked,
-                    retry_after_ms=_reset_ms(retry_s, now_ns),
-                    reset_ms=_reset_ms(reset_s, now_ns),
+                    retry_after_ms=_until_ms(retry_s, now_ns),
+                    reset_ms=_until_ms(reset_s, now_ns),
                 )
         cap = limits.concurrency
         busy = sum(row[COLUMNS:])
@@ -392,7 +396,7 @@ class LimitTable:
         words[base + HEAD] = now_s
 
     def _place(self, kind: str, name: str, now_s: int) -> Place | None:
-        """Where a subject is counted, from now on if it was not; None when the table is full."""
+        """Where a subject is counted, its window at `now_s`; None when it was not and the table is full."""
         high, low = _digest(kind, name)
         slot, free, fresh = self._find(high, low, now_s)
         if slot is None:
@@ -403,6 +407,7 @@ class LimitTable:
             self._places.clear()
         base = self._body + slot * self._stride
         place = self._places[name] = (kind, base * WORD, base, base + self._ring, self._words[base])
+        self._slide(base, now_s)
         return place
 
     def _find(self, high: int, low: int, now_s: int) -> tuple[int | None, int | None, bool]:
@@ -475,7 +480,7 @@ def _digest(kind: str, name: str) -> tuple[int, int]:
     return word_pair(hashlib.blake2b(f"{kind}\0{name}".encode(), digest_size=16).digest())
 
 
-def _reset_ms(second: int, now_ns: int) -> int:
+def _until_ms(second: int, now_ns: int) -> int:
     """Milliseconds until what was counted in a second has left the window."""
     return (second + WINDOW_S + 1) * 1000 - now_ns // 1_000_000
 

@@ -78,13 +78,28 @@ def saturated(offer: Offer, reading: LoadReading) -> bool:
     if reading.saturated:
         return True
     limits = offer.source.limits
-    if reading.waiting >= 0 and reading.waiting + reading.inflight_since > limits.waiting_max:
+    if reading.waiting >= 0 and reading.waiting + sent_since(reading) > limits.waiting_max:
         return True
     return limits.concurrency is not None and reading.inflight >= limits.concurrency
 
 
+def sent_since(reading: LoadReading) -> int:
+    """By how many calls the engine may hold more than it said, through us: those we sent since and still wait for.
+
+    Calls that ended since made room for as many. So when the engine says how many it held, only what we have in
+    flight beyond that counts; else a fast engine with an empty queue would seem saturated by its own throughput.
+    """
+    since = reading.inflight_since
+    if not since or reading.running < 0:
+        return since
+    beyond = reading.inflight - reading.running - reading.waiting
+    if beyond >= since:
+        return since
+    return beyond if beyond > 0 else 0
+
+
 def load_of(offer: Offer, reading: LoadReading) -> tuple[int, int]:
-    """(queue, busy): requests that wait there or were sent since the reading, and requests that run or are ours.
+    """(queue, busy): requests that wait there or came on top since the reading, and requests that run or are ours.
 
     An unknown queue counts as half of the one that saturates, never as empty.
     """
@@ -92,7 +107,7 @@ def load_of(offer: Offer, reading: LoadReading) -> tuple[int, int]:
     if reading.waiting < 0:
         return max(1, offer.source.limits.waiting_max // 2), inflight
     running = reading.running
-    return reading.waiting + reading.inflight_since, running if running > inflight else inflight
+    return reading.waiting + sent_since(reading), running if running > inflight else inflight
 
 
 class _Request(NamedTuple):

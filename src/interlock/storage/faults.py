@@ -30,10 +30,11 @@ def translate(error: Exception) -> InterlockError | None:
     if not isinstance(error, psycopg.Error):
         return None
     diag = error.diag
+    constraint, table = diag.constraint_name or "", diag.table_name or ""
     if isinstance(error, pg.UniqueViolation):
-        return Conflict(_taken(diag.table_name, diag.message_detail), code="already_exists")
+        return Conflict(_taken(constraint, table), code="already_exists")
     if isinstance(error, pg.ForeignKeyViolation):
-        return _reference(diag.message_detail or "", diag.table_name or "")
+        return _reference(constraint, diag.message_detail or "")
     if isinstance(error, pg.CheckViolation | pg.NotNullViolation):
         what = diag.constraint_name or diag.column_name
         return BadRequest(f"the database refuses the value: {what} of {diag.table_name} does not hold", param=what)
@@ -71,25 +72,24 @@ def first_line(error: Exception) -> str:
     return re.sub(r"(?i)(password=)\S+|(?<=://)[^/@\s]+@", r"\1***", lines[0])[:300] if lines else type(error).__name__
 
 
-def _taken(table: str | None, detail: str | None) -> str:
-    match = re.match(r"Key \((?P<columns>.*?)\)=\((?P<values>.*)\) already exists", detail or "")
-    if match is None:
-        return f"{table} has one like this already"
-    columns, values = match["columns"].split(", "), match["values"].split(", ")
-    if "digest" in columns:
+def _taken(constraint: str, table: str) -> str:
+    """From the constraint's name alone: under row-level security the server does not say which values met."""
+    what = constraint.removeprefix(f"{table}_").removesuffix("_key")
+    if what == "digest":
         return "this key exists already"
-    if "name" in columns and len(columns) == len(values):
-        return f"{table} has one named {values[columns.index('name')]!r} already"
-    return f"{table} has one with this {' and '.join(c for c in columns if c != 'tenant_id')} already"
+    if what.endswith("name"):
+        return f"the name is taken: {table.replace('_', ' ')} has one of this name already"
+    if what == "pkey":
+        return f"{table.replace('_', ' ')} has one with this id already"
+    return (
+        f"{table.replace('_', ' ')} has one with this {what.removeprefix('tenant_id_').replace('_', ' and ')} already"
+    )
 
 
-def _reference(detail: str, table: str) -> InterlockError:
-    if "is still referenced" in detail:
+def _reference(constraint: str, detail: str) -> InterlockError:
+    if "still referenced" in detail:
         match = re.search(r'from table "(\w+)"', detail)
         words = _IN_USE.get(match[1] if match else "", "something still refers to it")
         return Conflict(f"it cannot be removed: {words}", code="still_used")
-    match = re.match(r"Key \((?P<columns>.*?)\)=", detail)
-    column = match["columns"].split(", ")[-1] if match else "reference"
-    return Conflict(
-        f"{table} refers to a {column} that does not exist in its tenant", code="unknown_reference", param=column
-    )
+    column = next((c for c in ("team_id", "principal_id", "tenant_id") if constraint.endswith(f"{c}_fkey")), "id")
+    return Conflict(f"its {column} names nothing that exists in its tenant", code="unknown_reference", param=column)

@@ -150,7 +150,7 @@ def _run(url: str, settings: Settings) -> bool:
                 "another process has been migrating this database for longer than migration_lock_timeout_ms",
                 code="migration_locked",
             ) from None
-        raise MigrationError(f"the migration failed in {step} and nothing was changed: {reason}") from e
+        raise MigrationError(f"the migration failed in {step} and nothing was changed: {reason}") from e.orig
     except CommandError as e:
         raise MigrationError(f"the migration failed in {step} and nothing was changed: {e}") from e
     finally:

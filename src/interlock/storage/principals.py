@@ -15,7 +15,9 @@ from interlock.storage.table import Stored, Table
 from interlock.types.identity import Principal
 from interlock.types.snapshot import bucket_of, bucket_part, principal_digest
 
-_TEAMS = "ARRAY(SELECT m.team_id FROM interlock.principal_teams m WHERE m.principal_id = t.id ORDER BY m.position)"
+_TEAMS = (
+    "ARRAY(SELECT m.team_id::text FROM interlock.principal_teams m WHERE m.principal_id = t.id ORDER BY m.position)"
+)
 
 
 class _Principals(Table[Principal]):
@@ -97,8 +99,9 @@ def principals_in_buckets(conn: Connection[Any], buckets: Iterable[int]) -> dict
     found: dict[int, list[Principal]] = {b: [] for b in buckets}
     query = (
         "SELECT t.bucket, t.id, t.tenant_id, t.kind, t.name, t.limits, t.may_act_for, t.active, m.team_ids"
-        " FROM interlock.principals t LEFT JOIN LATERAL (SELECT coalesce(array_agg(team_id ORDER BY position), '{}')"
-        " AS team_ids FROM interlock.principal_teams WHERE principal_id = t.id) m ON true"
+        " FROM interlock.principals t LEFT JOIN LATERAL"
+        " (SELECT coalesce(array_agg(team_id::text ORDER BY position), '{}') AS team_ids"
+        " FROM interlock.principal_teams WHERE principal_id = t.id) m ON true"
         " WHERE t.bucket = ANY(%s) ORDER BY t.id"
     )
     with conn.cursor(row_factory=dict_row) as cursor:

@@ -195,7 +195,10 @@ class Table(Generic[T]):
         arguments: dict[str, Any] = {"at": by.at}
         for column in self.columns:
             plain = msgspec.to_builtins(getattr(value, column), builtin_types=(datetime, bytes))
-            arguments[column] = Jsonb(plain) if column in self.json and plain is not None else plain
+            if column in self.json:
+                arguments[column] = None if plain is None else Jsonb(plain)
+            else:
+                arguments[column] = list(plain) if isinstance(plain, tuple) else plain
         return arguments
 
     def _finish(self, conn: Connection[Any], action: str, before: T | None, value: T, by: Author) -> Stored[T]:

@@ -44,7 +44,8 @@ Run = Callable[[Awaitable[None]], None]
 
 def test_answers_are_delivered_and_the_connection_is_kept(run: Run) -> None:
     async def main() -> None:
-        chunked = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: u\r\n\r\n"
+        chunked = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n"
+        chunked += b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: u\r\n\r\n"
         async with upstream(answers(OK, chunked, OK)) as server, pool_to(server.port) as pool:
             first = await exchange(pool)
             second = await exchange(pool, [request()[:20], request()[20:]])
@@ -562,7 +563,7 @@ def test_idle_connections_go_after_their_time_or_the_sources(run: Run) -> None:
                 assert pool.idle == 1
                 pool.sweep(100.2 + last)
                 assert pool.idle == 0
-                await until(lambda: server.closed == 1)  # noqa: B023
+                await until(lambda: server.closed == 1)
 
     run(main())
 

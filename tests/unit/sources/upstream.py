@@ -132,9 +132,7 @@ async def pool_to(
     """A pool to a local port for the time of a `with`."""
     settings = settings or Settings()
     source = source or Source("src_1", "local", SourceKind.openai, f"{scheme}://localhost:{port}", tls=tls)
-    pool = Pool(
-        target_of(source, credentials or CredentialStore(settings, {})), settings, asyncio.get_running_loop()
-    )
+    pool = Pool(target_of(source, credentials or CredentialStore(settings, {})), settings, asyncio.get_running_loop())
     try:
         yield pool
     finally:

@@ -1,6 +1,6 @@
 """The logic of each aggregate: a declared form becomes a stored value, and back.
 
-`base` holds what they share: the transaction with its author, ids and names. Each other file has the same few functions:
+`base` holds what they share: the transaction with its author, ids and names. Each other file has the same functions:
 
     spec_of    the stored value in the form in which it is declared
     create     ids and times are made here; storage stores them as they are, with the change record

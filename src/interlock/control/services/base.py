@@ -63,6 +63,7 @@ class Names:
         self._teams: dict[tuple[str, str], str] = {}
         self._principals: dict[tuple[str, str], str] = {}
         self._named: dict[str, str] = {"": "", "*": "*"}
+        self._planned: dict[tuple[str, str], str] = {}
 
     def tenant(self, name: str) -> str:
         """Tenant id of a name ("" for ""). Raises NotFound."""
@@ -95,6 +96,14 @@ class Names:
                 raise NotFound(f"there is no principal {name!r}", param="principal")
             self._principals[key] = found.value.id
         return self._principals[key]
+
+    def plan_principal(self, tenant_id: str, name: str, id_: str) -> None:
+        """Fix the id of a principal that will be made, so that others made before it can refer to it."""
+        self._principals[tenant_id, name] = self._planned[tenant_id, name] = id_
+
+    def planned(self, tenant_id: str, name: str) -> str:
+        """The id fixed for a principal, or ""."""
+        return self._planned.get((tenant_id, name), "")
 
     def learn(self, id_: str, name: str) -> None:
         """Remember what an id is called, from a row that was read anyway."""

@@ -32,12 +32,12 @@ def find(tx: Tx, tenant_id: str, name: str) -> Stored[Principal]:
 
 
 def create(tx: Tx, tenant_id: str, spec: PrincipalSpec) -> Stored[Principal]:
-    """A new principal. Whom it may act for must exist: when declared together, `link` follows once all exist.
+    """A new principal. Whom it may act for must exist or be planned (`Names.plan_principal`).
 
-    Raises Conflict when the name is taken, NotFound for an unknown team.
+    Raises Conflict when the name is taken, NotFound for an unknown team or principal.
     """
     principal = Principal(
-        id=tx.tools.new_id("principal"),
+        id=tx.names.planned(tenant_id, spec.name) or tx.tools.new_id("principal"),
         tenant_id=tenant_id,
         kind=spec.kind,
         name=spec.name,

@@ -261,6 +261,8 @@ class HttpProtocol(asyncio.Protocol):
                 raise BadRequest(f"HTTP version {version} is not supported; use HTTP/1.1.", code="malformed_http")
         elif b"host" not in headers:
             raise BadRequest("Header field 'host' is missing.", code="malformed_http")
+        if parser.should_upgrade():
+            raise BadRequest("Upgrading the connection is not supported; send a plain HTTP/1.1 request.")
         if self._field_bytes > settings.head_bytes_max:
             raise HeadersTooLarge(f"The request head is larger than {settings.head_bytes_max} bytes.")
         length = headers.get(b"content-length")

@@ -32,7 +32,7 @@ def route(call: Call, runtime: Runtime) -> None:
         if source_id not in readings:
             row = links[source_id].row
             readings[source_id] = board.reading(row, now_ns)
-            if board.breaker_open(row, now_ns):
+            if board.open_until(row) > now_ns:
                 open_breakers.append(source_id)
     decision = decide(
         features,

@@ -52,8 +52,8 @@ CREATE TABLE interlock.principals (
     active boolean NOT NULL,
     -- the first ten bits of SHA-256 of the id: interlock.types.snapshot.bucket_of(principal_digest(id))
     bucket smallint NOT NULL GENERATED ALWAYS AS (
-        ((get_byte(sha256(convert_to(id::text, 'UTF8')), 0) << 8)
-            | get_byte(sha256(convert_to(id::text, 'UTF8')), 1)) >> 6
+        ((get_byte(sha256(decode(id::text, 'escape')), 0) << 8)
+            | get_byte(sha256(decode(id::text, 'escape')), 1)) >> 6
     ) STORED,
     revision integer NOT NULL DEFAULT 1,
     created_at timestamptz NOT NULL,

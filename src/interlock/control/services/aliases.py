@@ -1,0 +1,61 @@
+"""Aliases: model names of the company's own, for one tenant or (no tenant) for all."""
+
+from __future__ import annotations
+
+import msgspec
+
+from interlock.control.documents import AliasSpec, AliasTargetSpec
+from interlock.control.services.base import Tx, data_class_name, missing
+from interlock.control.validate import sunset_s, sunset_text
+from interlock.storage import aliases
+from interlock.storage.aliases import AliasRow
+from interlock.storage.table import Stored
+from interlock.types.identity import DataClass
+from interlock.types.snapshot import AliasTarget
+
+
+def spec_of(alias: AliasRow) -> AliasSpec:
+    """The declared form of an alias."""
+    return AliasSpec(
+        name=alias.name,
+        targets=tuple(AliasTargetSpec(model=t.model, source=t.source, weight=t.weight) for t in alias.targets),
+        mode=alias.mode,  # type: ignore[arg-type]
+        max_tokens=alias.max_tokens,
+        data_class=data_class_name(alias.data_class),
+        sunset=sunset_text(alias.sunset_s),
+    )
+
+
+def find(tx: Tx, tenant_id: str, name: str) -> Stored[AliasRow]:
+    """The alias of that name. Raises NotFound."""
+    found = aliases.by_name(tx.conn, tenant_id, name)
+    if found is None:
+        raise missing("alias", name)
+    return found
+
+
+def create(tx: Tx, tenant_id: str, spec: AliasSpec) -> Stored[AliasRow]:
+    """A new alias. Raises Conflict when the name is taken."""
+    empty = AliasRow(id=tx.tools.new_id("alias"), name=spec.name, tenant_id=tenant_id)
+    return aliases.insert(tx.conn, _with(empty, spec), tx.by)
+
+
+def update(tx: Tx, tenant_id: str, spec: AliasSpec, revision: int | None = None) -> Stored[AliasRow]:
+    """Everything but the name. Raises NotFound, Conflict."""
+    return aliases.update(tx.conn, _with(find(tx, tenant_id, spec.name).value, spec), tx.by, revision=revision)
+
+
+def delete(tx: Tx, tenant_id: str, name: str, revision: int | None = None) -> None:
+    """Raises NotFound, Conflict."""
+    aliases.delete(tx.conn, find(tx, tenant_id, name).value.id, tx.by, revision=revision)
+
+
+def _with(alias: AliasRow, spec: AliasSpec) -> AliasRow:
+    return msgspec.structs.replace(
+        alias,
+        targets=tuple(AliasTarget(model=t.model, source=t.source, weight=t.weight) for t in spec.targets),
+        mode=spec.mode,
+        max_tokens=spec.max_tokens,
+        data_class=int(DataClass[spec.data_class]),
+        sunset_s=sunset_s(spec.sunset),
+    )

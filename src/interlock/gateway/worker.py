@@ -1,0 +1,386 @@
+"""The worker process: one thread, one event loop, one epoch of the record log. Started by the node, never by hand.
+
+python -m interlock.gateway.worker     (file descriptors and configuration come over the link, nothing in arguments)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import secrets
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from interlock import __version__
+from interlock.errors import ConfigError, InterlockError, LogError, SnapshotError, Unauthenticated
+from interlock.gateway.app import Gateway
+from interlock.gateway.http.protocol import Server
+from interlock.gateway.identify import Authenticator
+from interlock.gateway.jwks import KeyStore
+from interlock.gateway.link import (
+    Configure,
+    NewSnapshot,
+    Ready,
+    RefreshKeys,
+    Rejected,
+    Reload,
+    Runs,
+    Stop,
+    ToNode,
+    ToWorker,
+    worker_end,
+)
+from interlock.gateway.links import Link, open_link
+from interlock.gateway.run import shutdown_error
+from interlock.gateway.runtime import Runtime
+from interlock.gateway.snapshot import SnapshotView
+from interlock.gateway.snapshot_folder import SnapshotFolder
+from interlock.gateway.state import State, build_state
+from interlock.gateway.tokens import TokenVerifier
+from interlock.ledger.log import RecordLog
+from interlock.ledger.recovery import recover
+from interlock.metering.limits import LimitTable
+from interlock.settings import Settings
+from interlock.sources.board import Board
+from interlock.sources.credentials import CredentialStore
+from interlock.sources.tls import file_mark
+from interlock.telemetry.exposition import render
+from interlock.telemetry.logs import setup_logging
+from interlock.telemetry.metrics import Metrics, fill_process
+from interlock.types.clock import SystemClock
+from interlock.types.snapshot import FORMAT, Head, root_hash
+
+if TYPE_CHECKING:
+    from interlock.types.clock import Clock
+    from interlock.types.source import Source
+
+log = logging.getLogger("interlock.gateway.worker")
+
+SWEEP_S = 0.1
+"""How often time-outs are looked at."""
+POLL_S = 0.02
+"""How often a drain looks whether the last call has ended."""
+FINISH_NS = 1_000_000_000
+"""How long calls that were cut at the end of the grace may take to record their outcome."""
+PEPPER_BYTES_MIN = 16
+NO_SNAPSHOT = SnapshotView.from_parts([], Head(0, root_hash({}), FORMAT, 0), cache_max=16)
+"""What a worker runs on before it has been told anything: nobody is known, nothing is allowed."""
+
+
+class Worker:
+    """One worker from its configuration to its last record."""
+
+    def __init__(self, config: Configure, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
+        self.config = config
+        self.clock = clock
+        self.loop = loop
+        self.settings = settings = Settings(**config.settings)
+        run_dir = Path(config.run_dir)
+        self.board = Board.open(run_dir / "board.shm", worker=config.slot, settings=settings)
+        self.limits = LimitTable.open(run_dir / "limits.shm", worker=config.slot)
+        self.metrics = Metrics(run_dir, str(config.slot), settings, clock)
+        self.snapshots = SnapshotFolder(Path(config.snapshot_dir), deltas_max=settings.snapshot_deltas_max)
+        self.credentials = CredentialStore(settings)
+        self.pepper = read_pepper(settings)
+        self.send: Callable[[ToNode], bool] = lambda _: False
+        self.view: SnapshotView | None = None
+        self.runtime: Runtime | None = None
+        self.server: Server | None = None
+        self.stopped = loop.create_future()
+        self._links: dict[str, Link] = {}
+        self._listener: asyncio.Server | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._tls_marks: tuple[object, ...] = ()
+        self._stopping = False
+        self._timers: list[asyncio.TimerHandle] = []
+
+    # -- start
+
+    async def start(self) -> None:
+        """Open the log, load the snapshot, recover what dead workers left, and accept connections."""
+        config, settings = self.config, self.settings
+        keys = KeyStore(Path(config.jwks_dir), settings, self.clock, lambda issuer: self._tell(RefreshKeys(issuer)))
+        self.tokens = TokenVerifier((), keys, settings, self.clock)
+        self.record_log = RecordLog.open(
+            Path(config.log_dir),
+            node=config.node,
+            slot=config.slot,
+            version=__version__,
+            settings=settings,
+            loop=self.loop,
+            clock=self.clock,
+        )
+        self.record_log.on_failure(self._log_failed)
+        self._recover()
+        self.view = self.snapshots.load(settings.principal_cache_max) or NO_SNAPSHOT
+        self.runtime = Runtime(
+            settings=settings,
+            clock=self.clock,
+            log=self.record_log,
+            limits=self.limits,
+            board=self.board,
+            metrics=self.metrics,
+            authenticator=Authenticator(self.pepper, self.tokens, self.clock, settings.principal_cache_max),
+            state=self._state(self.view, None),
+            seed=secrets.randbits(63),
+        )
+        self.tokens.update(self.view.issuers)
+        self.metrics.before_publish(self._fill_metrics)
+        gateway = Gateway(self.runtime, lambda: render(Path(config.run_dir), settings, self.clock))
+        self.server = Server(gateway, settings, self.clock)
+        await self._listen()
+        self._every(SWEEP_S, self._sweep)
+        self._every(settings.metrics_interval_ms / 1000, self.metrics.publish)
+        self._every(settings.credential_check_ms / 1000, self._check_files)
+        gc.collect()
+        gc.freeze()
+        self._tell(Ready(self.view.version))
+
+    def _recover(self) -> None:
+        for recovered in recover(Path(self.config.log_dir), into=self.record_log, clock=self.clock):
+            self.metrics.log_interrupted.add((), recovered.interrupted)
+            if recovered.interrupted:
+                log.warning(
+                    "interrupted calls recovered",
+                    extra={"epoch": recovered.epoch, "interrupted": recovered.interrupted},
+                )
+
+    async def _listen(self) -> None:
+        assert self.server is not None  # noqa: S101 - made by start
+        settings = self.settings
+        if settings.tls_cert_file:
+            self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
+            self._tls.set_alpn_protocols(["http/1.1"])
+            self._tls.load_cert_chain(settings.tls_cert_file, settings.tls_key_file or None)
+            self._tls_marks = self._tls_look()
+        sock = socket.socket(fileno=self.config.listen_fd)
+        sock.setblocking(False)
+        self._listener = await self.loop.create_server(
+            self.server.protocol, sock=sock, ssl=self._tls, backlog=settings.listen_backlog
+        )
+
+    def _every(self, seconds: float, action: Callable[[], object]) -> None:
+        """Call `action` every `seconds` until the worker stops; an error in it is logged, not fatal."""
+
+        def tick() -> None:
+            try:
+                action()
+            except Exception:
+                log.exception("periodic task failed")
+            if not self.stopped.done():
+                self.loop.call_later(seconds, tick)
+
+        self.loop.call_later(seconds, tick)
+
+    # -- snapshots
+
+    def on_message(self, message: ToWorker) -> None:
+        """What the node says."""
+        if isinstance(message, NewSnapshot):
+            self._take(message)
+        elif isinstance(message, Stop):
+            self.stop(message.grace_ms)
+        elif isinstance(message, Reload):
+            self.credentials.check(float("inf"))
+
+    def _take(self, message: NewSnapshot) -> None:
+        runtime = self.runtime
+        if runtime is None or self.view is None or message.version <= self.view.version:
+            return  # still starting: the stored snapshot that is about to be loaded is at least as new
+        try:
+            view = self.snapshots.advance(self.view, message.file, self.settings.principal_cache_max)
+            if view is None or view.version < message.version:
+                raise SnapshotError(f"{message.file} does not hold snapshot {message.version}")
+            state = self._state(view, runtime.state)
+        except (InterlockError, OSError, ValueError) as e:
+            self.metrics.snapshot_rejected.add()
+            log.error(
+                "snapshot rejected", extra={"version": message.version, "keeps": self.view.version, "why": str(e)}
+            )
+            self._tell(Rejected(message.version, self.view.version, str(e)))
+            return
+        old = self.view
+        self.view, runtime.state = view, state
+        if old.part_hash("issuers") != view.part_hash("issuers"):
+            self.tokens.update(view.issuers)
+        self._cut_revoked(view)
+        self._drop_links(state)
+        self._tell(Runs(view.version))
+
+    def _state(self, view: SnapshotView, before: State | None) -> State:
+        by_id = {source.id: source for source in view.sources}
+        return build_state(
+            view,
+            before,
+            link=lambda source_id: self._link(by_id[source_id]),
+            policy_cache_max=self.settings.decision_cache_max,
+            salt_secret=self.pepper,
+        )
+
+    def _link(self, source: Source) -> Link:
+        """The link to a source: the one in use while the source has not changed, else a new one."""
+        link = self._links.get(source.id)
+        if link is None or link.source != source:
+            link = open_link(source, self.board.row(source.id), self.credentials, self.settings, self.loop)
+            self._links[source.id] = link
+        return link
+
+    def _drop_links(self, state: State) -> None:
+        """Forget links to sources that are gone; their pools close when their calls have ended."""
+        for source_id in self._links.keys() - state.links.keys():
+            link = self._links.pop(source_id)
+            self.loop.create_task(link.pool.close())
+
+    def _cut_revoked(self, view: SnapshotView) -> None:
+        """End running calls of keys that were revoked with `cut`."""
+        runtime = self.runtime
+        assert runtime is not None  # noqa: S101 - called after start
+        for run in list(runtime.runs):
+            identity = run.call.identity
+            if identity is None or not identity.digest:
+                continue
+            key = view.key(identity.digest)
+            if key is not None and key.revoked and key.cut:
+                run.cut(Unauthenticated("The API key was revoked while this call ran.", code="revoked_api_key"))
+
+    # -- periodic
+
+    def _sweep(self) -> None:
+        now_ns = self.clock.mono_ns()
+        assert self.server is not None and self.runtime is not None and self.view is not None  # noqa: S101
+        self.server.sweep(now_ns)
+        self.runtime.sweep(now_ns)
+        self.board.set_worker_state(pid=os.getpid(), snapshot_version=self.view.version, calls=len(self.runtime.runs))
+
+    def _check_files(self) -> None:
+        self.credentials.check(self.clock.mono_ns() / 1e9)
+        if self._tls is not None and self._tls_look() != self._tls_marks:
+            try:
+                self._tls.load_cert_chain(self.settings.tls_cert_file, self.settings.tls_key_file or None)
+            except (OSError, ssl.SSLError) as e:
+                log.error("certificate not reloaded, the old one stays", extra={"why": str(e)})
+                return
+            self._tls_marks = self._tls_look()
+            log.info("certificate reloaded")
+
+    def _tls_look(self) -> tuple[object, ...]:
+        return tuple(file_mark(path) for path in (self.settings.tls_cert_file, self.settings.tls_key_file) if path)
+
+    def _fill_metrics(self, metrics: Metrics) -> None:
+        assert self.server is not None and self.runtime is not None and self.view is not None  # noqa: S101
+        stats = self.record_log.stats()
+        metrics.log_records.follow((), stats.records)
+        metrics.log_bytes.follow((), stats.bytes)
+        metrics.log_fsyncs.follow((), stats.fsyncs)
+        metrics.log_pending_bytes.set((), stats.pending_bytes)
+        metrics.log_refusing.set((), 1 if self.record_log.refusal is not None else 0)
+        metrics.inflight.set((), len(self.runtime.runs))
+        metrics.connections.set((), len(self.server.connections))
+        metrics.snapshot_version.set((), self.view.version)
+        confirmed_ns = self.board.snapshot_confirmed()[1]
+        age_us = max(self.clock.wall_ns() - confirmed_ns, 0) // 1000
+        metrics.snapshot_age_seconds.set((), age_us)
+        fill_process(metrics, "worker")
+
+    # -- failure and stop
+
+    def _log_failed(self, error: LogError) -> None:
+        """The record log takes nothing more: running calls end unrecorded; a fatal failure ends this worker too."""
+        assert self.runtime is not None  # noqa: S101 - the log fails after start, or start itself raises
+        for run in list(self.runtime.runs):
+            run.log_failed(error)
+        if self.record_log.failed:
+            # Durability can never be claimed again in this epoch: the node starts a new worker with a new one.
+            self.stop(0)
+
+    def _tell(self, message: ToNode) -> None:
+        self.send(message)
+
+    def stop(self, grace_ms: int) -> None:
+        """Accept nothing more, let running calls finish, close the epoch. Idempotent."""
+        if not self._stopping:
+            self._stopping = True
+            self.loop.create_task(self._stop(grace_ms))
+
+    async def _stop(self, grace_ms: int) -> None:
+        deadline_ns = self.clock.mono_ns() + grace_ms * 1_000_000
+        if self._listener is not None:
+            self._listener.close()
+        runtime = self.runtime
+        if runtime is not None and self.server is not None:
+            runtime.draining = True
+            self.server.drain()
+            while runtime.runs and self.clock.mono_ns() < deadline_ns:
+                await asyncio.sleep(POLL_S)
+            for run in list(runtime.runs):
+                run.cut(shutdown_error())
+            give_up_ns = self.clock.mono_ns() + FINISH_NS
+            while (runtime.runs or self.server.connections) and self.clock.mono_ns() < give_up_ns:
+                await asyncio.sleep(POLL_S)
+            self.metrics.publish()
+        await self.record_log.close()
+        for link in self._links.values():
+            await link.pool.close()
+        if not self.stopped.done():
+            self.stopped.set_result(None)
+
+
+def read_pepper(settings: Settings) -> bytes:
+    """The secret that API keys are hashed under. Raises ConfigError when there is none or it is too short."""
+    path = Path(settings.pepper_file) if settings.pepper_file else settings.home_path("secrets", "pepper")
+    try:
+        pepper = path.read_bytes().strip()
+    except OSError as e:
+        raise ConfigError(f"{path}: the pepper cannot be read: {e.strerror}", param="pepper_file") from None
+    if len(pepper) < PEPPER_BYTES_MIN:
+        raise ConfigError(f"{path}: the pepper must be at least {PEPPER_BYTES_MIN} bytes", param="pepper_file")
+    return pepper
+
+
+async def serve() -> None:
+    """Be a worker on the link it inherited until told to stop, or until the node is gone."""
+    loop = asyncio.get_running_loop()
+    configured: asyncio.Future[Configure] = loop.create_future()
+    worker: Worker | None = None
+
+    def on_message(message: ToWorker) -> None:
+        if isinstance(message, Configure):
+            configured.set_result(message)
+        elif worker is not None:
+            worker.on_message(message)
+
+    def on_closed(_error: object) -> None:
+        if worker is not None:
+            worker.stop(worker.settings.stop_grace_ms)
+        elif not configured.done():
+            configured.cancel()
+
+    end = await worker_end(on_message, on_closed)
+    config = await configured
+    setup_logging(config.settings.get("log_level", "info"))
+    worker = Worker(config, SystemClock(), loop)
+    worker.send = end.send
+    await worker.start()
+    await worker.stopped
+    end.close()
+
+
+def main() -> None:
+    """Entry point. There are no arguments: the link is inherited, and everything comes over it."""
+    # Ctrl-C in a terminal reaches the whole process group: the node tells us when to stop, over the link.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    uvloop.run(serve())
+
+
+if __name__ == "__main__":
+    main()

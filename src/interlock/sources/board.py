@@ -1,0 +1,460 @@
+"""The board: what the processes of a node know together about model sources, workers and the snapshot's age.
+
+One row per source: the engine's load as the node last read it, the calls that each worker has in flight, the circuit
+breaker. Workers read it on every call, so a reading is one unpacking of the row and takes no lock.
+
+Who writes what, and why it survives a `kill -9` at any instruction:
+
+- *Load* (the node) and *snapshot confirmation* (the node): a seqlock. The sequence is odd while being written, and a
+  check word is the sum of the others, so that a torn or half-written value is seen as such and means "unknown".
+- *Calls* (each worker its own column): one word with the calls that ever entered above those in flight, so that one
+  write changes both and none needs a lock. `clear_worker` ends those of a dead worker.
+- *A concurrency cap* needs the lock: the sum over the columns is compared and the own column raised inside it. A call
+  that leaves meanwhile makes the sum too high, never too low.
+- *Breaker*: written under the lock. Each word alone is meaningful, so a half-done change is a breaker that opens or
+  closes one call later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Collection
+from fcntl import flock
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from interlock.errors import Unavailable
+from interlock.metering.shared import HEADER_WORDS, LOCK, UNLOCK, USER_WORD, WORD, SharedFile, word_pair
+from interlock.settings import Settings
+from interlock.types.source import LoadReading
+
+MAGIC = b"ilBoard1"
+MASK = (1 << 64) - 1
+
+CONFIRMED = USER_WORD
+"""Header words: sequence, snapshot version, wall clock (ns), check."""
+
+WORKER_WORDS = 4
+"""Of each worker: process id, snapshot version, calls in progress, spare."""
+
+FAILURES, OPEN_UNTIL, PROBES, PROBES_END, COOL_UNTIL = 2, 3, 4, 5, 6
+LOAD = 8
+"""Eight words: sequence, waiting, running, KV cache permille, flags, read at, calls entered by then, check."""
+COLUMNS = 16
+"""A word of each worker: calls ever entered above INFLIGHT_BITS bits of calls in flight.
+All offsets are words in a row; 0 and 1 are its digest."""
+INFLIGHT_BITS = 20
+INFLIGHT_MASK = (1 << INFLIGHT_BITS) - 1
+ENTER = 1 << INFLIGHT_BITS | 1
+
+HEALTHY, SATURATED = 1, 2
+"""Bits of the flags."""
+READ_TRIES = 16
+"""Reads of a value that is being written (under 2 us) before it is called unknown: the writer is dead or stopped."""
+NS_PER_MS = 1_000_000
+
+
+Load = tuple[int, int, int, int, bool, bool, int, int]
+"""Sequence, waiting, running, KV cache permille, healthy, saturated, read at (monotonic ns), calls entered by then."""
+UNKNOWN: Load = (0, -1, -1, -1, True, False, 0, 0)
+
+
+class WorkerState(NamedTuple):
+    """What a worker runs on. `pid` 0: there is no such worker now."""
+
+    pid: int
+    snapshot_version: int
+    calls: int
+
+
+class Board:
+    """The node's board. The node creates it, each worker opens it; a handle belongs to one thread.
+
+    Rows are asked for by source id (`row`) with each new snapshot. All `now_ns` are the monotonic clock.
+    """
+
+    def __init__(self, file: SharedFile, worker: int | None, settings: Settings) -> None:
+        self.rows, self.workers, self._stride = file.geometry[:3]
+        if worker is not None and not 0 <= worker < self.workers:
+            file.close()
+            raise ValueError(f"board: no worker {worker} among {self.workers}")
+        self.worker = worker
+        self._file = file
+        self._fd = file.fd
+        self._words = file.words
+        self._buffer = file.buffer
+        self._age_ms_max = settings.load_age_ms_max
+        self._failures_max = settings.breaker_failures
+        self._open_ns = settings.breaker_open_ms * NS_PER_MS
+        self._probes_max = settings.breaker_probes
+        self._first = HEADER_WORDS + self.workers * WORKER_WORDS
+        self._column = self._first + COLUMNS + (worker or 0)
+        self._read = struct.Struct("@Q3q4Q").unpack_from
+        self._write = struct.Struct("@3q4Q").pack_into
+        self._columns = struct.Struct(f"@{self.workers}Q").unpack_from
+        self._loads: dict[int, Load] = {}
+        self._known: dict[str, tuple[int, int, int]] = {}
+
+    @classmethod
+    def create(
+        cls, path: Path, *, rows: int, workers: int, settings: Settings | None = None, anonymous: bool = True
+    ) -> Board:
+        """New board with room for `rows` sources and worker numbers below `workers`. Raises Unavailable."""
+        settings = settings or Settings()
+        stride = COLUMNS + workers
+        size = (HEADER_WORDS + workers * WORKER_WORDS + rows * stride) * WORD
+        file = SharedFile.create(
+            path,
+            magic=MAGIC,
+            geometry=(rows, workers, stride),
+            size=size,
+            reserved=size,
+            wait_ms=settings.limit_lock_wait_ms,
+            anonymous=anonymous,
+        )
+        return cls(file, None, settings)
+
+    @classmethod
+    def open(cls, path: Path, *, worker: int | None, settings: Settings | None = None) -> Board:
+        """The node's board: of a worker under its number, or with None for whoever only looks. Raises Unavailable."""
+        settings = settings or Settings()
+        return cls(SharedFile.open(path, magic=MAGIC, wait_ms=settings.limit_lock_wait_ms), worker, settings)
+
+    # -- rows
+
+    def row(self, source_id: str) -> int:
+        """The row of a source, taken for it if it had none; the same until `retire`. Raises Unavailable when full."""
+        known = self._known.get(source_id)
+        if known is not None:
+            row, high, low = known
+            base = self._first + row * self._stride
+            if self._words[base] == high and self._words[base + 1] == low:
+                return row
+        self._lock()
+        try:
+            return self._assign(source_id)
+        finally:
+            self._file.unlock()
+
+    def retire(self, keep: Collection[str], snapshot_version: int) -> int:
+        """Free the rows of sources that are not in `keep` and have no call in flight; how many were freed.
+
+        Nothing is freed while a worker still runs on a snapshot older than `snapshot_version`, the first that is
+        without them: it may be about to use the row.
+        """
+        states = [self.worker_state(worker) for worker in range(self.workers)]
+        if any(state.pid and state.snapshot_version < snapshot_version for state in states):
+            return 0
+        kept = {_digest(source_id) for source_id in keep}
+        freed = 0
+        self._lock()
+        try:
+            for row in range(self.rows):
+                base = self._first + row * self._stride
+                digest = self._words[base], self._words[base + 1]
+                if digest[1] and digest not in kept and not self.inflight(row):
+                    self._words[base + 1] = 0
+                    freed += 1
+        finally:
+            self._file.unlock()
+        return freed
+
+    # -- load
+
+    def publish(
+        self,
+        row: int,
+        *,
+        waiting: int,
+        running: int,
+        kv_permille: int,
+        healthy: bool,
+        saturated: bool,
+        read_at_ns: int,
+        entered: int | None = None,
+    ) -> None:
+        """The node tells what it read of an engine (-1: unknown; `read_at_ns` 0: never read) and what it makes of it.
+
+        `entered` is `self.entered(row)` from before the engine was asked: calls sent after that are not yet in its
+        figures. Without it those sent until now count as known to the engine.
+        """
+        at = self._first + row * self._stride + LOAD
+        sequence = (self._words[at] | 1) + 1
+        mark = self.entered(row) if entered is None else entered
+        flags = (HEALTHY if healthy else 0) | (SATURATED if saturated else 0)
+        check = (sequence + waiting + running + kv_permille + flags + read_at_ns + mark) & MASK
+        self._words[at] = sequence - 1
+        self._write(self._buffer, (at + 1) * WORD, waiting, running, kv_permille, flags, read_at_ns, mark, check)
+        self._words[at] = sequence
+
+    def reading(self, row: int, now_ns: int) -> LoadReading:
+        """What is known of a source's load. A figure older than `load_age_ms_max` is unknown (-1), its age is told."""
+        base = self._first + row * self._stride
+        load = self._loads.get(row)
+        if load is None or self._words[base + LOAD] != load[0]:
+            load = self._load(row)
+        _, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark = load
+        calls = sum(self._columns(self._buffer, (base + COLUMNS) * WORD))
+        inflight = calls & INFLIGHT_MASK
+        since = (calls >> INFLIGHT_BITS) - mark
+        if since > inflight:
+            since = inflight
+        if not read_at_ns:
+            return LoadReading(-1, -1, -1, inflight, since, -1, healthy, False)
+        age_ms = (now_ns - read_at_ns) // NS_PER_MS
+        if age_ms > self._age_ms_max:
+            return LoadReading(-1, -1, -1, inflight, since, age_ms, healthy, False)
+        return LoadReading(
+            waiting, running, kv_permille, inflight, since, age_ms if age_ms > 0 else 0, healthy, saturated
+        )
+
+    def _load(self, row: int) -> Load:
+        """The load of a row, read whole and remembered until its sequence changes."""
+        at = self._first + row * self._stride + LOAD
+        for _ in range(READ_TRIES):
+            words: tuple[int, ...] = self._read(self._buffer, at * WORD)
+            sequence, waiting, running, kv_permille, flags, read_at_ns, mark, check = words
+            if not sequence & 1 and sequence == self._words[at] and sum(words[:7]) & MASK == check:
+                healthy, saturated = flags & HEALTHY != 0, flags & SATURATED != 0
+                load = sequence, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark
+                self._loads[row] = load
+                return load
+        return UNKNOWN
+
+    # -- calls in flight
+
+    def enter(self, row: int, cap: int | None) -> bool:
+        """Count a call into a source; False, and not counted, when `cap` calls of this node are in flight.
+
+        Exact over the workers of the node. Without a cap it only counts. Every True needs one `leave`.
+        """
+        column = self._column + row * self._stride
+        if cap is None:
+            self._words[column] += ENTER
+            return True
+        try:
+            flock(self._fd, LOCK)
+        except BlockingIOError:
+            if not self._file.wait():
+                return False
+        try:
+            calls: tuple[int, ...] = self._columns(self._buffer, (self._first + row * self._stride + COLUMNS) * WORD)
+            if sum(calls) & INFLIGHT_MASK >= cap:
+                return False
+            self._words[column] += ENTER
+        finally:
+            flock(self._fd, UNLOCK)
+        return True
+
+    def leave(self, row: int) -> None:
+        """A call that had entered has ended."""
+        column = self._column + row * self._stride
+        calls = self._words[column]
+        if calls & INFLIGHT_MASK:
+            self._words[column] = calls - 1
+
+    def inflight(self, row: int) -> int:
+        """Calls in flight to a source, over all workers of the node."""
+        return self._calls(row) & INFLIGHT_MASK
+
+    def entered(self, row: int) -> int:
+        """Calls that ever entered a source on this node; see `publish`."""
+        return self._calls(row) >> INFLIGHT_BITS
+
+    def _calls(self, row: int) -> int:
+        return sum(self._columns(self._buffer, (self._first + row * self._stride + COLUMNS) * WORD))
+
+    # -- circuit breaker
+
+    def allow(self, row: int, now_ns: int) -> bool:
+        """Whether a call may be sent now. When half open a True takes one of the `breaker_probes` probes.
+
+        Ask when about to send, not to rank (`breaker_state` is for that). A probe's call must end in `success`,
+        `failure` or `abandon`; one that does not (its worker died) is forgotten after `breaker_open_ms`.
+        """
+        words = self._words
+        base = self._first + row * self._stride
+        open_until = words[base + OPEN_UNTIL]
+        if now_ns < open_until or now_ns < words[base + COOL_UNTIL]:
+            return False
+        if not open_until:
+            return True
+        if not self._file.lock():
+            return False
+        try:
+            open_until = words[base + OPEN_UNTIL]
+            if not open_until:
+                return True
+            probes = words[base + PROBES] if now_ns < words[base + PROBES_END] else 0
+            if now_ns < open_until or probes >= self._probes_max:
+                return False
+            if not probes:
+                words[base + PROBES_END] = now_ns + self._open_ns
+            words[base + PROBES] = probes + 1
+            return True
+        finally:
+            self._file.unlock()
+
+    def failure(self, row: int, now_ns: int) -> None:
+        """A call failed in a way that speaks against the source. Opens the breaker after `breaker_failures` in a row.
+
+        A failed probe opens it again; a late failure while it is open changes nothing.
+        """
+        words = self._words
+        base = self._first + row * self._stride
+        if not self._file.lock():
+            return
+        try:
+            if not words[base + OPEN_UNTIL]:
+                failures = words[base + FAILURES] + 1
+                words[base + FAILURES] = failures
+                if failures < self._failures_max:
+                    return
+            elif not words[base + PROBES]:
+                return
+            words[base + PROBES] = 0
+            words[base + OPEN_UNTIL] = now_ns + self._open_ns
+        finally:
+            self._file.unlock()
+
+    def success(self, row: int) -> None:
+        """A call was answered. Ends a row of failures; closes a half-open breaker.
+
+        While the breaker is open and no probe is out, it is the late answer of an old call and changes nothing.
+        """
+        words = self._words
+        base = self._first + row * self._stride
+        if not words[base + FAILURES] and not words[base + OPEN_UNTIL]:
+            return
+        if not self._file.lock():
+            return
+        try:
+            if words[base + OPEN_UNTIL] and not words[base + PROBES]:
+                return
+            words[base + FAILURES] = 0
+            words[base + OPEN_UNTIL] = 0
+            words[base + PROBES] = 0
+        finally:
+            self._file.unlock()
+
+    def abandon(self, row: int) -> None:
+        """A call that `allow` let through ended without a verdict (not sent, or cancelled): its probe is free again."""
+        probes = self._first + row * self._stride + PROBES
+        if not self._words[probes] or not self._file.lock():
+            return
+        try:
+            self._words[probes] = max(0, self._words[probes] - 1)
+        finally:
+            self._file.unlock()
+
+    def cool_down(self, row: int, until_ns: int) -> None:
+        """Send nothing to a source before `until_ns`: it answered with Retry-After. The longest wins."""
+        word = self._first + row * self._stride + COOL_UNTIL
+        if until_ns > self._words[word]:
+            self._words[word] = until_ns
+
+    def breaker_state(self, row: int, now_ns: int) -> str:
+        """ "closed", "open", "half_open" (probes pass), or "cooling" (closed, but the source asked for a pause)."""
+        base = self._first + row * self._stride
+        open_until = self._words[base + OPEN_UNTIL]
+        if open_until:
+            return "open" if now_ns < open_until else "half_open"
+        return "cooling" if now_ns < self._words[base + COOL_UNTIL] else "closed"
+
+    def open_until(self, row: int) -> int:
+        """Monotonic nanoseconds before which nothing is sent to a source; 0 or past: it may be tried."""
+        base = self._first + row * self._stride
+        return max(self._words[base + OPEN_UNTIL], self._words[base + COOL_UNTIL])
+
+    # -- snapshot and workers
+
+    def confirm_snapshot(self, version: int, wall_ns: int) -> None:
+        """The node has just made sure that `version` is the newest snapshot (wall clock, nanoseconds)."""
+        words = self._words
+        sequence = (words[CONFIRMED] | 1) + 1
+        words[CONFIRMED] = sequence - 1
+        words[CONFIRMED + 1] = version
+        words[CONFIRMED + 2] = wall_ns
+        words[CONFIRMED + 3] = (sequence + version + wall_ns) & MASK
+        words[CONFIRMED] = sequence
+
+    def snapshot_confirmed(self) -> tuple[int, int]:
+        """(version, wall clock in ns) of the last confirmation; (0, 0), thus infinitely old, when there is none."""
+        words = self._words
+        for _ in range(READ_TRIES):
+            sequence, version, wall_ns, check = words[CONFIRMED : CONFIRMED + 4]
+            if not sequence & 1 and sequence == words[CONFIRMED] and (sequence + version + wall_ns) & MASK == check:
+                return version, wall_ns
+        return 0, 0
+
+    def set_worker_state(self, pid: int, snapshot_version: int, calls: int) -> None:
+        """A worker tells what it runs on. Raises ValueError on a handle that is no worker's."""
+        if self.worker is None:
+            raise ValueError("board: only a worker has a state")
+        at = HEADER_WORDS + self.worker * WORKER_WORDS
+        self._words[at + 1] = snapshot_version
+        self._words[at + 2] = calls
+        self._words[at] = pid
+
+    def worker_state(self, worker: int) -> WorkerState:
+        """What a worker said last; each figure by itself, not all of one instant."""
+        at = HEADER_WORDS + worker * WORKER_WORDS
+        return WorkerState(*self._words[at : at + 3])
+
+    def clear_worker(self, worker: int) -> None:
+        """Forget a dead worker: its state and the calls it had in flight.
+
+        Only after the process is gone, and before another one opens the board under its number.
+        """
+        for row in range(self.rows):
+            self._words[self._first + row * self._stride + COLUMNS + worker] &= ~INFLIGHT_MASK
+        at = HEADER_WORDS + worker * WORKER_WORDS
+        for i in range(WORKER_WORDS):
+            self._words[at + i] = 0
+
+    def close(self) -> None:
+        """Unmap. Idempotent."""
+        self._file.close()
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _lock(self) -> None:
+        if not self._file.lock():
+            raise Unavailable("The node's board is held by a process that does not answer; ask again later.")
+
+    def _assign(self, source_id: str) -> int:
+        """The row of a source, or the first free one; with the lock held."""
+        high, low = _digest(source_id)
+        free: int | None = None
+        for row in range(self.rows):
+            base = self._first + row * self._stride
+            taken = self._words[base + 1]
+            if taken == low and self._words[base] == high:
+                break
+            if not taken and free is None:
+                free = row
+        else:
+            if free is None:
+                raise Unavailable(f"The node's board has no row left of {self.rows} for source {source_id}.")
+            row = free
+            base = self._first + row * self._stride
+            for start, end in ((FAILURES, LOAD), (COLUMNS, self._stride)):
+                self._buffer[(base + start) * WORD : (base + end) * WORD] = bytes((end - start) * WORD)
+            # The sequence goes on: readers remember the load of the row's last source by it.
+            self.publish(row, waiting=-1, running=-1, kv_permille=-1, healthy=True, saturated=False, read_at_ns=0)
+            self._words[base] = high
+            self._words[base + 1] = low  # last: it marks the row as taken
+        if len(self._known) >= 2 * self.rows:
+            self._known.clear()
+        self._known[source_id] = (row, high, low)
+        return row
+
+
+def _digest(source_id: str) -> tuple[int, int]:
+    return word_pair(hashlib.blake2b(source_id.encode(), digest_size=16).digest())

@@ -1,0 +1,77 @@
+"""What all tests share: one embedded PostgreSQL for the whole run, started when the first test asks for it."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+from interlock.settings import Settings
+from interlock.storage.embedded import LOGIN, EmbeddedPostgres
+from interlock.storage.migrate import migrate
+
+_TEMPLATE = "interlock_template"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[EmbeddedPostgres]:
+    """The run's PostgreSQL server. It does not sync to disk: nothing in it outlives the run."""
+    options = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+    with tempfile.TemporaryDirectory(prefix="interlock-test-") as home:
+        server = EmbeddedPostgres(Path(home), Settings(home=home), options=options)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres_server: EmbeddedPostgres) -> str:
+    """A database with the schema in it, copied for each module: faster than migrating every time."""
+    with psycopg.connect(postgres_server.superuser_url, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {_TEMPLATE} OWNER {LOGIN}")
+    migrate(_database_url(postgres_server.url, _TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest.fixture(scope="module")
+def postgres_url(postgres_server: EmbeddedPostgres, _postgres_template: str) -> Iterator[str]:
+    """The URL of a fresh, migrated database of this test module. Its login is no superuser."""
+    with _database(postgres_server, _postgres_template) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_empty_url(postgres_server: EmbeddedPostgres) -> Iterator[str]:
+    """The URL of a fresh database without a schema, for one test."""
+    with _database(postgres_server, "template0") as url:
+        yield url
+
+
+class _database:
+    """A database copied from a template, dropped at the end."""
+
+    def __init__(self, server: EmbeddedPostgres, template: str) -> None:
+        self.server = server
+        self.template = template
+        self.name = f"test_{next(_numbers)}"
+
+    def __enter__(self) -> str:
+        with psycopg.connect(self.server.superuser_url, autocommit=True) as conn:
+            conn.execute(f"CREATE DATABASE {self.name} TEMPLATE {self.template} OWNER {LOGIN}")
+        return _database_url(self.server.url, self.name)
+
+    def __exit__(self, *_: object) -> None:
+        with psycopg.connect(self.server.superuser_url, autocommit=True) as conn:
+            conn.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)")
+
+
+def _database_url(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))

@@ -1,0 +1,374 @@
+"""RecordLog: what its three answers mean, group commit, rotation, limits, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from interlock.errors import LogError
+from interlock.ledger.files import Files
+from interlock.ledger.folder import CLOSED, epoch_ms, is_epoch, segments, take_lock
+from interlock.ledger.reader import read_epoch
+from interlock.types.record import Chunk, EpochClose, EpochOpen, Record
+
+from .support import FaultyFiles, ManualFlusher, attempt, durable, intent, open_log, outcome, run, written
+
+
+def records(folder: Path, epoch: str) -> list[Record]:
+    return [stored.record for stored in read_epoch(folder, epoch)]
+
+
+def test_an_epoch_opens_durable_and_closes_in_order(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path / "log")
+        assert log.durable_seq == log.written_seq == 1
+        assert is_epoch(log.epoch) and len(log.epoch) == 16 and log.epoch.isalnum()
+        assert isinstance(records(tmp_path / "log", log.epoch)[0], EpochOpen)
+        sent = [intent(log.next_call()), attempt(1), outcome(1, body=b"answer")]
+        for record in sent:
+            last = log.append(record)
+        assert await durable(log, last) is None
+        await log.close()
+        await log.close()
+        got = records(tmp_path / "log", log.epoch)
+        assert got[1:-1] == sent
+        assert isinstance(got[-1], EpochClose) and got[-1].last_seq == last
+        assert (tmp_path / "log" / log.epoch / CLOSED).exists()
+
+    run(main)
+
+
+def test_epoch_id_holds_its_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path)
+        opened = records(tmp_path, log.epoch)[0]
+        assert isinstance(opened, EpochOpen)
+        assert abs(epoch_ms(log.epoch) - opened.wall_ns // 1_000_000) < 1000
+        await log.close()
+
+    run(main)
+
+
+def test_the_fast_path_for_chunks_writes_the_same_bytes(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path)
+        log.append(intent(1))
+        log.append_chunk(1, 0, "höllo", b"")
+        log.append(Chunk(1, 1, "", b"\xff{}"))
+        log.append_chunk(1, 2**40, "", b"\xff{}")
+        await written(log)
+        frames = list(read_epoch(tmp_path, log.epoch))[2:]
+        assert [stored.record for stored in frames] == [
+            Chunk(1, 0, "höllo"),
+            Chunk(1, 1, "", b"\xff{}"),
+            Chunk(1, 2**40, "", b"\xff{}"),
+        ]
+        await log.close()
+
+    run(main)
+
+
+def test_one_write_takes_everything_appended_in_an_iteration(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path)
+        before = log.stats().writes
+        for call in range(1, 50):
+            log.append(intent(call))
+        assert log.stats().writes == before
+        await written(log)
+        assert log.stats().writes == before + 1
+        await log.close()
+
+    run(main)
+
+
+def test_written_is_told_after_the_write_and_before_the_sync(tmp_path: Path) -> None:
+    async def main() -> None:
+        flushers: list[ManualFlusher] = []
+
+        def flusher(notify: object) -> ManualFlusher:
+            flushers.append(ManualFlusher(notify))  # type: ignore[arg-type]
+            return flushers[-1]
+
+        log = open_log(tmp_path, flusher=flusher)
+        told: list[str] = []
+        seq = log.append(intent(1))
+        log.on_durable(seq, lambda error: told.append(f"durable {error}"))
+        log.on_written(lambda: told.append("written"))
+        assert told == []
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert told == ["written"]
+        assert log.written_seq == seq and log.durable_seq < seq
+        assert flushers[0].step()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert told == ["written", "durable None"]
+        log.on_written(lambda: told.append("at once"))
+        log.on_durable(seq, lambda error: told.append(f"at once {error}"))
+        assert told[2:] == ["at once", "at once None"]
+        log.abandon()
+
+    run(main)
+
+
+def test_group_commit_is_self_clocked(tmp_path: Path) -> None:
+    """While one fdatasync runs everything else gathers; the next one covers all of it."""
+
+    async def main() -> None:
+        flushers: list[ManualFlusher] = []
+
+        def flusher(notify: object) -> ManualFlusher:
+            flushers.append(ManualFlusher(notify))  # type: ignore[arg-type]
+            return flushers[-1]
+
+        log = open_log(tmp_path, flusher=flusher)
+        done: list[int] = []
+        fsyncs = log.stats().fsyncs
+        for call in range(1, 11):
+            seq = log.append(intent(call))
+            log.on_durable(seq, lambda error, seq=seq: done.append(seq))  # type: ignore[misc]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert len(flushers[0].work) == 1 and done == []
+        flushers[0].step()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert done == [2] and len(flushers[0].work) == 1
+        flushers[0].step()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert done == list(range(2, 12)) and not flushers[0].work
+        assert log.stats().fsyncs == fsyncs + 2
+        log.abandon()
+
+    run(main)
+
+
+def test_waiters_are_told_in_the_order_of_seq(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path)
+        order: list[int] = []
+        seqs = [log.append(intent(call)) for call in range(1, 6)]
+        for seq in (seqs[3], seqs[0], seqs[4], seqs[1], seqs[2]):
+            log.on_durable(seq, lambda error, seq=seq: order.append(seq))  # type: ignore[misc]
+        assert await durable(log, seqs[-1]) is None
+        assert order == seqs
+        await log.close()
+
+    run(main)
+
+
+def test_a_raising_callback_does_not_keep_others_waiting(tmp_path: Path) -> None:
+    async def main() -> None:
+        reported: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
+        log = open_log(tmp_path)
+
+        def wrong(*_: object) -> None:
+            raise ZeroDivisionError
+
+        seq = log.append(intent(1))
+        log.on_written(wrong)
+        log.on_durable(seq, wrong)
+        await written(log)
+        assert await durable(log, seq) is None
+        assert [type(each) for each in reported] == [ZeroDivisionError, ZeroDivisionError]
+        await log.close()
+
+    run(main)
+
+
+def test_sync_within_syncs_without_a_waiter(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path)
+        seq = log.append_chunk(1, 0, "x", b"")
+        log.sync_within(20)
+        log.sync_within(20)
+        await asyncio.sleep(0.2)
+        assert log.durable_seq == seq
+        fsyncs = log.stats().fsyncs
+        await asyncio.sleep(0.05)
+        assert log.stats().fsyncs == fsyncs
+        await log.close()
+
+    run(main)
+
+
+def test_sync_within_covers_what_is_appended_just_before_the_timer(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path)
+        log.append_chunk(1, 0, "x", b"")
+        log.sync_within(20)
+        await asyncio.sleep(0)
+        seq = log.append_chunk(1, 1, "y", b"")
+        log.sync_within(20)
+        log._sync_due()  # the timer fires in this same iteration
+        await asyncio.sleep(0.1)
+        assert log.durable_seq == seq
+        log.abandon()
+
+    run(main)
+
+
+def test_segments_rotate_and_nothing_is_lost_between_them(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path, segment_bytes=2000)
+        for call in range(1, 101):
+            seq = log.append(intent(call))
+            if call % 7 == 0:
+                await written(log)
+        assert await durable(log, seq) is None
+        await log.close()
+        assert len(segments(tmp_path, log.epoch)) > 3
+        stored = list(read_epoch(tmp_path, log.epoch))
+        assert [each.seq for each in stored] == list(range(1, len(stored) + 1))
+        assert [each.record for each in stored[1:-1]] == [intent(call) for call in range(1, 101)]
+
+    run(main)
+
+
+def test_writes_are_held_back_while_a_segment_is_sealed(tmp_path: Path) -> None:
+    """The invariant by which a reader knows damage: a segment has a successor only when it is whole and durable."""
+
+    async def main() -> None:
+        flushers: list[ManualFlusher] = []
+
+        def flusher(notify: object) -> ManualFlusher:
+            flushers.append(ManualFlusher(notify))  # type: ignore[arg-type]
+            return flushers[-1]
+
+        log = open_log(tmp_path, flusher=flusher, segment_bytes=500)
+        log.append(intent(1, body=b"x" * 1000))
+        await asyncio.sleep(0)
+        told: list[str] = []
+        log.append_chunk(1, 0, "x", b"")
+        log.on_written(lambda: told.append("written"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert told == [] and segments(tmp_path, log.epoch) == [0]
+        flushers[0].step()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert told == ["written"] and segments(tmp_path, log.epoch) == [0, 1]
+        assert [each.segment for each in read_epoch(tmp_path, log.epoch)] == [0, 0, 1]
+        log.abandon()
+
+    run(main)
+
+
+def test_the_lock_is_held_while_the_log_lives(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path)
+        lock = tmp_path / log.epoch / "lock"
+        assert take_lock(Files(), lock) is None
+        await log.close()
+        fd = take_lock(Files(), lock)
+        assert fd is not None
+        Files().close(fd)
+
+    run(main)
+
+
+def test_a_closed_log_takes_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path)
+        await log.close()
+        assert log.refusal is not None and log.refusal.code == "record_log_closed"
+        with pytest.raises(LogError):
+            log.append(intent(1))
+        with pytest.raises(LogError):
+            log.append_chunk(1, 0, "", b"")
+
+    run(main)
+
+
+def test_an_epoch_with_an_open_call_is_not_marked_closed(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path)
+        log.append(intent(1))
+        assert log.stats().open_calls == 1
+        await log.close()
+        assert isinstance(records(tmp_path, log.epoch)[-1], EpochClose)
+        assert not (tmp_path / log.epoch / CLOSED).exists()
+
+    run(main)
+
+
+def test_a_record_over_its_limit_is_refused_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path, record_bytes_max=1000)
+        with pytest.raises(LogError, match="record_bytes_max"):
+            log.append(intent(1, body=b"x" * 1000))
+        assert await durable(log, log.append(intent(2))) is None
+        await log.close()
+        assert [each.seq for each in read_epoch(tmp_path, log.epoch)] == [1, 2, 3]
+
+    run(main)
+
+
+def test_new_calls_are_refused_above_the_disk_budget(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path, log_disk_bytes_max=5000, log_check_ms=10)
+        assert log.refusal is None
+        log.append(intent(1, body=b"x" * 6000))
+        await written(log)
+        assert log.refusal is not None and log.refusal.code == "record_log_budget"
+        log.append(outcome(1))  # a running call is still recorded
+        await log.close()
+        other = open_log(tmp_path, log_disk_bytes_max=5000)
+        assert other.refusal is not None, "the budget is the node's, over all epochs"
+        await other.close()
+
+    run(main)
+
+
+def test_new_calls_are_refused_when_little_disk_is_free(tmp_path: Path) -> None:
+    async def main() -> None:
+        files = FaultyFiles()
+        files.free = 10_000
+        log = open_log(tmp_path, files=files, log_disk_free_bytes_min=9000, log_check_ms=10)
+        assert log.refusal is None
+        files.free = 8000
+        await asyncio.sleep(0.05)
+        assert log.refusal is not None and log.refusal.code == "record_log_disk_full"
+        files.free = 20_000
+        await asyncio.sleep(0.05)
+        assert log.refusal is None
+        await log.close()
+
+    run(main)
+
+
+def test_a_backlog_refuses_new_calls_and_then_everything(tmp_path: Path) -> None:
+    async def main() -> None:
+        flushers: list[ManualFlusher] = []
+
+        def flusher(notify: object) -> ManualFlusher:
+            flushers.append(ManualFlusher(notify))  # type: ignore[arg-type]
+            return flushers[-1]
+
+        log = open_log(tmp_path, flusher=flusher, log_pending_bytes_max=5000)
+        log.append(intent(1, body=b"x" * 6000))
+        await written(log)
+        assert log.refusal is not None and log.refusal.code == "record_log_backlog"
+        log.append_chunk(1, 0, "y" * 5000, b"")
+        await written(log)
+        with pytest.raises(LogError):
+            log.append_chunk(1, 1, "z", b"")
+        with pytest.raises(LogError):
+            log.append(outcome(1, body=b"answer"))
+        log.sync_within(1)
+        await asyncio.sleep(0.02)
+        flushers[0].step()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert log.refusal is None
+        ended = records(tmp_path, log.epoch)[-1]
+        assert ended.state == "cut" and ended.body == b""  # type: ignore[union-attr]
+        assert log.stats().open_calls == 0
+        log.abandon()
+
+    run(main)
