@@ -44,6 +44,12 @@ QUICK = Plan(
     starts=3,
 )  # fmt: skip
 
+SMOKE = Plan(
+    rounds=1, requests=200, connections=4, streams=10, events=5, latency_seconds=0.2, latency_rounds=1,
+    memory_requests=200, many_streams=20, many_events=3, many_interval_ms=20, starts=1,
+)  # fmt: skip
+"""Enough to see that everything works; the figures mean nothing."""
+
 
 class Bench:
     """The mock engine and the load generator, and orders to them."""
@@ -95,7 +101,9 @@ def cpu_rounds(bench: Bench, subjects: list[Subject], say: Any) -> dict[str, dic
     bench.pace(plan.interval_ms)
     out: dict[str, dict[str, list[float]]] = {s.name: {} for s in subjects}
     for subject in subjects:
-        one_round(bench, subject, dataclasses.replace(plan, requests=max(2_000, plan.requests // 10), events=20))
+        one_round(
+            bench, subject, dataclasses.replace(plan, requests=max(plan.connections, plan.requests // 10), events=20)
+        )
     for number in range(plan.rounds):
         order = subjects if number % 2 == 0 else subjects[::-1]
         for subject in order:

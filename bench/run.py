@@ -1,6 +1,6 @@
 """`make bench`: measure everything and write `bench/results.json`.
 
-    .venv/bin/python -m bench.run [--quick] [--only nginx,probe,gateway] [--rounds N] [--profile] [--out FILE]
+    .venv/bin/python -m bench.run [--quick | --smoke] [--only nginx,probe,gateway] [--rounds N] [--profile] [--out FILE]
 
 Needs nginx for the ratios (installed by apt when absent and permitted). `--profile` says where the worker's time goes
 and takes no part in the figures: it runs after them.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import measure, profile, report
-from bench.measure import QUICK, Bench, Plan
+from bench.measure import QUICK, SMOKE, Bench, Plan
 from bench.subjects import ROOT, Gateway, Nginx, Probe, Skipped, Subject
 
 
@@ -90,12 +90,13 @@ def main() -> int:
     """Command line. 0: measured; 1: something could not be measured that should have been."""
     parser = argparse.ArgumentParser(description="Measure the gateway beside a bare nginx reverse proxy.")
     parser.add_argument("--quick", action="store_true", help="a tenth of the time, less exact")
+    parser.add_argument("--smoke", action="store_true", help="seconds only: does everything run? no valid figures")
     parser.add_argument("--only", default="nginx,probe,gateway", help="subjects, in order")
     parser.add_argument("--rounds", type=int, help="alternating rounds")
     parser.add_argument("--profile", action="store_true", help="afterwards, say where the worker's time goes")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results.json")
     options = parser.parse_args()
-    plan: Plan = QUICK if options.quick else Plan()
+    plan = SMOKE if options.smoke else QUICK if options.quick else Plan()
     if options.rounds:
         plan = dataclasses.replace(plan, rounds=options.rounds)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

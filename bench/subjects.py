@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -23,6 +24,9 @@ SUBJECT_CORE = {max(os.sched_getaffinity(0))}
 OTHER_CORES = os.sched_getaffinity(0) - SUBJECT_CORE or SUBJECT_CORE
 
 
+PR_SET_PDEATHSIG = 1
+
+
 class Skipped(Exception):
     """A subject that cannot run here; the words say why."""
 
@@ -42,10 +46,14 @@ class Subject(Protocol):
 
 
 def spawn(arguments: list[str], cores: set[int], **more: Any) -> subprocess.Popen[str]:
-    """Start a process on these cores, with its output as text."""
-    return subprocess.Popen(
-        arguments, cwd=ROOT, text=True, preexec_fn=lambda: os.sched_setaffinity(0, cores), **more
-    )  # fmt: skip
+    """Start a process on these cores, with its output as text. It ends when this process does, however that ends."""
+    libc = ctypes.CDLL(None)
+
+    def prepare() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        os.sched_setaffinity(0, cores)
+
+    return subprocess.Popen(arguments, cwd=ROOT, text=True, preexec_fn=prepare, **more)
 
 
 def free_port() -> int:
@@ -127,6 +135,7 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
+    client_header_buffer_size 8k;
     client_body_buffer_size 64k;
     upstream engine {{
         server 127.0.0.1:{engine};
@@ -171,7 +180,8 @@ def nginx_binary() -> str:
 
 
 class Nginx:
-    """nginx as a bare reverse proxy: one worker, kept connections on both sides, no access log, no buffering."""
+    """nginx as a bare reverse proxy, as lean as it gets: one worker, kept connections on both sides, no access log, no
+    buffering, and a header buffer that takes head and body in one read (two system calls less per request)."""
 
     name = "nginx"
     key = "none"

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from interlock.control import state
-from interlock.control.documents import Document, KeySpec, PolicySpec, RoleSpec, SourceSpec, section
+from interlock.control.documents import Document, KeySpec, PolicySpec, RoleSpec, SourceSpec, lean, section
 from interlock.control.identity import WRITE_LOCK, Actor, roles_of, tenant_of
 from interlock.control.parse import Places, parse, show
 from interlock.control.permissions import Action, require, require_grant
@@ -147,11 +147,15 @@ class Configurator:
             require(actor.bindings, Action.source_write, None)
             found = {spec.name: self._discover(sources.probe(spec))}
         with self._changing(actor, ref, reason) as (tx, outside):
+            # before anything is looked up, so that an error tells nothing to who may not write here
+            wish = Change("create" if new else "update", ref.kind, ref.tenant, ref.name)
+            require(actor.bindings, _action(wish), _place(tx, wish))
             stored = state.load_some(tx, state.mentioned(ref, spec))
             known = {**outside, **stored.entries}
             exists = ref in known or ref in stored.closed_keys
             if new is True and exists:
-                raise Conflict(f"there is a {ref} already", code="already_exists")
+                closed = stored.closed_keys.get(ref)
+                raise Conflict(f"there is a {ref} already{', ' + closed if closed else ''}", code="already_exists")
             if new is False and ref not in known:
                 closed = stored.closed_keys.get(ref)
                 raise Conflict(f"{ref} is {closed}") if closed else NotFound(f"there is no {ref}", param=ref.name)
@@ -165,10 +169,12 @@ class Configurator:
     def remove(self, actor: Actor, ref: Ref, reason: Reason, *, revision: int | None = None) -> Applied:
         """Delete an entry (a key: revoke it). Raises NotFound, Conflict, Denied, StoreError."""
         with self._changing(actor, ref, reason) as (tx, _):
+            wish = Change("delete", ref.kind, ref.tenant, ref.name)
+            require(actor.bindings, _action(wish), _place(tx, wish))
             stored = state.load_some(tx, {ref}).entries
             if ref not in stored:
                 raise NotFound(f"there is no {ref}", param=ref.name)
-            before = msgspec.to_builtins(stored[ref].spec)
+            before = lean(stored[ref].spec)
             steps = Plan((Change("delete", ref.kind, ref.tenant, ref.name, before=before),))
             self._allow(actor, tx, steps, None)
             execute(tx, steps, {}, {}, revision)
@@ -181,6 +187,12 @@ class Configurator:
         with self._changing(actor, ref, reason) as (tx, _):
             place = tx.names.tenant(ref.tenant) or None
             require(actor.bindings, action, place)
+            yield tx
+
+    @contextmanager
+    def changing(self, actor: Actor, ref: Ref, reason: Reason) -> Iterator[Tx]:
+        """A write transaction where `ref` is; the caller asks for permission itself, once it knows what it found."""
+        with self._changing(actor, ref, reason) as (tx, _):
             yield tx
 
     def allow_key(self, actor: Actor, principal_id: str, scopes: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ an empty section, with `prune: true`, empties what is stored. docs/configuration
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -237,6 +238,35 @@ class Document(Spec, frozen=True):
 def restate(value: msgspec.Struct | None, form: type[_S]) -> _S | None:
     """The same fields as another class: a domain value in its declared form, or the other way round."""
     return None if value is None else msgspec.convert(msgspec.to_builtins(value), form)
+
+
+@functools.cache
+def _defaults(form: type[msgspec.Struct]) -> tuple[tuple[str, Any], ...]:
+    out = []
+    for field in msgspec.structs.fields(form):
+        made = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        out.append((field.name, made))
+    return tuple(out)
+
+
+def lean(value: Any) -> Any:
+    """A declared value as plain dicts, lists and scalars, without what is at its default.
+
+    msgspec's own `omit_defaults` compares by identity, so that two equal values may be written differently; this
+    does not, and two values are equal exactly when their lean forms are.
+    """
+    if isinstance(value, msgspec.Struct):
+        out = {}
+        for name, default in _defaults(type(value)):
+            field = getattr(value, name)
+            if field is not UNSET and (default is msgspec.NODEFAULT or field != default):
+                out[name] = lean(field)
+        return out
+    if isinstance(value, dict):
+        return {key: lean(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [lean(entry) for entry in value]
+    return msgspec.to_builtins(value)
 
 
 def section(value: tuple[_T, ...] | UnsetType) -> tuple[_T, ...]:

@@ -14,7 +14,7 @@ import msgspec
 import yaml
 from msgspec import UnsetType
 
-from interlock.control.documents import Document
+from interlock.control.documents import Document, lean
 from interlock.errors import ConfigError
 
 DEPTH_MAX = 32
@@ -89,8 +89,7 @@ def parse(texts: Iterable[tuple[str, str]]) -> tuple[Document, Places]:
 
 def dump(document: Document) -> str:
     """The document as YAML, in the order in which the fields are described; reading it gives the document back."""
-    plain = msgspec.to_builtins(document)
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(lean(document), sort_keys=False, allow_unicode=True, width=120)
 
 
 def _read(file: str, text: str) -> tuple[Any, yaml.Node | None]:

@@ -23,6 +23,7 @@ from interlock.control.documents import (
     SourceSpec,
     TeamSpec,
     TenantSpec,
+    lean,
     section,
 )
 from interlock.control.parse import Path, Places, is_set
@@ -222,7 +223,7 @@ def _deletions(
 
 def comparable(spec: AnySpec) -> dict[str, Any]:
     """The fields that say whether two entries are the same."""
-    fields: dict[str, Any] = msgspec.to_builtins(spec)
+    fields: dict[str, Any] = lean(spec)
     if isinstance(spec, KeySpec):
         fields.pop("expires_in_days", None)
         fields["scopes"] = sorted(spec.scopes)

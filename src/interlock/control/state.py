@@ -22,6 +22,7 @@ from interlock.control.documents import (
 from interlock.control.plan import AnySpec, Entry, Kind, Ref, role_name
 from interlock.control.services import aliases, issuers, keys, policies, principals, roles, sources, teams, tenants
 from interlock.control.services.base import Tx
+from interlock.control.validate import PLATFORM
 from interlock.errors import NotFound
 from interlock.storage import aliases as stored_aliases
 from interlock.storage import bindings as stored_bindings
@@ -167,7 +168,7 @@ def mentioned(ref: Ref, spec: AnySpec) -> set[Ref]:
         out |= {Ref("team", ref.tenant, t) for t in spec.teams}
         out |= {Ref("principal", ref.tenant, p) for p in spec.may_act_for if p != "*"}
     elif isinstance(spec, KeySpec | RoleSpec):
-        out.add(Ref("principal", ref.tenant, spec.principal))
+        out.add(Ref("principal", ref.tenant or PLATFORM, spec.principal))
     elif isinstance(spec, IssuerSpec):
         out |= {Ref("team", ref.tenant, t) for t in spec.group_teams.values()}
     elif isinstance(spec, SourceSpec):

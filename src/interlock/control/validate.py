@@ -119,8 +119,9 @@ def references(ref: Ref, entry: Entry, after: Mapping[Ref, Entry]) -> Iterator[F
             if name != "*" and missing("principal", ref.tenant, name):
                 yield ("may_act_for", i), f"there is no principal {name!r} in tenant {ref.tenant}"
     elif isinstance(spec, KeySpec | RoleSpec):
-        if missing("principal", ref.tenant, spec.principal):
-            yield ("principal",), f"there is no principal {spec.principal!r} in tenant {ref.tenant}"
+        home = ref.tenant or PLATFORM
+        if missing("principal", home, spec.principal):
+            yield ("principal",), f"there is no principal {spec.principal!r} in tenant {home}"
     elif isinstance(spec, IssuerSpec):
         for group, team in spec.group_teams.items():
             if missing("team", ref.tenant, team):

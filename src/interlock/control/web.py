@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
@@ -211,33 +212,62 @@ class ErrorAnswer(msgspec.Struct):
 
 
 _described: list[Any] = [ErrorAnswer]
+_REFERENCE = "#/components/schemas/{name}"
 
 
-def describe(
-    *, body: Any = None, answer: Any = None, status: int = 200, reason: bool = False, parameters: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Keyword arguments for a route's OpenAPI: body and answer types, and whether a reason is asked for."""
-    extra: dict[str, Any] = {"parameters": [], "responses": {"4XX": _content(ErrorAnswer, "what was wrong")}}
-    if body is not None:
-        extra["requestBody"] = {"required": True, **_content(body, "")}
+def route(
+    router: APIRouter,
+    method: str,
+    path: str,
+    endpoint: Callable[..., Response],
+    summary: str,
+    *,
+    tag: str,
+    body: Any = None,
+    answer: Any = None,
+    status: int = 200,
+    reason: bool = False,
+    revision: bool = False,
+) -> None:
+    """Add an endpoint with its OpenAPI: body and answer types, whether it takes a reason or a revision (If-Match)."""
+    parameters = [_parameter(name, "path", required=True) for name in re.findall(r"\{(\w+)(?::path)?\}", path)]
     if reason:
-        words = "Why the change is made; may be given as `reason` in the body instead."
-        extra["parameters"].append(_header("X-Interlock-Reason", words))
-    extra["parameters"] += [_header(name, "") for name in parameters]
-    extra["responses"][str(status)] = _content(answer, "done") if answer is not None else {"description": "done"}
-    return {"openapi_extra": extra, "status_code": status, "response_class": Json}
+        words = "Why the change is made; required, here or as `reason` in the body."
+        parameters.append(_parameter("X-Interlock-Reason", "header", words))
+    if revision:
+        parameters.append(_parameter("If-Match", "header", "The revision that was read; another one is a conflict."))
+    extra: dict[str, Any] = {"parameters": parameters}
+    if body is not None:
+        extra["requestBody"] = {"required": True, "content": _content(body)}
+    done: dict[str, Any] = {"description": "done"}
+    if answer is not None:
+        done["content"] = _content(answer)
+    wrong = {"description": "what was wrong", "content": _content(ErrorAnswer)}
+    extra["responses"] = {str(status): done, "4XX": wrong}
+    router.add_api_route(
+        path,
+        endpoint,
+        methods=[method],
+        summary=summary,
+        description=endpoint.__doc__ or "",
+        tags=[tag],
+        status_code=status,
+        response_class=Json,
+        openapi_extra=extra,
+        operation_id=f"{method.lower()}:{path}",
+        name=summary,
+    )
 
 
-def _content(form: Any, words: str) -> dict[str, Any]:
+def _content(form: Any) -> dict[str, Any]:
     if form not in _described:
         _described.append(form)
-    (schema,), _ = msgspec.json.schema_components([form], ref_template="#/components/schemas/{name}")
-    content: dict[str, Any] = {"content": {"application/json": {"schema": schema}}}
-    return {"description": words, **content} if words else content
+    (schema,), _ = msgspec.json.schema_components([form], ref_template=_REFERENCE)
+    return {"application/json": {"schema": schema}}
 
 
-def _header(name: str, words: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": False, "description": words, "schema": {"type": "string"}}
+def _parameter(name: str, place: str, words: str = "", *, required: bool = False) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": required, "description": words, "schema": {"type": "string"}}
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
@@ -249,7 +279,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             summary="Tenants, identity, policies, sources, aliases, and the snapshot that gateways run on.",
             routes=app.routes,
         )
-        _, components = msgspec.json.schema_components(_described, ref_template="#/components/schemas/{name}")
+        _, components = msgspec.json.schema_components(_described, ref_template=_REFERENCE)
         parts = document.setdefault("components", {})
         parts["schemas"] = components
         parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "il_..."}}

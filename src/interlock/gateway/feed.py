@@ -170,10 +170,16 @@ class SnapshotFeed:
         pause = RETRY_FIRST_S
         try:
             while True:
+                wait_s = self._settings.snapshot_poll_ms / 1000
                 try:
-                    await self.check()
-                    await self._store.told(self._settings.snapshot_poll_ms / 1000)
-                    pause = RETRY_FIRST_S
+                    try:
+                        await self.check()
+                        pause = RETRY_FIRST_S
+                    except SnapshotError as e:
+                        # The database is there: what it says next may be sound, and is heard at once.
+                        self._failed(e)
+                        wait_s, pause = max(wait_s, pause), min(pause * 2, RETRY_MAX_S)
+                    await self._store.told(wait_s)
                 except (InterlockError, OSError) as e:
                     self._failed(e)
                     if isinstance(e, StoreError):

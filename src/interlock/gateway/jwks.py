@@ -22,10 +22,9 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-import httpx2
 import msgspec
 from joserfc.errors import JoseError
 from joserfc.jwk import Key, import_key
@@ -34,6 +33,9 @@ from interlock.errors import ConfigError, InterlockError
 from interlock.settings import Settings
 from interlock.types.clock import Clock
 from interlock.types.identity import Issuer
+
+if TYPE_CHECKING:
+    import httpx2
 
 RSA_BITS_MIN = 2048
 REDIRECTS_MAX = 3
@@ -206,7 +208,7 @@ class KeyStore:
             ring = _ring(msgspec.json.decode(path.read_bytes(), type=KeySetFile))
         except FileNotFoundError:
             return _Held(now, (0, 0, 0), None)
-        except (OSError, msgspec.DecodeError) as e:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as e:
             logger.warning("key set of issuer %s cannot be read: %s", issuer_id, e)
             return before._replace(checked_ns=now)
         return _Held(now, stamp, ring)
@@ -341,7 +343,7 @@ class JwksFetcher:
         watch = _Watch(issuer)
         try:
             file = msgspec.json.decode(file_of(self._folder, issuer.id).read_bytes(), type=KeySetFile)
-        except (OSError, msgspec.DecodeError, ConfigError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, ConfigError):
             return watch
         if file.url == issuer.jwks_url:
             watch.fetched_ns, watch.keys = file.fetched_ns, len(file.keys)
@@ -358,7 +360,7 @@ class JwksFetcher:
             _write(file_of(self._folder, issuer.id), KeySetFile(issuer.id, issuer.jwks_url, fetched_ns, keys))
         except TimeoutError:
             self._failed(watch, f"no answer within {settings.jwks_timeout_ms} ms")
-        except (InterlockError, httpx2.HTTPError, OSError, ValueError) as e:
+        except (InterlockError, OSError, ValueError) as e:
             self._failed(watch, getattr(e, "message", "") or str(e) or type(e).__name__)
         else:
             watch.fetched_ns, watch.keys, watch.error = fetched_ns, len(keys), ""
@@ -378,29 +380,32 @@ class JwksFetcher:
 
     async def _get(self, url: str) -> bytes:
         """The body at a URL, after at most `REDIRECTS_MAX` redirects within its origin. Raises FetchError."""
-        origin = urlsplit(url)
+        import httpx2  # here, because workers import this module and never fetch
+
         if self._tls is None:
             self._tls = ssl.create_default_context(cafile=self._settings.jwks_ca_file or None)
-        async with httpx2.AsyncClient(
-            verify=self._tls, trust_env=False, timeout=self._settings.jwks_timeout_ms / 1000
-        ) as client:
-            for _ in range(REDIRECTS_MAX + 1):
-                pinned, host, header = await self._pin(url)
-                async with client.stream(
-                    "GET",
-                    pinned,
-                    headers={"host": header, "accept": "application/json", "accept-encoding": "identity"},
-                    extensions={"sni_hostname": host},
-                ) as response:
-                    if response.is_redirect:
-                        url = urljoin(url, response.headers.get("location", ""))
-                        target = urlsplit(url)
-                        if (target.scheme, target.netloc) != (origin.scheme, origin.netloc):
-                            raise FetchError("the answer is a redirect to another host, which is not followed")
-                        continue
-                    if response.status_code != 200:
-                        raise FetchError(f"the answer has status {response.status_code}")
-                    return await self._bounded(response)
+        timeout_s = self._settings.jwks_timeout_ms / 1000
+        try:
+            async with httpx2.AsyncClient(verify=self._tls, trust_env=False, timeout=timeout_s) as client:
+                return await self._follow(client, url)
+        except httpx2.HTTPError as e:
+            raise FetchError(str(e) or type(e).__name__) from None
+
+    async def _follow(self, client: httpx2.AsyncClient, url: str) -> bytes:
+        origin = urlsplit(url)
+        for _ in range(REDIRECTS_MAX + 1):
+            pinned, host, header = await self._pin(url)
+            headers = {"host": header, "accept": "application/json", "accept-encoding": "identity"}
+            async with client.stream("GET", pinned, headers=headers, extensions={"sni_hostname": host}) as response:
+                if response.is_redirect:
+                    url = urljoin(url, response.headers.get("location", ""))
+                    target = urlsplit(url)
+                    if (target.scheme, target.netloc) != (origin.scheme, origin.netloc):
+                        raise FetchError("the answer is a redirect to another host, which is not followed")
+                    continue
+                if response.status_code != 200:
+                    raise FetchError(f"the answer has status {response.status_code}")
+                return await self._bounded(response)
         raise FetchError(f"more than {REDIRECTS_MAX} redirects")
 
     async def _bounded(self, response: httpx2.Response) -> bytes:
@@ -447,7 +452,7 @@ class JwksFetcher:
 def _document(body: bytes) -> object:
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise FetchError("the answer is not JSON") from None
 
 

@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -42,11 +42,11 @@ from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.metering.limits import LimitTable
 from interlock.settings import Settings, load
 from interlock.sources.board import Board
-from interlock.sources.load import LoadWatcher
 from interlock.storage.nodes import Node as NodeRow
 from interlock.telemetry.logs import setup_logging
 from interlock.telemetry.metrics import Metrics, fill_process
 from interlock.types.clock import Clock, SystemClock
+from interlock.types.source import Source
 
 log = logging.getLogger("interlock.gateway.node")
 
@@ -58,6 +58,16 @@ SERVICE_PAUSE_S = 1.0
 """Pause before a background service that failed is started again."""
 GOODBYE_S = 2.0
 """How long the background services may take to end."""
+
+
+class Watcher(Protocol):
+    """Follows the health and load of sources, and publishes them on the board."""
+
+    def update(self, sources: Sequence[Source]) -> None:
+        """Follow these sources and no others."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -79,16 +89,19 @@ class GatewayNode:
         clock: Clock,
         *,
         store: Store | None = None,
+        watcher: Callable[[Board, Settings, Clock, Metrics], Watcher] | None = None,
         ready: Callable[[Running], None] = lambda _running: None,
         worker_module: str = WORKER_MODULE,
     ) -> None:
-        """`store`: where snapshots come from (default: the database of the settings). Opens nothing yet."""
+        """`store`: where snapshots come from (default: the database of the settings); `watcher`: what follows the
+        sources' load (default: LoadWatcher). Opens nothing yet."""
         self.settings = settings
         self.clock = clock
         self.name = settings.node or socket.gethostname()
         self.run_dir = settings.home_path("node", "run")
         self.workers = settings.workers or len(os.sched_getaffinity(0))
         self._store = store or DatabaseStore(settings.database_url, settings)
+        self._watcher = watcher or load_watcher
         self._ready = ready
         self._worker_module = worker_module
         self._stopping = asyncio.Event()
@@ -131,7 +144,7 @@ class GatewayNode:
         )
         self.metrics = Metrics(run_dir, "node", settings, self.clock)
         self.jwks = JwksFetcher(settings.home_path("node", "jwks"), settings, self.clock, on_fetch=self._on_fetch)
-        self.watcher = LoadWatcher(self.board, settings, self.clock, metrics=self.metrics)
+        self.watcher = self._watcher(self.board, settings, self.clock, self.metrics)
         self.feed = SnapshotFeed(
             self._store,
             SnapshotFolder(settings.home_path("node", "snapshot"), deltas_max=settings.snapshot_deltas_max),
@@ -335,6 +348,13 @@ class GatewayNode:
 
     def _on_fetch(self, ok: bool) -> None:
         self.metrics.jwks_fetches.add(("ok" if ok else "failed",))
+
+
+def load_watcher(board: Board, settings: Settings, clock: Clock, metrics: Metrics) -> Watcher:
+    """The watcher of a real node."""
+    from interlock.sources.load import LoadWatcher
+
+    return LoadWatcher(board, settings, clock, metrics=metrics)
 
 
 def write_json(path: Path, value: msgspec.Struct) -> None:

@@ -54,8 +54,10 @@ class TokenVerifier:
         self._bytes_max = settings.jwt_bytes_max
         self._cache_max = settings.jwt_cache_max
         self._cache: Generations[bytes, _Remembered] = Generations(max(2, settings.jwt_cache_max))
-        self._registry = jws.JWSRegistry(strict_check_header=False)
-        self._registry.max_header_length = self._bytes_max
+        # One registry for each algorithm: it takes that one and no other, whatever the token's header says.
+        self._registries = {alg: jws.JWSRegistry(algorithms=[alg], strict_check_header=False) for alg in ALGORITHMS}
+        for registry in self._registries.values():
+            registry.max_header_length = self._bytes_max
         self._issuers: tuple[Issuer, ...] = ()
         self._by_name: dict[str, list[Issuer]] = {}
         self.update(issuers)
@@ -145,13 +147,14 @@ class TokenVerifier:
         return ring.generation
 
     def _signed(self, token: str, key: Key, alg: str) -> bool:
+        registry = self._registries[alg]
         try:
             if alg == "EdDSA":  # the older name of Ed25519, which joserfc warns about at each use
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", SecurityWarning)
-                    jws.deserialize_compact(token, key, [alg], self._registry)
+                    jws.deserialize_compact(token, key, registry=registry)
             else:
-                jws.deserialize_compact(token, key, [alg], self._registry)
+                jws.deserialize_compact(token, key, registry=registry)
         except (JoseError, ValueError, TypeError, KeyError):
             return False
         return True
@@ -195,7 +198,7 @@ def _part(text: str) -> dict[str, Any]:
     try:
         decoded = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         found = msgspec.json.decode(decoded)
-    except (binascii.Error, msgspec.DecodeError, RecursionError):
+    except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         _refuse("it is not a JWT: a part is not base64url of JSON")
     if not isinstance(found, dict):
         _refuse("it is not a JWT: a part is not a JSON object")

@@ -388,7 +388,8 @@ class RecordLog:
         self._written_total = self._appended_total
         if self._segment_size >= self._segment_bytes:
             self._state = _SEALING
-        if not self._busy:
+            self._advance()
+        elif not self._busy and (self._waiters or self._sync_through > self.durable_seq):
             self._advance()
         pending = self._appended_total - self._durable_total
         if pending > self._pending_max or self.refusal is not None or self._written_total > self._disk.allows_total:

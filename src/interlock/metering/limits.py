@@ -3,7 +3,8 @@
 INVARIANT: over all workers, the calls admitted within any 60 seconds (and the tokens reserved for, or used by, them)
 are at most the limit. Each subject has a ring of one-second buckets. A call counts in the second of its admission
 and in the 60 seconds after it, so every 60-second window lies inside the 61 buckets that are summed: the count may be
-up to one second too strict, never too lax. A late clock reading counts in the newest second that the subject has seen.
+up to one second too strict, never too lax. The table's second never goes back: a worker that read its clock and was
+then held up is admitted at the beginning of the newest second that any worker has counted in (`Admission.at_ns`).
 
 INVARIANT: a process killed at any instruction leaves counts that are right or too high, never too low. Counts are
 written under the lock; `DIRTY` names the one slot being written, and whoever finds it set makes that slot's totals
@@ -66,6 +67,8 @@ DIRTY = USER_WORD
 """Header word: first word of the slot being written, 0 when none is."""
 CLAIMED = USER_WORD + 1
 """Header word: slots ever taken."""
+NEWEST = USER_WORD + 2
+"""Header word: the newest second in which any worker has counted."""
 
 GENERATION, HEAD, TOTAL, COLUMNS = 0, 1, 2, 3
 """Word offsets in a slot; COLUMNS: the first concurrency column."""
@@ -87,12 +90,13 @@ class Used(NamedTuple):
 class Admission:
     """One admitted call: what was reserved where. To be given to `LimitTable.settle` when the call has ended."""
 
-    __slots__ = ("now_ns", "parts", "settled", "tokens")
+    __slots__ = ("at_ns", "parts", "settled", "tokens")
 
-    def __init__(self, parts: list[Part], tokens: int, now_ns: int) -> None:
+    def __init__(self, parts: list[Part], tokens: int, at_ns: int) -> None:
         self.parts = parts
         self.tokens = tokens
-        self.now_ns = now_ns
+        self.at_ns = at_ns
+        """The instant of admission, on the monotonic clock: the one that limits are exact for."""
         self.settled = False
 
     def headers(self) -> list[tuple[str, str]]:
@@ -118,12 +122,12 @@ class Admission:
             left, limit, second = requests
             fields.append(("x-ratelimit-limit-requests", str(limit)))
             fields.append(("x-ratelimit-remaining-requests", str(left)))
-            fields.append(("x-ratelimit-reset-requests", reset(_until_ms(second, self.now_ns))))
+            fields.append(("x-ratelimit-reset-requests", reset(_until_ms(second, self.at_ns))))
         if tokens is not None:
             left, limit, second = tokens
             fields.append(("x-ratelimit-limit-tokens", str(limit)))
             fields.append(("x-ratelimit-remaining-tokens", str(left)))
-            fields.append(("x-ratelimit-reset-tokens", reset(_until_ms(second, self.now_ns))))
+            fields.append(("x-ratelimit-reset-tokens", reset(_until_ms(second, self.at_ns))))
         return fields
 
 
@@ -200,12 +204,18 @@ class LimitTable:
                     locked = True
                     if words[DIRTY]:
                         self._repair()
+                    newest = words[NEWEST]
+                    if now_s > newest:
+                        words[NEWEST] = now_s
+                    elif now_s < newest:
+                        now_s = newest
+                        now_ns = newest * SECOND_NS
                 place = places.get(name)
                 row = () if place is None else read(buffer, place[1])
                 if place is None or place[0] != kind or row[GENERATION] != place[4] or row[HEAD] < now_s:
                     place = self._place(kind, name, now_s)
                     if place is None:
-                        return self._refusal(subjects, parts, tokens, now_ns)
+                        return self._refusal(subject, subjects, parts, tokens, now_ns)
                     row = read(buffer, place[1])
                 second = row[HEAD]
                 counted = 1 if tpm is None else cost
@@ -215,7 +225,7 @@ class LimitTable:
                     or (tpm is not None and (total >> REQUEST_BITS > tpm or total > COUNT_MAX))
                     or (cap is not None and sum(row[COLUMNS:]) >= cap)
                 ):
-                    return self._refusal(subjects, parts, tokens, now_ns)
+                    return self._refusal(subject, subjects, parts, tokens, now_ns)
                 _, _, base, ring, _ = place
                 words[DIRTY] = base
                 words[base + TOTAL] = total
@@ -330,7 +340,9 @@ class LimitTable:
             if limits.concurrency is not None:
                 words[base + self._column] -= 1
 
-    def _refusal(self, subjects: Sequence[Subject], parts: list[Part], tokens: int, now_ns: int) -> LimitHit:
+    def _refusal(
+        self, refuser: Subject, subjects: Sequence[Subject], parts: list[Part], tokens: int, now_ns: int
+    ) -> LimitHit:
         """Undo, then find the reached limit that takes longest to pass, or the subject that has no place."""
         self._undo(parts, tokens)
         hits: list[LimitHit] = []
@@ -342,6 +354,9 @@ class LimitTable:
             times = sum(other[:2] == subject[:2] for other in subjects)
             hits.extend(self._hits(subject, place, times, tokens * times, now_ns))
         self._words[DIRTY] = 0
+        if not hits:  # calls end without the lock: the concurrency that refused a moment ago is free by now
+            cap = refuser.limits.concurrency or 0
+            return reached(refuser, CONCURRENCY, cap, cap, 1, retry_after_ms=CONCURRENCY_RETRY_MS, reset_ms=0)
         return max(hits, key=lambda hit: (hit.asked > hit.value, hit.retry_after_ms))
 
     def _hits(self, subject: Subject, place: Place, calls: int, tokens: int, now_ns: int) -> Iterator[LimitHit]:

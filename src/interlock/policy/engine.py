@@ -167,6 +167,8 @@ class PolicyEngine:
         self._slices: Generations[str, TenantSlice | Problem] = Generations(SLICES_MAX)
         self._askers: Generations[tuple[object, ...], Asker | Problem] = Generations(ASKERS_MAX)
         self._serial = 0
+        self.decided = 0
+        """Decisions that were not remembered, since the engine was made."""
         self.version = self._version()
         """Changes with anything but the caller and the request that a decision depends on. 16 bytes."""
 
@@ -206,6 +208,7 @@ class PolicyEngine:
             return found.ruling
         remembered = self._rulings.get(key)
         if remembered is None:
+            self.decided += 1
             ruling = self._decide(principal, delegator, features, offers)
             remembered = _Remembered(ruling, principal, delegator, offers, features.data_class)
             if type(offers) is tuple:  # anything else could change and keep its identity

@@ -32,6 +32,7 @@ from interlock.types.source import Offer
 
 FILE_CHARACTERS_MAX = 1_000_000
 CASES_MAX = 10_000
+DEPTH_MAX = 8
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -77,22 +78,18 @@ def parse(text: str, path: str = "policy tests") -> tuple[Case, ...]:
     if len(text) > FILE_CHARACTERS_MAX:
         raise ConfigError(f"{path}: larger than {FILE_CHARACTERS_MAX} characters", param=path)
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # a few aliases of aliases can stand for gigabytes
-                raise _wrong(path, _line(event), "YAML aliases are not taken")
+        _check_shape(text, path)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as e:
         line = e.problem_mark.line + 1 if e.problem_mark else 1
         raise _wrong(path, line, f"not YAML: {e.problem or e.context}") from None
     except yaml.YAMLError as e:
         raise ConfigError(f"{path}: not YAML: {e}", param=path) from None
-    except RecursionError:
-        raise ConfigError(f"{path}: nested too deeply", param=path) from None
     listed = _child(root, "cases")
     if not isinstance(listed, yaml.SequenceNode):
         raise _wrong(path, 1, "a policy test file is a mapping with a list `cases`")
-    if len(listed.value) > CASES_MAX:
-        raise _wrong(path, listed.start_mark.line + 1, f"more than {CASES_MAX} cases")
+    if not 0 < len(listed.value) <= CASES_MAX:
+        raise _wrong(path, listed.start_mark.line + 1, f"there must be 1 to {CASES_MAX} cases")
     return tuple(_case(node, path) for node in listed.value)
 
 
@@ -224,6 +221,17 @@ def summary(results: tuple[CaseResult, ...]) -> Mapping[str, int]:
     """How many cases there were, and how many passed and failed."""
     passed = sum(result.passed for result in results)
     return {"cases": len(results), "passed": passed, "failed": len(results) - passed}
+
+
+def _check_shape(text: str, path: str) -> None:
+    """Refuse what would take YAML's parser very long: deep nesting, and aliases, a few of which stand for gigabytes."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise _wrong(path, _line(event), "YAML aliases are not taken")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH_MAX:
+            raise _wrong(path, _line(event), "nested too deeply")
 
 
 def _line(event: yaml.Event) -> int:

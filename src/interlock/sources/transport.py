@@ -237,8 +237,9 @@ class Pool:
 
     def release(self, conn: Connection) -> None:
         """Take back a connection whose call has ended. Called by the connection."""
-        if conn.generation != self.generation or self._closed:
+        if conn.generation != self.generation:
             conn.abort()
+            self._dial_for_waiting()
             return
         waiting = self._waiting
         while waiting:
@@ -246,7 +247,7 @@ class Pool:
             if call.handler is not None:
                 conn.start(call, self.loop.time())
                 return
-        if len(self._idle) >= self._idle_max:
+        if self._closed or len(self._idle) >= self._idle_max:
             conn.abort()
             return
         conn.idle_since = -1.0
@@ -257,16 +258,24 @@ class Pool:
     def _wait_for_connection(self, call: Call, *, first: bool = False) -> None:
         if self._closed:
             self._fail_soon(call, self.error("upstream_pool_closed", "is being removed from this gateway"))
-        elif len(self._connections) + len(self._dials) >= self._connections_max:
+        elif len(self._dials) <= len(self._waiting) and not self._room():
             words = f"has all its {self._connections_max} connections in use"
             self._fail_soon(call, self.error("upstream_pool_full", words))
         else:
             (self._waiting.appendleft if first else self._waiting.append)(call)
-            self._dials[self.loop.create_task(self._dial())] = _Dial(call.deadlines.connect_s)
+            self._dial_for_waiting()
+
+    def _room(self) -> bool:
+        return len(self._connections) + len(self._dials) < self._connections_max
+
+    def _dial_for_waiting(self) -> None:
+        # INVARIANT: a dial for each waiting call, whichever of them a connection then serves
+        while len(self._dials) < len(self._waiting) and self._room():
+            task = self.loop.create_task(self._dial())
+            self._dials[task] = _Dial(self._waiting[len(self._dials)].deadlines.connect_s)
+            task.add_done_callback(self._dialed)
 
     async def _dial(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - narrows the type
         conn = Connection(self)
         error: UpstreamError | None = self.error("upstream_closed", "closed the connection at once")
         try:
@@ -281,13 +290,17 @@ class Pool:
             if conn.open:
                 conn.abort()
             raise
-        finally:
-            self._dials.pop(task, None)
-            self._notify_if_empty()
         if error is None:
             self.release(conn)
         else:
             self._fail_first_waiting(error)
+
+    def _dialed(self, task: asyncio.Task[None]) -> None:
+        del self._dials[task]
+        self._notify_if_empty()
+        self._dial_for_waiting()
+        if not task.cancelled():
+            task.result()  # a defect is not kept silent
 
     def _fail_first_waiting(self, error: UpstreamError) -> None:
         while self._waiting:
@@ -299,8 +312,6 @@ class Pool:
     def made(self, conn: Connection) -> None:
         """A connection is open. Called by the connection."""
         self._connections.add(conn)
-        if self._closed:
-            conn.abort()
 
     def lost(self, conn: Connection) -> None:
         """A connection is gone. Called by the connection."""
@@ -413,6 +424,7 @@ class Pool:
             call.cancel()
             if handler is not None:
                 handler.on_error(self.error("upstream_pool_closed", "is being removed from this gateway"))
+        self._waiting.clear()
         for task in list(self._dials):
             task.cancel()
         self._abort_all(self._connections)

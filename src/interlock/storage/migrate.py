@@ -150,9 +150,9 @@ def _run(url: str, settings: Settings) -> bool:
                 "another process has been migrating this database for longer than migration_lock_timeout_ms",
                 code="migration_locked",
             ) from None
-        raise MigrationError(f"the migration failed in {step} and nothing was changed: {reason}") from e.orig
+        raise MigrationError(f"the migration failed in {step}; the schema is as it was: {reason}") from e.orig
     except CommandError as e:
-        raise MigrationError(f"the migration failed in {step} and nothing was changed: {e}") from e
+        raise MigrationError(f"the migration failed in {step}; the schema is as it was: {e}") from e
     finally:
         engine.dispose()
     if before != HEAD:

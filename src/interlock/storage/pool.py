@@ -18,20 +18,21 @@ from types import TracebackType
 from typing import Any
 
 import psycopg
-from psycopg import Connection, IsolationLevel
+from psycopg import Connection, IsolationLevel, Rollback, sql
 from psycopg_pool import ConnectionPool
 
 from interlock.errors import StoreError
 from interlock.settings import Settings
 from interlock.storage import roles
 from interlock.storage.faults import mapped
-from interlock.storage.snapshots import compile_lock
+from interlock.storage.snapshots import take_compile_lock
 
 _ENTER = (
     "SELECT set_config('role', %s, true), set_config('interlock.tenant_id', %s, true),"
     " set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),"
     " set_config('idle_in_transaction_session_timeout', %s, true)"
 )
+_COMPILER_ROLE = sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(roles.COMPILER))
 _IDLE_IN_TRANSACTION_MS = 60_000
 _RECONNECT_S = 4.0
 
@@ -117,15 +118,19 @@ class Store:
     @contextmanager
     def compiling(self) -> Iterator[Connection[Any] | None]:
         """The compile lock and, inside it, one REPEATABLE READ transaction; None while another process compiles."""
-        with mapped(), self._pool.connection() as conn, compile_lock(conn) as held:
-            if not held:
-                yield None
-                return
+        with mapped(), self._pool.connection() as conn:
             conn.isolation_level = IsolationLevel.REPEATABLE_READ
             try:
-                with conn.transaction():
+                held = False
+                with conn.transaction() as transaction:
+                    conn.execute(_COMPILER_ROLE)
+                    if not take_compile_lock(conn):
+                        raise Rollback(transaction)
+                    held = True
                     self._take(conn, roles.COMPILER, "")
                     yield conn
+                if not held:
+                    yield None
             finally:
                 conn.isolation_level = None
 

@@ -10,20 +10,17 @@ A part never disappears: a bucket that has become empty is published as an empty
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 from psycopg import Connection, sql
+from psycopg.errors import LockNotAvailable
 
 from interlock.types.snapshot import SMALL_PARTS, Head, Part, bucket_part
 
 DIRTY_CHANNEL = "interlock_dirty"
 SNAPSHOT_CHANNEL = "interlock_snapshot"
-COMPILE_LOCK = 0x494C_0002
-"""Advisory lock that the compiling process holds (per database)."""
-
 NEWER_SQL = (
     "SELECT DISTINCT ON (name) name, version, sha256, body FROM interlock.snapshot_part"
     " WHERE version > %s AND version <= %s ORDER BY name, version DESC"
@@ -106,20 +103,17 @@ def forget(conn: Connection[Any], done: Dirty) -> None:
     conn.execute("DELETE FROM interlock.snapshot_dirty WHERE id = ANY(%s)", (list(done.marks),))
 
 
-@contextmanager
-def compile_lock(conn: Connection[Any]) -> Iterator[bool]:
-    """Hold the compile lock for the body; False when another process has it.
+def take_compile_lock(conn: Connection[Any]) -> bool:
+    """Take the compile lock until the end of the transaction; False when another process has it.
 
-    The lock belongs to the session, so that the REPEATABLE READ transaction inside starts after it was taken and
-    sees everything the compiler before committed. `conn` must be in autocommit mode, outside a transaction.
+    INVARIANT: nothing but SET came before in this REPEATABLE READ transaction. SET and LOCK do not fix what it sees,
+    so that it sees everything that the compiler before committed. When False, the transaction has to be rolled back.
     """
-    row = conn.execute("SELECT pg_try_advisory_lock(%s)", (COMPILE_LOCK,)).fetchone()
-    held = bool(row and row[0])
     try:
-        yield held
-    finally:
-        if held and not conn.closed:
-            conn.execute("SELECT pg_advisory_unlock(%s)", (COMPILE_LOCK,))
+        conn.execute("LOCK TABLE interlock.compile_lock IN EXCLUSIVE MODE NOWAIT")
+    except LockNotAvailable:
+        return False
+    return True
 
 
 def prune(conn: Connection[Any], *, kind: str, before_version: int, limit: int = 10_000) -> int:

@@ -144,7 +144,7 @@ class Tracer:
 
 
 def open_tracer(settings: Settings, version: str, node: str, random: Callable[[int], bytes]) -> Tracer | None:
-    """The tracer that the settings ask for, or None. Raises ConfigError when the extra is missing or the URL is wrong."""
+    """The tracer that the settings ask for, or None. Raises ConfigError: extra missing, bad URL."""
     if not settings.otlp_endpoint:
         return None
     url = urlsplit(settings.otlp_endpoint)

@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Literal, Self
 
@@ -207,8 +207,12 @@ class _Connection(asyncio.Protocol):
     async def _serve(self) -> None:
         while (received := await self._read_request()) is not None:
             self.engine.requests.append(received)
-            script = self.engine.next_script(received)
-            received.ended = await self._play(script(received))
+            made = self.engine.next_script(received)(received)
+            try:
+                received.ended = await self._play(made)
+            finally:
+                if isinstance(made, Generator):
+                    made.close()  # its `finally` must run when the client is gone, not when memory is collected
             if received.ended != "done" or (received.header("connection") or "").lower() == "close":
                 self.transport.close()
                 return

@@ -300,6 +300,7 @@ def test_a_repeated_question_is_answered_from_memory() -> None:
     first = decide.authorize(who, features, OFFERS)
     assert decide.authorize(who, features, OFFERS) is first
     assert decide.authorize(caller(ALICE), asks(), OFFERS) is first
+    assert decide.decided == 1
 
 
 def test_a_principal_that_changed_is_decided_again() -> None:

@@ -53,7 +53,10 @@ def test_what_would_exhaust_the_parser_is_refused(condition: str) -> None:
         statements(f"permit (principal, action, resource) when {{ {condition} }};")
 
 
-@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=30))
+NASTY = st.one_of(st.sampled_from('"\\*\n\0{}();|'), st.characters(exclude_categories=["Cs"]))
+
+
+@given(st.text(alphabet=NASTY, max_size=30))
 def test_a_quoted_string_reads_back_as_itself(value: str) -> None:
     text = f"permit (principal, action, resource) when {{ resource.x == {quote(value)} }};"
     (statement,) = statements(text)

@@ -272,12 +272,13 @@ def test_a_full_pool_refuses_and_never_from_inside_send(run: Run) -> None:
             await reader.read()
 
         async with upstream(slow) as server, pool_to(server.port, Settings(pool_connections_max=2)) as pool:
-            _, a = send(pool)
-            _, b = send(pool)
+            first, a = send(pool)
+            second, b = send(pool)
             _, c = send(pool)
             assert c.error is None
             await asyncio.wait_for(c.over, 5)
             assert c.code == "upstream_pool_full"
+            await until(lambda: first.sent and second.sent)
             hold.set()
             await asyncio.gather(a.over, b.over)
             assert (a.body, b.body, pool.connections) == (b"ok", b"ok", 2)
@@ -285,21 +286,18 @@ def test_a_full_pool_refuses_and_never_from_inside_send(run: Run) -> None:
     run(main())
 
 
-def test_a_call_that_waits_takes_the_first_connection_that_is_free(run: Run) -> None:
+def test_a_call_that_waits_takes_the_first_connection_that_is_free(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        gate = asyncio.Event()
+        async def never(*_: object) -> None:
+            await asyncio.sleep(60)
 
-        async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await gate.wait()
-
-        async with upstream(answers(OK, OK), never) as server, pool_to(server.port) as pool:
+        async with upstream(answers(OK, OK, OK)) as server, pool_to(server.port) as pool:
             await exchange(pool)
             _, first = send(pool)
-            _, second = send(pool)  # asks for a second connection; whichever is ready first serves it
-            await asyncio.wait_for(first.over, 5)
-            gate.set()
-            await asyncio.wait_for(second.over, 5)
-            assert first.body == b"ok"
+            monkeypatch.setattr("interlock.sources.transport.dial", never)
+            _, second = send(pool)
+            await asyncio.wait_for(asyncio.gather(first.over, second.over), 5)
+            assert (first.body, second.body, server.accepted) == (b"ok", b"ok", 1)
 
     run(main())
 
@@ -380,33 +378,33 @@ def test_a_handler_that_raises_ends_its_own_call_only(run: Run) -> None:
 
 def test_pausing_stops_the_source_and_loses_nothing(run: Run) -> None:
     async def main() -> None:
-        size, sent = 8_000_000, 0
+        size, sent = 24_000_000, 0
 
         async def big(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             nonlocal sent
             await read_request(reader)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
             while sent < size:
-                writer.write(b"y" * 40_000)
-                sent += 40_000
+                writer.write(b"y" * 100_000)
+                sent += 100_000
                 await writer.drain()
             await reader.read()
 
         async with upstream(big, answers(OK)) as server, pool_to(server.port) as pool:
             call, got = send(pool, Deadlines(9, 9, 9, 99))
-            await until(lambda: got.body)
+            await until(lambda: got.size)
             call.pause()
             call.pause()
             for now in range(0, 60, 5):
                 pool.sweep(now)
             await asyncio.sleep(0.1)
-            held, stopped = len(got.body), sent
+            held, stopped = got.size, sent
             await asyncio.sleep(0.05)
-            assert len(got.body) == held < size
+            assert got.size == held < size
             assert sent == stopped < size
             call.resume()
             await asyncio.wait_for(got.over, 5)
-            assert (len(got.body), got.ends, pool.idle) == (size, 1, 1)
+            assert (got.size, got.ends, pool.idle) == (size, 1, 1)
 
     run(main())
 
@@ -529,7 +527,7 @@ def test_total_timeout_whatever_arrives(run: Run) -> None:
     run(main())
 
 
-def test_connect_timeout(run: Run) -> None:
+def test_connect_timeout(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         started = asyncio.Event()
 
@@ -538,7 +536,7 @@ def test_connect_timeout(run: Run) -> None:
             await asyncio.sleep(60)
 
         async with pool_to(1) as pool:
-            pool.loop.create_connection = stuck  # type: ignore[method-assign,assignment]
+            monkeypatch.setattr("interlock.sources.transport.dial", stuck)
             _, got = send(pool, Deadlines(3, 50, 50, 70))
             await started.wait()
             pool.sweep(10.0)
@@ -548,8 +546,7 @@ def test_connect_timeout(run: Run) -> None:
             assert got.code == "connect_timeout"
             await asyncio.sleep(0)
 
-    # uvloop's loop takes no attributes
-    asyncio.run(main())
+    run(main())
 
 
 def test_idle_connections_go_after_their_time_or_the_sources(run: Run) -> None:
@@ -571,10 +568,19 @@ def test_idle_connections_go_after_their_time_or_the_sources(run: Run) -> None:
 def test_the_pool_keeps_no_more_idle_connections_than_it_may(run: Run) -> None:
     async def main() -> None:
         settings = Settings(pool_idle_max=1)
-        async with upstream(answers(OK)) as server, pool_to(server.port, settings) as pool:
-            calls = [send(pool)[1] for _ in range(4)]
-            await asyncio.gather(*(c.over for c in calls))
-            assert server.accepted == 4
+        gate = asyncio.Event()
+
+        async def together(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            await gate.wait()
+            writer.write(OK)
+            await reader.read()
+
+        async with upstream(together) as server, pool_to(server.port, settings) as pool:
+            calls = [send(pool) for _ in range(4)]
+            await until(lambda: all(call.sent for call, _ in calls))
+            gate.set()
+            await asyncio.gather(*(got.over for _, got in calls))
             assert pool.idle == 1
 
     run(main())

@@ -25,7 +25,7 @@ class Recorder:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
-        self.body = b""
+        self.size = 0
         self.pieces: list[bytes] = []
         self.ends = 0
         self.error: UpstreamError | None = None
@@ -36,7 +36,7 @@ class Recorder:
 
     def on_body(self, data: bytes) -> None:
         assert not self.over.done()
-        self.body += data
+        self.size += len(data)
         self.pieces.append(data)
 
     def on_end(self) -> None:
@@ -45,7 +45,14 @@ class Recorder:
 
     def on_error(self, error: UpstreamError) -> None:
         self.error = error
+        if self.over.cancelled():  # the test has given up waiting
+            return
         self.over.set_result(None)
+
+    @property
+    def body(self) -> bytes:
+        """The body so far."""
+        return b"".join(self.pieces)
 
     @property
     def code(self) -> str:
@@ -95,7 +102,7 @@ class Upstream:
         self.accepted += 1
         try:
             await script(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, ssl.SSLError):
             pass
         finally:
             self.closed += 1

@@ -23,10 +23,10 @@ from interlock.control.web import (
     Who,
     allow,
     api_of,
-    describe,
     page_size,
     reason_of,
     revision_of,
+    route,
 )
 from interlock.errors import BadRequest
 from interlock.storage import aliases as stored_aliases
@@ -107,17 +107,6 @@ class Done(msgspec.Struct, frozen=True):
     discovery_error: str | None = None
 
 
-def router() -> APIRouter:
-    """Every resource's endpoints."""
-    out = APIRouter()
-    _tenants(out)
-    for resource in OF_TENANT:
-        _endpoints(out, resource, "/tenants/{tenant}/" + resource.plural, in_tenant=True)
-    for resource in OF_PLATFORM:
-        _endpoints(out, resource, "/" + resource.plural, in_tenant=False)
-    return out
-
-
 @contextmanager
 def reading(request: Request, actor: Actor, tenant: str, action: Action) -> Iterator[tuple[Tx, str]]:
     """A transaction for reading where `tenant` ("": the platform) is, and its id. Raises NotFound, Denied."""
@@ -135,186 +124,118 @@ def reading(request: Request, actor: Actor, tenant: str, action: Action) -> Iter
         yield Tx(conn, by, api.tools), tenant_id
 
 
-def _list(request: Request, actor: Actor, resource: Resource, tenant: str, after: str, limit: int) -> Response:
+def router() -> APIRouter:
+    """Every resource's endpoints."""
+    out = APIRouter()
+    _endpoints(out, TENANT, "/tenants", "tenant", "{tenant}")
+    for resource in OF_TENANT:
+        _endpoints(out, resource, "/tenants/{tenant}/" + resource.plural, f"{resource.kind} of a tenant")
+    for resource in OF_PLATFORM:
+        words = resource.kind if resource.kind == "source" else f"{resource.kind} of the platform"
+        _endpoints(out, resource, "/" + resource.plural, words)
+    return out
+
+
+def _endpoints(out: APIRouter, resource: Resource, path: str, words: str, last: str = "{name:path}") -> None:
+    """The five endpoints of a resource. A name is last in its path, and may hold slashes (aliases, issuers)."""
+
+    def list_(request: Request, who: Who, after: str = "", limit: int = 100) -> Response:
+        return _list(request, who, resource, after, limit)
+
+    def create(request: Request, who: Who, body: Body) -> Response:
+        return _put(request, who, resource, body, None)
+
+    def read(request: Request, who: Who) -> Response:
+        return _read(request, who, resource)
+
+    def replace(request: Request, who: Who, body: Body) -> Response:
+        return _put(request, who, resource, body, _name(request))
+
+    def delete(request: Request, who: Who) -> Response:
+        return _delete(request, who, resource)
+
+    form, one, tag = resource.form, f"{path}/{last}", resource.plural
+    route(out, "GET", path, list_, f"List every {words}", tag=tag, answer=views.Page)
+    route(out, "POST", path, create, f"Create a {words}", tag=tag, body=form, answer=Done, status=201, reason=True)
+    route(out, "GET", one, read, f"Read a {words}", tag=tag, answer=dict[str, Any])
+    if resource.replaceable:
+        summary = f"Replace a {words}"
+        route(out, "PUT", one, replace, summary, tag=tag, body=form, answer=Done, reason=True, revision=True)
+    route(out, "DELETE", one, delete, f"Delete a {words}", tag=tag, answer=Done, reason=True, revision=True)
+
+
+def _tenant(request: Request, resource: Resource) -> str:
+    """The tenant in the path; "" for what is the platform's, and for tenants themselves."""
+    return "" if resource.kind == "tenant" else str(request.path_params.get("tenant", ""))
+
+
+def _name(request: Request) -> str:
+    return str(request.path_params.get("name") or request.path_params["tenant"])
+
+
+def _list(request: Request, actor: Actor, resource: Resource, after: str, limit: int) -> Response:
     limit = page_size(request, limit)
+    if resource.kind == "tenant" and not actor.platform:
+        return _own_tenants(request, actor)
+    tenant = _tenant(request, resource)
     with reading(request, actor, tenant, resource.read) as (tx, tenant_id):
-        owner = None if resource.kind == "source" and not tenant else tenant_id
+        owner = None if resource.kind == "source" else tenant_id
         rows = resource.page(tx.conn, tenant_id=owner, after=after, limit=limit)
         items = [views.show(tx, resource.kind, row) for row in rows]
     return Json(views.Page(items, items[-1]["id"] if len(items) == limit else None))
 
 
-def _read(request: Request, actor: Actor, resource: Resource, tenant: str, name: str) -> Response:
+def _own_tenants(request: Request, actor: Actor) -> Response:
+    """The tenants in which somebody without a platform role holds one."""
+    own = sorted({b.tenant_id for b in actor.bindings if b.tenant_id})
+    with _platform(request, actor) as tx:
+        rows = [row for row in (stored_tenants.get(tx.conn, tenant_id) for tenant_id in own) if row is not None]
+        items = [
+            views.show(tx, "tenant", row) for row in rows if decide(actor.bindings, TENANT.read, row.value.id).allowed
+        ]
+    return Json(views.Page(items, None))
+
+
+def _read(request: Request, actor: Actor, resource: Resource) -> Response:
+    name = _name(request)
+    tenant = name if resource.kind == "tenant" else _tenant(request, resource)
     with reading(request, actor, tenant, resource.read) as (tx, tenant_id):
         stored = resource.find(tx, tenant_id, name)
         item = views.show(tx, resource.kind, stored)
     return Json(item, headers={"etag": f'"{stored.revision}"'})
 
 
-def _put(request: Request, actor: Actor, resource: Resource, tenant: str, body: bytes, name: str | None) -> Response:
+def _put(request: Request, actor: Actor, resource: Resource, body: bytes, name: str | None) -> Response:
     given = Given(request, body)
     spec = given.as_(resource.form)
     called = resource.name_of(spec)
     if name is not None and called != name:
         raise BadRequest(f"the body is about {called!r} and the path about {name!r}; names are not changed")
+    if name is not None and resource.kind == "tenant":
+        tenant_of(api_of(request).store, actor, name)
+    tenant = _tenant(request, resource)
     ref = Ref(resource.kind, called if resource.kind == "tenant" else tenant, called)
     new = name is None
-    applied = api_of(request).configurator.put(
-        actor, ref, spec, given.reason, revision=None if new else revision_of(request), new=new
-    )
-    place = called if resource.kind == "tenant" and actor.platform else tenant
-    secret = applied.keys.get(ref.tenant, {}).get(called)
-    with _after(request, actor, "" if resource.kind == "tenant" else place) as (tx, tenant_id):
-        item = views.show(tx, resource.kind, resource.find(tx, tenant_id, called))
-    done = Done(item, secret, applied.discovery.get(called))
+    revision = None if new else revision_of(request)
+    applied = api_of(request).configurator.put(actor, ref, spec, given.reason, revision=revision, new=new)
+    with _platform(request, actor) as tx:  # whoever may write a thing may see it
+        item = views.show(tx, resource.kind, resource.find(tx, tx.names.tenant(tenant), called))
+    done = Done(item, applied.keys.get(ref.tenant, {}).get(called), applied.discovery.get(called))
     return Json(done, status_code=201 if new else 200, headers={"etag": f'"{item["revision"]}"'})
 
 
-@contextmanager
-def _after(request: Request, actor: Actor, tenant: str) -> Iterator[tuple[Tx, str]]:
-    """To show what was just written: whoever may write a thing may see it."""
-    api = api_of(request)
-    by = Author(actor.principal_id, actor.name, "", api.tools.now())
-    with api.store.platform() as conn:
-        tx = Tx(conn, by, api.tools)
-        yield tx, tx.names.tenant(tenant)
-
-
-def _delete(request: Request, actor: Actor, resource: Resource, tenant: str, name: str) -> Response:
-    ref = Ref(resource.kind, name if resource.kind == "tenant" else tenant, name)
+def _delete(request: Request, actor: Actor, resource: Resource) -> Response:
+    name = _name(request)
+    if resource.kind == "tenant":
+        tenant_of(api_of(request).store, actor, name)
+    ref = Ref(resource.kind, name if resource.kind == "tenant" else _tenant(request, resource), name)
     api_of(request).configurator.remove(actor, ref, reason_of(request), revision=revision_of(request))
     return Json(Done(None))
 
 
-def _endpoints(out: APIRouter, resource: Resource, path: str, *, in_tenant: bool) -> None:
-    """The five endpoints of a resource. Names are last in the path, and may hold slashes (policies, aliases)."""
-    one = path + "/{name:path}"
-    tag = {"tags": [resource.plural]}
-    what = resource.kind if in_tenant else f"platform {resource.kind}"
-    if in_tenant:
-
-        @out.get(path, summary=f"List {resource.plural} of a tenant", **describe(answer=views.Page), **tag)
-        def list_(request: Request, who: Who, tenant: str, after: str = "", limit: int = 100) -> Response:
-            return _list(request, who, resource, tenant, after, limit)
-
-        @out.get(one, summary=f"Read a {what}", **describe(answer=dict[str, Any]), **tag)
-        def read(request: Request, who: Who, tenant: str, name: str) -> Response:
-            return _read(request, who, resource, tenant, name)
-
-        @out.post(
-            path,
-            summary=f"Create a {what}",
-            **describe(body=resource.form, answer=Done, status=201, reason=True),
-            **tag,
-        )
-        def create(request: Request, who: Who, tenant: str, body: Body) -> Response:
-            return _put(request, who, resource, tenant, body, None)
-
-        @out.delete(
-            one, summary=f"Delete a {what}", **describe(answer=Done, reason=True, parameters=("If-Match",)), **tag
-        )
-        def delete(request: Request, who: Who, tenant: str, name: str) -> Response:
-            return _delete(request, who, resource, tenant, name)
-
-        if resource.replaceable:
-
-            @out.put(
-                one,
-                summary=f"Replace a {what}",
-                **describe(body=resource.form, answer=Done, reason=True, parameters=("If-Match",)),
-                **tag,
-            )
-            def replace(request: Request, who: Who, tenant: str, name: str, body: Body) -> Response:
-                return _put(request, who, resource, tenant, body, name)
-
-        return
-    _platform_endpoints(out, resource, path, one, what)
-
-
-def _platform_endpoints(out: APIRouter, resource: Resource, path: str, one: str, what: str) -> None:
-    tag = {"tags": [resource.plural]}
-
-    @out.get(path, summary=f"List every {what}", **describe(answer=views.Page), **tag)
-    def list_(request: Request, who: Who, after: str = "", limit: int = 100) -> Response:
-        return _list(request, who, resource, "", after, limit)
-
-    @out.get(one, summary=f"Read a {what}", **describe(answer=dict[str, Any]), **tag)
-    def read(request: Request, who: Who, name: str) -> Response:
-        return _read(request, who, resource, "", name)
-
-    @out.post(
-        path,
-        summary=f"Create a {what}",
-        **describe(body=resource.form, answer=Done, status=201, reason=True),
-        **tag,
-    )
-    def create(request: Request, who: Who, body: Body) -> Response:
-        return _put(request, who, resource, "", body, None)
-
-    @out.delete(one, summary=f"Delete a {what}", **describe(answer=Done, reason=True, parameters=("If-Match",)), **tag)
-    def delete(request: Request, who: Who, name: str) -> Response:
-        return _delete(request, who, resource, "", name)
-
-    if resource.replaceable:
-
-        @out.put(
-            one,
-            summary=f"Replace a {what}",
-            **describe(body=resource.form, answer=Done, reason=True, parameters=("If-Match",)),
-            **tag,
-        )
-        def replace(request: Request, who: Who, name: str, body: Body) -> Response:
-            return _put(request, who, resource, "", body, name)
-
-
-def _tenants(out: APIRouter) -> None:
-    tag = {"tags": ["tenants"]}
-
-    @out.get("/tenants", summary="List tenants that you may see", **describe(answer=views.Page), **tag)
-    def list_(request: Request, who: Who, after: str = "", limit: int = 100) -> Response:
-        if who.platform:
-            return _list(request, who, TENANT, "", after, limit)
-        api = api_of(request)
-        by = Author(who.principal_id, who.name, "", api.tools.now())
-        with api.store.platform() as conn:
-            tx = Tx(conn, by, api.tools)
-            own = sorted({b.tenant_id for b in who.bindings if b.tenant_id})
-            rows = [row for row in (stored_tenants.get(conn, tenant_id) for tenant_id in own) if row is not None]
-            items = [views.show(tx, "tenant", row) for row in rows if decide(who.bindings, TENANT.read, row.value.id)]
-        return Json(views.Page(items, None))
-
-    @out.get("/tenants/{tenant}", summary="Read a tenant", **describe(answer=dict[str, Any]), **tag)
-    def read(request: Request, who: Who, tenant: str) -> Response:
-        with reading(request, who, tenant, TENANT.read) as (tx, _):
-            stored = tenants.find(tx, tenant)
-            item = views.show(tx, "tenant", stored)
-        return Json(item, headers={"etag": f'"{stored.revision}"'})
-
-    @out.post(
-        "/tenants",
-        summary="Create a tenant",
-        **describe(body=documents.TenantSpec, answer=Done, status=201, reason=True),
-        **tag,
-    )
-    def create(request: Request, who: Who, body: Body) -> Response:
-        return _put(request, who, TENANT, "", body, None)
-
-    @out.put(
-        "/tenants/{tenant}",
-        summary="Replace a tenant's own fields",
-        **describe(body=documents.TenantSpec, answer=Done, reason=True, parameters=("If-Match",)),
-        **tag,
-    )
-    def replace(request: Request, who: Who, tenant: str, body: Body) -> Response:
-        tenant_of(api_of(request).store, who, tenant)
-        return _put(request, who, TENANT, "", body, tenant)
-
-    @out.delete(
-        "/tenants/{tenant}",
-        summary="Delete a tenant and everything in it",
-        **describe(answer=Done, reason=True, parameters=("If-Match",)),
-        **tag,
-    )
-    def delete(request: Request, who: Who, tenant: str) -> Response:
-        tenant_of(api_of(request).store, who, tenant)
-        return _delete(request, who, TENANT, "", tenant)
+@contextmanager
+def _platform(request: Request, actor: Actor) -> Iterator[Tx]:
+    api = api_of(request)
+    by = Author(actor.principal_id, actor.name, "", api.tools.now())
+    with api.store.platform() as conn:
+        yield Tx(conn, by, api.tools)

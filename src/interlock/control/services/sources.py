@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import msgspec
 
-from interlock.control.documents import ModelSpec, PowerSpec, SourceSpec, restate
+from interlock.control import queries
+from interlock.control.documents import ModelSpec, PowerSpec, SourceSpec, lean, restate
 from interlock.control.services.base import Tx, missing
 from interlock.control.validate import price
 from interlock.errors import Conflict, InterlockError
@@ -56,7 +57,7 @@ def probe(spec: SourceSpec) -> Source:
 
 def find(tx: Tx, name: str) -> Stored[SourceRow]:
     """The source of that name, whoever owns it, as far as the connection sees it. Raises NotFound."""
-    found = sources.named(tx.conn, name)
+    found = queries.source_named(tx.conn, name)
     if found is None:
         raise missing("source", name)
     return found
@@ -182,7 +183,7 @@ def _with(tx: Tx, row: SourceRow, spec: SourceSpec) -> SourceRow:
         _declared(row, spec),
         tenant_id=tx.names.tenant(spec.tenant),
         granted_to=granted,
-        declared=msgspec.to_builtins(spec),
+        declared=lean(spec),
     )
 
 

@@ -240,6 +240,10 @@ CREATE TABLE interlock.snapshot_dirty (
     part text NOT NULL
 );
 
+-- Never holds a row: locking it is what makes one compiler at a time. A lock of the transaction, not of the session,
+-- so that poolers in transaction mode work and a lost compiler leaves nothing locked.
+CREATE TABLE interlock.compile_lock ();
+
 CREATE TABLE interlock.nodes (
     name text PRIMARY KEY,
     workers integer NOT NULL,
@@ -322,6 +326,7 @@ def _changes() -> None:
 def _snapshots() -> None:
     op.execute("GRANT SELECT, INSERT ON interlock.snapshot_head, interlock.snapshot_part TO interlock_compiler")
     op.execute("GRANT DELETE ON interlock.snapshot_part TO interlock_compiler")
+    op.execute("GRANT UPDATE ON interlock.compile_lock TO interlock_compiler")
     op.execute("GRANT INSERT ON interlock.snapshot_dirty TO interlock_app, interlock_platform")
     op.execute("GRANT SELECT, INSERT, DELETE ON interlock.snapshot_dirty TO interlock_compiler")
     op.execute("GRANT SELECT ON interlock.snapshot_head, interlock.snapshot_part TO interlock_node, interlock_platform")

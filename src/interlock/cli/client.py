@@ -1,0 +1,126 @@
+"""The admin API as the command line sees it: one request, one answer, errors of interlock.errors."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from interlock.errors import ConfigError, InterlockError, Unavailable
+from interlock.settings import Settings
+
+TIMEOUT_S = 120
+ANSWER_BYTES_MAX = 256_000_000
+
+
+class Refused(InterlockError):
+    """The admin API refused; its words are ours. `details`: every fault of a document."""
+
+    def __init__(self, status: int, error: dict[str, Any]) -> None:
+        super().__init__(str(error.get("message", "")), code=str(error.get("code", "")), param=error.get("param"))
+        self.status = status
+        self.details = [str(line) for line in error.get("details") or ()]
+
+
+class AdminClient:
+    """Requests to /admin/v1 of one control process."""
+
+    def __init__(self, url: str, key: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{url!r} is not the URL of an admin API, such as http://127.0.0.1:8081", param="url")
+        self._url = url
+        self._parts = parts
+        self._key = key
+
+    def call(
+        self, method: str, path: str, body: object = None, *, reason: str = "", query: dict[str, object] | None = None
+    ) -> Any:
+        """The answer's JSON. Raises Refused for an error of the API, Unavailable when it cannot be reached."""
+        headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
+        data: dict[str, Any] | None = None
+        if body is not None or reason:
+            data = dict(body) if isinstance(body, dict) else {}
+            if reason:
+                data["reason"] = reason
+        target = f"{self._parts.path.rstrip('/')}/admin/v1{path}"
+        if query:
+            target += "?" + urlencode({k: v for k, v in query.items() if v not in ("", None)})
+        status, raw = self._exchange(method, target, None if data is None else json.dumps(data).encode(), headers)
+        try:
+            answer = json.loads(raw)
+        except ValueError:
+            raise Unavailable(f"{self._url} answered {status} and no JSON: is it an Interlock admin API?") from None
+        if status >= 400:
+            error = answer.get("error") if isinstance(answer, dict) else None
+            raise Refused(status, error if isinstance(error, dict) else {"message": f"status {status}"})
+        return answer
+
+    def pages(self, path: str) -> list[dict[str, Any]]:
+        """Every row of a listing."""
+        rows: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            page = self.call("GET", path, query={"after": after, "limit": 500})
+            rows += page["items"]
+            if not page["next"]:
+                return rows
+            after = str(page["next"])
+
+    def _exchange(self, method: str, target: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        host, port = self._parts.hostname or "", self._parts.port
+        connection: http.client.HTTPConnection
+        if self._parts.scheme == "https":
+            context = ssl.create_default_context()
+            connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
+        else:
+            connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+        try:
+            connection.request(method, target, body=body, headers=headers)
+            response = connection.getresponse()
+            return response.status, response.read(ANSWER_BYTES_MAX)
+        except (OSError, http.client.HTTPException) as e:
+            words = getattr(e, "strerror", None) or str(e) or type(e).__name__
+            raise Unavailable(
+                f"the admin API at {self._url} cannot be reached ({words}); is `interlock up` or"
+                " `interlock control` running? --url or INTERLOCK_CONTROL_URL names another one"
+            ) from None
+        finally:
+            connection.close()
+
+
+def connect(settings: Settings, url: str = "") -> AdminClient:
+    """The client for `url`, else INTERLOCK_CONTROL_URL, else where this home's control process listens.
+
+    The key is INTERLOCK_ADMIN_KEY, else `secrets/admin_key` of the home. Raises ConfigError when there is none.
+    """
+    chosen = url or os.environ.get("INTERLOCK_CONTROL_URL", "") or _written(settings) or _default(settings)
+    return AdminClient(chosen, _key(settings))
+
+
+def _written(settings: Settings) -> str:
+    try:
+        return settings.home_path("run", "control.url").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _default(settings: Settings) -> str:
+    host = settings.control_host
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.control_port}"
+
+
+def _key(settings: Settings) -> str:
+    key = os.environ.get("INTERLOCK_ADMIN_KEY", "").strip()
+    if key:
+        return key
+    path = settings.home_path("secrets", "admin_key")
+    try:
+        return path.read_text().strip()
+    except OSError as e:
+        raise ConfigError(
+            f"no admin key: INTERLOCK_ADMIN_KEY is not set, and {path} cannot be read ({e.strerror})", param=str(path)
+        ) from None

@@ -1,0 +1,86 @@
+"""The command tree, and how every command ends: with a result, or with one line that says why not and a code.
+
+Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 a policy test or a check did not hold.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from interlock import __version__
+from interlock.cli import config, keys, policy, records, run, sources
+from interlock.cli.output import put, put_json
+from interlock.errors import InterlockError
+
+app = typer.Typer(
+    name="interlock",
+    help="The governed layer above LLM inference servers.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+run.add_to(app)
+config.add_to(app)
+app.add_typer(keys.app, name="key")
+app.add_typer(sources.app, name="source")
+app.add_typer(policy.app, name="policy")
+app.add_typer(records.route_app, name="route")
+app.add_typer(records.ledger_app, name="ledger")
+
+
+@app.command()
+def version(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Print the version."""
+    if as_json:
+        put_json({"version": __version__})
+    else:
+        put(__version__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of the `interlock` command. Returns the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(args=given, prog_name="interlock", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.Exit as e:
+        return e.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        sys.stderr.write("interlock: stopped\n")
+        return 130
+    except InterlockError as e:
+        return _failed(e, "--json" in given)
+    except BrokenPipeError:
+        # whoever read our output has gone; nothing is left to say, not even when Python flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as e:
+        return _usage(e)
+
+
+def _failed(error: InterlockError, as_json: bool) -> int:
+    details = list(getattr(error, "details", ()) or getattr(error, "errors", ()))
+    if as_json:
+        put_json({"error": {"code": error.code, "message": error.message, "param": error.param, "details": details}})
+    for line in details or [error.message]:
+        sys.stderr.write(f"interlock: {line}\n")
+    return 1
+
+
+def _usage(error: Exception) -> int:
+    """Click's errors (wrong options) in one line; anything else is ours to fix, and shown as it is."""
+    show = getattr(error, "format_message", None)
+    if show is None:
+        raise error
+    sys.stderr.write(f"interlock: {show()}\n")
+    return int(getattr(error, "exit_code", 2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

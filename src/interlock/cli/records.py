@@ -1,0 +1,90 @@
+"""The record log of this machine: follow it, and explain a recorded call."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interlock.cli.common import AsJson, Home, settings_of
+from interlock.cli.output import put, put_json
+from interlock.errors import BadRequest, NotFound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ledger_app = typer.Typer(help="The record log.", no_args_is_help=True)
+route_app = typer.Typer(help="Routing decisions.", no_args_is_help=True)
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_Since = Annotated[str, typer.Option(help="How far back: 30s, 10m, 2h, 7d; everything when left out.")]
+
+
+@ledger_app.command()
+def tail(
+    follow: Annotated[bool, typer.Option("--follow", "-F", help="Go on as records are written.")] = False,
+    since: _Since = "",
+    content: Annotated[bool, typer.Option("--content", help="Show prompts and answers too.")] = False,
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print the records of this machine's log, oldest first; payloads only when asked for."""
+    from interlock.ledger.reader import tail as records
+    from interlock.ledger.render import as_dict, as_line
+
+    since_ns = time.time_ns() - seconds(since) * 1_000_000_000 if since else 0
+    for record in records(_folder(home), follow=follow, since_ns=since_ns):
+        if as_json:
+            put(json.dumps(as_dict(record, content=content), ensure_ascii=False))
+        else:
+            put(as_line(record, content=content))
+        if follow:
+            sys.stdout.flush()
+
+
+@route_app.command()
+def explain(
+    request_id: Annotated[str, typer.Argument(help="Id from the x-interlock-request-id header.")],
+    home: Home = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say why a recorded call went where it went, and why every other source was left out."""
+    import msgspec
+
+    from interlock.ledger.reader import find_call
+    from interlock.routing.explain import explain_call
+
+    try:
+        call = find_call(_folder(home), request_id)
+    except ValueError:
+        raise BadRequest(f"{request_id!r} is not a request id, such as req_01h2xcejqtf2nbrexx3vqjhp41_1f") from None
+    if call is None:
+        raise NotFound(f"the log of this machine has no call {request_id}", param="request_id")
+    if call.intent is None:
+        words = call.refusal.words if call.refusal is not None else "its intent is not in the log"
+        if as_json:
+            put_json({"request_id": request_id, "state": call.state, "refused": words})
+        else:
+            put(f"{request_id} went nowhere: {words}")
+        return
+    told = explain_call(call.intent, [stored.record for stored in call.stored])
+    if as_json:
+        put_json({"request_id": request_id, "state": call.state, **msgspec.to_builtins(told)})
+        return
+    permits = [f"permitted: {reason.words}" for reason in call.intent.permits]
+    put(f"{request_id} ({call.state})", told.asked, told.chosen, *permits, *told.order, *told.rejected)
+    put(*told.readings, *told.tried)
+
+
+def seconds(text: str) -> int:
+    """Seconds of "30s", "10m", "2h" or "7d". Raises BadRequest for anything else."""
+    number, unit = text[:-1], text[-1:]
+    if not number.isdigit() or unit not in _UNITS_S:
+        raise BadRequest(f"--since {text!r}: a number and s, m, h or d, such as 10m", param="since")
+    return int(number) * _UNITS_S[unit]
+
+
+def _folder(home: str) -> Path:
+    return settings_of(home).home_path("node", "log")

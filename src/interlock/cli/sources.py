@@ -1,0 +1,95 @@
+"""Model sources: list, show, drain, undrain, refresh."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from interlock.cli.common import AsJson, Home, Reason, Url, client_of, reason_or
+from interlock.cli.output import put, put_json, table
+
+app = typer.Typer(help="Model sources.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="Name of the source.")]
+
+
+@app.command("list")
+def list_(home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+    """List the sources, what they offer, and the error of those that do not answer."""
+    rows = client_of(home, url).pages("/sources")
+    if as_json:
+        put_json(rows)
+        return
+    head = ("name", "kind", "url", "engine", "models", "drained", "error")
+    table(
+        (
+            (
+                row["name"],
+                row["kind"],
+                row["url"],
+                f"{row['engine']} {row['engine_version']}".strip(),
+                [offer["name"] for offer in row["offers"]],
+                row["drained"],
+                row["discovery_error"],
+            )
+            for row in rows
+        ),
+        head,
+    )
+
+
+@app.command()
+def show(name: Name, home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+    """Show one source."""
+    item = client_of(home, url).call("GET", f"/sources/{quote(name, safe='')}")
+    if as_json:
+        put_json(item)
+    else:
+        _show(item)
+
+
+@app.command()
+def drain(name: Name, reason: Reason = "", home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+    """Give a source no new calls; running ones finish."""
+    _act(name, "drain", reason, home, url, as_json)
+
+
+@app.command()
+def undrain(name: Name, reason: Reason = "", home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+    """Give a drained source calls again."""
+    _act(name, "undrain", reason, home, url, as_json)
+
+
+@app.command()
+def refresh(name: Name, reason: Reason = "", home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+    """Ask a source for its models now."""
+    answer = _act(name, "refresh", reason, home, url, as_json)
+    if answer.get("discovery_error"):
+        raise typer.Exit(1)
+
+
+def _act(name: str, verb: str, reason: str, home: str, url: str, as_json: bool) -> dict[str, Any]:
+    path = f"/sources/{quote(name, safe='')}/{verb}"
+    words = reason_or(reason, f"source {verb} {name}")
+    answer: dict[str, Any] = client_of(home, url).call("POST", path, {}, reason=words)
+    if as_json:
+        put_json(answer)
+    else:
+        _show(answer["item"])
+    return answer
+
+
+def _show(item: dict[str, Any]) -> None:
+    put(
+        f"{item['name']}: {item['kind']} at {item['url']}, {'drained' if item['drained'] else 'in use'}",
+        f"  engine    {item['engine'] or '?'} {item['engine_version']}".rstrip(),
+        f"  looked at {item['discovered_at'] or 'never'}",
+    )
+    if item["discovery_error"]:
+        put(f"  error     {item['discovery_error']}")
+    for words in item["warnings"]:
+        put(f"  warning   {words}")
+    for offer in item["offers"]:
+        length = offer["context_length"] or "unknown"
+        put(f"  offers    {offer['name']} (context {length}; {', '.join(offer['abilities'])})")

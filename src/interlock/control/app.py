@@ -1,0 +1,57 @@
+"""The admin API: every path, what is open and what is not, readable in one place."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI, Request
+from starlette.responses import Response
+
+from interlock import __version__
+from interlock.control.metrics import CONTENT_TYPE, ControlMetrics
+from interlock.control.routes import actions, resources, system
+from interlock.control.web import Api, Json, install_errors, openapi
+from interlock.errors import StoreError, Unauthenticated
+
+
+def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
+    """The application around its services. /health, /ready and /metrics are open; everything else asks for a key."""
+    app = FastAPI(
+        title="Interlock admin API",
+        version=__version__,
+        openapi_url="/admin/v1/openapi.json",
+        docs_url=None,  # they would load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.api = api
+    install_errors(app)
+    counts = metrics or ControlMetrics()
+    counts.install(app)
+    admin = APIRouter(prefix="/admin/v1")
+    # actions first: /keys/{name}/rotate is not a key with a slash in its name
+    admin.include_router(actions.router())
+    admin.include_router(system.router())
+    admin.include_router(resources.router())
+    app.include_router(admin)
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
+
+    @app.get("/health", include_in_schema=False)
+    def health() -> Response:
+        return Json({"status": "ok"})
+
+    @app.get("/ready", include_in_schema=False)
+    def ready() -> Response:
+        try:
+            api.store.check()
+        except StoreError as e:
+            return Json({"status": "not ready", "reason": e.message}, status_code=503)
+        if api.compiler.last is None:
+            return Json({"status": "not ready", "reason": "no snapshot was compiled yet"}, status_code=503)
+        return Json({"status": "ready", "snapshot": api.compiler.last.version})
+
+    @app.get("/metrics", include_in_schema=False)
+    def exposition(request: Request) -> Response:
+        wanted = api.tools.settings.metrics_key
+        if wanted and request.headers.get("authorization", "") != f"Bearer {wanted}":
+            raise Unauthenticated("the metrics key is missing or wrong")
+        return Response(counts.text(api), media_type=CONTENT_TYPE)
+
+    return app

@@ -1,0 +1,176 @@
+"""The control process: the admin API, the compiler thread, and the thread that looks at sources."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from interlock.control.app import make_app
+from interlock.control.apply import Configurator
+from interlock.control.compiler import SnapshotCompiler
+from interlock.control.discovery import DiscoveryLoop, look
+from interlock.control.identity import admin_key_path, ensure_admin
+from interlock.control.secrets import ensure_pepper
+from interlock.control.services.base import Tools
+from interlock.control.services.sources import Discover
+from interlock.control.web import Api
+from interlock.errors import ConfigError, MigrationError
+from interlock.settings import Settings
+from interlock.storage.migrate import migrate
+from interlock.storage.pool import Store
+from interlock.types.clock import Clock, SystemClock
+
+logger = logging.getLogger(__name__)
+
+
+def make_tools(settings: Settings, clock: Clock | None = None) -> Tools:
+    """The real clock and randomness, and the pepper (made on first use). Raises ConfigError."""
+    pepper = ensure_pepper(settings, secrets.token_bytes)
+    return Tools(settings, clock or SystemClock(), secrets.token_bytes, secrets.randbelow, pepper)
+
+
+class Control:
+    """Everything of the control plane over one database, without its HTTP server. Close it.
+
+    `start` migrates, makes sure that somebody can administer, compiles once, and starts the threads.
+    """
+
+    def __init__(self, settings: Settings, database_url: str, *, discover: Discover | None = None) -> None:
+        self.settings = settings
+        self.url = database_url
+        self.tools = make_tools(settings)
+        self.store = Store(database_url, settings)
+        self.discover: Discover = discover or look(settings)
+        self.compiler = SnapshotCompiler(self.store, settings, self.tools.clock)
+        self.configurator = Configurator(self.store, self.tools, self.discover)
+        self.api = Api(self.store, self.tools, self.configurator, self.compiler)
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Raises MigrationError, StoreError, ConfigError; nothing runs then."""
+        migrate(self.url)
+        if ensure_admin(self.store, self.tools):
+            logger.info("the first administrator's key was written to %s", admin_key_path(self.tools))
+        self.compiler.compile_once()
+        looking = DiscoveryLoop(self.store, self.tools, self.discover)
+        for name, run in (("compiler", self.compiler.run), ("discovery", looking.run)):
+            thread = threading.Thread(target=run, args=(self._stop,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def close(self) -> None:
+        """Stop the threads and close the connections."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(10)
+        self.store.close()
+
+
+def listen(settings: Settings) -> socket.socket:
+    """The socket of the admin API, bound. Raises ConfigError when the address cannot be had."""
+    host, port = settings.control_host, settings.control_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except OSError as e:
+        sock.close()
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {os.strerror(e.errno or 0)}; choose another control_port",
+            param="control_port",
+        ) from None
+    return sock
+
+
+def url_of(sock: socket.socket) -> str:
+    """The URL under which a bound socket is reached from this machine."""
+    host, port = sock.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{shown}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: the process that runs us has one."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say that requests are taken."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+@contextlib.contextmanager
+def _asked_to_stop(server: _Server, stop: threading.Event | None) -> Iterator[None]:
+    if stop is None:
+        yield
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            if stop.wait(0.1):
+                server.should_exit = True
+                return
+
+    thread = threading.Thread(target=watch, name="stop", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(2)
+
+
+def run_control(
+    settings: Settings,
+    database_url: str,
+    *,
+    sock: socket.socket | None = None,
+    stop: threading.Event | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Run the control plane until SIGTERM or SIGINT (or, where the caller handles signals itself, until `stop`).
+
+    `sock`: a bound socket, else `control_host` and `control_port`. `ready(url)` is called once requests are taken.
+    Raises MigrationError, StoreError, ConfigError when it cannot start.
+    """
+    sock = sock or listen(settings)
+    try:
+        control = Control(settings, database_url)
+        try:
+            control.start()
+            config = uvicorn.Config(
+                make_app(control.api),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=max(1, settings.stop_grace_ms // 1000),
+                limit_concurrency=512,
+                h11_max_incomplete_event_size=settings.head_bytes_max,
+                lifespan="off",
+            )
+            url = url_of(sock)
+            server = _Server(config, lambda: ready(url) if ready else None)
+            with _asked_to_stop(server, stop):
+                server.run(sockets=[sock])
+        finally:
+            control.close()
+    finally:
+        sock.close()
+
+
+__all__ = ["Control", "MigrationError", "listen", "make_tools", "run_control", "url_of"]

@@ -1,0 +1,65 @@
+"""What an operator sees of the control process in Prometheus. Few series: no names of tenants, keys or people."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI, Request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from interlock.control.web import Api
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_OPEN = ("/health", "/ready", "/metrics")
+
+
+class ControlMetrics:
+    """The control process's metric families."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "interlock_control_requests_total",
+            "Admin requests by method and class of status.",
+            ["method", "status"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "interlock_control_request_seconds",
+            "Time that admin requests took.",
+            registry=self._registry,
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+        )
+        self._version = Gauge(
+            "interlock_control_snapshot_version", "Newest snapshot compiled here or seen.", registry=self._registry
+        )
+        self._failing = Gauge(
+            "interlock_control_compiler_failing", "1 while the snapshot cannot be compiled.", registry=self._registry
+        )
+        self._compile = Gauge(
+            "interlock_control_compile_seconds", "How long the last compilation took.", registry=self._registry
+        )
+
+    def install(self, app: FastAPI) -> None:
+        """Count and time every request to the admin API."""
+
+        @app.middleware("http")
+        async def count(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+            if request.url.path in _OPEN:
+                return await proceed(request)
+            with self._seconds.time():
+                response = await proceed(request)
+            self._requests.labels(request.method, f"{response.status_code // 100}xx").inc()
+            return response
+
+    def text(self, api: Api) -> bytes:
+        """The exposition of this moment."""
+        last = api.compiler.last
+        if last is not None:
+            self._version.set(last.version)
+            self._compile.set(last.took_us / 1e6)
+        self._failing.set(1 if api.compiler.failure else 0)
+        return generate_latest(self._registry)

@@ -1,0 +1,162 @@
+"""What is done to things besides declaring them: rotate and revoke keys, drain and refresh sources."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from interlock.control import queries, views
+from interlock.control.documents import Natural
+from interlock.control.identity import Actor
+from interlock.control.permissions import Action, decide
+from interlock.control.plan import Ref
+from interlock.control.routes.resources import SOURCE, Done
+from interlock.control.services import keys, sources
+from interlock.control.services.base import Tx, missing
+from interlock.control.web import Body, Given, Json, Who, allow, api_of, route
+from interlock.errors import BadRequest
+from interlock.storage.keys import KeyRow
+
+
+class Rotate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`overlap_s`: how many seconds the old key goes on working (a day by default, at most thirty)."""
+
+    overlap_s: Natural = keys.DAY_S
+
+
+class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`cut`: cut running calls off instead of letting them finish."""
+
+    cut: bool = False
+
+
+class Revoked(msgspec.Struct, frozen=True):
+    """Every key of the name, as it now is."""
+
+    items: list[dict[str, Any]]
+
+
+class Refreshed(msgspec.Struct, frozen=True):
+    """The source after it was asked for its models; `changed`: it offers something else than before."""
+
+    item: dict[str, Any]
+    changed: bool
+    discovery_error: str | None
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A body with at most a reason."""
+
+
+def router() -> APIRouter:
+    """The action endpoints."""
+    out = APIRouter()
+    key = "/tenants/{tenant}/keys/{name}"
+    route(
+        out,
+        "POST",
+        f"{key}/rotate",
+        rotate,
+        "Rotate a key",
+        tag="keys",
+        body=Rotate,
+        answer=Done,
+        status=201,
+        reason=True,
+    )
+    route(out, "POST", f"{key}/revoke", revoke, "Revoke a key", tag="keys", body=Revoke, answer=Revoked, reason=True)
+    for verb, endpoint, summary in (
+        ("drain", drain, "Give a source no new calls"),
+        ("undrain", undrain, "Give a drained source calls again"),
+    ):
+        route(out, "POST", f"/sources/{{name}}/{verb}", endpoint, summary, tag="sources", answer=Done, reason=True)
+    summary = "Ask a source for its models now"
+    route(out, "POST", "/sources/{name}/refresh", refresh, summary, tag="sources", answer=Refreshed, reason=True)
+    return out
+
+
+def rotate(request: Request, who: Who, body: Body) -> Response:
+    """A new key with the rights of the old one, shown once; the old one works on for the overlap."""
+    api = api_of(request)
+    given = Given(request, body)
+    wish = given.as_(Rotate)
+    if wish.overlap_s > keys.OVERLAP_S_MAX:
+        raise BadRequest(f"overlap_s: at most {keys.OVERLAP_S_MAX} seconds", param="overlap_s")
+    ref = Ref("key", request.path_params["tenant"], request.path_params["name"])
+    with api.configurator.acting(who, ref, Action.key_rotate_own, given.reason) as tx:
+        tenant_id = tx.names.tenant(ref.tenant)
+        old = keys.find(tx, tenant_id, ref.name).value
+        if old.principal_id != who.principal_id:
+            allow(who, Action.key_write, tenant_id)
+        _may_act_as(request, who, old)
+        minted = keys.rotate(tx, tenant_id, ref.name, wish.overlap_s)
+        item = views.show(tx, "key", minted.stored)
+    return Json(Done(item, minted.secret), status_code=201)
+
+
+def revoke(request: Request, who: Who, body: Body) -> Response:
+    """Refuse a key everywhere, within a second; a name stands for every key of it, an id for one."""
+    api = api_of(request)
+    given = Given(request, body)
+    wish = given.as_(Revoke)
+    ref = Ref("key", request.path_params["tenant"], request.path_params["name"])
+    with api.configurator.acting(who, ref, Action.key_write, given.reason) as tx:
+        rows = keys.revoke(tx, tx.names.tenant(ref.tenant), ref.name, cut=wish.cut)
+        items = [views.show(tx, "key", row) for row in rows]
+    return Json(Revoked(items))
+
+
+def drain(request: Request, who: Who, body: Body) -> Response:
+    """Running calls finish; new ones go to other sources."""
+    return _drained(request, who, body, True)
+
+
+def undrain(request: Request, who: Who, body: Body) -> Response:
+    """New calls may go there again."""
+    return _drained(request, who, body, False)
+
+
+def refresh(request: Request, who: Who, body: Body) -> Response:
+    """Models, context lengths, engine and version are read from the source; its error is told."""
+    api = api_of(request)
+    given = Given(request, body)
+    given.as_(Nothing)
+    ref = Ref("source", "", request.path_params["name"])
+    with api.store.platform() as conn:
+        row = queries.source_named(conn, ref.name)
+    if row is None or not decide(who.bindings, SOURCE.read, row.value.tenant_id or None).allowed:
+        raise missing("source", ref.name)
+    allow(who, Action.source_operate, row.value.tenant_id or None)
+    found = api.configurator.look(sources.spec_of(row.value))
+    with api.configurator.changing(who, ref, given.reason) as tx:
+        _owner(tx, who, ref.name)
+        changed = sources.refresh(tx, ref.name, found)
+        item = views.show(tx, "source", sources.find(tx, ref.name))
+    return Json(Refreshed(item, changed, found.error or None))
+
+
+def _drained(request: Request, who: Actor, body: bytes, drained: bool) -> Response:
+    api = api_of(request)
+    given = Given(request, body)
+    given.as_(Nothing)
+    ref = Ref("source", "", request.path_params["name"])
+    with api.configurator.changing(who, ref, given.reason) as tx:
+        _owner(tx, who, ref.name)
+        item = views.show(tx, "source", sources.set_drained(tx, ref.name, drained))
+    return Json(Done(item))
+
+
+def _owner(tx: Tx, who: Actor, name: str) -> None:
+    """Raise NotFound for a source that the actor may not see, Denied for one it may not operate."""
+    stored = sources.find(tx, name)
+    place = stored.value.tenant_id or None
+    if not decide(who.bindings, SOURCE.read, place).allowed:
+        raise missing("source", name)
+    allow(who, Action.source_operate, place)
+
+
+def _may_act_as(request: Request, who: Actor, key: KeyRow) -> None:
+    api_of(request).configurator.allow_key(who, key.principal_id, key.scopes)
