@@ -214,7 +214,7 @@ def import_seconds(starts: int) -> dict[str, float]:
     out = {"python_s": round(bare, 3)}
     for module in ("interlock", "interlock.gateway.worker", "interlock.cli.main"):
         try:
-            out[f"import {module}"] = round(smallest(f"import {module}") - bare, 3)
+            out[f"import {module}"] = round(max(0.0, smallest(f"import {module}") - bare), 3)
         except subprocess.CalledProcessError:
             continue  # not in this version
     return out

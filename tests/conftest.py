@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -15,6 +13,8 @@ from interlock.settings import Settings
 from interlock.storage.embedded import LOGIN, EmbeddedPostgres
 from interlock.storage.migrate import migrate
 
+from .postgres import owned_home
+
 _TEMPLATE = "interlock_template"
 _numbers = itertools.count(1)
 
@@ -23,8 +23,8 @@ _numbers = itertools.count(1)
 def postgres_server() -> Iterator[EmbeddedPostgres]:
     """The run's PostgreSQL server. It does not sync to disk: nothing in it outlives the run."""
     options = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
-    with tempfile.TemporaryDirectory(prefix="interlock-test-") as home:
-        server = EmbeddedPostgres(Path(home), Settings(home=home), options=options)
+    with owned_home() as home:
+        server = EmbeddedPostgres(home, Settings(home=str(home)), options=options)
         server.start()
         try:
             yield server

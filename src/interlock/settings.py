@@ -152,6 +152,12 @@ class Settings:
         group="record log",
         minimum=65536,
     )
+    log_sync_gap_ms: int = setting(
+        2,
+        "Least time between the starts of two fsyncs while a worker is short of CPU; 0: never wait.",
+        group="record log",
+        minimum=0,
+    )
     log_check_ms: int = setting(
         1000, "How often the log's disk use and free disk are looked at.", group="record log", minimum=10
     )
@@ -186,7 +192,7 @@ class Settings:
         65_536, "Authorization decisions a worker remembers.", group="snapshot", minimum=16
     )
     principal_cache_max: int = setting(
-        16_384, "Decoded keys and principals a worker remembers.", group="snapshot", minimum=16
+        8192, "Decoded keys and principals a worker remembers.", group="snapshot", minimum=16
     )
 
     # -- identity

@@ -19,7 +19,9 @@ def create(
     name: Annotated[str, typer.Argument(help="Name of the key.")],
     tenant: InTenant,
     principal: Annotated[str, typer.Option("--principal", "-p", help="Whose key it is.")],
-    scope: Annotated[list[str] | None, typer.Option(help="infer (default), assert-user, admin; may be repeated.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="infer (default), assert-user, admin; may be repeated.")
+    ] = None,
     data_class: Annotated[str, typer.Option(help="Default data class of its calls.")] = "internal",
     expires_in_days: Annotated[int, typer.Option(min=0, help="0: never.")] = 0,
     reason: Reason = "",

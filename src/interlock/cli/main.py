@@ -60,8 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
         # whoever read our output has gone; nothing is left to say, not even when Python flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as e:
-        return _usage(e)
+    except typer.TyperException as e:
+        words = e.format_message()
+        sys.stderr.write(words + "\n" if words.startswith("Usage:") else f"interlock: {words}\n")
+        return e.exit_code
 
 
 def _failed(error: InterlockError, as_json: bool) -> int:
@@ -71,15 +73,6 @@ def _failed(error: InterlockError, as_json: bool) -> int:
     for line in details or [error.message]:
         sys.stderr.write(f"interlock: {line}\n")
     return 1
-
-
-def _usage(error: Exception) -> int:
-    """Click's errors (wrong options) in one line; anything else is ours to fix, and shown as it is."""
-    show = getattr(error, "format_message", None)
-    if show is None:
-        raise error
-    sys.stderr.write(f"interlock: {show()}\n")
-    return int(getattr(error, "exit_code", 2))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def test(
     file: Annotated[str, typer.Argument(help="YAML file with cases.")],
     config: Annotated[
         list[str] | None,
-        typer.Option("--file", "-f", help="Decide on these configuration files, without a server; else on what is stored."),
+        typer.Option("--file", "-f", help="Decide on these files, without a server; else on what is stored."),
     ] = None,
     home: Home = "",
     url: Url = "",
@@ -31,8 +31,10 @@ def test(
 ) -> None:
     """Check expectations: who may use which model, and because of which policy."""
     text = read_files([file])[0]["text"]
-    answer = _locally(file, text, config) if config else client_of(home, url).call(
-        "POST", "/policy-test", {"name": file, "text": text}
+    answer = (
+        _locally(file, text, config)
+        if config
+        else client_of(home, url).call("POST", "/policy-test", {"name": file, "text": text})
     )
     if as_json:
         put_json(answer)
@@ -56,7 +58,7 @@ def explain(
     source: Annotated[str, typer.Option(help="At this source only.")] = "",
     operation: Annotated[str, typer.Option(help="chat, completions or embeddings.")] = "chat",
     data_class: Annotated[str, typer.Option(help="public, internal, confidential or restricted.")] = "internal",
-    feature: Annotated[list[str] | None, typer.Option(help="Field action that the request asks for; repeatable.")] = None,
+    feature: Annotated[list[str] | None, typer.Option(help="Field action that the request asks for.")] = None,
     home: Home = "",
     url: Url = "",
     as_json: AsJson = False,

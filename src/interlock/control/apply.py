@@ -36,6 +36,7 @@ from interlock.types.identity import Scope
 
 _LOOKS_AT_ONCE = 8
 _TURN_S = 5.0
+_ONE_BY_ONE_MAX = 500
 
 WRITES: dict[str, Action] = {
     "team": Action.team_write,
@@ -328,9 +329,7 @@ def _only_place(actor: Actor) -> str:
 def _prepare(tx: Tx, document: Document, places: Places, outside: Mapping[Ref, Entry]) -> Plan:
     """Flatten, plan and check a document against what is stored. Raises ConfigErrors."""
     declared = flatten(document, places)
-    named = {t.name for t in section(document.tenants)}
-    everything = document.prune and ("tenant", "") in sections(document)
-    stored = state.load(tx, None if everything else named)
+    stored = _stored(tx, document, declared)
     known = {**outside, **stored.entries}
     steps = plan(
         known,
@@ -340,8 +339,20 @@ def _prepare(tx: Tx, document: Document, places: Places, outside: Mapping[Ref, E
         places=places,
         closed_keys=stored.closed_keys,
     )
-    check(declared, result(known, declared, steps), places, policies.check)
+    deletes = any(change.operation == "delete" for change in steps.changes)
+    check(declared, result(known, declared, steps), places, policies.check, deletes=deletes)
     return steps
+
+
+def _stored(tx: Tx, document: Document, declared: Mapping[Ref, Entry]) -> state.State:
+    """What a document is compared with: all of its tenants, or one by one what it names when that is little.
+
+    Only a document that prunes has to see everything: to delete, and to find what would be left without a reference.
+    """
+    if not document.prune and len(declared) <= _ONE_BY_ONE_MAX:
+        return state.load_some(tx, {ref for r, e in declared.items() for ref in state.mentioned(r, e.spec)})
+    everything = document.prune and ("tenant", "") in sections(document)
+    return state.load(tx, None if everything else {t.name for t in section(document.tenants)})
 
 
 def _sound(ref: Ref, spec: AnySpec) -> None:

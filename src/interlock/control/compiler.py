@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import msgspec
 from psycopg import Connection
 
-from interlock.control import queries
 from interlock.errors import InterlockError
 from interlock.settings import Settings
 from interlock.storage import aliases, issuers, keys, policies, principals, snapshots, sources, teams, tenants
@@ -119,7 +118,7 @@ class SnapshotCompiler:
         if now_s - self._swept_s < _SWEEP_S:
             return set(), self._swept_s
         since_s = max(0, self._swept_s - CLOSED_KEPT_S)
-        buckets = queries.buckets_lapsed(conn, since_s=since_s, until_s=now_s - CLOSED_KEPT_S)
+        buckets = keys.buckets_lapsed(conn, since_s=since_s, until_s=now_s - CLOSED_KEPT_S)
         return {bucket_part("keys", b) for b in buckets}, now_s
 
     def _bodies(self, conn: Connection[Any], names: Iterable[str]) -> Iterable[tuple[str, bytes]]:

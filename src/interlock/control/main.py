@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import logging
 import os
 import secrets
+import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
 import uvicorn
 
 from interlock.control.app import make_app
@@ -21,10 +26,11 @@ from interlock.control.secrets import ensure_pepper
 from interlock.control.services.base import Tools
 from interlock.control.services.sources import Discover
 from interlock.control.web import Api
-from interlock.errors import ConfigError, MigrationError
-from interlock.settings import Settings
+from interlock.errors import ConfigError, InterlockError
+from interlock.settings import Settings, load
 from interlock.storage.migrate import migrate
 from interlock.storage.pool import Store
+from interlock.telemetry.logs import setup_logging
 from interlock.types.clock import Clock, SystemClock
 
 logger = logging.getLogger(__name__)
@@ -56,7 +62,7 @@ class Control:
 
     def start(self) -> None:
         """Raises MigrationError, StoreError, ConfigError; nothing runs then."""
-        migrate(self.url)
+        migrate(self.url, self.settings)
         if ensure_admin(self.store, self.tools):
             logger.info("the first administrator's key was written to %s", admin_key_path(self.tools))
         self.compiler.compile_once()
@@ -96,6 +102,16 @@ def url_of(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"http://{shown}:{port}"
+
+
+def _note_url(settings: Settings, url: str) -> None:
+    """Leave our URL where the command line looks for it."""
+    path = settings.home_path("run", "control.url")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(url + "\n")
+    except OSError as e:
+        logger.warning("%s cannot be written: %s", path, e.strerror)
 
 
 class _Server(uvicorn.Server):
@@ -141,6 +157,7 @@ def run_control(
     sock: socket.socket | None = None,
     stop: threading.Event | None = None,
     ready: Callable[[str], None] | None = None,
+    discover: Discover | None = None,
 ) -> None:
     """Run the control plane until SIGTERM or SIGINT (or, where the caller handles signals itself, until `stop`).
 
@@ -149,7 +166,7 @@ def run_control(
     """
     sock = sock or listen(settings)
     try:
-        control = Control(settings, database_url)
+        control = Control(settings, database_url, discover=discover)
         try:
             control.start()
             config = uvicorn.Config(
@@ -164,7 +181,13 @@ def run_control(
                 lifespan="off",
             )
             url = url_of(sock)
-            server = _Server(config, lambda: ready(url) if ready else None)
+
+            def taking() -> None:
+                _note_url(settings, url)
+                if ready is not None:
+                    ready(url)
+
+            server = _Server(config, taking)
             with _asked_to_stop(server, stop):
                 server.run(sockets=[sock])
         finally:
@@ -173,4 +196,48 @@ def run_control(
         sock.close()
 
 
-__all__ = ["Control", "MigrationError", "listen", "make_tools", "run_control", "url_of"]
+class Running(msgspec.Struct, frozen=True):
+    """What a control process says once it takes requests."""
+
+    pid: int
+    url: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the process. Returns the exit code; a failure is one line of JSON on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m interlock.control.main", description=__doc__)
+    parser.add_argument("--ready-fd", type=int, help="file descriptor that one line of JSON is written to when ready")
+    parser.add_argument("--parent", type=int, help="process id without which this process stops")
+    given = parser.parse_args(arguments)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def ready(url: str) -> None:
+        if given.ready_fd is not None:
+            with os.fdopen(given.ready_fd, "wb") as out:
+                out.write(msgspec.json.encode(Running(os.getpid(), url)) + b"\n")
+
+    try:
+        settings = load()
+        setup_logging(settings.log_level, "control", settings=settings)
+        if not settings.database_url:
+            raise ConfigError("database_url is not set", param="database_url")
+        if given.parent is not None:
+            threading.Thread(target=_until_orphaned, args=(given.parent, stop), daemon=True).start()
+        run_control(settings, settings.database_url, stop=stop, ready=ready)
+    except InterlockError as e:
+        sys.stderr.write(json.dumps({"error": e.code, "message": e.message, "param": e.param}) + "\n")
+        return 2 if isinstance(e, ConfigError) else 1
+    return 0
+
+
+def _until_orphaned(parent: int, stop: threading.Event) -> None:
+    while not stop.wait(0.25):
+        if os.getppid() != parent:
+            logger.warning("the process that started this one is gone")
+            stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

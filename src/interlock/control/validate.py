@@ -49,10 +49,18 @@ PolicyCheck = Callable[[PolicySpec, str], object]
 Fault = tuple[Path, str]
 
 
-def check(entries: Mapping[Ref, Entry], after: Mapping[Ref, Entry], places: Places, policy_check: PolicyCheck) -> None:
+def check(
+    entries: Mapping[Ref, Entry],
+    after: Mapping[Ref, Entry],
+    places: Places,
+    policy_check: PolicyCheck,
+    *,
+    deletes: bool,
+) -> None:
     """Raise ConfigErrors unless each of `entries` is sound in itself and refers only to what is in `after`.
 
-    `entries`: what a document declares. `after`: everything that would be stored once it is applied.
+    `entries`: what a document declares. `after`: what would be stored once it is applied: when it `deletes`,
+    everything, so that nothing is left without what it refers to; else at least what the entries refer to.
     """
     errors: list[ConfigError] = []
     for ref, entry in entries.items():
@@ -63,7 +71,8 @@ def check(entries: Mapping[Ref, Entry], after: Mapping[Ref, Entry], places: Plac
             except InterlockError as e:
                 field = "cedar" if entry.spec.cedar else "parameters"
                 errors.append(places.error((*entry.path, field), e.message))
-    errors += _broken(entries, after)
+    if deletes:
+        errors += _broken(entries, after)
     if errors:
         raise ConfigErrors(errors)
 

@@ -30,7 +30,7 @@ LATER = (
     "/v1/feedback",
 )
 """Known endpoints (and what is below them) that this version does not serve."""
-JSON = (b"content-type", b"application/json")
+JSON = b"content-type: application/json\r\n"
 
 
 class Gateway:
@@ -61,7 +61,7 @@ class Gateway:
             known = path in ("/health", "/ready", "/metrics", "/v1/models")
             raise method_not_allowed(request.method, path, "GET") if known else NotFound(f"There is no {path} here.")
         if path == "/health":
-            sink.respond(200, [JSON], b'{"status":"ok"}')
+            sink.respond(200, JSON, b'{"status":"ok"}')
         elif path == "/ready":
             self._ready(sink)
         elif path == "/metrics":
@@ -78,7 +78,7 @@ class Gateway:
         if runtime.log.refusal is not None:
             raise runtime.log.refusal
         body = {"status": "ready", "snapshot": runtime.state.version, "epoch": runtime.log.epoch}
-        sink.respond(200, [JSON], msgspec.json.encode(body))
+        sink.respond(200, JSON, msgspec.json.encode(body))
 
     def _metrics(self, request: Request, sink: Sink) -> None:
         wanted = self.runtime.settings.metrics_key
@@ -86,8 +86,8 @@ class Gateway:
             given = request.headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + wanted.encode()):
                 raise Unauthenticated("This path asks for the metrics key as a bearer token.")
-        kind = b"text/plain; version=0.0.4; charset=utf-8"
-        sink.respond(200, [(b"content-type", kind)], self._render_metrics())
+        kind = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
+        sink.respond(200, kind, self._render_metrics())
 
     def _models(self, request: Request, sink: Sink) -> None:
         """Only what the caller may use: exact names, and aliases with a usable target."""
@@ -112,12 +112,12 @@ class Gateway:
                 data.append(_model(alias.name, created, "alias"))
         data.sort(key=lambda model: str(model["id"]))
         if request.path == "/v1/models":
-            sink.respond(200, [JSON], msgspec.json.encode({"object": "list", "data": data}))
+            sink.respond(200, JSON, msgspec.json.encode({"object": "list", "data": data}))
             return
         name = request.path.removeprefix("/v1/models/")
         for model in data:
             if model["id"] == name:
-                sink.respond(200, [JSON], msgspec.json.encode(model))
+                sink.respond(200, JSON, msgspec.json.encode(model))
                 return
         raise NotFound(
             f"The model {name[:200]!r} does not exist or you do not have access to it.", code="model_not_found"

@@ -84,3 +84,8 @@ class Call:
     def id(self) -> str:
         """The request id: `req_<epoch>_<number in hex>`."""
         return request_id(self.epoch, self.number)
+
+    def id_headers(self) -> bytes:
+        """The answer's header lines that carry the request id, for us and for clients that look for the usual name."""
+        value = self.id.encode()
+        return b"x-request-id: %b\r\nx-interlock-request-id: %b\r\n" % (value, value)

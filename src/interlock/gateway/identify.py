@@ -6,6 +6,8 @@ and the comparison takes the same time whatever was sent.
 
 from __future__ import annotations
 
+import os
+from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.errors import Denied, Unauthenticated
@@ -42,6 +44,7 @@ class Authenticator:
 
     def __init__(self, pepper: bytes, tokens: TokenVerifier, clock: Clock, cache_max: int) -> None:
         self._pepper = pepper
+        self._tag_key = os.urandom(32)
         self._tokens = tokens
         self._clock = clock
         self._cache_max = cache_max
@@ -50,18 +53,23 @@ class Authenticator:
 
     def identify(self, headers: dict[bytes, bytes], view: SnapshotView) -> Identity:
         """The identity behind a request's headers. Raises Unauthenticated or, without the scope, Denied."""
-        secret = _credential(headers)
         if view is not self._view:
             self._cache.clear()
             self._view = view
-        if not secret.startswith(b"il_"):
-            return self._from_token(secret, view)
-        digest = key_digest(self._pepper, secret)
-        identity = self._cache.get(digest)
+        authorization = headers.get(b"authorization")
+        plain = authorization is not None and b"x-api-key" not in headers and b"api-key" not in headers
+        # A keyed tag of the header, under a key that lives as long as this process: memory holds no credential.
+        tag = blake2b(authorization, digest_size=16, key=self._tag_key).digest() if plain and authorization else b""
+        identity = self._cache.get(tag)
         if identity is None:
-            if len(self._cache) >= self._cache_max:
-                self._cache.clear()
-            identity = self._cache[digest] = self._from_key(secret, digest, view)
+            secret = _credential(headers)
+            if not secret.startswith(b"il_"):
+                return self._from_token(secret, view)
+            identity = self._from_key(secret, key_digest(self._pepper, secret), view)
+            if tag:
+                if len(self._cache) >= self._cache_max:
+                    self._cache.clear()
+                self._cache[tag] = identity
         expiry = identity.caller.not_after_s
         if expiry and self._clock.wall_ns() >= expiry * 1_000_000_000:
             raise Unauthenticated("The API key has expired; ask for a new one.", code="expired_api_key")

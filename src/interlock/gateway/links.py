@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
+from interlock.gateway.http.exchange import header_line
 from interlock.sources.dial import Proxy, Target
 from interlock.sources.requests import build_head, split_url
 from interlock.sources.tls import TlsContext
@@ -33,22 +34,20 @@ class Link:
         self.off_prem = not source.labels.on_prem
         self.deadlines: Deadlines = deadlines_of(source, settings)
         self._credentials = credentials
-        self._offer_headers: dict[str, list[tuple[bytes, bytes]]] = {}
+        self._offer_headers: dict[str, bytes] = {}
 
     def head(self, path: str, length: int, extra: list[tuple[bytes, bytes]]) -> bytes:
         """The head of a request. Raises UpstreamError when the credential cannot be read."""
         return build_head(self.source, path, length, self._credentials.header(self.source), extra)
 
-    def offer_headers(self, offer: Offer) -> list[tuple[bytes, bytes]]:
-        """The answer headers that name this source and model; a new list each time."""
-        headers = self._offer_headers.get(offer.model.name)
-        if headers is None:
-            headers = [
-                (b"x-interlock-source", header_value(self.source.name)),
-                (b"x-interlock-model", header_value(offer.model.name)),
-            ]
-            self._offer_headers[offer.model.name] = headers
-        return headers.copy()
+    def offer_headers(self, offer: Offer) -> bytes:
+        """The answer's header lines that name this source and model."""
+        lines = self._offer_headers.get(offer.model.name)
+        if lines is None:
+            lines = header_line(b"x-interlock-source", header_value(self.source.name))
+            lines += header_line(b"x-interlock-model", header_value(offer.model.name))
+            self._offer_headers[offer.model.name] = lines
+        return lines
 
 
 def header_value(text: str) -> bytes:

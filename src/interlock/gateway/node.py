@@ -94,7 +94,9 @@ class GatewayNode:
         worker_module: str = WORKER_MODULE,
     ) -> None:
         """`store`: where snapshots come from (default: the database of the settings); `watcher`: what follows the
-        sources' load (default: LoadWatcher). Opens nothing yet."""
+        sources' load (default: LoadWatcher). Opens nothing yet. Raises ConfigError without a store or a database."""
+        if store is None and not settings.database_url:
+            raise ConfigError("database_url is not set: a gateway needs the database of its cell", param="database_url")
         self.settings = settings
         self.clock = clock
         self.name = settings.node or socket.gethostname()
@@ -413,7 +415,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         settings = load()
-        setup_logging(settings.log_level)
+        setup_logging(settings.log_level, "node", settings=settings)
         asyncio.run(serve(settings, ready, given.parent))
     except InterlockError as e:
         sys.stderr.write(json.dumps({"error": e.code, "message": e.message, "param": e.param}) + "\n")

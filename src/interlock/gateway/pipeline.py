@@ -41,7 +41,7 @@ def govern(operation: str, request: Request, sink: Sink, runtime: Runtime) -> Ex
         authenticate(call, runtime.authenticator)
         receive(call, runtime.body_limits)
         resolve(call, runtime.settings)
-        authorize(call, runtime.settings, runtime.board.snapshot_confirmed()[1])
+        authorize(call, runtime)
         admit(call, runtime)
         route(call, runtime)
         record_intent(call, record_log)
@@ -68,9 +68,7 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
     metrics.requests.add((call.operation, outcome))
     metrics.denials.add((error.code,))
     status, headers, body = error_answer(error, "openai")
-    request_id = call.id.encode()
-    headers.append((b"x-request-id", request_id))
-    headers.append((b"x-interlock-request-id", request_id))
+    headers += call.id_headers()
     if error.level >= logging.ERROR:
         log.log(error.level, "call refused", extra={"request_id": call.id, "code": error.code})
     if call.identity is None:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
 from interlock.gateway.attempt import Attempt
-from interlock.routing.explain import header as decision_header
 from interlock.types.record import AttemptEnd, Outcome
 from interlock.types.usage import Usage
 from interlock.wire.errors import error_answer, error_event
@@ -38,8 +37,8 @@ HARMLESS_CODES = frozenset(
 )
 """Failures that say nothing about the source's health: they do not count for its circuit breaker."""
 COMMENT = b": keep-alive\n\n"
-EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
-NO_CACHE = (b"cache-control", b"no-cache")
+EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+JSON = b"content-type: application/json\r\n"
 NOTHING_USED = Usage(0, 0, 0, "engine")
 
 
@@ -197,7 +196,7 @@ class Run:
         sink = self.call.sink
         if not self.head_sent:
             self.head_sent = True
-            sink.start(200, self._headers([EVENT_STREAM, NO_CACHE]))
+            sink.start(200, self._headers(EVENT_STREAM))
         sink.write(data)
         self._last_sent_ns = self.runtime.clock.mono_ns()
 
@@ -243,7 +242,6 @@ class Run:
         if state == "completed" and attempt is not None:
             runtime.board.success(attempt.link.row)
             self._judged = True
-            runtime.metrics.attempts.add((attempt.link.source.name, "ok"))
         self._settle(usage, now_ns)
         outcome = Outcome(
             call.number,
@@ -289,7 +287,7 @@ class Run:
         if error is not None:
             self._answer_error(error, relay)
         elif relay is None:
-            sink.respond(200, self._headers([(b"content-type", b"application/json")]), body)
+            sink.respond(200, self._headers(JSON), body)
         else:
             self.forward(relay.rest())
             sink.end()
@@ -300,7 +298,7 @@ class Run:
         sink = self.call.sink
         if not self.head_sent and (relay is None or not relay.events):
             status, headers, body = error_answer(error, "openai")
-            sink.respond(status, headers + self._headers([]), body)
+            sink.respond(status, headers + self._headers(b""), body)
             return
         self.forward((relay.unsent() if relay is not None else b"") + error_event(error, "openai"))
         sink.abort()
@@ -408,41 +406,30 @@ class Run:
                 headers.append((name, value))
         return headers
 
-    def _headers(self, headers: Headers) -> Headers:
+    def _headers(self, kind: bytes) -> Headers:
         call = self.call
-        request_id = call.id.encode()
-        headers.append((b"x-request-id", request_id))
-        headers.append((b"x-interlock-request-id", request_id))
+        lines = [kind, call.id_headers()]
         if self._attempt is not None:
-            headers.extend(self._attempt.link.offer_headers(self._attempt.offer))
-        assert call.route is not None  # noqa: S101
-        if self._rank >= 0:
-            headers.append((b"x-interlock-decision", decision_header(call.route, self._rank).encode()))
+            lines.append(self._attempt.link.offer_headers(self._attempt.offer))
+        if self._rank >= 0 and call.route is not None:
+            lines.append(self.runtime.decision_line(call.route, self._rank))
         if call.admission_headers is not None:
-            headers.extend((n.encode(), v.encode()) for n, v in call.admission_headers())
-        return headers
+            lines.extend([b"%b: %b\r\n" % (n.encode(), v.encode()) for n, v in call.admission_headers()])
+        return b"".join(lines)
 
     def _count(self, outcome: Outcome, first_ns: int) -> None:
-        metrics, call, attempt = self.runtime.metrics, self.call, self._attempt
-        metrics.requests.add((call.operation, outcome.state))
-        metrics.request_seconds.observe_us((call.operation,), outcome.total_us)
-        if attempt is None:
-            return
-        source, model = outcome.source, outcome.model
-        usage = outcome.usage
-        if usage.prompt_tokens:
-            metrics.tokens.add((source, model, "prompt"), usage.prompt_tokens)
-            if usage.cached_tokens:
-                metrics.tokens.add((source, model, "cached"), usage.cached_tokens)
-        if usage.completion_tokens:
-            metrics.tokens.add((source, model, "completion"), usage.completion_tokens)
-        if first_ns:
-            elapsed_us = (first_ns - attempt.sent_ns) // 1000
-            metrics.first_byte_seconds.observe_us((source, model), elapsed_us)
-            self.runtime.observe_latency(attempt.offer.key, elapsed_us)
-        if attempt.relay is not None and attempt.relay.events:
-            metrics.stream_events.add((source,), attempt.relay.events)
-        self.runtime.finished(self, outcome)
+        runtime, attempt = self.runtime, self._attempt
+        tally = runtime.tally(self.call.operation, attempt.link.source.name, outcome.model) if attempt else None
+        if attempt is None or tally is None:
+            runtime.metrics.requests.add((self.call.operation, outcome.state))
+            runtime.metrics.request_seconds.observe_us((self.call.operation,), outcome.total_us)
+        else:
+            first_us = (first_ns - attempt.sent_ns) // 1000 if first_ns else -1
+            tally.count(outcome, first_us, attempt.relay.events if attempt.relay is not None else 0)
+            if first_us >= 0:
+                runtime.observe_latency(attempt.offer.key, first_us)
+        if runtime.on_finished is not None:
+            runtime.on_finished(self, outcome)
 
 
 def shutdown_error() -> Unavailable:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from interlock.gateway.http.exchange import header_line
+from interlock.gateway.tally import Tally
+from interlock.routing.explain import header
 from interlock.routing.resolve import mix
 from interlock.routing.score import latency_micro
+from interlock.types.identity import DataClass
 from interlock.wire.openai import Limits
 
 if TYPE_CHECKING:
@@ -19,11 +23,14 @@ if TYPE_CHECKING:
     from interlock.sources.board import Board
     from interlock.telemetry.metrics import Metrics
     from interlock.types.clock import Clock
+    from interlock.types.decision import Candidate, RouteDecision
     from interlock.types.record import Outcome
 
 LATENCY_WEIGHT = 8
 """The running mean of a model's first-byte time moves by 1/8 of each new figure."""
 LATENCIES_MAX = 4096
+LINES_MAX = 4096
+"""Decision headers that are remembered; the same few repeat."""
 
 
 class Runtime:
@@ -51,6 +58,9 @@ class Runtime:
         self.authenticator = authenticator
         self.state = state
         self.runs: set[Run] = set()
+        self.confirmed_ns = board.snapshot_confirmed()[1]
+        """When the snapshot was last confirmed (Unix nanoseconds), as of the last sweep."""
+        self.snapshot_age_max_s = tuple(settings.snapshot_age_max_s(c) for c in DataClass)
         self.draining = False
         self.body_limits = Limits(settings.messages_max, settings.template_tokens_per_message)
         self.latencies: dict[str, int] = {}
@@ -59,6 +69,8 @@ class Runtime:
         self.on_finished: Callable[[Run, Outcome], None] | None = None
         self._mean_us: dict[str, int] = {}
         self._seed = seed
+        self._tallies: dict[tuple[str, str, str], Tally] = {}
+        self._lines: dict[tuple[Candidate, str, int, int, int], bytes] = {}
 
     def seed(self, number: int) -> int:
         """The seed of a call's draws: spread over calls and workers, recorded with the decision."""
@@ -73,13 +85,35 @@ class Runtime:
         self._mean_us[offer] = mean
         self.latencies[offer] = latency_micro(mean)
 
-    def finished(self, run: Run, outcome: Outcome) -> None:
-        """A call's outcome was recorded: tell whoever traces."""
-        if self.on_finished is not None:
-            self.on_finished(run, outcome)
+    def tally(self, operation: str, source: str, model: str) -> Tally:
+        """The counters of one operation at one offer, held ready so that counting a call costs no look-ups."""
+        tally = self._tallies.get((operation, source, model))
+        if tally is None:
+            if len(self._tallies) >= LATENCIES_MAX:
+                self.publish_tallies()
+                self._tallies.clear()
+            tally = self._tallies[operation, source, model] = Tally(self.metrics, operation, source, model)
+        return tally
+
+    def publish_tallies(self) -> None:
+        """Bring what was counted since the last time into the metrics."""
+        for tally in self._tallies.values():
+            tally.publish()
+
+    def decision_line(self, decision: RouteDecision, rank: int) -> bytes:
+        """The `x-interlock-decision` header line of the candidate that was tried."""
+        chosen = decision.candidates[rank]
+        key = (chosen, decision.mode, rank, len(decision.candidates), decision.router_version)
+        line = self._lines.get(key)
+        if line is None:
+            if len(self._lines) >= LINES_MAX:
+                self._lines.clear()
+            line = self._lines[key] = header_line(b"x-interlock-decision", header(decision, rank).encode())
+        return line
 
     def sweep(self, now_ns: int) -> None:
         """Time-outs and keep-alives of everything in progress. Called several times a second."""
+        self.confirmed_ns = self.board.snapshot_confirmed()[1]
         for link in self.state.links.values():
             link.pool.sweep(now_ns / 1e9)
         for run in list(self.runs):

@@ -179,7 +179,12 @@ class Slot:
         self._process = process
         self.pid = process.pid
         self._heard_ns = self._clock.mono_ns()
-        self._end = await node_end(ours, self._receive, self._closed(process))
+        try:
+            self._end = await node_end(ours, self._receive, self._closed(process))
+        except BaseException:
+            _signal(process, signal.SIGKILL)
+            await process.wait()
+            raise
         self._end.send(configure)
         if self._stopping.is_set():
             _signal(process, signal.SIGKILL)

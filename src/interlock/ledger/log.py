@@ -4,7 +4,7 @@
 
 Three questions have three answers: `append` returned (the record has its place), `on_written` (it survives the death
 of this process), `on_durable` (it survives the loss of power). There is no commit timer: the next fdatasync starts
-when the last has ended and somebody waits, so that a batch is as large as the disk is slow.
+when the last has ended and somebody waits, so that a batch is as large as the disk is slow; `pace` says when not.
 
 Everything here runs on the event loop's thread except the flusher's work. `docs/record-log.md` has the crash cases.
 """
@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
+from time import process_time_ns
 from typing import NoReturn
 from zlib import crc32
 
@@ -39,14 +37,13 @@ from interlock.ledger.format import (
     whole_frames,
 )
 from interlock.ledger.losses import Losses
+from interlock.ledger.pace import Pace
 from interlock.ledger.refusals import again, backlog, closed, failed, full, given_up, too_large
 from interlock.ledger.stats import LogStats
+from interlock.ledger.waiters import DurableCallback, Waiters
 from interlock.settings import Settings
 from interlock.types.clock import Clock
 from interlock.types.record import EpochClose, EpochOpen, Intent, Outcome, Record
-
-DurableCallback = Callable[[LogError | None], None]
-
 
 _OPEN = "open"
 _SEALING = "sealing"
@@ -97,9 +94,11 @@ class RecordLog:
         self._segment_size = HEADER_BYTES
         self._appended_total = self._written_total = self._durable_total = 0
         self._written_callbacks: list[Callable[[], None]] = []
-        self._waiters: deque[tuple[int, DurableCallback]] = deque()
+        self._waiters = Waiters()
         self._sync_through = 0
         self._sync_timer: asyncio.TimerHandle | None = None
+        self._gap_timer: asyncio.TimerHandle | None = None
+        self._pace = Pace(settings.log_sync_gap_ms * 1_000_000, clock.mono_ns, process_time_ns)
         self._check_timer: asyncio.TimerHandle | None = None
         self._failure_callbacks: list[Callable[[LogError], None]] = []
         self._losses = Losses(settings.calls_max)
@@ -238,19 +237,14 @@ class RecordLog:
         if self._state == _FAILED or self._state == _CLOSED or (self._state == _FULL and seq > self.written_seq):
             callback(again(self._gate or given_up()))
             return
-        waiters = self._waiters
-        if waiters and waiters[-1][0] > seq:
-            at = bisect_right(waiters, seq, key=itemgetter(0))
-            waiters.insert(at, (seq, callback))
-        else:
-            waiters.append((seq, callback))
+        self._waiters.add(seq, callback)
         if not self._busy and seq <= self.written_seq:
             self._advance()
 
     def sync_within(self, ms: int) -> None:
         """Make what is appended until now durable within about `ms` milliseconds, though nobody waits for it."""
         if self._sync_timer is None:
-            early_ms = max(ms - self._fsync_us / 500, ms / 4)
+            early_ms = max(ms - self._fsync_us / 500 - self._settings.log_sync_gap_ms, ms / 4)
             self._sync_timer = self._loop.call_later(early_ms / 1000, self._sync_due)
 
     def on_failure(self, callback: Callable[[LogError], None]) -> None:
@@ -293,7 +287,7 @@ class RecordLog:
         self._write()
         while self.durable_seq < target and self._state in (_OPEN, _SEALING):
             self._sync_through = target
-            self._advance()
+            self._advance(at_once=True)
             self._take(self._flusher.wait())
             self._write()
         if self.durable_seq < target:
@@ -328,10 +322,10 @@ class RecordLog:
             return
         self._state = _CLOSED
         self._gate = self.refusal = closed()
-        for timer in (self._sync_timer, self._check_timer):
+        for timer in (self._sync_timer, self._gap_timer, self._check_timer):
             if timer is not None:
                 timer.cancel()
-        self._sync_timer = self._check_timer = None
+        self._sync_timer = self._gap_timer = self._check_timer = None
         self._waiters.clear()
         self._written_callbacks.clear()
         self._flusher.stop()
@@ -389,7 +383,7 @@ class RecordLog:
         if self._segment_size >= self._segment_bytes:
             self._state = _SEALING
             self._advance()
-        elif not self._busy and (self._waiters or self._sync_through > self.durable_seq):
+        elif not (self._busy or self._gap_timer) and (self._waiters or self._sync_through > self.durable_seq):
             self._advance()
         pending = self._appended_total - self._durable_total
         if pending > self._pending_max or self.refusal is not None or self._written_total > self._disk.allows_total:
@@ -399,21 +393,36 @@ class RecordLog:
             self._written_callbacks = []
             self._call_each(callbacks)
 
-    def _advance(self) -> None:
-        """Give the idle flusher what is most needed now."""
+    def _advance(self, *, at_once: bool = False) -> None:
+        """Give the idle flusher what is most needed now; a sync may have to wait for its time, unless `at_once`."""
         if self._busy or self._state in (_FAILED, _CLOSED):
             return
         wanted = self._sync_through
-        if self._waiters and self._waiters[0][0] <= self.written_seq:
-            wanted = max(wanted, self._waiters[0][0])
+        if self._waiters and self._waiters.first <= self.written_seq:
+            wanted = max(wanted, self._waiters.first)
         if self._state == _SEALING:
             self._submit_switch(None)
         elif wanted > self.durable_seq and self.written_seq > self.durable_seq:
+            if not at_once and self._too_soon():
+                return
             self._busy = True
             self._flusher.submit(partial(sync, self._files, self._fd, self.written_seq, self._written_total))
         elif self._state == _FULL and self._space_back:
             self._space_back = False
             self._submit_switch(self._segment_size)
+
+    def _too_soon(self) -> bool:
+        if self._gap_timer is None:
+            wait_ns = self._pace.wait_ns()
+            if wait_ns == 0:
+                return False
+            self._gap_timer = self._loop.call_later(wait_ns / 1e9, self._gap_over)
+        return True
+
+    def _gap_over(self) -> None:
+        self._gap_timer = None
+        self._pace.started()
+        self._advance(at_once=True)
 
     def _submit_switch(self, keep_bytes: int | None) -> None:
         self._busy = True
@@ -477,13 +486,11 @@ class RecordLog:
 
     def _due(self) -> list[Callable[[], None]]:
         """Take out the waiters whose records are durable now, with what they are to be told."""
-        waiters, durable = self._waiters, self.durable_seq
-        calls: list[Callable[[], None]] = []
-        while waiters and waiters[0][0] <= durable:
-            seq, callback = waiters.popleft()
-            lost = self._losses and self._losses.has(seq)
-            calls.append(partial(callback, given_up() if lost else None))
-        return calls
+        lost = self._losses
+        return [
+            partial(callback, given_up() if lost and lost.has(seq) else None)
+            for seq, callback in self._waiters.take_upto(self.durable_seq)
+        ]
 
     def _switched(self, fd: int) -> None:
         """Go on in the next segment. After a full disk, what was dropped counts as settled."""
@@ -549,12 +556,7 @@ class RecordLog:
         self._parts.clear()
         self._written_callbacks.clear()
         self._appended_total = self._written_total
-        waiters = self._waiters
-        kept = bisect_right(waiters, self.written_seq, key=itemgetter(0))
-        calls: list[Callable[[], None]] = []
-        while len(waiters) > kept:
-            calls.append(partial(waiters.pop()[1], again(error)))
-        calls.reverse()
+        calls = [partial(callback, again(error)) for _, callback in self._waiters.take_after(self.written_seq)]
         self._call_each(calls + [partial(callback, error) for callback in self._failure_callbacks])
 
     def _turn_away(self, record: Record) -> NoReturn:

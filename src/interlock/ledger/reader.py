@@ -12,7 +12,7 @@ import msgspec
 
 from interlock.errors import LogCorrupt
 from interlock.ledger.epoch import EpochReader, Place
-from interlock.ledger.folder import CLOSED, RECOVERED, epoch_ms, epochs, recovering_in, segment_path, segments
+from interlock.ledger.folder import CLOSED, RECOVERED, epoch_ms, epochs, is_epoch, recovering_in, segment_path, segments
 from interlock.ledger.format import call_prefix, decode, encode, record_call, record_kind
 from interlock.types.record import (
     Attempt,
@@ -102,6 +102,8 @@ def find_call(folder: Path, request_id: str) -> CallRecords | None:
     try:
         epoch, call = parse_request_id(request_id)
     except ValueError:
+        return None
+    if not is_epoch(epoch) or not 0 < call < 1 << 63:
         return None
     found = _call_from(folder, epoch, call, _likely_segment(folder, epoch, call))
     if not found or not isinstance(found[0].record, (Intent, Refusal)):

@@ -41,6 +41,8 @@ UNLOCK = fcntl.LOCK_UN
 SPINS = 64
 """Tries at once before sleeping: the lock is held for a few microseconds."""
 SLEEP_S = 0.0002
+RESERVED_BYTES_MAX = 1 << 28
+"""Most memory backed at creation: a figure with too many noughts must not use up the machine's memory."""
 
 
 class SharedFile:
@@ -81,6 +83,10 @@ class SharedFile:
         """
         if len(magic) != WORD or len(geometry) > GEOMETRY_WORDS or reserved > size:
             raise ValueError("shared memory: wrong magic, geometry or size")
+        if reserved > RESERVED_BYTES_MAX:
+            raise Unavailable(
+                f"{path}: {reserved} bytes of shared memory are more than {RESERVED_BYTES_MAX}; lower limit_slots"
+            )
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         staged = path.with_name(f"{path.name}.{os.getpid()}.new")
         staged.unlink(missing_ok=True)

@@ -50,7 +50,7 @@ class Explanation(msgspec.Struct, frozen=True):
 def header(decision: RouteDecision, number: int) -> str:
     """The value of `x-interlock-decision` for the candidate that was tried as attempt `number` (from 0).
 
-    Like "offer=local::smollm2; mode=balanced; score=0.625; rank=1/3; overflow; router=0; seed=1f".
+    Like "offer=local::smollm2; mode=balanced; score=0.625; rank=1/3; overflow; router=0".
     Printable ASCII: any other character of a name is replaced by "?".
     """
     candidates = decision.candidates
@@ -58,7 +58,7 @@ def header(decision: RouteDecision, number: int) -> str:
     overflow = "; overflow" if c.overflow else ""
     text = (
         f"offer={c.offer}; mode={decision.mode}; score={c.score_micro / MICRO:.3f}; "
-        f"rank={number + 1}/{len(candidates)}{overflow}; router={decision.router_version}; seed={decision.seed:x}"
+        f"rank={number + 1}/{len(candidates)}{overflow}; router={decision.router_version}"
     )
     if text.isascii() and text.isprintable():
         return text

@@ -25,7 +25,7 @@ def translate(error: Exception) -> InterlockError | None:
     """The error of ours that says what a driver error means; None when it is not one of the driver's."""
     if isinstance(error, TooManyRequests | PoolTimeout):
         return StoreError(
-            "no database connection became free in time, or none could be opened; try again", code="store_busy"
+            "every database connection is in use, and none became free in time; try again", code="store_busy"
         )
     if not isinstance(error, psycopg.Error):
         return None

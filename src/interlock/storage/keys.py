@@ -94,13 +94,13 @@ def get(conn: Connection[Any], key_id: str) -> Stored[KeyRow] | None:
 
 
 def by_name(conn: Connection[Any], tenant_id: str, name: str) -> Stored[KeyRow] | None:
-    """The newest key of that name that is not revoked, or None. Names are unique among these."""
-    rows = TABLE.where(
-        conn,
-        sql.SQL("WHERE t.tenant_id = %s AND t.name = %s AND NOT t.revoked ORDER BY t.id DESC LIMIT 1"),
-        (tenant_id, name),
-    )
-    return rows[0] if rows else None
+    """The newest key of that name that is not revoked, or None. Names need not be unique: see `named`."""
+    return next((key for key in named(conn, tenant_id, name) if not key.value.revoked), None)
+
+
+def named(conn: Connection[Any], tenant_id: str, name: str) -> list[Stored[KeyRow]]:
+    """All keys of that name, revoked ones too, newest first: during a rotation there are two."""
+    return TABLE.where(conn, sql.SQL("WHERE t.tenant_id = %s AND t.name = %s ORDER BY t.id DESC"), (tenant_id, name))
 
 
 def by_digest(conn: Connection[Any], digest: bytes) -> Stored[KeyRow] | None:
@@ -143,3 +143,14 @@ def keys_in_buckets(
         for row in cursor.execute(query, (list(found), since, int(since.timestamp()))):
             found[row["bucket"]][bytes(row["digest"])] = msgspec.convert(row, ApiKey)
     return found
+
+
+def buckets_lapsed(conn: Connection[Any], *, since_s: int, until_s: int) -> list[int]:
+    """Buckets with a key that was revoked or expired in (`since_s`, `until_s`], Unix seconds."""
+    rows = conn.execute(
+        "SELECT DISTINCT bucket FROM interlock.api_keys"
+        " WHERE (revoked_at > to_timestamp(%(since)s) AND revoked_at <= to_timestamp(%(until)s))"
+        " OR (not_after_s > greatest(0, %(since)s) AND not_after_s <= %(until)s)",
+        {"since": since_s, "until": until_s},
+    )
+    return sorted(bucket for (bucket,) in rows)

@@ -12,14 +12,15 @@ one use is left for the next and poolers in transaction mode work. Outside a tra
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
 import psycopg
 from psycopg import Connection, IsolationLevel, Rollback, sql
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from interlock.errors import StoreError
 from interlock.settings import Settings
@@ -75,6 +76,8 @@ class Store:
             open=False,
         )
         self._pool.open()
+        self._lock = threading.Lock()
+        self._lent = 0
 
     def __enter__(self) -> Store:
         return self
@@ -118,7 +121,7 @@ class Store:
     @contextmanager
     def compiling(self) -> Iterator[Connection[Any] | None]:
         """The compile lock and, inside it, one REPEATABLE READ transaction; None while another process compiles."""
-        with mapped(), self._pool.connection() as conn:
+        with self._lend() as conn:
             conn.isolation_level = IsolationLevel.REPEATABLE_READ
             try:
                 held = False
@@ -132,7 +135,8 @@ class Store:
                 if not held:
                     yield None
             finally:
-                conn.isolation_level = None
+                if not conn.closed:
+                    conn.isolation_level = None
 
     def check(self) -> None:
         """Ask the database for nothing. Raises StoreError when it is away or has no schema."""
@@ -141,9 +145,27 @@ class Store:
 
     @contextmanager
     def _transaction(self, role: roles.Role, tenant_id: str = "") -> Iterator[Connection[Any]]:
-        with mapped(), self._pool.connection() as conn, conn.transaction():
+        with self._lend() as conn, conn.transaction():
             self._take(conn, role, tenant_id)
             yield conn
+
+    @contextmanager
+    def _lend(self) -> Iterator[Connection[Any]]:
+        """A connection of the pool, given back whatever happens; the driver's errors as ours."""
+        with mapped(), ExitStack() as stack:
+            try:
+                conn = stack.enter_context(self._pool.connection())
+            except PoolTimeout:
+                if self._lent < self._pool.max_size:
+                    raise StoreError("the database is away: no connection can be opened", code="store_away") from None
+                raise
+            with self._lock:
+                self._lent += 1
+            try:
+                yield conn
+            finally:
+                with self._lock:
+                    self._lent -= 1
 
     def _take(self, conn: Connection[Any], role: roles.Role, tenant_id: str) -> None:
         limits = (self._statement_timeout, self._lock_timeout, str(_IDLE_IN_TRANSACTION_MS))

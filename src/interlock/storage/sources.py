@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.types.json import Jsonb
 
 from interlock.storage.changes import Author
@@ -145,6 +145,12 @@ def get(conn: Connection[Any], source_id: str) -> Stored[SourceRow] | None:
 def by_name(conn: Connection[Any], tenant_id: str, name: str) -> Stored[SourceRow] | None:
     """A source by name that belongs to a tenant ("": to the platform), or None."""
     return TABLE.by_name(conn, name, tenant_id)
+
+
+def named(conn: Connection[Any], name: str) -> Stored[SourceRow] | None:
+    """The source of that name, whoever owns it, or None: names are unique over the installation."""
+    rows = TABLE.where(conn, sql.SQL("WHERE t.name = %s"), (name,))
+    return rows[0] if rows else None
 
 
 def page(

@@ -9,7 +9,8 @@ import json
 
 from interlock.errors import InterlockError
 
-Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
+Answer = tuple[int, bytes, bytes]
+"""Status, header lines (each ended by CR LF), body."""
 
 
 def error_body(error: InterlockError, dialect: str) -> bytes:
@@ -24,13 +25,13 @@ def error_body(error: InterlockError, dialect: str) -> bytes:
 
 def error_answer(error: InterlockError, dialect: str) -> Answer:
     """Status, headers and body of an error answer. A refusal that will not change says so: `x-should-retry: false`."""
-    headers = [(b"content-type", b"application/json")]
+    lines = [b"content-type: application/json\r\n"]
     if not error.retryable:
-        headers.append((b"x-should-retry", b"false"))
-    headers.extend((name.encode("latin-1"), _safe(value)) for name, value in error.headers.items())
+        lines.append(b"x-should-retry: false\r\n")
+    lines.extend(b"%b: %b\r\n" % (name.encode("latin-1"), _safe(value)) for name, value in error.headers.items())
     if error.status == 401:
-        headers.append((b"www-authenticate", b'Bearer realm="interlock"'))
-    return error.status, headers, error_body(error, dialect)
+        lines.append(b'www-authenticate: Bearer realm="interlock"\r\n')
+    return error.status, b"".join(lines), error_body(error, dialect)
 
 
 def error_event(error: InterlockError, dialect: str) -> bytes:

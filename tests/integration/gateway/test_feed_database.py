@@ -201,3 +201,23 @@ async def _once(follower: Follower) -> None:
         await follower.feed.check()
     finally:
         await follower.database.close()
+
+
+def test_a_database_restored_from_a_backup_is_followed_back(
+    publisher: Publisher, postgres_url: str, tmp_path: Path
+) -> None:
+    kept = publisher.publish()
+    root = publisher.compiler.current().root
+    publisher.compiler.key("after-the-backup")
+    publisher.publish()
+    follower = Follower(postgres_url, tmp_path)
+    asyncio.run(_once(follower))
+    assert follower.views[-1].version == kept + 1
+    with psycopg.connect(postgres_url) as conn:
+        conn.execute("SET ROLE interlock_migrator")
+        for table in ("snapshot_head", "snapshot_part"):
+            conn.execute(f"DELETE FROM interlock.{table} WHERE version > %s", (kept,))
+    asyncio.run(_once(follower))
+    view = follower.views[-1]
+    assert (view.version, view.root) == (kept, root) and view.key(digest_of("after-the-backup")) is None
+    assert follower.feed.rejections == 0

@@ -45,14 +45,21 @@ class NoWatcher:
 class Case:
     """A running node over a fake database."""
 
-    def __init__(self, home: Path, workers: int = 2, compiler: Compiler | None = None, **settings: int) -> None:
+    def __init__(
+        self, home: Path, workers: int = 2, compiler: Compiler | None = None, silent_ms_max: int = 30_000
+    ) -> None:
         self.compiler = compiler or small()
         self.store = FakeStore(self.compiler)
         self.watcher = NoWatcher()
         self.told: list[Running] = []
         self.node = GatewayNode(
             Settings(
-                home=str(home), gateway_port=0, workers=workers, stop_grace_ms=1000, metrics_interval_ms=100, **settings
+                home=str(home),
+                gateway_port=0,
+                workers=workers,
+                stop_grace_ms=1000,
+                metrics_interval_ms=100,
+                worker_silent_ms_max=silent_ms_max,
             ),
             SystemClock(),
             store=self.store,
@@ -171,13 +178,20 @@ def test_every_worker_takes_a_new_snapshot_over(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_killed_worker_is_replaced_and_its_shared_state_cleared(tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_its_shared_state_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def run() -> None:
         async with running(Case(tmp_path)) as case:
             board = case.node.board
             cleared: list[int] = []
             original = board.clear_worker
-            board.clear_worker = lambda worker: (cleared.append(worker), original(worker))[1]  # type: ignore[method-assign]
+
+            def clear(worker: int) -> None:
+                cleared.append(worker)
+                original(worker)
+
+            monkeypatch.setattr(board, "clear_worker", clear)
             before = case.pids()
             await ask(case.told[0].port, "crash")
             await until(lambda: case.all_ready() and case.pids() != before)
@@ -206,7 +220,7 @@ def test_a_worker_that_keeps_dying_is_paused_and_the_others_get_its_connections(
 
 def test_a_frozen_worker_is_found_and_replaced(tmp_path: Path) -> None:
     async def run() -> None:
-        async with running(Case(tmp_path, workers=1, worker_silent_ms_max=1500)) as case:
+        async with running(Case(tmp_path, workers=1, silent_ms_max=1500)) as case:
             before = case.pids()
             asking = asyncio.create_task(ask(case.told[0].port, "freeze"))
             await until(lambda: case.all_ready() and case.pids() != before)
@@ -215,11 +229,11 @@ def test_a_frozen_worker_is_found_and_replaced(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_an_unknown_key_id_asks_for_the_issuers_keys(tmp_path: Path) -> None:
+def test_an_unknown_key_id_asks_for_the_issuers_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         async with running(Case(tmp_path, workers=1)) as case:
             asked: list[str] = []
-            case.node.jwks.request = asked.append  # type: ignore[method-assign]
+            monkeypatch.setattr(case.node.jwks, "request", asked.append)
             await ask(case.told[0].port, "keys")
             await until(lambda: asked == ["iss_1"])
 
@@ -263,6 +277,11 @@ def test_one_node_per_home_and_one_program_per_port(tmp_path: Path) -> None:
             assert not other.told
 
     asyncio.run(run())
+
+
+def test_a_node_without_a_database_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="database_url is not set"):
+        GatewayNode(Settings(home=str(tmp_path)), SystemClock())
 
 
 def test_listening_needs_an_address_of_this_machine() -> None:

@@ -221,6 +221,7 @@ def test_revocation_is_remembered_and_can_only_grow(store: Store, home: Tenant) 
         assert (cut.value.cut, cut.value.revoked_at, cut.revision) == (True, NOW, 3)
         assert keys.revoke(conn, row.id, later) == cut
         assert keys.by_name(conn, home.id, row.name) is None
+        assert keys.named(conn, home.id, row.name) == [cut]
         assert changes.page(conn, object_id=row.id)[0].action == "key.revoke"
 
 
@@ -240,6 +241,11 @@ def test_buckets_hold_live_keys_and_yesterdays_dead_ones(store: Store, home: Ten
     with store.compiling() as conn:
         assert conn is not None
         found = keys.keys_in_buckets(conn, wanted, now=NOW)
+        noon = int(NOW.timestamp())
+        lapsed = keys.buckets_lapsed(conn, since_s=noon - 90_000, until_s=noon)
+        assert {bucket_of(made[n][1]) for n in ("revoked", "expired")} <= set(lapsed)
+        long_ago = keys.buckets_lapsed(conn, since_s=0, until_s=noon - 90_000)
+        assert set(long_ago) == {bucket_of(made[n][1]) for n in ("long-revoked", "long-expired")}
     assert set(found) == wanted
     by_digest = {d: k for bucket in found.values() for d, k in bucket.items()}
     names = {name for name, (_, digest) in made.items() if digest in by_digest}
@@ -328,6 +334,7 @@ def test_what_discovery_finds_is_apart_from_what_was_declared(store: Store) -> N
     assert _dirty(store) == frozenset()
     with store.platform() as conn:
         drained = sources.update(conn, msgspec.structs.replace(declared, drained=True), BY, revision=1, action="drain")
+        assert sources.named(conn, declared.name) == drained
         assert drained.value.drained and drained.value.models == found and drained.revision == 2
         assert next(s for s in sources.everything(conn) if s.id == declared.id).models == found
         assert all(type(s) is Source for s in sources.everything(conn))

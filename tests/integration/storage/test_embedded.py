@@ -24,6 +24,7 @@ from interlock.errors import ConfigError, StoreError
 from interlock.settings import Settings
 from interlock.storage import embedded
 from interlock.storage.embedded import EmbeddedPostgres
+from tests.postgres import owned_home
 
 FAST = {"fsync": "off"}
 ROOT = os.geteuid() == 0
@@ -37,8 +38,7 @@ def _server(home: Path, **settings: Any) -> EmbeddedPostgres:
 @pytest.fixture(scope="module")
 def initialised() -> Iterator[Path]:
     """A home with a cluster in it, below a folder that only we may enter."""
-    with tempfile.TemporaryDirectory(prefix="interlock-test-") as private:
-        home = Path(private) / "home"
+    with owned_home() as home:
         with _server(home):
             pass
         yield home

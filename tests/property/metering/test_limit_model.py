@@ -287,3 +287,20 @@ def test_killed_at_every_write_nothing_is_counted_too_low(what: str, pause_s: in
             assert writes > (4 if slots == 64 and pause_s <= WINDOW_S else 0), "it was killed before it got through"
             return
         writes += 1
+
+
+def test_settling_into_a_place_whose_taking_over_was_cut_short() -> None:
+    """The settling worker read its clock a minute ago; meanwhile another took the place over, and died doing so."""
+    limits = LimitSet(requests_per_minute=5, tokens_per_minute=500)
+    old, new = Subject("key", "key_old", limits), Subject("key", "key_new", limits)
+    for writes in range(90):
+        with node(slots=1, workers=2) as (victim, witness):
+            admission = witness.admit((old,), 100, 500 * S)
+            assert isinstance(admission, Admission)
+            kill_after(victim, writes)
+            with contextlib.suppress(Killed):
+                victim.admit((new,), 7, 570 * S)
+            counted = witness.used("key", "key_new", 570 * S)
+            witness.settle(admission, 40, 500 * S)
+            assert_whole(witness, 570 * S)
+            assert witness.used("key", "key_new", 570 * S) == counted

@@ -20,7 +20,8 @@ def _check(text: str, stored: str = "") -> None:
     document, places = parse([("x.yaml", text)])
     declared = flatten(document, places)
     steps = plan(before, declared, prune=document.prune, within=sections(document))
-    check(declared, result(before, declared, steps), places, _no_cedar)
+    deletes = any(c.operation == "delete" for c in steps.changes)
+    check(declared, result(before, declared, steps), places, _no_cedar, deletes=deletes)
 
 
 def _no_cedar(spec: PolicySpec, _tenant: str) -> None:

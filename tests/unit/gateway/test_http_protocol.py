@@ -62,7 +62,7 @@ class Recorder:
         self.sinks.append(sink)
         if self.later:
             return self
-        sink.respond(200, [], request.body)
+        sink.respond(200, b"", request.body)
         return None
 
     def on_disconnect(self) -> None:
@@ -196,7 +196,7 @@ def test_pipelined_requests_are_answered_in_order() -> None:
             protocol.data_received(b"POST /%d HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n%d" % (n, n))
         for n in range(3):
             assert [request.path for request in app.requests] == [f"/{i}" for i in range(n + 1)]
-            app.sinks[n].respond(200, [], b"answer %d" % n)
+            app.sinks[n].respond(200, b"", b"answer %d" % n)
             await asyncio.sleep(0)
         assert wire.sent.index(b"answer 0") < wire.sent.index(b"answer 1") < wire.sent.index(b"answer 2")
         assert not wire.closed
@@ -212,7 +212,7 @@ def test_a_malformed_request_behind_a_good_one_is_refused_after_its_answer() -> 
         protocol.data_received(HOST + b"Content-Length: 1\r\n\r\na")
         protocol.data_received(b"NONSENSE\r\n\r\n")
         assert wire.sent == b""
-        app.sinks[0].respond(200, [], b"first")
+        app.sinks[0].respond(200, b"", b"first")
         await asyncio.sleep(0)
         assert wire.sent.index(b"first") < wire.sent.index(b"HTTP/1.1 400")
         assert wire.closed
@@ -281,7 +281,7 @@ def test_a_second_request_that_drips_in_behind_an_answer_is_timed_out_too() -> N
         protocol, wire = connect(app, clock)
         protocol.data_received(HOST + b"Content-Length: 1\r\n\r\na")
         protocol.data_received(b"POST /slow HT")
-        app.sinks[0].respond(200, [], b"first")
+        app.sinks[0].respond(200, b"", b"first")
         clock.advance(s=11)
         protocol.check_deadline(clock.mono_ns())
         assert b" 408 " in wire.sent and wire.closed
@@ -309,7 +309,7 @@ def test_a_disconnect_reaches_the_running_exchange_once() -> None:
         protocol.data_received(HOST + b"Content-Length: 1\r\n\r\na")
         protocol.connection_lost(None)
         assert app.events == ["disconnect"]
-        app.sinks[0].respond(200, [], b"too late")
+        app.sinks[0].respond(200, b"", b"too late")
         assert wire.sent == b""
 
     run(test)
@@ -339,7 +339,7 @@ def test_a_stream_is_chunked_and_an_aborted_one_lacks_its_last_chunk() -> None:
             protocol, wire = connect(app)
             protocol.data_received(HOST + b"Content-Length: 1\r\n\r\na")
             sink = app.sinks[0]
-            sink.start(200, [(b"content-type", b"text/event-stream")])
+            sink.start(200, b"content-type: text/event-stream\r\n")
             sink.write(b"data: 1\n\n")
             if ends:
                 sink.end()

@@ -68,8 +68,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def test_every_message_arrives_as_it_was_sent() -> None:
-    down = [CONFIGURE, NewSnapshot(3, "00000003.delta"), Reload("jwks", "iss_1"), Stop(8000)]
-    up = [Ready(3), Runs(4), Rejected(5, 4, 'because "of this"\n'), RefreshKeys("iss_1")]
+    down: list[link.ToWorker] = [CONFIGURE, NewSnapshot(3, "00000003.delta"), Reload("jwks", "iss_1"), Stop(8000)]
+    up: list[link.ToNode] = [Ready(3), Runs(4), Rejected(5, 4, 'because "of this"\n'), RefreshKeys("iss_1")]
 
     async def test(pair: Pair) -> None:
         assert all(pair.node.send(m) for m in down) and all(pair.worker.send(m) for m in up)

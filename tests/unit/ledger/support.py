@@ -113,7 +113,7 @@ def open_log(
     entropy: Callable[[int], bytes] = os.urandom,
     **settings: int,
 ) -> RecordLog:
-    values = {"log_disk_free_bytes_min": 0, "log_check_ms": 60_000, **settings}
+    values = {"log_disk_free_bytes_min": 0, "log_check_ms": 60_000, "log_sync_gap_ms": 0, **settings}
     extra = {} if flusher is None else {"flusher": flusher}
     return RecordLog.open(
         folder,

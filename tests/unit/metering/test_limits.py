@@ -270,7 +270,7 @@ def test_another_worker_notices_that_a_place_was_taken_over(tmp_path: Path) -> N
         admitted(two, new, tokens=8, at=70)
         one.settle(stale, 0, START + 70 * S)
         assert two.used("key", "key_1", START + 70 * S).tokens == 8
-        assert refused(one, old, at=71).code == "limit_table_full"
+        assert refused(one, old._replace(limits=LimitSet(requests_per_minute=9)), at=70).code == "limit_table_full"
         admitted(one, old, at=140)
         refused(one, old, at=141)
     finally:

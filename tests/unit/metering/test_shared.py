@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -68,11 +69,35 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
             SharedFile.open(copy, magic=MAGIC, wait_ms=20)
 
 
-def test_no_room_is_a_plain_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    path = tmp_path / "x.shm"
-    with pytest.raises(Unavailable, match="no room"):
-        SharedFile.create(path, magic=MAGIC, geometry=(), size=1 << 62, reserved=1 << 62, wait_ms=1)
+def test_no_room_is_a_plain_error_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(Unavailable, match=r"x\.shm: no room for 8192 bytes of shared memory: No space left on device"):
+        create(tmp_path / "x.shm")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_absurd_size_is_refused_before_memory_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", None)
+    with pytest.raises(Unavailable, match="lower limit_slots"):
+        SharedFile.create(tmp_path / "x.shm", magic=MAGIC, geometry=(), size=1 << 50, reserved=1 << 50, wait_ms=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reserving_says_when_there_is_no_memory_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with create(tmp_path / "x.shm") as file:
+        assert file.reserve(4096, 4096)
+        errors = iter((errno.ENOSPC, errno.ENOMEM, errno.EIO))
+
+        def fail(fd: int, offset: int, size: int) -> None:
+            raise OSError(next(errors), "injected")
+
+        monkeypatch.setattr(os, "posix_fallocate", fail)
+        assert not file.reserve(4096, 4096) and not file.reserve(4096, 4096)
+        with pytest.raises(OSError, match="injected"):
+            file.reserve(4096, 4096)
 
 
 def test_a_lock_that_stays_taken_is_given_up_and_then_costs_no_more_waiting(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from interlock.control import queries, views
+from interlock.control import views
 from interlock.control.documents import Natural
 from interlock.control.identity import Actor
 from interlock.control.permissions import Action, decide
@@ -18,6 +18,7 @@ from interlock.control.services import keys, sources
 from interlock.control.services.base import Tx, missing
 from interlock.control.web import Body, Given, Json, Who, allow, api_of, route
 from interlock.errors import BadRequest
+from interlock.storage import sources as stored_sources
 from interlock.storage.keys import KeyRow
 
 
@@ -126,7 +127,7 @@ def refresh(request: Request, who: Who, body: Body) -> Response:
     given.as_(Nothing)
     ref = Ref("source", "", request.path_params["name"])
     with api.store.platform() as conn:
-        row = queries.source_named(conn, ref.name)
+        row = stored_sources.named(conn, ref.name)
     if row is None or not decide(who.bindings, SOURCE.read, row.value.tenant_id or None).allowed:
         raise missing("source", ref.name)
     allow(who, Action.source_operate, row.value.tenant_id or None)

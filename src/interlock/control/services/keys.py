@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.control import queries
 from interlock.control.documents import KeySpec, LimitsSpec, restate
 from interlock.control.services.base import Names, Tx, data_class_name, missing
 from interlock.errors import Conflict
@@ -57,7 +56,7 @@ def find(tx: Tx, tenant_id: str, name: str) -> Stored[KeyRow]:
         stored = keys.get(tx.conn, name)
         if stored is not None and stored.value.tenant_id == tenant_id:
             return stored
-    found = queries.keys_named(tx.conn, tenant_id, name)
+    found = keys.named(tx.conn, tenant_id, name)
     if not found:
         raise missing("key", name)
     return found[0]
@@ -65,7 +64,7 @@ def find(tx: Tx, tenant_id: str, name: str) -> Stored[KeyRow]:
 
 def create(tx: Tx, tenant_id: str, spec: KeySpec) -> Minted:
     """A new key. Raises Conflict when the name is taken, also by a revoked key."""
-    taken = queries.keys_named(tx.conn, tenant_id, spec.name)
+    taken = keys.named(tx.conn, tenant_id, spec.name)
     if taken:
         state = state_of(taken[0].value, int(tx.by.at.timestamp()))
         raise Conflict(f"there is a key named {spec.name!r} already" + (f", which is {state}" if state else ""))
@@ -106,7 +105,7 @@ def rotate(tx: Tx, tenant_id: str, name: str, overlap_s: int) -> Minted:
     now_s = int(tx.by.at.timestamp())
     if old.value.revoked:
         raise Conflict(f"key {name!r} is revoked; make a key of another name")
-    if queries.keys_named(tx.conn, tenant_id, old.value.name)[0].value.id != old.value.id:
+    if keys.named(tx.conn, tenant_id, old.value.name)[0].value.id != old.value.id:
         raise Conflict(f"key {name!r} was rotated already; rotate the newest of that name")
     lasts_s = old.value.not_after_s - int(old.created_at.timestamp()) if old.value.not_after_s else 0
     end_s = now_s + overlap_s
@@ -132,7 +131,7 @@ def revoke(tx: Tx, tenant_id: str, name: str, *, cut: bool) -> list[Stored[KeyRo
     if name == newest.value.id:
         return [keys.revoke(tx.conn, name, tx.by, cut=cut)]
     out = []
-    for stored in queries.keys_named(tx.conn, tenant_id, name):
+    for stored in keys.named(tx.conn, tenant_id, name):
         if not stored.value.revoked or (cut and not stored.value.cut):
             stored = keys.revoke(tx.conn, stored.value.id, tx.by, cut=cut)
         out.append(stored)

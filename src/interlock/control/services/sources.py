@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import msgspec
 
-from interlock.control import queries
 from interlock.control.documents import ModelSpec, PowerSpec, SourceSpec, lean, restate
 from interlock.control.services.base import Tx, missing
 from interlock.control.validate import price
@@ -57,7 +56,7 @@ def probe(spec: SourceSpec) -> Source:
 
 def find(tx: Tx, name: str) -> Stored[SourceRow]:
     """The source of that name, whoever owns it, as far as the connection sees it. Raises NotFound."""
-    found = queries.source_named(tx.conn, name)
+    found = sources.named(tx.conn, name)
     if found is None:
         raise missing("source", name)
     return found

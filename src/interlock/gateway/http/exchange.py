@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-Headers = list[tuple[bytes, bytes]]
+Headers = bytes
+"""Header lines as they are sent, each ended by CR LF; made by `header_line` or known to be safe."""
+
+
+def header_line(name: bytes, value: bytes) -> bytes:
+    """One header line. A line break or NUL in the value, which would start a header of its own, becomes a space."""
+    if b"\r" in value or b"\n" in value or b"\0" in value:
+        value = value.replace(b"\r", b" ").replace(b"\n", b" ").replace(b"\0", b" ")
+    return b"%b: %b\r\n" % (name, value)
 
 
 class Request:

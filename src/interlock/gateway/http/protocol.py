@@ -66,6 +66,12 @@ REASONS = {
     504: b"Gateway Timeout",
 }
 _STATUS_LINES = {status: b"HTTP/1.1 %d %s\r\n" % (status, reason) for status, reason in REASONS.items()}
+
+
+def _status_line(status: int) -> bytes:
+    return b"HTTP/1.1 %d \r\n" % status
+
+
 _PIPELINED_MAX = 8
 """Whole requests of one connection that wait for their turn; above it reading stops."""
 
@@ -338,23 +344,21 @@ class HttpProtocol(asyncio.Protocol):
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         if self._failed:
             return
-        head = self._head(status, headers)
-        head.append(b"content-length: %d\r\n\r\n" % len(body))
-        head.append(body)
-        self.transport.write(b"".join(head))
+        self.transport.write(
+            b"%b%bcontent-length: %d\r\n%b\r\n%b"
+            % (_STATUS_LINES.get(status) or _status_line(status), headers, len(body), self._connection(), body)
+        )
         self._finish()
 
     def start(self, status: int, headers: Headers) -> None:
         if self._failed:
             return
-        head = self._head(status, headers)
         self._chunked = not self._minor_10
-        if self._chunked:
-            head.append(b"transfer-encoding: chunked\r\n\r\n")
-        else:
+        coding = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        if not self._chunked:
             self._keep_alive = False
-            head.append(b"\r\n")
-        self.transport.write(b"".join(head))
+        line = _STATUS_LINES.get(status) or _status_line(status)
+        self.transport.write(b"%b%b%b%b\r\n" % (line, headers, coding, self._connection()))
 
     def write(self, data: bytes) -> None:
         if self._failed:
@@ -380,14 +384,12 @@ class HttpProtocol(asyncio.Protocol):
         # What was written so far is still delivered; the missing last chunk tells that it is not whole.
         self.transport.close()
 
-    def _head(self, status: int, headers: Headers) -> list[bytes]:
-        head = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        for name, value in headers:
-            head.append(b"%b: %b\r\n" % (name, value))
-        if not self._keep_alive or self.server.draining:
-            self._keep_alive = False
-            head.append(b"connection: close\r\n")
-        return head
+    def _connection(self) -> bytes:
+        """The connection header this answer needs: none while the connection is kept."""
+        if self._keep_alive and not self.server.draining:
+            return b""
+        self._keep_alive = False
+        return b"connection: close\r\n"
 
     def _finish(self) -> None:
         """The answer is complete: close, or take the next request of the connection."""

