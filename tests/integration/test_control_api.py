@@ -254,6 +254,10 @@ def test_an_alias_may_lead_to_granted_sources_only(api: Running, acme: Admin, al
     api.engines.models["http://engine:3"] = (Model(name="m"),)
     acme.do("POST", "/sources", {"name": "granted", "kind": "vllm", "url": "http://engine:3", "granted_to": ["acme"]})
     acme.do("POST", "/sources", {"name": "hidden", "kind": "vllm", "url": "http://engine:3"})
+    shown = {s["name"]: s for s in alice.get("/tenants/acme/sources")["items"]}
+    assert "hidden" not in shown
+    assert [m["name"] for m in shown["granted"]["offers"]] == ["m"]
+    assert "url" not in shown["granted"]
     alias = {"name": "team/fast", "targets": [{"model": "m", "source": "granted"}]}
     alice.do("POST", "/tenants/acme/aliases", alias)
     assert alice.get("/tenants/acme/aliases/team/fast")["targets"][0]["source"] == "granted"

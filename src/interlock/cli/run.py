@@ -29,6 +29,7 @@ def up(
     home: Home = "",
     port: Port = None,
     control_port: ControlPort = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Also run two demo engines and two demo tenants.")] = False,
     ready_file: Annotated[str, typer.Option("--ready-file", help="Write a JSON object here once all is ready.")] = "",
 ) -> None:
     """Run everything on this machine: PostgreSQL (unless one is configured), the admin API and a gateway."""
@@ -38,7 +39,7 @@ def up(
     from interlock.settings import load
 
     settings = load(home=home or None, gateway_port=port, control_port=control_port)
-    code = Supervisor(settings, Path(ready_file) if ready_file else None).run()
+    code = Supervisor(settings, Path(ready_file) if ready_file else None, demo=demo).run()
     if code:
         raise typer.Exit(code)
 

@@ -15,11 +15,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from interlock.cli.client import AdminClient
+from interlock.cli.demo import ENGINES, first_minute, ports, wait_for_models
+from interlock.cli.demo import check as demo_check
+from interlock.cli.demo import configure as configure_demo
 from interlock.control.secrets import write_secret
 from interlock.errors import InterlockError, Unavailable
 from interlock.settings import Settings
@@ -36,12 +40,12 @@ _POLL_S = 0.1
 class Child:
     """One process of ours, and what it said when it was ready."""
 
-    def __init__(self, name: str, module: str, environment: dict[str, str]) -> None:
+    def __init__(self, name: str, module: str, environment: dict[str, str], arguments: Sequence[str] = ()) -> None:
         self.name = name
         reading, writing = os.pipe()
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, "--ready-fd", str(writing), "--parent", str(os.getpid())],
+                [sys.executable, "-m", module, "--ready-fd", str(writing), "--parent", str(os.getpid()), *arguments],
                 env=environment,
                 pass_fds=(writing,),
                 stdin=subprocess.DEVNULL,
@@ -97,8 +101,9 @@ class Stopped:
 class Supervisor:
     """Runs everything until it is asked to stop, or a part ends."""
 
-    def __init__(self, settings: Settings, ready_file: Path | None = None) -> None:
+    def __init__(self, settings: Settings, ready_file: Path | None = None, *, demo: bool = False) -> None:
         self._settings = settings
+        self._demo = demo
         self._ready_file = ready_file
         self._children: list[Child] = []
         self._stopped = Stopped()
@@ -107,6 +112,8 @@ class Supervisor:
         """Returns the exit code: 0 when asked to stop. Raises InterlockError when something does not start."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stopped)
+        if self._demo:
+            demo_check()
         with self._database() as url:
             try:
                 said = self._start(url)
@@ -139,20 +146,34 @@ class Supervisor:
             "INTERLOCK_CONTROL_PORT": str(self._settings.control_port),
         }
         deadline = time.monotonic() + START_S
+        engines = self._engines(environment) if self._demo else {}
         control = self._child("control process", "interlock.control.main", environment)
         control_url = control.ready(deadline, self._stopped)["url"]
         gateway = self._child("gateway", "interlock.gateway.node", environment)
         gateway_url = gateway.ready(deadline, self._stopped)["url"]
-        key = self._settings.home_path("secrets", "admin_key")
+        key_file = self._settings.home_path("secrets", "admin_key")
+        key = key_file.read_text().strip() if key_file.exists() else ""
+        tenants: dict[str, Any] = {}
+        if engines:
+            urls = {name: engine.ready(deadline, self._stopped)["url"] for name, engine in engines.items()}
+            tenants = configure_demo(self._settings, AdminClient(control_url, key), urls)
+            wait_for_models(gateway_url, tenants, deadline)
+        return {"gateway": gateway_url, "control": control_url, "admin_key": key, "tenants": tenants}
+
+    def _engines(self, environment: dict[str, str]) -> dict[str, Child]:
+        chosen = ports(self._settings)
         return {
-            "gateway": gateway_url,
-            "control": control_url,
-            "admin_key": key.read_text().strip() if key.exists() else "",
-            "tenants": {},
+            name: self._child(
+                f"demo engine {name}",
+                "interlock.cli.demo_engine",
+                environment,
+                ("--port", str(chosen[name]), "--slots", str(slots)),
+            )
+            for name, slots in ENGINES.items()
         }
 
-    def _child(self, name: str, module: str, environment: dict[str, str]) -> Child:
-        child = Child(name, module, environment)
+    def _child(self, name: str, module: str, environment: dict[str, str], arguments: Sequence[str] = ()) -> Child:
+        child = Child(name, module, environment, arguments)
         self._children.append(child)
         return child
 
@@ -160,6 +181,8 @@ class Supervisor:
         if self._ready_file is not None:
             write_secret(self._ready_file, json.dumps(said, indent=2) + "\n")
         sys.stdout.write(f"gateway  {said['gateway']}\ncontrol  {said['control']}\n")
+        if self._demo:
+            sys.stdout.write(first_minute(said["gateway"], said["tenants"]))
         sys.stdout.flush()
 
     def _watch(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
 
@@ -50,7 +52,8 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     @app.get("/metrics", include_in_schema=False)
     def exposition(request: Request) -> Response:
         wanted = api.tools.settings.metrics_key
-        if wanted and request.headers.get("authorization", "") != f"Bearer {wanted}":
+        given = request.headers.get("authorization", "")
+        if wanted and not hmac.compare_digest(given.encode(), f"Bearer {wanted}".encode()):
             raise Unauthenticated("the metrics key is missing or wrong")
         return Response(counts.text(api), media_type=CONTENT_TYPE)
 

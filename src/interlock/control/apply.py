@@ -27,7 +27,7 @@ from interlock.control.services import aliases, issuers, keys, policies, princip
 from interlock.control.services.base import Tools, Tx
 from interlock.control.services.sources import Discover, Found
 from interlock.control.validate import Fault, check, form, references
-from interlock.errors import BadRequest, Conflict, Denied, NotFound
+from interlock.errors import BadRequest, ConfigError, Conflict, Denied, NotFound
 from interlock.storage import sources as stored_sources
 from interlock.storage.changes import Author
 from interlock.storage.pool import Store
@@ -403,7 +403,11 @@ def execute(
             planned = True
             _plan_principals(tx, steps)
         tenant_id = "" if change.kind in ("tenant", "source") else tx.names.tenant(change.tenant)
-        secret = _one(tx, change, tenant_id, declared, found, revision)
+        try:
+            secret = _one(tx, change, tenant_id, declared, found, revision)
+        except ConfigError as e:
+            words = f"{change.place}: {change.ref}: {e.message}" if change.place else e.message
+            raise ConfigError(words, param=e.param, code=e.code) from None
         if secret:
             made.setdefault(change.tenant, {})[change.name] = secret
     return made

@@ -204,6 +204,7 @@ class SourceSpec(Spec, frozen=True):
     credential: CredentialSpec | None = None
     tls: TlsSpec | None = None
     egress_proxy: str = ""
+    egress_proxy_credential: CredentialSpec | None = None
     extra_fields: Literal["pass", "drop", "refuse"] = "pass"
     prefix_cache_salt: bool = True
     models: tuple[ModelSpec, ...] = ()

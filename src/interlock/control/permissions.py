@@ -79,7 +79,9 @@ RULES: dict[Action, Rule] = {
     Action.policy_read: _rule(AdminRole.viewer, "rules that bind people may be read by them"),
     Action.policy_write: _rule(AdminRole.admin, "policies decide who may call what"),
     Action.source_read: _rule(AdminRole.viewer, "sources are shown without their credentials"),
-    Action.source_write: _rule(AdminRole.admin, "a source receives the content of calls"),
+    Action.source_write: _rule(
+        AdminRole.admin, "a source names files, secrets and addresses of our own machines", platform_only=True
+    ),
     Action.source_operate: _rule(AdminRole.admin, "draining a source moves traffic to others"),
     Action.alias_read: _rule(AdminRole.viewer, "aliases are names that callers use"),
     Action.alias_write: _rule(AdminRole.admin, "an alias decides which model answers"),

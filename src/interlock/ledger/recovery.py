@@ -129,12 +129,13 @@ def dead_epochs(folder: Path, own: str, files: Files) -> list[str]:
 def scan_epoch(folder: Path, epoch: str) -> EpochScan:
     """Read a dead epoch for its open calls. Damage is reported to the log of the process, skipped, and counted."""
     scan = EpochScan(epoch)
+    bodies: dict[int, list[bytes]] = {}
     with EpochReader(folder, epoch) as reader:
         while True:
             try:
                 for place in reader.frames():
                     scan.last_seq = place.frame.seq
-                    _see(scan, place.frame.body)
+                    scan.closed = _see(bodies, place.frame.body) == _CLOSE
                 reader.end()
                 break
             except LogCorrupt as e:
@@ -143,27 +144,40 @@ def scan_epoch(folder: Path, epoch: str) -> EpochScan:
                 if not reader.salvage():
                     break
         scan.torn_bytes = reader.torn_bytes
+    scan.open_calls = {call: _open_call(kept) for call, kept in bodies.items()}
     return scan
 
 
-def _see(scan: EpochScan, body: bytes) -> None:
+def _see(bodies: dict[int, list[bytes]], body: bytes) -> int:
+    """Keep the records of calls that are open, undecoded: nearly all of them will have ended. Returns the kind."""
     kind = record_kind(body)
-    scan.closed = kind == _CLOSE
-    if kind in (_CHUNK, _INTENT, _ATTEMPT):
+    if kind in (_INTENT, _ATTEMPT, _CHUNK):
+        call = record_call(body)
+        kept = bodies.get(call)
+        if kept is None:
+            bodies[call] = [body]
+        else:
+            kept.append(body)
+    elif kind in (_OUTCOME, _REFUSAL):
+        bodies.pop(record_call(body), None)
+    return kind
+
+
+def _open_call(bodies: list[bytes]) -> OpenCall:
+    call = OpenCall()
+    for body in bodies:
         try:
             record = decode(body)
         except ValueError:
-            return
+            continue  # written by a newer version: it is counted as far as it is understood
         if isinstance(record, Chunk):
-            call = scan.open_calls.setdefault(record.call, OpenCall())
             call.chunks += 1
-            call.text_bytes += len(record.text) if record.text.isascii() else len(record.text.encode())
+            call.text_bytes += len(record.text.encode())
         elif isinstance(record, Intent):
-            scan.open_calls.setdefault(record.call, OpenCall()).reserved_tokens = record.reserved_tokens
+            call.reserved_tokens = record.reserved_tokens
         elif isinstance(record, Attempt):
-            scan.open_calls.setdefault(record.call, OpenCall()).attempt = record.number
-    elif kind in (_OUTCOME, _REFUSAL):
-        scan.open_calls.pop(record_call(body), None)
+            call.attempt = record.number
+    return call
 
 
 def _settled(folder: Path, epoch: str) -> bool:

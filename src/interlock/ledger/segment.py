@@ -60,8 +60,6 @@ class SegmentReader:
         self.stop = Stop(0, False, "the segment was not read yet")
         self._epoch, self._segment = epoch, segment
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._buffer = b""
-        self._base = 0
 
     def __enter__(self) -> SegmentReader:
         return self
@@ -80,40 +78,44 @@ class SegmentReader:
 
         Raises LogCorrupt only for a header that is valid and belongs elsewhere.
         """
-        self._buffer = b""  # the bytes after the last stop may have changed
         if self.header is None and not self._read_header():
             return
+        buffer, at = b"", 0  # nothing is kept from the last pass: what lies behind its stop may have changed
         while True:
-            at = self._have(HEAD_BYTES)
-            if at < 0:
-                left = self.size() - self.offset
-                self.stop = Stop(self.offset, left == 0, f"{left} of {HEAD_BYTES} bytes of a frame's head")
-                return
-            length, crc, seq = unpack_head(self._buffer, at)
+            if len(buffer) - at < HEAD_BYTES:
+                buffer, at = self._pread(self.offset, READ_BYTES), 0
+                if len(buffer) < HEAD_BYTES:
+                    self.stop = Stop(self.offset, not buffer, f"{len(buffer)} of {HEAD_BYTES} bytes of a frame's head")
+                    return
+            length, crc, seq = unpack_head(buffer, at)
             if length == MARK:
                 if crc != crc32(pack_seq(seq), self.salt):
                     self.stop = Stop(self.offset, False, "the checksum of a mark does not match")
                     return
                 self.durable_seq = max(self.durable_seq, seq)
+                at += HEAD_BYTES
                 self.offset += HEAD_BYTES
                 continue
             if (seq != self._expected and not (self._skipped and seq > self.last_seq)) or length > BODY_BYTES_MAX:
                 self.stop = Stop(self.offset, False, f"no frame with sequence number {self._expected}")
                 return
-            at = self._have(HEAD_BYTES + length)
-            if at < 0:
-                self.stop = Stop(self.offset, False, f"a frame of {length} bytes is cut off")
-                return
-            body = self._buffer[at + HEAD_BYTES : at + HEAD_BYTES + length]
-            if crc32(body, crc32(pack_seq(seq))) != crc:
+            size = HEAD_BYTES + length
+            if len(buffer) - at < size:
+                buffer, at = self._pread(self.offset, max(size, READ_BYTES)), 0
+                if len(buffer) < size:
+                    self.stop = Stop(self.offset, False, f"a frame of {length} bytes is cut off")
+                    return
+            body = buffer[at + HEAD_BYTES : at + size]
+            if crc32(body, crc32(buffer[at + 8 : at + HEAD_BYTES])) != crc:
                 self.stop = Stop(self.offset, False, "the checksum of a frame does not match")
                 return
-            offset = self.offset
-            self.offset += HEAD_BYTES + length
+            frame = Frame(seq, self.offset, body)
+            at += size
+            self.offset += size
             self.last_seq = seq
             self._expected = seq + 1
             self._skipped = False
-            yield Frame(seq, offset, body)
+            yield frame
 
     @property
     def salt(self) -> int:
@@ -158,15 +160,6 @@ class SegmentReader:
         self.offset = HEADER_BYTES
         self._expected = header.first_seq
         return True
-
-    def _have(self, count: int) -> int:
-        """Where in the buffer `count` bytes from `offset` on begin; -1 when the file does not have them."""
-        at = self.offset - self._base
-        if self._buffer and at + count <= len(self._buffer):
-            return at
-        self._base = self.offset
-        self._buffer = self._pread(self.offset, max(count, READ_BYTES))
-        return 0 if len(self._buffer) >= count else -1
 
     def _pread(self, offset: int, count: int) -> bytes:
         parts = []

@@ -18,6 +18,7 @@ Who writes what, and why it survives a `kill -9` at any instruction:
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from collections.abc import Collection
 from fcntl import flock
@@ -62,7 +63,7 @@ UNKNOWN: Load = (0, -1, -1, -1, True, False, 0, 0)
 
 
 class WorkerState(NamedTuple):
-    """What a worker runs on. `pid` 0: there is no such worker now."""
+    """What a worker runs on. `pid` 0: there is no such worker now; `snapshot_version` 0: it is starting."""
 
     pid: int
     snapshot_version: int
@@ -120,7 +121,10 @@ class Board:
     def open(cls, path: Path, *, worker: int | None, settings: Settings | None = None) -> Board:
         """The node's board: of a worker under its number, or with None for whoever only looks. Raises Unavailable."""
         settings = settings or Settings()
-        return cls(SharedFile.open(path, magic=MAGIC, wait_ms=settings.limit_lock_wait_ms), worker, settings)
+        board = cls(SharedFile.open(path, magic=MAGIC, wait_ms=settings.limit_lock_wait_ms), worker, settings)
+        if worker is not None:
+            board.set_worker_state(os.getpid(), 0, 0)  # nothing is retired until it says what it runs on
+        return board
 
     # -- rows
 

@@ -57,6 +57,7 @@ TABLE = Table(
         "credential",
         "tls",
         "egress_proxy",
+        "egress_proxy_credential",
         "drained",
         "engine",
         "engine_version",
@@ -69,7 +70,7 @@ TABLE = Table(
         "discovery_error",
         "warnings",
     ),
-    json=("labels", "limits", "timeouts", "credential", "tls", "models", "pins", "declared"),
+    json=("labels", "limits", "timeouts", "credential", "egress_proxy_credential", "tls", "models", "pins", "declared"),
     parts=lambda _: _PARTS,
 )
 

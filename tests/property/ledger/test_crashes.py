@@ -21,7 +21,7 @@ from interlock.ledger.log import RecordLog
 from interlock.ledger.reader import read_epoch
 from interlock.ledger.recovery import recover
 from interlock.types.clock import SystemClock
-from interlock.types.record import EpochRecovered, Intent, Interrupted, Outcome
+from interlock.types.record import EpochRecovered, Intent, Interrupted, Outcome, Record
 from tests.unit.ledger.support import ManualFlusher, attempt, intent, open_log, outcome, run, written
 
 from .crashes import Disk, Event, TracingFiles
@@ -50,9 +50,9 @@ def acked(trace: TracingFiles, upto: int, what: str) -> set[int]:
     return {event.size for event in trace.events[:upto] if event.kind == "ack" and str(event.path) == what}
 
 
-def seqs(folder: Path, epoch: str) -> dict[int, object]:
+def seqs(folder: Path, epoch: str) -> dict[int, Record]:
     """Records of an epoch by number. Raises LogCorrupt if the crash looks like damage."""
-    found = {}
+    found: dict[int, Record] = {}
     for stored in read_epoch(folder, epoch):
         assert stored.seq not in found
         found[stored.seq] = stored.record

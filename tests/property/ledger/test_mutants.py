@@ -9,7 +9,9 @@ import pytest
 
 from interlock.errors import LogCorrupt
 from interlock.ledger import flusher, log, recovery
+from interlock.ledger.files import put_marker
 from interlock.ledger.flusher import Flushed
+from interlock.ledger.folder import RECOVERED
 
 from .test_crashes import crash_recoveries, look_at_every_crash, scratch
 
@@ -85,7 +87,7 @@ def test_a_marker_before_the_records_is_noticed(monkeypatch: pytest.MonkeyPatch)
     def hasty(folder: Path, epoch: str, own: str, files: Any) -> Any:
         takeover = real(folder, epoch, own, files)
         if takeover is not None:
-            recovery.put_marker(files, folder / epoch / recovery.RECOVERED, own.encode())
+            put_marker(files, folder / epoch / RECOVERED, own.encode())
         return takeover
 
     monkeypatch.setattr(recovery, "_take_over", hasty)

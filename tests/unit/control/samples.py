@@ -47,7 +47,7 @@ sources:
 - name: cloud
   kind: openai
   url: https://api.example.com
-  tenant: acme
+  granted_to: [acme]
   labels: {region: us, on_prem: false, data_class_max: public}
   credential: {env: CLOUD_KEY}
   tls: {ca_file: /etc/ca.pem}
@@ -56,6 +56,10 @@ sources:
   models:
   - {name: big, context_length: 128000, abilities: [chat, tools], quality_milli: 900}
   declared_only: true
+- name: own
+  kind: vllm
+  url: http://10.0.0.5:8000
+  tenant: acme
 policies:
 - {id: eu, template: region-stays-in-region, parameters: {regions: [eu]}}
 aliases:

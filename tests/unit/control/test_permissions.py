@@ -25,7 +25,7 @@ tenant.read viewer      tenant.create P:admin    tenant.update admin      tenant
 team.read viewer        team.write admin         principal.read viewer    principal.write admin
 key.read developer      key.write admin          key.rotate_own developer
 policy.read viewer      policy.write admin
-source.read viewer      source.write admin       source.operate admin
+source.read viewer      source.write P:admin     source.operate admin
 alias.read viewer       alias.write admin        issuer.read auditor      issuer.write owner
 role.read auditor       role.write admin         change.read auditor      snapshot.read P:viewer
 config.export auditor   config.plan auditor      config.apply admin       explain developer

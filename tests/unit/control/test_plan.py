@@ -62,7 +62,7 @@ def test_prune_touches_only_sections_that_are_given() -> None:
 def test_a_deleted_tenant_takes_its_own_things_and_sources_along() -> None:
     steps = _steps(_plan(FULL, "prune: true\ntenants: [{name: globex}]"))
     assert steps[-1] == "delete tenant acme"
-    assert "delete source cloud" in steps
+    assert "delete source own" in steps
     assert "delete source local" not in steps
     assert not [s for s in steps if s.endswith("globex")]
 

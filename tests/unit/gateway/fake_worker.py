@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import uvloop
 
 from interlock.gateway.link import Configure, NewSnapshot, Ready, RefreshKeys, Rejected, Reload, Runs, Stop, worker_end
 from interlock.gateway.snapshot_folder import SnapshotFolder
@@ -79,4 +80,4 @@ async def serve() -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    asyncio.run(serve())
+    uvloop.run(serve())

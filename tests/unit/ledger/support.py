@@ -8,11 +8,11 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from interlock.errors import LogError
 from interlock.ledger.files import Files
-from interlock.ledger.flusher import Flushed, Work
+from interlock.ledger.flusher import Flushed, ThreadFlusher, Work
 from interlock.ledger.log import RecordLog
 from interlock.settings import Settings
 from interlock.types.clock import SystemClock
@@ -113,8 +113,8 @@ def open_log(
     entropy: Callable[[int], bytes] = os.urandom,
     **settings: int,
 ) -> RecordLog:
-    values = {"log_disk_free_bytes_min": 0, "log_check_ms": 60_000, "log_sync_gap_ms": 0, **settings}
-    extra = {} if flusher is None else {"flusher": flusher}
+    """A log with quiet defaults: no disk checks, no gap between fsyncs."""
+    values: dict[str, Any] = {"log_disk_free_bytes_min": 0, "log_check_ms": 60_000, "log_sync_gap_ms": 0, **settings}
     return RecordLog.open(
         folder,
         node="test",
@@ -125,8 +125,25 @@ def open_log(
         clock=SystemClock(),
         files=files,
         entropy=entropy,
-        **extra,  # type: ignore[arg-type]
+        flusher=flusher or ThreadFlusher,
     )
+
+
+def manual_log(folder: Path, **settings: Any) -> tuple[RecordLog, ManualFlusher]:
+    """A log whose flusher works only when told to."""
+    made: list[ManualFlusher] = []
+
+    def flusher(notify: Callable[[], object]) -> ManualFlusher:
+        made.append(ManualFlusher(notify))
+        return made[-1]
+
+    log = open_log(folder, flusher=flusher, **settings)
+    return log, made[0]
+
+
+def refused(log: RecordLog) -> str:
+    """The code of the refusal, "" when there is none."""
+    return log.refusal.code if log.refusal else ""
 
 
 async def durable(log: RecordLog, seq: int) -> LogError | None:

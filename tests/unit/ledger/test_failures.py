@@ -15,7 +15,7 @@ from interlock.ledger.recovery import recover
 from interlock.types.clock import SystemClock
 from interlock.types.record import Interrupted, request_id
 
-from .support import FaultyFiles, durable, intent, open_log, outcome, run, written
+from .support import FaultyFiles, durable, intent, open_log, outcome, refused, run, written
 
 
 @pytest.mark.parametrize("short", [1, 7, 100])
@@ -53,16 +53,16 @@ def test_a_full_disk_is_told_and_the_log_goes_on_when_there_is_room(tmp_path: Pa
         errors = [await durable(log, seq) for seq in seqs]
         assert told == []
         assert [error.code if error else "" for error in errors][-1] == "record_log_disk_full"
-        assert len(failures) == 1 and log.refusal is not None and log.refusal.code == "record_log_disk_full"
+        assert len(failures) == 1 and refused(log) == "record_log_disk_full"
         with pytest.raises(LogError):
             log.append(intent(7))
         with pytest.raises(LogError):
             log.append_chunk(1, 0, "x", b"")
         await asyncio.sleep(0.05)
-        assert log.refusal is not None, "there is no room yet"
+        assert refused(log), "there is no room yet"
         files.room, files.free = None, 1 << 40
         await asyncio.sleep(0.1)
-        assert log.refusal is None
+        assert not refused(log)
         for seq, error in zip(seqs, errors, strict=True):
             again = await durable(log, seq)
             assert (again is None) == (error is None), "a record is not durable afterwards that was refused before"
@@ -127,10 +127,10 @@ def test_no_room_for_the_next_segment(tmp_path: Path) -> None:
         files.room, files.free = 3300, 0
         assert await durable(log, big) is None
         await asyncio.sleep(0.03)
-        assert log.refusal is not None and segments(tmp_path, log.epoch) == [0]
+        assert refused(log) and segments(tmp_path, log.epoch) == [0]
         files.room, files.free = None, 1 << 40
         await asyncio.sleep(0.1)
-        assert log.refusal is None and segments(tmp_path, log.epoch) == [0, 1]
+        assert not refused(log) and segments(tmp_path, log.epoch) == [0, 1]
         assert await durable(log, log.append(intent(2))) is None
         await log.close()
         assert len(list(read_epoch(tmp_path, log.epoch))) == 4
@@ -153,7 +153,7 @@ def test_an_input_output_error_ends_the_epoch_for_good(tmp_path: Path, call: str
         assert error is not None and error.code == "record_log_failed"
         del files.failing[call]
         await asyncio.sleep(0.05)
-        assert log.refusal is not None and log.durable_seq == durable_before
+        assert refused(log) and log.durable_seq == durable_before
         with pytest.raises(LogError, match="restarted"):
             log.append(intent(2))
         again = await durable(log, durable_before + 1)

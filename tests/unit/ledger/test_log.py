@@ -11,9 +11,9 @@ from interlock.errors import LogError
 from interlock.ledger.files import Files
 from interlock.ledger.folder import CLOSED, epoch_ms, is_epoch, segments, take_lock
 from interlock.ledger.reader import read_epoch
-from interlock.types.record import Chunk, EpochClose, EpochOpen, Record
+from interlock.types.record import Chunk, EpochClose, EpochOpen, Outcome, Record
 
-from .support import FaultyFiles, ManualFlusher, attempt, durable, intent, open_log, outcome, run, written
+from .support import FaultyFiles, attempt, durable, intent, manual_log, open_log, outcome, refused, run, written
 
 
 def records(folder: Path, epoch: str) -> list[Record]:
@@ -26,7 +26,7 @@ def test_an_epoch_opens_durable_and_closes_in_order(tmp_path: Path) -> None:
         assert log.durable_seq == log.written_seq == 1
         assert is_epoch(log.epoch) and len(log.epoch) == 16 and log.epoch.isalnum()
         assert isinstance(records(tmp_path / "log", log.epoch)[0], EpochOpen)
-        sent = [intent(log.next_call()), attempt(1), outcome(1, body=b"answer")]
+        sent: list[Record] = [intent(log.next_call()), attempt(1), outcome(1, body=b"answer")]
         for record in sent:
             last = log.append(record)
         assert await durable(log, last) is None
@@ -86,13 +86,7 @@ def test_one_write_takes_everything_appended_in_an_iteration(tmp_path: Path) -> 
 
 def test_written_is_told_after_the_write_and_before_the_sync(tmp_path: Path) -> None:
     async def main() -> None:
-        flushers: list[ManualFlusher] = []
-
-        def flusher(notify: object) -> ManualFlusher:
-            flushers.append(ManualFlusher(notify))  # type: ignore[arg-type]
-            return flushers[-1]
-
-        log = open_log(tmp_path, flusher=flusher)
+        log, flusher = manual_log(tmp_path)
         told: list[str] = []
         seq = log.append(intent(1))
         log.on_durable(seq, lambda error: told.append(f"durable {error}"))
@@ -102,7 +96,7 @@ def test_written_is_told_after_the_write_and_before_the_sync(tmp_path: Path) -> 
         await asyncio.sleep(0)
         assert told == ["written"]
         assert log.written_seq == seq and log.durable_seq < seq
-        assert flushers[0].step()
+        assert flusher.step()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert told == ["written", "durable None"]
@@ -118,13 +112,7 @@ def test_group_commit_is_self_clocked(tmp_path: Path) -> None:
     """While one fdatasync runs everything else gathers; the next one covers all of it."""
 
     async def main() -> None:
-        flushers: list[ManualFlusher] = []
-
-        def flusher(notify: object) -> ManualFlusher:
-            flushers.append(ManualFlusher(notify))  # type: ignore[arg-type]
-            return flushers[-1]
-
-        log = open_log(tmp_path, flusher=flusher)
+        log, flusher = manual_log(tmp_path)
         done: list[int] = []
         fsyncs = log.stats().fsyncs
         for call in range(1, 11):
@@ -132,15 +120,15 @@ def test_group_commit_is_self_clocked(tmp_path: Path) -> None:
             log.on_durable(seq, lambda error, seq=seq: done.append(seq))  # type: ignore[misc]
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        assert len(flushers[0].work) == 1 and done == []
-        flushers[0].step()
+        assert len(flusher.work) == 1 and done == []
+        flusher.step()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert done == [2] and len(flushers[0].work) == 1
-        flushers[0].step()
+        assert done == [2] and len(flusher.work) == 1
+        flusher.step()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert done == list(range(2, 12)) and not flushers[0].work
+        assert done == list(range(2, 12)) and not flusher.work
         assert log.stats().fsyncs == fsyncs + 2
         log.abandon()
 
@@ -234,13 +222,7 @@ def test_writes_are_held_back_while_a_segment_is_sealed(tmp_path: Path) -> None:
     """The invariant by which a reader knows damage: a segment has a successor only when it is whole and durable."""
 
     async def main() -> None:
-        flushers: list[ManualFlusher] = []
-
-        def flusher(notify: object) -> ManualFlusher:
-            flushers.append(ManualFlusher(notify))  # type: ignore[arg-type]
-            return flushers[-1]
-
-        log = open_log(tmp_path, flusher=flusher, segment_bytes=500)
+        log, flusher = manual_log(tmp_path, segment_bytes=500)
         log.append(intent(1, body=b"x" * 1000))
         await asyncio.sleep(0)
         told: list[str] = []
@@ -249,7 +231,7 @@ def test_writes_are_held_back_while_a_segment_is_sealed(tmp_path: Path) -> None:
         for _ in range(5):
             await asyncio.sleep(0)
         assert told == [] and segments(tmp_path, log.epoch) == [0]
-        flushers[0].step()
+        flusher.step()
         for _ in range(5):
             await asyncio.sleep(0)
         assert told == ["written"] and segments(tmp_path, log.epoch) == [0, 1]
@@ -276,7 +258,7 @@ def test_a_closed_log_takes_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         log = open_log(tmp_path)
         await log.close()
-        assert log.refusal is not None and log.refusal.code == "record_log_closed"
+        assert refused(log) == "record_log_closed"
         with pytest.raises(LogError):
             log.append(intent(1))
         with pytest.raises(LogError):
@@ -312,14 +294,14 @@ def test_a_record_over_its_limit_is_refused_alone(tmp_path: Path) -> None:
 def test_new_calls_are_refused_above_the_disk_budget(tmp_path: Path) -> None:
     async def main() -> None:
         log = open_log(tmp_path, log_disk_bytes_max=5000, log_check_ms=10)
-        assert log.refusal is None
+        assert refused(log) == ""
         log.append(intent(1, body=b"x" * 6000))
         await written(log)
-        assert log.refusal is not None and log.refusal.code == "record_log_budget"
+        assert refused(log) == "record_log_budget"
         log.append(outcome(1))  # a running call is still recorded
         await log.close()
         other = open_log(tmp_path, log_disk_bytes_max=5000)
-        assert other.refusal is not None, "the budget is the node's, over all epochs"
+        assert refused(other) == "record_log_budget", "the budget is the node's, over all epochs"
         await other.close()
 
     run(main)
@@ -330,13 +312,13 @@ def test_new_calls_are_refused_when_little_disk_is_free(tmp_path: Path) -> None:
         files = FaultyFiles()
         files.free = 10_000
         log = open_log(tmp_path, files=files, log_disk_free_bytes_min=9000, log_check_ms=10)
-        assert log.refusal is None
+        assert refused(log) == ""
         files.free = 8000
         await asyncio.sleep(0.05)
-        assert log.refusal is not None and log.refusal.code == "record_log_disk_full"
+        assert refused(log) == "record_log_disk_full"
         files.free = 20_000
         await asyncio.sleep(0.05)
-        assert log.refusal is None
+        assert refused(log) == ""
         await log.close()
 
     run(main)
@@ -344,16 +326,10 @@ def test_new_calls_are_refused_when_little_disk_is_free(tmp_path: Path) -> None:
 
 def test_a_backlog_refuses_new_calls_and_then_everything(tmp_path: Path) -> None:
     async def main() -> None:
-        flushers: list[ManualFlusher] = []
-
-        def flusher(notify: object) -> ManualFlusher:
-            flushers.append(ManualFlusher(notify))  # type: ignore[arg-type]
-            return flushers[-1]
-
-        log = open_log(tmp_path, flusher=flusher, log_pending_bytes_max=5000)
+        log, flusher = manual_log(tmp_path, log_pending_bytes_max=5000)
         log.append(intent(1, body=b"x" * 6000))
         await written(log)
-        assert log.refusal is not None and log.refusal.code == "record_log_backlog"
+        assert refused(log) == "record_log_backlog"
         log.append_chunk(1, 0, "y" * 5000, b"")
         await written(log)
         with pytest.raises(LogError):
@@ -362,12 +338,12 @@ def test_a_backlog_refuses_new_calls_and_then_everything(tmp_path: Path) -> None
             log.append(outcome(1, body=b"answer"))
         log.sync_within(1)
         await asyncio.sleep(0.02)
-        flushers[0].step()
+        flusher.step()
         for _ in range(5):
             await asyncio.sleep(0)
-        assert log.refusal is None
+        assert refused(log) == ""
         ended = records(tmp_path, log.epoch)[-1]
-        assert ended.state == "cut" and ended.body == b""  # type: ignore[union-attr]
+        assert isinstance(ended, Outcome) and ended.state == "cut" and ended.body == b""
         assert log.stats().open_calls == 0
         log.abandon()
 

@@ -187,6 +187,9 @@ def test_rows_of_retired_sources_are_freed_when_no_worker_can_use_them(node: Nod
     publish(node.board, old)
     assert node.one.reading(old, NOW).waiting == 3
     node.one.enter(old, None)
+    node.one.set_worker_state(11, 5, 1)
+    assert node.board.retire({"src_kept"}, 5) == 0, "worker 1 is starting"
+    node.two.set_worker_state(12, 5, 0)
     node.one.set_worker_state(11, 4, 1)
     assert node.board.retire({"src_kept"}, 5) == 0, "worker 0 is still on snapshot 4"
     node.one.set_worker_state(11, 5, 1)

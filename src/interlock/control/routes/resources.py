@@ -133,7 +133,28 @@ def router() -> APIRouter:
     for resource in OF_PLATFORM:
         words = resource.kind if resource.kind == "source" else f"{resource.kind} of the platform"
         _endpoints(out, resource, "/" + resource.plural, words)
+    summary = "List the sources that a tenant may be given"
+    route(out, "GET", "/tenants/{tenant}/sources", _tenant_sources, summary, tag="sources", answer=views.Page)
     return out
+
+
+def _tenant_sources(request: Request, who: Who) -> Response:
+    """The tenant's own, and the platform's that are granted to it; of these not how they are reached."""
+    with reading(request, who, request.path_params["tenant"], SOURCE.read) as (_, tenant_id):
+        pass
+    with _platform(request, who) as tx:
+        rows = stored_sources.page(tx.conn, limit=tx.tools.settings.sources_max)
+        items = []
+        for row in rows:
+            item = views.show(tx, "source", row)
+            if row.value.tenant_id == tenant_id:
+                items.append(item)
+            elif not row.value.tenant_id and {"*", tenant_id} & set(row.value.granted_to):
+                items.append({k: v for k, v in item.items() if k not in _REACHED_BY})
+    return Json(views.Page(items, None))
+
+
+_REACHED_BY = ("url", "api_prefix", "credential", "tls", "egress_proxy", "granted_to", "discovery_error", "warnings")
 
 
 def _endpoints(out: APIRouter, resource: Resource, path: str, words: str, last: str = "{name:path}") -> None:
@@ -156,12 +177,13 @@ def _endpoints(out: APIRouter, resource: Resource, path: str, words: str, last: 
 
     form, one, tag = resource.form, f"{path}/{last}", resource.plural
     route(out, "GET", path, list_, f"List every {words}", tag=tag, answer=views.Page)
-    route(out, "POST", path, create, f"Create a {words}", tag=tag, body=form, answer=Done, status=201, reason=True)
-    route(out, "GET", one, read, f"Read a {words}", tag=tag, answer=dict[str, Any])
+    a = "an" if words[0] in "ai" else "a"
+    route(out, "POST", path, create, f"Create {a} {words}", tag=tag, body=form, answer=Done, status=201, reason=True)
+    route(out, "GET", one, read, f"Read {a} {words}", tag=tag, answer=dict[str, Any])
     if resource.replaceable:
-        summary = f"Replace a {words}"
+        summary = f"Replace {a} {words}"
         route(out, "PUT", one, replace, summary, tag=tag, body=form, answer=Done, reason=True, revision=True)
-    route(out, "DELETE", one, delete, f"Delete a {words}", tag=tag, answer=Done, reason=True, revision=True)
+    route(out, "DELETE", one, delete, f"Delete {a} {words}", tag=tag, answer=Done, reason=True, revision=True)
 
 
 def _tenant(request: Request, resource: Resource) -> str:

@@ -11,6 +11,7 @@ from interlock.control.documents import ModelSpec, PowerSpec, SourceSpec, lean, 
 from interlock.control.services.base import Tx, missing
 from interlock.control.validate import price
 from interlock.errors import Conflict, InterlockError
+from interlock.sources.credentials import check_references
 from interlock.storage import aliases, sources
 from interlock.storage.sources import SourceRow
 from interlock.storage.table import Stored
@@ -177,13 +178,16 @@ def _power(spec: PowerSpec | None) -> Power:
 
 
 def _with(tx: Tx, row: SourceRow, spec: SourceSpec) -> SourceRow:
+    """Raises ConfigError when it refers to a secret or file that such a source may not have."""
     granted = tuple("*" if name == "*" else tx.names.tenant(name) for name in spec.granted_to)
-    return msgspec.structs.replace(
+    out = msgspec.structs.replace(
         _declared(row, spec),
         tenant_id=tx.names.tenant(spec.tenant),
         granted_to=granted,
         declared=lean(spec),
     )
+    check_references(out, tx.tools.settings)
+    return out
 
 
 def _declared(source: _S, spec: SourceSpec) -> _S:
@@ -203,6 +207,7 @@ def _declared(source: _S, spec: SourceSpec) -> _S:
         credential=restate(spec.credential, CredentialRef),
         tls=restate(spec.tls, TlsRef),
         egress_proxy=spec.egress_proxy,
+        egress_proxy_credential=restate(spec.egress_proxy_credential, CredentialRef),
         extra_fields=spec.extra_fields,
         prefix_cache_salt=spec.prefix_cache_salt,
     )

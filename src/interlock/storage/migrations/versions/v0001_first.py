@@ -131,6 +131,7 @@ CREATE TABLE interlock.sources (
     credential jsonb,
     tls jsonb,
     egress_proxy text NOT NULL,
+    egress_proxy_credential jsonb,
     drained boolean NOT NULL,
     extra_fields text NOT NULL CHECK (extra_fields IN ('pass', 'drop', 'refuse')),
     prefix_cache_salt boolean NOT NULL,

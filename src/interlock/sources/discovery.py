@@ -1,0 +1,233 @@
+"""Discovery: what a source offers, asked of the engine itself. Registering a source is a URL and a kind.
+
+What is asked, by kind (nothing that makes a model work):
+
+    vllm       /v1/models (context length, LoRA parents), /version, /openapi.json (which endpoints exist)
+    llamacpp   /v1/models, /props (context of a slot, chat template, modalities, build), an empty POST /v1/embeddings
+    openai     /v1/models; abilities are assumed from the model's name
+
+What cannot be asked is assumed and can be pinned in the source's declaration; docs/sources.md has the table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from interlock.errors import UpstreamError
+from interlock.settings import Settings
+from interlock.sources.client import Page, SourceClient
+from interlock.sources.credentials import CredentialStore
+from interlock.types.clock import Clock, SystemClock
+from interlock.types.source import Ability, Model, Source, SourceKind
+
+MODEL_NAME_CHARS_MAX = 256
+_GENERATES: tuple[str, ...] = (
+    Ability.chat,
+    Ability.completions,
+    Ability.tools,
+    Ability.json_schema,
+    Ability.logprobs,
+)
+_CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
+_EMBEDS = re.compile(r"embed|(^|[/_-])(bge|e5|gte|minilm)([/_-]|$)", re.IGNORECASE)
+_OTHER_TASK = re.compile(r"whisper|tts|dall-e|moderation|transcribe|realtime|rerank|(^|[/_-])image", re.IGNORECASE)
+
+
+class Discovered(msgspec.Struct, frozen=True):
+    """What one look at a source gave. `warnings`: whole sentences about what was assumed or left out."""
+
+    engine: str
+    engine_version: str
+    models: tuple[Model, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def discover(
+    source: Source,
+    settings: Settings,
+    credentials: CredentialStore | None = None,
+    clock: Clock | None = None,
+) -> Discovered:
+    """Ask a source what it offers; takes at most about `discovery_timeout_ms` per question.
+
+    Raises ConfigError when its URL is wrong, UpstreamTimeout (`discovery_timeout`) and UpstreamError: `connect_failed`,
+    `name_not_resolved`, `tls_failed`, `tls_configuration`, `proxy_failed`, `credential_missing`, `credential_refused`,
+    `wrong_kind`, `not_a_source`, `source_not_ready`.
+    """
+    store = credentials or CredentialStore(settings)
+    with SourceClient(source, settings, store, clock or SystemClock()) as client:
+        look = _Look(source, settings, client)
+        if source.kind is SourceKind.vllm:
+            return look.vllm()
+        if source.kind is SourceKind.llamacpp:
+            return look.llamacpp()
+        return look.openai()
+
+
+class _Look:
+    """One look at one source."""
+
+    def __init__(self, source: Source, settings: Settings, client: SourceClient) -> None:
+        self.source = source
+        self.client = client
+        self.models_max = settings.models_per_source_max
+        self.warnings: list[str] = []
+
+    # -- by kind
+
+    def vllm(self) -> Discovered:
+        entries = self._models()
+        page = self.client.get("/version", api=False)
+        version = _text(_object(page).get("version"))
+        if not version:
+            if not _owned_by(entries, "vllm"):
+                raise self._error("wrong_kind", "does not look like vLLM: it has no /version; is its kind right?")
+            self.warnings.append("The engine does not tell its version.")
+        paths = _object(self.client.get("/openapi.json", api=False)).get("paths")
+        abilities = self._vllm_abilities(paths if isinstance(paths, dict) else {})
+        lengths = {entry["id"]: _length(entry) for entry in entries}
+        models = []
+        for entry in entries:
+            parent = _text(entry.get("parent"))
+            length = lengths[entry["id"]] or lengths.get(parent, 0)
+            models.append(_model(entry["id"], abilities, length, parent))
+        return Discovered("vllm", version, tuple(models), tuple(self.warnings))
+
+    def _vllm_abilities(self, paths: Mapping[str, object]) -> tuple[str, ...]:
+        prefix = self.source.api_prefix
+        chat, embeddings = f"{prefix}/chat/completions" in paths, f"{prefix}/embeddings" in paths
+        if embeddings and not chat:
+            return (Ability.embeddings,)
+        if not chat:
+            self.warnings.append("The engine does not list its endpoints: a model that generates text is assumed.")
+        return _GENERATES
+
+    def llamacpp(self) -> Discovered:
+        entries = self._models()
+        props = _object(self.client.get("/props", api=False))
+        if not props and not _owned_by(entries, "llamacpp"):
+            raise self._error("wrong_kind", "does not look like llama.cpp: it has no /props; is its kind right?")
+        if not props:
+            self.warnings.append("/props is not available: context length and abilities are taken from /v1/models.")
+        alone = len(entries) == 1
+        if not alone:
+            self.warnings.append("The server offers several models: pin their abilities and context length.")
+        abilities = self._llamacpp_abilities(props)
+        slot = props.get("default_generation_settings")
+        slot_length = _number(slot.get("n_ctx")) if isinstance(slot, dict) and alone else 0
+        models = []
+        for entry in entries:
+            meta = entry.get("meta")
+            facts = meta if isinstance(meta, dict) else {}
+            length = slot_length or _number(facts.get("n_ctx")) or _number(facts.get("n_ctx_train"))
+            models.append(_model(entry["id"], abilities, length))
+        return Discovered("llama.cpp", _text(props.get("build_info")), tuple(models), tuple(self.warnings))
+
+    def _llamacpp_abilities(self, props: Mapping[str, Any]) -> tuple[str, ...]:
+        abilities: list[str] = [Ability.completions, Ability.json_schema, Ability.logprobs]
+        template, caps = props.get("chat_template"), props.get("chat_template_caps")
+        if template or not props:
+            abilities.insert(0, Ability.chat)
+            # a template without tools drops them silently; servers before `chat_template_caps` brought their own form
+            if not isinstance(caps, dict) or caps.get("supports_tools", True):
+                abilities.append(Ability.tools)
+        modalities = props.get("modalities")
+        if isinstance(modalities, dict) and modalities.get("vision") is True:
+            abilities.append(Ability.vision)
+        # 501 without `--embeddings`, 400 ("input must be provided") with it
+        if self.client.post_empty("/embeddings").status == 400:
+            abilities.append(Ability.embeddings)
+        return tuple(abilities)
+
+    def openai(self) -> Discovered:
+        entries = self._models()
+        for owner, kind in (("vllm", "vllm"), ("llamacpp", "llamacpp")):
+            if _owned_by(entries, owner):
+                self.warnings.append(f"This looks like {kind}: registered as that kind, its load would be watched.")
+        models = tuple(_model(e["id"], _assumed_abilities(e["id"]), _length(e)) for e in entries)
+        if models:
+            self.warnings.append("Abilities are assumed from the models' names; pin those that differ.")
+        return Discovered("openai-compatible", "", models, tuple(self.warnings))
+
+    # -- /v1/models
+
+    def _models(self) -> list[dict[str, Any]]:
+        path = f"{self.source.api_prefix}/models"
+        page = self.client.get("/models")
+        self._check_status(page, path)
+        entries = _object(page).get("data")
+        if not isinstance(entries, list):
+            found = page.content_type or "something unknown"
+            words = f"answered {path} with {found} that is not a list of models; does its URL end before {path}?"
+            raise self._error("not_a_source", words)
+        named: dict[str, dict[str, Any]] = {}
+        for entry in entries:
+            name = entry.get("id") if isinstance(entry, dict) else None
+            if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MODEL_NAME_CHARS_MAX:
+                self.warnings.append("A model was left out: its id is not a printable name.")
+            elif len(named) >= self.models_max:
+                self.warnings.append(f"Only the first {self.models_max} models were taken (models_per_source_max).")
+                break
+            else:
+                named.setdefault(name, entry)
+        return list(named.values())
+
+    def _check_status(self, page: Page, path: str) -> None:
+        status = page.status
+        if status == 200:
+            return
+        if status in (401, 403) and self.source.credential is None:
+            raise self._error("credential_refused", f"asks for a credential (status {status}) and none is configured")
+        if status in (401, 403):
+            raise self._error("credential_refused", f"refused its credential (status {status})")
+        if status == 404:
+            raise self._error("not_a_source", f"has no {path}: are its URL and api_prefix right?")
+        if status == 503:
+            raise self._error("source_not_ready", "is not ready (status 503): it may still be loading its model")
+        if 300 <= status < 400:
+            raise self._error("not_a_source", f"redirects {path} elsewhere (status {status}): give the final URL")
+        raise self._error("not_a_source", f"answered {path} with status {status}")
+
+    def _error(self, code: str, what: str) -> UpstreamError:
+        return UpstreamError(f"source {self.source.name!r} {what}", code=code)
+
+
+def _model(name: str, abilities: Sequence[str], context_length: int, parent: str = "") -> Model:
+    return Model(name, tuple(str(ability) for ability in abilities), context_length, parent)
+
+
+def _assumed_abilities(name: str) -> tuple[str, ...]:
+    if _OTHER_TASK.search(name):
+        return ()
+    return (Ability.embeddings,) if _EMBEDS.search(name) else (*_GENERATES, Ability.vision)
+
+
+def _object(page: Page) -> dict[str, Any]:
+    """The JSON object of a page; empty when it is something else."""
+    if page.status != 200:
+        return {}
+    try:
+        value = msgspec.json.decode(page.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _owned_by(entries: Sequence[Mapping[str, Any]], owner: str) -> bool:
+    return any(entry.get("owned_by") == owner for entry in entries)
+
+
+def _length(entry: Mapping[str, Any]) -> int:
+    return next((n for field in _CONTEXT_FIELDS if (n := _number(entry.get(field)))), 0)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31 else 0
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) and value.isprintable() and len(value) <= MODEL_NAME_CHARS_MAX else ""

@@ -1,0 +1,48 @@
+"""Which request fields each kind of source understands."""
+
+from __future__ import annotations
+
+import pytest
+
+from interlock.sources.fields import ENGINE, STANDARD, FieldClass, classify, uninterpreted
+from interlock.types.source import SourceKind
+from interlock.wire.fields import FIELD_ACTIONS
+
+VLLM, LLAMACPP, OPENAI = SourceKind.vllm, SourceKind.llamacpp, SourceKind.openai
+
+
+@pytest.mark.parametrize(
+    ("kind", "operation", "field", "expected"),
+    [
+        (OPENAI, "chat", "temperature", FieldClass.standard),
+        (VLLM, "chat", "guided_json", FieldClass.engine),
+        (VLLM, "chat", "cache_salt", FieldClass.engine),
+        (LLAMACPP, "chat", "guided_json", FieldClass.foreign),
+        (LLAMACPP, "completions", "mirostat", FieldClass.engine),
+        (OPENAI, "chat", "top_k", FieldClass.foreign),
+        (OPENAI, "chat", "colour", FieldClass.unknown),
+        (VLLM, "embeddings", "temperature", FieldClass.unknown),
+        (OPENAI, "embeddings", "dimensions", FieldClass.standard),
+    ],
+)
+def test_classes(kind: SourceKind, operation: str, field: str, expected: FieldClass) -> None:
+    assert classify(kind, operation, field) is expected
+
+
+def test_uninterpreted_keeps_the_order_and_knows_our_own_field() -> None:
+    fields = {"messages": b"", "top_k": b"", "interlock": b"", "colour": b"", "model": b""}
+    assert uninterpreted(OPENAI, "chat", fields) == ("top_k", "colour")
+    assert uninterpreted(VLLM, "chat", fields) == ("colour",)
+
+
+def test_every_kind_and_operation_is_there() -> None:
+    for kind in SourceKind:
+        assert set(ENGINE[kind]) == set(STANDARD) == {"chat", "completions", "embeddings"}
+        for operation, fields in ENGINE[kind].items():
+            assert "model" not in fields
+            assert fields.isdisjoint(STANDARD[operation]) or kind is not OPENAI
+
+
+def test_every_policy_action_is_about_a_field_that_some_source_knows() -> None:
+    known = set().union(*STANDARD.values(), *(f for engine in ENGINE.values() for f in engine.values()))
+    assert set(FIELD_ACTIONS) <= known
