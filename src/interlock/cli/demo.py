@@ -175,7 +175,7 @@ def first_minute(gateway: str, tenants: dict[str, Any]) -> str:
         "1. A permitted call; the headers say where it went and why:",
         f"   curl -si {url} -H 'authorization: Bearer {rosa}' --json '{ask % ('auto', 'What is a railway signal?')}'",
         "",
-        "2. A denied one, with its reason: Felix's calls are confidential, and this asks for a source that is not cleared:",
+        "2. A denied one, with its reason: Felix's calls are confidential, this source may not see them:",
         f"   curl -s {url} -H 'authorization: Bearer {felix}' --json '{ask % ('spare::' + MODEL, 'Hello')}'",
         "",
         "3. An overflow: four calls at once, the engine 'local' has one slot; see x-interlock-source:",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from interlock.gateway.snapshot import SnapshotView
     from interlock.types.source import Offer
 
+PREPARED_TENANTS_MAX = 16
+"""Tenants whose policies are parsed before a snapshot is used (some ms each); others at their first call."""
 SALTS_MAX = 4096
 """Tenants whose cache salts are remembered; more start over."""
 
@@ -59,6 +61,8 @@ def build_state(
         policy = before.policy
     else:
         policy = PolicyEngine(view.policies, view.tenants, view.teams, view.sources, policy_cache_max)
+        for tenant in view.tenants[:PREPARED_TENANTS_MAX]:
+            policy.slice(tenant.id)  # parsed now, so that no tenant's first call waits for it
     return State(view, policy, {source.id: link(source.id) for source in view.sources}, salt_secret)
 
 

@@ -46,7 +46,7 @@ from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.gateway.state import State, build_state
 from interlock.gateway.tokens import TokenVerifier
 from interlock.ledger.log import RecordLog
-from interlock.ledger.recovery import recover
+from interlock.ledger.recovery import recover_beside
 from interlock.metering.limits import LimitTable
 from interlock.settings import Settings
 from interlock.sources.board import Board
@@ -87,7 +87,7 @@ class Worker:
         self.settings = settings = Settings(**config.settings)
         run_dir = Path(config.run_dir)
         self.board = Board.open(run_dir / "board.shm", worker=config.slot, settings=settings)
-        self.limits = LimitTable.open(run_dir / "limits.shm", worker=config.slot)
+        self.limits = LimitTable.open(run_dir / "limits.shm", worker=config.slot, wait_ms=settings.limit_lock_wait_ms)
         self.metrics = Metrics(run_dir, str(config.slot), settings, clock)
         self.snapshots = SnapshotFolder(Path(config.snapshot_dir), deltas_max=settings.snapshot_deltas_max)
         self.credentials = CredentialStore(settings)
@@ -102,7 +102,7 @@ class Worker:
         self._tls: ssl.SSLContext | None = None
         self._tls_marks: tuple[object, ...] = ()
         self._stopping = False
-        self._timers: list[asyncio.TimerHandle] = []
+        self._recovery: asyncio.Task[None] | None = None
 
     # -- start
 
@@ -121,7 +121,6 @@ class Worker:
             clock=self.clock,
         )
         self.record_log.on_failure(self._log_failed)
-        self._recover()
         self.view = self.snapshots.load(settings.principal_cache_max) or NO_SNAPSHOT
         self.runtime = Runtime(
             settings=settings,
@@ -146,9 +145,17 @@ class Worker:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLD)
         self._tell(Ready(self.view.version))
+        self._recovery = self.loop.create_task(self._recover())
 
-    def _recover(self) -> None:
-        for recovered in recover(Path(self.config.log_dir), into=self.record_log, clock=self.clock):
+    async def _recover(self) -> None:
+        """Find the calls that dead workers left open. A failure ends this worker: it holds their epochs' locks."""
+        try:
+            done = await recover_beside(Path(self.config.log_dir), into=self.record_log, clock=self.clock)
+        except (InterlockError, OSError) as e:
+            log.error("recovery of the record log failed", extra={"why": str(e)})
+            self.stop(self.settings.stop_grace_ms)
+            return
+        for recovered in done:
             self.metrics.log_interrupted.add((), recovered.interrupted)
             if recovered.interrupted:
                 log.warning(
@@ -197,11 +204,11 @@ class Worker:
 
     def _take(self, message: NewSnapshot) -> None:
         runtime = self.runtime
-        if runtime is None or self.view is None or message.version <= self.view.version:
+        if runtime is None or self.view is None:
             return  # still starting: the stored snapshot that is about to be loaded is at least as new
         try:
             view = self.snapshots.advance(self.view, message.file, self.settings.principal_cache_max)
-            if view is None or view.version < message.version:
+            if view is None:
                 raise SnapshotError(f"{message.file} does not hold snapshot {message.version}")
             state = self._state(view, runtime.state)
         except (InterlockError, OSError, ValueError) as e:
@@ -212,6 +219,8 @@ class Worker:
             self._tell(Rejected(message.version, self.view.version, str(e)))
             return
         old = self.view
+        if view is old:
+            return
         self.view, runtime.state = view, state
         if old.part_hash("issuers") != view.part_hash("issuers"):
             self.tokens.update(view.issuers)
@@ -316,6 +325,8 @@ class Worker:
             self.loop.create_task(self._stop(grace_ms))
 
     async def _stop(self, grace_ms: int) -> None:
+        if self._recovery is not None and self.record_log.failed:
+            self._recovery.cancel()
         deadline_ns = self.clock.mono_ns() + grace_ms * 1_000_000
         if self._listener is not None:
             self._listener.close()
@@ -323,14 +334,16 @@ class Worker:
         if runtime is not None and self.server is not None:
             runtime.draining = True
             self.server.drain()
-            while runtime.runs and self.clock.mono_ns() < deadline_ns:
+            while runtime.runs and self.clock.mono_ns() < deadline_ns:  # noqa: ASYNC110 - calls end in callbacks
                 await asyncio.sleep(POLL_S)
             for run in list(runtime.runs):
                 run.cut(shutdown_error())
             give_up_ns = self.clock.mono_ns() + FINISH_NS
-            while (runtime.runs or self.server.connections) and self.clock.mono_ns() < give_up_ns:
+            while (runtime.runs or self.server.connections) and self.clock.mono_ns() < give_up_ns:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
             self.metrics.publish()
+        if self._recovery is not None:
+            await asyncio.wait([self._recovery], timeout=FINISH_NS / 1e9)
         await self.record_log.close()
         for link in self._links.values():
             await link.pool.close()
@@ -370,7 +383,8 @@ async def serve() -> None:
 
     end = await worker_end(on_message, on_closed)
     config = await configured
-    setup_logging(config.settings.get("log_level", "info"))
+    settings = Settings(**config.settings)
+    setup_logging(settings.log_level, f"worker-{config.slot}", settings=settings)
     worker = Worker(config, SystemClock(), loop)
     worker.send = end.send
     await worker.start()

@@ -136,7 +136,7 @@ def test_proxy_credentials(tmp_path: Path) -> None:
 )
 def test_references_that_are_refused(tmp_path: Path, ref: CredentialRef) -> None:
     settings = Settings(home=str(tmp_path))
-    with pytest.raises(ConfigError, match="^credential"):
+    with pytest.raises(ConfigError, match=r"^credential"):
         check_references(_source(ref), settings)
     with pytest.raises(UpstreamError):
         CredentialStore(settings, {"A": "x"}).header(_source(ref))

@@ -183,7 +183,6 @@ def test_plain_and_tls_through_a_proxy(run: Run, authority: Authority) -> None:
                     assert (await exchange(pool)).body == b"ok"
                     assert (await exchange(pool)).body == b"ok"
                     assert proxy.targets == [f"localhost:{server.port}"]
-                    call, _ = pool, proxy
                     assert pool.idle == 1
 
     run(main())
