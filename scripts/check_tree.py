@@ -57,7 +57,7 @@ def dangerous(path: Path, text: str) -> list[str]:
             found.append(f"{path.relative_to(ROOT)}:{node.lineno}: calls {node.func.id}")
         for keyword in node.keywords:
             if keyword.arg == "shell" and isinstance(keyword.value, ast.Constant) and keyword.value.value:
-                found.append(f"{path.relative_to(ROOT)}:{node.lineno}: shell=True")
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}: shell=True")  # noqa: PERF401
     return found
 
 

@@ -1,7 +1,7 @@
 """A real gateway worker inside the test process: real record log, limits, board, policies; no node, no database.
 
-    with WorkerHarness(World(...)) as gateway:
-        gateway.url, gateway.key("alice"), gateway.records()
+with WorkerHarness(World(...)) as gateway:
+    gateway.url, gateway.key("alice"), gateway.records()
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -166,8 +167,6 @@ class World:
                 bodies[bucket_part("keys", n)] = msgspec.msgpack.encode(keys[n])
             if principals[n]:
                 bodies[bucket_part("principals", n)] = msgspec.msgpack.encode(principals[n])
-        from hashlib import sha256
-
         parts = [Part(name, version, sha256(body).digest(), body) for name, body in bodies.items()]
         head = Head(version, root_hash((p.name, p.sha256) for p in parts), FORMAT, SystemClock().wall_ns())
         return parts, head
@@ -288,9 +287,8 @@ class WorkerHarness:
 
     def _store(self) -> str:
         parts, head = self.world.parts(next(self._versions))
-        before = getattr(self, "view", None)
         self.view = SnapshotView.from_parts(parts, head, cache_max=1024)
-        name = self.snapshots.store(self.view, None if before is None else None, parts)
+        name = self.snapshots.store(self.view, None, parts)
         for known in self.view.sources:
             self.board.row(known.id)
         if self._confirming:

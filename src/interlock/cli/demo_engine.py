@@ -79,7 +79,7 @@ def _end_with(parent: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Returns the exit code; a failure is one line on stderr."""
+    """Entry point. Returns the exit code; a failure is one line of JSON to whoever waits for it to be ready."""
     parser = argparse.ArgumentParser(prog="python -m interlock.cli.demo_engine")
     parser.add_argument("--ready-fd", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         serve(given.port, given.slots)
     except InterlockError as e:
-        sys.stderr.write(json.dumps({"error": e.code, "message": e.message}) + "\n")
+        os.write(given.ready_fd, json.dumps({"error": e.code, "message": e.message}).encode() + b"\n")
         return 1
     with os.fdopen(given.ready_fd, "wb") as ready:
         ready.write(json.dumps({"url": f"http://127.0.0.1:{given.port}"}).encode() + b"\n")

@@ -78,16 +78,18 @@ def _environment(home: str, port: int | None, name: str) -> None:
 
 @contextlib.contextmanager
 def _database(settings: Settings) -> Iterator[None]:
-    """The configured database, else this home's embedded one, which is stopped again if it was started here."""
+    """The configured database, else this home's embedded one, which the last process that uses it stops."""
     if settings.database_url:
         yield
         return
+    from interlock.cli.home import held_together
     from interlock.storage.embedded import EmbeddedPostgres
 
     server = EmbeddedPostgres(settings.home_path(), settings)
-    os.environ["INTERLOCK_DATABASE_URL"] = server.start()
-    try:
-        yield
-    finally:
-        if not server.adopted:
-            server.stop()
+    with held_together(settings) as is_last:
+        os.environ["INTERLOCK_DATABASE_URL"] = server.start()
+        try:
+            yield
+        finally:
+            if is_last():
+                server.stop()

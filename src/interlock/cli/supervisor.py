@@ -21,13 +21,15 @@ from types import FrameType
 from typing import Any
 
 from interlock.cli.client import AdminClient
+from interlock.cli.database import KeptPostgres
 from interlock.cli.demo import ENGINES, first_minute, ports, wait_for_models
 from interlock.cli.demo import check as demo_check
 from interlock.cli.demo import configure as configure_demo
+from interlock.cli.home import held_alone
 from interlock.control.secrets import write_secret
 from interlock.errors import InterlockError, Unavailable
 from interlock.settings import Settings
-from interlock.storage.embedded import EmbeddedPostgres
+from interlock.telemetry.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 
@@ -38,16 +40,18 @@ _POLL_S = 0.1
 
 
 class Child:
-    """One process of ours, and what it said when it was ready."""
+    """One process of ours, and what it said when it was ready. It inherits the descriptor `home` (see cli/home.py)."""
 
-    def __init__(self, name: str, module: str, environment: dict[str, str], arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, module: str, environment: dict[str, str], home: int, arguments: Sequence[str] = ()
+    ) -> None:
         self.name = name
         reading, writing = os.pipe()
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, "--ready-fd", str(writing), "--parent", str(os.getpid()), *arguments],
                 env=environment,
-                pass_fds=(writing,),
+                pass_fds=(writing, home),
                 stdin=subprocess.DEVNULL,
             )
         except OSError:
@@ -58,7 +62,8 @@ class Child:
         self._reading = reading
 
     def ready(self, deadline: float, stopped: Stopped) -> dict[str, Any]:
-        """What it says once it is ready. Raises Unavailable when it ends before, takes too long, or we are stopped."""
+        """What it says once it is ready. Raises Unavailable when it ends before, with the reason that it gave; when it
+        takes too long; or when we are stopped."""
         line = b""
         with os.fdopen(self._reading, "rb", buffering=0) as pipe:
             while not line.endswith(b"\n"):
@@ -73,6 +78,9 @@ class Child:
                         raise Unavailable(f"the {self.name} did not start (exit code {code}); its last lines say why")
                     line += more
         said: dict[str, Any] = json.loads(line)
+        if "error" in said:
+            self.process.wait()
+            raise Unavailable(f"{said['message']} (the {self.name} did not start)", code=said["error"])
         return said
 
     def stop(self, deadline: float) -> None:
@@ -107,14 +115,17 @@ class Supervisor:
         self._ready_file = ready_file
         self._children: list[Child] = []
         self._stopped = Stopped()
+        self._home = -1
+        self._postgres: KeptPostgres | None = None
 
     def run(self) -> int:
         """Returns the exit code: 0 when asked to stop. Raises InterlockError when something does not start."""
+        setup_logging(self._settings.log_level, "up", settings=self._settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stopped)
         if self._demo:
             demo_check()
-        with self._database() as url:
+        with held_alone(self._settings, logger.warning) as self._home, self._database() as url:
             try:
                 said = self._start(url)
                 self._say(said)
@@ -131,11 +142,11 @@ class Supervisor:
         if self._settings.database_url:
             yield self._settings.database_url
             return
-        server = EmbeddedPostgres(self._settings.home_path(), self._settings)
+        self._postgres = KeptPostgres(self._settings)
         try:
-            yield server.start()
+            yield self._postgres.start()
         finally:
-            server.stop()
+            self._postgres.stop()
 
     def _start(self, database_url: str) -> dict[str, Any]:
         environment = {
@@ -173,7 +184,7 @@ class Supervisor:
         }
 
     def _child(self, name: str, module: str, environment: dict[str, str], arguments: Sequence[str] = ()) -> Child:
-        child = Child(name, module, environment, arguments)
+        child = Child(name, module, environment, self._home, arguments)
         self._children.append(child)
         return child
 
@@ -191,6 +202,8 @@ class Supervisor:
                 code = child.process.poll()
                 if code is not None:
                     raise Unavailable(f"the {child.name} ended by itself (exit code {code}); everything was stopped")
+            if self._postgres is not None:
+                self._postgres.keep()
             time.sleep(_POLL_S)
         return 0
 

@@ -204,7 +204,8 @@ class Running(msgspec.Struct, frozen=True):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the process. Returns the exit code; a failure is one line of JSON on stderr."""
+    """Entry point of the process. Returns the exit code; a failure is one line of JSON, on stderr or, before it is
+    ready, to whoever waits for that."""
     parser = argparse.ArgumentParser(prog="python -m interlock.control.main", description=__doc__)
     parser.add_argument("--ready-fd", type=int, help="file descriptor that one line of JSON is written to when ready")
     parser.add_argument("--parent", type=int, help="process id without which this process stops")
@@ -217,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.ready_fd is not None:
             with os.fdopen(given.ready_fd, "wb") as out:
                 out.write(msgspec.json.encode(Running(os.getpid(), url)) + b"\n")
+            given.ready_fd = None
 
     try:
         settings = load()
@@ -227,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             threading.Thread(target=_until_orphaned, args=(given.parent, stop), daemon=True).start()
         run_control(settings, settings.database_url, stop=stop, ready=ready)
     except InterlockError as e:
-        sys.stderr.write(json.dumps({"error": e.code, "message": e.message, "param": e.param}) + "\n")
+        failure = json.dumps({"error": e.code, "message": e.message, "param": e.param}) + "\n"
+        os.write(sys.stderr.fileno() if given.ready_fd is None else given.ready_fd, failure.encode())
         return 2 if isinstance(e, ConfigError) else 1
     return 0
 

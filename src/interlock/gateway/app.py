@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import msgspec
 
@@ -114,7 +115,7 @@ class Gateway:
         if request.path == "/v1/models":
             sink.respond(200, JSON, msgspec.json.encode({"object": "list", "data": data}))
             return
-        name = request.path.removeprefix("/v1/models/")
+        name = unquote(request.path.removeprefix("/v1/models/"))
         for model in data:
             if model["id"] == name:
                 sink.respond(200, JSON, msgspec.json.encode(model))

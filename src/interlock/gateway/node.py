@@ -402,7 +402,8 @@ async def serve(settings: Settings, ready: Callable[[Running], None], parent: in
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit code; a failure is one line on stderr."""
+    """Entry point. Returns the exit code; a failure is one line of JSON, on stderr or, before it is ready, to whoever
+    waits for that."""
     parser = argparse.ArgumentParser(prog="python -m interlock.gateway.node", description=__doc__)
     parser.add_argument("--ready-fd", type=int, help="file descriptor that one line of JSON is written to when ready")
     parser.add_argument("--parent", type=int, help="process id without which this node stops")
@@ -412,13 +413,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.ready_fd is not None:
             with os.fdopen(given.ready_fd, "wb") as out:
                 out.write(msgspec.json.encode(running) + b"\n")
+            given.ready_fd = None
 
     try:
         settings = load()
         setup_logging(settings.log_level, "node", settings=settings)
         asyncio.run(serve(settings, ready, given.parent))
     except InterlockError as e:
-        sys.stderr.write(json.dumps({"error": e.code, "message": e.message, "param": e.param}) + "\n")
+        failure = json.dumps({"error": e.code, "message": e.message, "param": e.param}) + "\n"
+        os.write(sys.stderr.fileno() if given.ready_fd is None else given.ready_fd, failure.encode())
         return 2 if isinstance(e, ConfigError) else 1
     return 0
 

@@ -54,7 +54,11 @@ def govern(operation: str, request: Request, sink: Sink, runtime: Runtime) -> Ex
         refuse(call, InterlockError(f"Interlock failed on this request; quote {call.id} to report it."), runtime)
         return None
     run = Run(call, runtime)
-    run.begin()
+    try:
+        run.begin()
+    except Exception:
+        log.exception("call not begun", extra={"request_id": call.id})
+        run.cut(InterlockError(f"Interlock failed on this request; quote {call.id} to report it."))
     return run
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from interlock.errors import InterlockError, LogError, UpstreamError
 from interlock.types.usage import Usage
-from interlock.wire.answers import WireUsage, decode_event, error_words, plain_text
+from interlock.wire.answers import WireUsage, decode_event, decode_plain, error_words, plain_text
 from interlock.wire.sse import Splitter, data_of
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
+PLAIN_TRIES = 8
+"""Events in a row that may turn out not to be plain text before the short way is given up for a stream."""
 
 
 class Relay:
@@ -39,8 +41,10 @@ class Relay:
         "_n",
         "_number",
         "_out",
+        "_plain_tries",
         "_splitter",
         "_tail",
+        "_tail_bytes",
         "_waiting",
         "bytes_sent",
         "chunks",
@@ -65,9 +69,11 @@ class Relay:
         self._hide_usage = not parsed.wants_usage
         self._out: list[bytes] = []
         self._tail: list[bytes] = []
+        self._tail_bytes = 0
         self._finished: set[int] = set()
         self._waiting = False
         self._held = 0
+        self._plain_tries = PLAIN_TRIES
         self.ended = False
         self.finish_reasons: tuple[str, ...] = ()
         self.usage: WireUsage | None = None
@@ -86,9 +92,10 @@ class Relay:
         if self.ended:
             return
         try:
-            for event in self._splitter.feed(data):
-                if not self._event(event):
-                    return
+            if not (self._plain_tries and self.first_ns and self._splitter.is_one(data) and self._plain(data)):
+                for event in self._splitter.feed(data):
+                    if not self._event(event):
+                        return
         except LogError as error:
             self._attempt.cancel()
             self._attempt.run.log_failed(error)
@@ -115,6 +122,16 @@ class Relay:
         """The source ended the body properly: with all choices finished that is an end, else it was cut off."""
         if self.ended:
             return
+        try:
+            for event in self._splitter.finish():
+                if not self._event(event):
+                    return
+        except LogError as error:
+            self._attempt.run.log_failed(error)
+            return
+        except UpstreamError as error:
+            self.broken(error)
+            return
         if len(self._finished) >= self._n:
             self._complete()
         else:
@@ -131,10 +148,33 @@ class Relay:
         self.ended = True
         attempt = self._attempt
         attempt.cancel()
-        if self.first_ns:
+        if self.events:
             attempt.run.stream_broken(error)
         else:
             attempt.run.failed(attempt, error)
+
+    def _plain(self, event: bytes) -> bool:
+        """Take an event that is nothing but a piece of text; False, and nothing done, when it is more than that."""
+        if self._finished:
+            return False
+        try:
+            text = decode_plain(event[6:-2]).choices[0].delta.content
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            self._plain_tries -= 1  # a source whose events are never plain is not asked for long
+            return False
+        self._plain_tries = PLAIN_TRIES
+        upstream = self._attempt.upstream
+        if upstream is not None:
+            upstream.event_seen = True
+        if text:
+            self._append(self._number, self.chunks, text, b"")
+            self.chunks += 1
+            data = text.encode()
+            self.text_bytes += len(data)
+            self.digest.update(data)
+        self.events += 1
+        self._out.append(event)
+        return True
 
     def _event(self, event: bytes) -> bool:
         """Record one event and queue it. False when it was the last."""
@@ -168,10 +208,9 @@ class Relay:
                 self.usage = parsed.usage
                 if self._hide_usage:
                     return True  # we asked for it, the caller did not
-            elif len(payload) > 2 and parsed.model is None:
+            elif len(payload) > 2:
                 self._record("", payload)
-            self._take(event)
-            return True
+            return self._take(event)
         if parsed.usage is not None:
             self.usage = parsed.usage
         if not self.first_ns:
@@ -184,11 +223,10 @@ class Relay:
         else:
             self._record("", payload)
         for choice in choices:
-            if choice.finish_reason:
+            if choice.finish_reason and choice.index not in self._finished:
                 self._finished.add(choice.index)
                 self.finish_reasons = (*self.finish_reasons, choice.finish_reason)
-        self._take(event)
-        return True
+        return self._take(event)
 
     def _record(self, text: str, raw: bytes) -> None:
         self._append(self._number, self.chunks, text, raw)
@@ -197,12 +235,18 @@ class Relay:
         self.text_bytes += len(data)
         self.digest.update(data)
 
-    def _take(self, event: bytes) -> None:
+    def _take(self, event: bytes) -> bool:
+        """Queue an event for the caller. False when it is to be the last: the end that is held must not grow."""
         self.events += 1
-        if len(self._finished) >= self._n:
-            self._tail.append(event)
-        else:
+        if len(self._finished) < self._n:
             self._out.append(event)
+            return True
+        self._tail.append(event)
+        self._tail_bytes += len(event)
+        if self._tail_bytes <= self._attempt.run.runtime.settings.write_buffer_bytes_max:
+            return True
+        self._complete()
+        return False
 
     # -- to the caller
 
@@ -219,8 +263,8 @@ class Relay:
 
     def _forward(self) -> None:
         out = self._out
-        if not out or not self._attempt.durable:
-            return
+        if not out or not self._attempt.durable or self._attempt.ended:
+            return  # nothing to send, not yet, or not any more: then the run decides what of it still leaves
         data = out[0] if len(out) == 1 else b"".join(out)
         self._out = []
         self.bytes_sent += len(data)
@@ -237,6 +281,11 @@ class Relay:
         self._out, self._tail = [], []
         self.bytes_sent += len(data)
         return data
+
+    @property
+    def bytes_whole(self) -> int:
+        """Bytes the caller has got when the stream is complete: what was sent and what `rest` will be."""
+        return self.bytes_sent + sum(map(len, self._out)) + self._tail_bytes + len(DONE_EVENT)
 
     def unsent(self) -> bytes:
         """Recorded events that were not forwarded yet (their records are written by now)."""

@@ -133,8 +133,11 @@ class Run:
         runtime = self.runtime
         now_ns = runtime.clock.mono_ns()
         attempt.ended = True
+        if isinstance(error, LogError):
+            self.log_failed(error)  # no other source would help
+            return
         row = attempt.link.row
-        if error.code not in HARMLESS_CODES and not isinstance(error, LogError):
+        if error.code not in HARMLESS_CODES:
             runtime.board.failure(row, now_ns)
             self._judged = True
         self._unseat()
@@ -198,7 +201,7 @@ class Run:
             self.head_sent = True
             sink.start(200, self._headers(EVENT_STREAM))
         sink.write(data)
-        self._last_sent_ns = self.runtime.clock.mono_ns()
+        self._last_sent_ns = self.runtime.swept_ns
 
     def stream_complete(self, relay: Relay) -> None:
         """A stream has said everything: its end leaves when the outcome is durable."""
@@ -262,7 +265,7 @@ class Run:
             body,
             error.code if error is not None else "",
             error.message if error is not None else "",
-            relay.bytes_sent if relay is not None else len(body),
+            len(body) if relay is None else relay.bytes_whole if state == "completed" else relay.bytes_sent,
         )
         try:
             seq = runtime.log.append(outcome)

@@ -60,9 +60,11 @@ class Runtime:
         self.runs: set[Run] = set()
         self.confirmed_ns = board.snapshot_confirmed()[1]
         """When the snapshot was last confirmed (Unix nanoseconds), as of the last sweep."""
+        self.swept_ns = clock.mono_ns()
+        """The monotonic clock as of the last sweep: near enough for keep-alives."""
         self.snapshot_age_max_s = tuple(settings.snapshot_age_max_s(c) for c in DataClass)
         self.draining = False
-        self.body_limits = Limits(settings.messages_max, settings.template_tokens_per_message)
+        self.body_limits = Limits(settings.messages_max, settings.template_tokens_per_message, settings.json_depth_max)
         self.latencies: dict[str, int] = {}
         """First-byte latency by offer key, in millionths, as this worker has seen it. Recorded with each decision's
         candidates, so that a replay does not need it."""
@@ -113,6 +115,7 @@ class Runtime:
 
     def sweep(self, now_ns: int) -> None:
         """Time-outs and keep-alives of everything in progress. Called several times a second."""
+        self.swept_ns = now_ns
         self.confirmed_ns = self.board.snapshot_confirmed()[1]
         for link in self.state.links.values():
             link.pool.sweep(now_ns / 1e9)

@@ -87,8 +87,8 @@ class _Look:
             if not _owned_by(entries, "vllm"):
                 raise self._error("wrong_kind", "does not look like vLLM: it has no /version; is its kind right?")
             self.warnings.append("The engine does not tell its version.")
-        paths = _object(self.client.get("/openapi.json", api=False)).get("paths")
-        abilities = self._vllm_abilities(paths if isinstance(paths, dict) else {})
+        paths = self._endpoints()
+        abilities = self._vllm_abilities(paths)
         lengths = {entry["id"]: _length(entry) for entry in entries}
         models = []
         for entry in entries:
@@ -96,6 +96,13 @@ class _Look:
             length = lengths[entry["id"]] or lengths.get(parent, 0)
             models.append(_model(entry["id"], abilities, length, parent))
         return Discovered("vllm", version, tuple(models), tuple(self.warnings))
+
+    def _endpoints(self) -> dict[str, Any]:
+        try:
+            paths = _object(self.client.get("/openapi.json", api=False)).get("paths")
+        except UpstreamError:
+            return {}  # a help, not a need: it can be switched off
+        return paths if isinstance(paths, dict) else {}
 
     def _vllm_abilities(self, paths: Mapping[str, object]) -> tuple[str, ...]:
         prefix = self.source.api_prefix

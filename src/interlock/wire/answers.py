@@ -6,7 +6,7 @@ Source: OpenAI API reference, "The chat completion object", "The chat completion
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -29,26 +29,24 @@ class WireUsage(msgspec.Struct):
     prompt_tokens_details: _PromptDetails | None = None
 
     def usage(self) -> Usage:
-        """The same in our terms; negative or missing figures count as zero."""
+        """The same in our terms; missing figures count as zero, absurd ones as the nearest that is possible."""
         details = self.prompt_tokens_details
         cached = details.cached_tokens if details is not None else 0
-        return Usage(max(self.prompt_tokens or 0, 0), max(cached or 0, 0), max(self.completion_tokens or 0, 0))
+        return Usage(_tokens(self.prompt_tokens), _tokens(cached), _tokens(self.completion_tokens))
 
 
-class _Delta(msgspec.Struct):
-    role: str | None = None
-    content: str | None = None
-    tool_calls: list[Any] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    function_call: dict[str, Any] | None = None
-    audio: dict[str, Any] | None = None
+TOKENS_MAX = 2**31 - 1
+"""Most tokens believed of one answer: a source that reports more must not overflow counters and records."""
+
+
+def _tokens(reported: int | None) -> int:
+    return min(max(reported or 0, 0), TOKENS_MAX)
 
 
 class _StreamChoice(msgspec.Struct):
     index: int = 0
-    delta: _Delta | None = None
+    delta: dict[str, Any] | None = None
+    """A plain mapping: what an engine adds under a name of its own must not be taken for nothing."""
     text: str | None = None
     finish_reason: str | None = None
     logprobs: dict[str, Any] | None = None
@@ -61,6 +59,33 @@ class StreamEvent(msgspec.Struct):
     model: str | None = None
     usage: WireUsage | None = None
     error: Raw | UnsetType = UNSET
+
+
+class _PlainDelta(msgspec.Struct, forbid_unknown_fields=True):
+    content: str
+    role: str | None = None
+    reasoning_content: None = None
+    reasoning: None = None
+    refusal: None = None
+    tool_calls: tuple[()] | None = None
+    function_call: None = None
+
+
+class _PlainChoice(msgspec.Struct):
+    delta: _PlainDelta
+    index: Literal[0] = 0
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class PlainEvent(msgspec.Struct):
+    """The event that nearly all of a stream consists of: one choice, a piece of text, nothing else.
+
+    What does not decode as this is looked at as a `StreamEvent`: this only saves the looking."""
+
+    choices: tuple[_PlainChoice]
+    usage: None = None
+    error: None = None
 
 
 class _Choice(msgspec.Struct):
@@ -90,6 +115,7 @@ class _ErrorBody(msgspec.Struct):
     detail: Raw | None = None
 
 
+decode_plain = msgspec.json.Decoder(PlainEvent).decode
 decode_event = msgspec.json.Decoder(StreamEvent).decode
 decode_answer = msgspec.json.Decoder(WholeAnswer).decode
 _decode_error = msgspec.json.Decoder(_ErrorBody).decode
@@ -102,16 +128,15 @@ def plain_text(choice: _StreamChoice) -> str | None:
     delta = choice.delta
     if delta is None:
         return choice.text or ""
-    if (
-        delta.tool_calls
-        or delta.reasoning_content
-        or delta.reasoning
-        or delta.refusal
-        or delta.function_call
-        or delta.audio
-    ):
-        return None
-    return delta.content or ""
+    text = delta.get("content")
+    if len(delta) > 1 or text is None:
+        for name, value in delta.items():
+            if value and name not in _PLAIN:
+                return None
+    return text if type(text) is str else None if text else ""
+
+
+_PLAIN = ("content", "role")
 
 
 def error_words(body: bytes, limit: int = 500) -> str:

@@ -25,6 +25,7 @@ FIELD_ACTIONS: dict[str, str] = {
     "priority": SET_PRIORITY,
     "service_tier": SET_PRIORITY,
     "n": MULTIPLY,
+    "n_cmpl": MULTIPLY,
     "best_of": MULTIPLY,
     "use_beam_search": MULTIPLY,
     "chat_template": CHANGE_TEMPLATE,
@@ -60,6 +61,16 @@ HARMLESS: dict[str, tuple[bytes, ...]] = {
     "kv_transfer_params": (b"null",),
     "cache_salt": (b"null",),
 }
+
+FOREIGN: dict[str, str] = {
+    "messages": "it belongs to chat completions",
+    "prompt": "it belongs to completions",
+    "input": "it belongs to embeddings",
+    "prompt_embeds": "send the prompt as text or token ids",
+    "n_predict": "use max_tokens",
+}
+"""Field name -> what to do instead. An engine may read these beside, or in place of, the prompt and the bound that
+were checked; only `messages`, `prompt` and `input` are taken, each by its own operation."""
 
 OWN_FIELD = "interlock"
 """The body field that Interlock's own extensions ride in; never sent to a source."""

@@ -8,7 +8,7 @@ into the typed fields that decisions need.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -16,21 +16,17 @@ from interlock.errors import BadRequest
 from interlock.types.identity import DataClass
 from interlock.types.request import Features
 from interlock.types.source import Ability
-from interlock.wire import fields
+from interlock.wire import fields, strict
 
 Raw = msgspec.Raw
 Fields = dict[str, Raw]
-
-
-class _Part(msgspec.Struct):
-    type: str = "text"
-    text: str | None = None
-    image_url: dict[str, Any] | str | None = None
+Bound = Annotated[int, msgspec.Meta(le=2**31 - 1)]
+Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class _Message(msgspec.Struct):
     role: str
-    content: str | list[_Part] | None = None
+    content: str | list[dict[str, Any]] | None = None
 
 
 class _StreamOptions(msgspec.Struct):
@@ -50,19 +46,19 @@ class _Common(msgspec.Struct):
     model: str
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    max_tokens: int | None = None
+    max_tokens: Bound | None = None
     n: int | None = None
     interlock: _Own | None = None
     logprobs: bool | int | None = None
     response_format: dict[str, Any] | None = None
     temperature: float | None = None
     top_p: float | None = None
-    seed: int | None = None
+    seed: Seed | None = None
 
 
 class _Chat(_Common):
     messages: list[_Message] = []
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Bound | None = None
     tools: list[Raw] | None = None
     functions: list[Raw] | None = None
     top_logprobs: int | None = None
@@ -78,7 +74,7 @@ class _Embedding(msgspec.Struct):
     model: str
     input: Any
     interlock: _Own | None = None
-    dimensions: int | None = None
+    dimensions: Bound | None = None
     encoding_format: str | None = None
 
 
@@ -124,6 +120,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     messages_max: int
     template_tokens_per_message: int
+    depth_max: int = 64
 
 
 def parse(operation: str, body: bytes, limits: Limits) -> Parsed:
@@ -133,6 +130,8 @@ def parse(operation: str, body: bytes, limits: Limits) -> Parsed:
     """
     try:
         top = _fields.decode(body)
+        strict.check_names(top)
+        strict.check_depth(body, limits.depth_max)
         if operation == "chat":
             return _parse_chat(top, _chat.decode(body), limits)
         if operation == "completions":
@@ -167,11 +166,13 @@ def _parse_chat(top: Fields, request: _Chat, limits: Limits) -> Parsed:
             code="too_many_messages",
         )
     prompt_bytes = sum(_size(top, name) for name in _PROMPT_FIELDS)
-    images, image_bytes, remote = 0, 0, False
+    images, image_bytes, remote, in_parts = 0, 0, False, False
     for message in messages:
         if type(message.content) is list:
+            in_parts = True
             n, size, fetches = _images(message.content)
             images, image_bytes, remote = images + n, image_bytes + size, remote or fetches
+    strict.check_messages(bytes(top["messages"]), len(messages), in_parts)
     needs = [_CHAT]
     if request.tools or request.functions:
         needs.append(Ability.tools.value)
@@ -180,7 +181,7 @@ def _parse_chat(top: Fields, request: _Chat, limits: Limits) -> Parsed:
     if request.logprobs or request.top_logprobs:
         needs.append(Ability.logprobs.value)
     _needs_format(request, needs)
-    actions = _actions(top)
+    actions = _actions("chat", top)
     if images:
         actions.append(fields.USE_IMAGES)
     if remote:
@@ -206,7 +207,7 @@ def _parse_completion(top: Fields, request: _Completion, limits: Limits) -> Pars
     _needs_format(request, needs)
     size = _size(top, "prompt") + _size(top, "suffix")
     answers = max(request.n or 1, request.best_of or 1)
-    actions = _actions(top)
+    actions = _actions("completions", top)
     parsed = _common("completions", top, request, needs, actions, size, size, "max_tokens", request.max_tokens, answers)
     parsed.n = parsed.n * prompts
     return parsed
@@ -228,7 +229,7 @@ def _parse_embedding(top: Fields, request: _Embedding, limits: Limits) -> Parsed
         max_tokens=0,
         max_tokens_field="",
         needs=(_EMBEDDINGS,),
-        actions=tuple(_actions(top)),
+        actions=tuple(_actions("embeddings", top)),
         prompt_tokens_max=size,
         prompt_bytes=size,
         data_class=own.data_class,
@@ -246,7 +247,9 @@ def _items(value: Any, field: str, limits: Limits) -> int:
         kinds = {type(item) for item in value}
         if kinds == {int}:
             return 1
-        if kinds == {str} or (kinds == {list} and all(type(token) is int for item in value for token in item)):
+        if kinds == {str} or (
+            kinds == {list} and all(value) and all(type(token) is int for item in value for token in item)
+        ):
             if len(value) > limits.messages_max:
                 raise BadRequest(f"At most {limits.messages_max} texts are taken in field '{field}'.", param=field)
             return len(value)
@@ -326,33 +329,51 @@ def _needs_format(request: _Common, needs: list[str]) -> None:
             )
 
 
-def _actions(top: Fields) -> list[str]:
-    """The policy actions that the request's fields ask for, without repeats."""
+def _actions(operation: str, top: Fields) -> list[str]:
+    """The policy actions that the request's fields ask for, without repeats.
+
+    Raises BadRequest for a field that would put another prompt or another bound beside the ones that were checked.
+    """
     actions: list[str] = []
-    for name in top.keys() & _ACTION_FIELDS:
-        if bytes(top[name]).strip() in fields.HARMLESS.get(name, ()):
+    for name in top.keys() & _WATCHED[operation]:
+        value = bytes(top[name]).strip()
+        if value == b"null" or value in fields.HARMLESS.get(name, ()):
             continue
-        action = fields.FIELD_ACTIONS[name]
+        action = fields.FIELD_ACTIONS.get(name)
+        if action is None:
+            raise BadRequest(f"Field {name!r} is not taken here; {fields.FOREIGN[name]}.", param=name)
         if action not in actions:
             actions.append(action)
     actions.sort()
     return actions
 
 
-_ACTION_FIELDS = fields.FIELD_ACTIONS.keys()
+_WATCHED = {
+    operation: fields.FIELD_ACTIONS.keys() | fields.FOREIGN.keys() - own
+    for operation, own in (("chat", {"messages"}), ("completions", {"prompt"}), ("embeddings", {"input"}))
+}
 
 
-def _images(parts: list[_Part]) -> tuple[int, int, bool]:
-    """(number of images, bytes of inline image data, whether any is fetched from an address)."""
+def _images(parts: list[dict[str, Any]]) -> tuple[int, int, bool]:
+    """(number of images, bytes of inline image data, whether any is fetched from an address).
+
+    A part holds what its type says and nothing else: engines take a part without a type, or with a field of another
+    type beside it, for whatever it looks like, and that must not be an image that nobody has seen here.
+    """
     count, size, remote = 0, 0, False
     for part in parts:
-        if part.type == "text":
+        kind = part.get("type")
+        if kind != "text" and kind != "image_url":
+            raise BadRequest(f"Content parts of type {kind!r} are not taken; use text or image_url.", param="messages")
+        for name in part:
+            if name not in _PART_FIELDS[kind]:
+                raise BadRequest(f"A content part of type {kind!r} does not take {name!r}.", param="messages")
+        if kind == "text":
+            if type(part.get("text")) is not str:
+                raise BadRequest("A content part of type 'text' needs a text.", param="messages")
             continue
-        if part.type != "image_url":
-            raise BadRequest(
-                f"Content parts of type {part.type!r} are not taken; use text or image_url.", param="messages"
-            )
-        url = part.image_url.get("url") if isinstance(part.image_url, dict) else part.image_url
+        image = part.get("image_url")
+        url = image.get("url") if isinstance(image, dict) else image
         if not isinstance(url, str) or not url:
             raise BadRequest("A content part of type 'image_url' needs image_url.url.", param="messages")
         count += 1
@@ -361,6 +382,12 @@ def _images(parts: list[_Part]) -> tuple[int, int, bool]:
         else:
             remote = True
     return count, size, remote
+
+
+_PART_FIELDS = {
+    "text": frozenset(("type", "text", "cache_control")),
+    "image_url": frozenset(("type", "image_url", "cache_control")),
+}
 
 
 def _size(top: Fields, name: str) -> int:

@@ -25,34 +25,49 @@ class Splitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Whole events (raw, each with its closing empty line) that `data` completes."""
-        if not self._rest and b"\r" not in data and data.find(b"\n\n") == len(data) - 2:
+        if not self._rest and b"\r" not in data and 0 <= data.find(b"\n\n") == len(data) - 2 <= self._limit:
             return [data]  # one whole event, as engines write them
-        return self._feed(self._rest + data)
+        return self._feed(self._rest + data, max(len(self._rest) - 3, 0))
 
-    def _feed(self, data: bytes) -> list[bytes]:
+    def _feed(self, data: bytes, looked_at: int) -> list[bytes]:
+        # What was looked at before holds no boundary, except that its last line end may be the start of one.
         events = []
         start = 0
-        for match in _BOUNDARY.finditer(data):
-            if match.end() == len(data) and data.endswith(b"\r"):
+        for match in _BOUNDARY.finditer(data, looked_at):
+            end = match.end()
+            if end == len(data) and data.endswith(b"\r"):
                 break  # an LF may follow and belong to this line end
-            events.append(data[start : match.end()])
-            start = match.end()
+            self._check(end - start)
+            events.append(data[start:end])
+            start = end
         self._rest = data[start:]
-        if len(self._rest) > self._limit:
+        self._check(len(self._rest))
+        return events
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
             raise UpstreamError(
                 f"The source sent an event of more than {self._limit} bytes.", code="upstream_event_too_large"
             )
-        return events
 
-    @property
-    def rest(self) -> bytes:
-        """Bytes that do not make a whole event yet."""
-        return self._rest
+    def is_one(self, data: bytes) -> bool:
+        """Whether `data` is exactly one whole event of one `data: ` line, as engines write them."""
+        size = len(data)
+        return (
+            not self._rest
+            and data.find(b"\n") == size - 2 <= self._limit
+            and data.startswith(b"data: ")
+            and data.endswith(b"\n\n")
+            and b"\r" not in data
+        )
 
-    def finish(self) -> bytes:
-        """At the end of the stream: a last event that lacks its empty line, or nothing."""
+    def finish(self) -> list[bytes]:
+        """At the end of the stream: the last event, when only the LF that might have followed its CR was awaited.
+
+        An event without its empty line is not whole and is dropped, as the standard asks.
+        """
         rest, self._rest = self._rest, b""
-        return rest
+        return [rest] if _BOUNDARY.search(rest) else []
 
 
 def data_of(event: bytes) -> bytes | None:

@@ -34,6 +34,8 @@ def _look(url: str, kind: str, settings: Settings = SETTINGS, **fields: Any) -> 
 
 def _served(kind: str, pages: dict[str, Script], models: tuple[str, ...] = ("m",)) -> ScriptedEngine:
     engine = ScriptedEngine(kind=kind, models=models)
+    if kind == "vllm":
+        engine.pages["/openapi.json"] = _openapi("/v1/chat/completions")
     engine.pages.update(pages)
     return engine
 
@@ -64,6 +66,12 @@ def test_vllm_without_a_list_of_endpoints() -> None:
         found = _look(engine.base_url, "vllm")
     assert "chat" in found.models[0].abilities
     assert len(found.warnings) == 1
+
+
+def test_endpoints_that_are_not_listed_in_time() -> None:
+    with _served("vllm", {"/openapi.json": faults.never_answers()}).in_thread() as engine:
+        found = _look(engine.base_url, "vllm", Settings(discovery_timeout_ms=200))
+    assert "chat" in found.models[0].abilities
 
 
 def test_an_adapter_takes_its_parents_context_length() -> None:

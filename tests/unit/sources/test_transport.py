@@ -229,6 +229,21 @@ def test_a_connection_lost_long_after_sending_is_not_retried(run: Run, monkeypat
     run(main())
 
 
+def test_a_call_is_retried_once_and_only_while_its_request_is_there(run: Run) -> None:
+    async def main() -> None:
+        async with upstream(_silent) as server, pool_to(server.port) as pool:
+            call, _ = send(pool)
+            assert call.retry_allowed(10.0, 10.5)
+            assert not call.retry_allowed(10.0, 11.5)
+            call.retried = True
+            assert not call.retry_allowed(10.0, 10.5)
+            call.retried, call.data = False, b""
+            assert not call.retry_allowed(10.0, 10.5)
+            call.cancel()
+
+    run(main())
+
+
 def test_bytes_on_an_idle_connection_end_it(run: Run) -> None:
     async def main() -> None:
         async def talkative(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -403,6 +418,8 @@ def test_pausing_stops_the_source_and_loses_nothing(run: Run) -> None:
             assert got.size == held < size
             assert sent == stopped < size
             call.resume()
+            pool.sweep(60)  # the silence was ours: it does not count
+            assert not got.over.done()
             await asyncio.wait_for(got.over, 5)
             assert (got.size, got.ends, pool.idle) == (size, 1, 1)
 

@@ -117,11 +117,13 @@ class HttpProtocol(asyncio.Protocol):
         "_failed",
         "_field_bytes",
         "_head_bytes",
+        "_head_done",
         "_headers",
         "_held",
         "_in_head",
         "_keep_alive",
         "_minor_10",
+        "_no_body",
         "_parser",
         "_paused",
         "_queue",
@@ -150,6 +152,7 @@ class HttpProtocol(asyncio.Protocol):
         self._held = 0
         self._keep_alive = True
         self._minor_10 = False
+        self._no_body = False
         self._begin()
         self._deadline_ns = 0
 
@@ -162,6 +165,7 @@ class HttpProtocol(asyncio.Protocol):
         self._head_bytes = 0
         self._field_bytes = 0
         self._in_head = False
+        self._head_done = False
 
     # -- asyncio.Protocol
 
@@ -243,6 +247,8 @@ class HttpProtocol(asyncio.Protocol):
         self._field_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_done:
+            return  # a trailer: it must not be taken for a header that whoever is before us has checked (RFC 9110 6.5.1)
         headers = self._headers
         name = name.lower()
         if name in headers:
@@ -261,6 +267,7 @@ class HttpProtocol(asyncio.Protocol):
         parser = self._parser
         headers = self._headers
         self._in_head = False
+        self._head_done = True
         version = parser.get_http_version()
         if version != "1.1":
             if version != "1.0":
@@ -309,7 +316,7 @@ class HttpProtocol(asyncio.Protocol):
         url = self._url
         path = url.decode("latin-1")
         if not path.startswith("/"):
-            path = httptools.parse_url(url).path.decode("latin-1") if b"://" in url else path
+            path = _absolute_path(url)
         if "?" in path:
             path = path.partition("?")[0]
         request = Request(
@@ -333,6 +340,7 @@ class HttpProtocol(asyncio.Protocol):
         self._deadline_ns = 0
         self._keep_alive = keep_alive
         self._minor_10 = minor_10
+        self._no_body = request.method == "HEAD"
         exchange = self.server.app(request, self)
         if self.busy:
             self._exchange = exchange
@@ -344,9 +352,12 @@ class HttpProtocol(asyncio.Protocol):
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         if self._failed:
             return
+        size = len(body)
+        if self._no_body:
+            body = b""
         self.transport.write(
             b"%b%bcontent-length: %d\r\n%b\r\n%b"
-            % (_STATUS_LINES.get(status) or _status_line(status), headers, len(body), self._connection(), body)
+            % (_STATUS_LINES.get(status) or _status_line(status), headers, size, self._connection(), body)
         )
         self._finish()
 
@@ -378,11 +389,10 @@ class HttpProtocol(asyncio.Protocol):
     def abort(self) -> None:
         if self._failed:
             return
-        self._failed = True
         self._exchange = None
         self._release()
         # What was written so far is still delivered; the missing last chunk tells that it is not whole.
-        self.transport.close()
+        self._close()
 
     def _connection(self) -> bytes:
         """The connection header this answer needs: none while the connection is kept."""
@@ -398,8 +408,7 @@ class HttpProtocol(asyncio.Protocol):
         self._chunked = False
         self.busy = False
         if not self._keep_alive:
-            self._failed = True
-            self.transport.close()
+            self._close()
             return
         if self._queue or self._refusal is not None:
             asyncio.get_running_loop().call_soon(self._next)
@@ -417,6 +426,13 @@ class HttpProtocol(asyncio.Protocol):
             self._dispatch(*self._queue.popleft())
         elif self._refusal is not None:
             self._refuse(self._refusal)
+
+    def _close(self) -> None:
+        """Take nothing more; close when the reader has taken what was written, or after its time."""
+        self._failed = True
+        server = self.server
+        self._deadline_ns = server.clock.mono_ns() + server.settings.slow_reader_timeout_ms * 1_000_000
+        self.transport.close()
 
     def _release(self) -> None:
         if self._held:
@@ -441,7 +457,11 @@ class HttpProtocol(asyncio.Protocol):
 
     def check_deadline(self, now_ns: int) -> None:
         """Time out a head, a body, an idle connection, or a reader that takes nothing."""
-        if self._paused and self.busy:
+        if self._failed:
+            if self._deadline_ns and now_ns >= self._deadline_ns:
+                self.transport.abort()
+            return
+        if self._paused:
             limit = self.server.settings.slow_reader_timeout_ms * 1_000_000
             if now_ns - self.paused_since_ns > limit:
                 self.transport.abort()
@@ -449,8 +469,7 @@ class HttpProtocol(asyncio.Protocol):
         if not self._deadline_ns or now_ns < self._deadline_ns or self.busy:
             return
         if self._head_bytes == 0:
-            self._failed = True
-            self.transport.close()
+            self._close()
         else:
             what = "head" if self._in_head else "body"
             self._refuse(RequestTimeout(f"The request's {what} did not arrive in time."))
@@ -458,8 +477,18 @@ class HttpProtocol(asyncio.Protocol):
     def close_if_idle(self) -> None:
         """Close now when no request is under way."""
         if not self.busy and not self._failed:
-            self._failed = True
-            self.transport.close()
+            self._close()
+
+
+def _absolute_path(url: bytes) -> str:
+    """The path of a request target in absolute form (RFC 9112 section 3.2.2); any other is left as it is."""
+    if b"://" not in url:
+        return url.decode("latin-1")
+    try:
+        path = httptools.parse_url(url).path
+    except httptools.HttpParserInvalidURLError:
+        raise BadRequest("The request target is not a valid URL.", code="malformed_http") from None
+    return path.decode("latin-1") if path else "/"
 
 
 def method_not_allowed(method: str, path: str, allowed: str) -> MethodNotAllowed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from interlock.errors import BadRequest
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 MODEL_NAME_MAX = 512
 """Longest model name taken, characters."""
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def receive(call: Call, limits: openai.Limits) -> None:
@@ -25,6 +27,8 @@ def receive(call: Call, limits: openai.Limits) -> None:
         raise BadRequest(f"Field 'model' must be 1 to {MODEL_NAME_MAX} characters long.", param="model")
     call.parsed = parsed
     traceparent = request.headers.get(b"traceparent")
-    if traceparent is not None and len(traceparent) == 55:
+    if traceparent is not None:
         # W3C Trace Context: version-traceid-parentid-flags
-        call.trace_id = traceparent[3:35].decode("latin-1")
+        match = _TRACEPARENT.fullmatch(traceparent)
+        if match is not None:
+            call.trace_id = match[1].decode("ascii")

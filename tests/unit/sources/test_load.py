@@ -1,0 +1,269 @@
+"""Reading an engine's load: the metrics pages, the hysteresis, the watcher with a real board and scripted engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from interlock.settings import Settings
+from interlock.sources.board import Board
+from interlock.sources.credentials import CredentialStore
+from interlock.sources.load import Load, LoadWatcher, parse_metrics, saturated_now
+from interlock.testing import faults
+from interlock.testing.answers import page
+from interlock.testing.engine import ScriptedEngine
+from interlock.types.clock import SystemClock
+from interlock.types.source import CredentialRef, LoadReading, Source, SourceKind, SourceLimits
+from tests.unit.sources.upstream import until
+
+VLLM_PAGE = b"""\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="a}\\"b"} 8.0
+vllm:num_requests_running{engine="1",model_name="a}\\"b"} 3.0
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="m"} 16.0
+vllm:num_requests_waiting{engine="1",model_name="m"} 0.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 16.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
+vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.9996
+vllm:prefix_cache_queries_total{engine="0",model_name="m"} 1.5e+03
+vllm:prefix_cache_queries_created{engine="0",model_name="m"} 1.7e+09
+vllm:prefix_cache_hits_total{engine="0",model_name="m"} 500.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        ("vllm", VLLM_PAGE, Load(16, 11, 1000, 1500, 500)),
+        ("vllm", b'vllm:gpu_cache_usage_perc{model_name="m"} 0.5\n', Load(kv_permille=500)),
+        ("vllm", b"vllm:num_requests_running NaN\nvllm:num_requests_waiting +Inf\n", Load()),
+        ("vllm", b"vllm:num_requests_running x\nvllm:num_requests_waiting -3\n", Load()),
+        ("vllm", b"vllm:num_requests_waiting 2 1700000000000", Load(waiting=2)),
+        ("vllm", b"", Load()),
+        ("llamacpp", b"llamacpp:requests_processing 2\nllamacpp:requests_deferred 5\n", Load(5, 2)),
+        ("llamacpp", VLLM_PAGE, Load()),
+        ("openai", VLLM_PAGE, Load()),
+    ],
+)
+def test_pages(kind: str, text: bytes, expected: Load) -> None:
+    assert parse_metrics(SourceKind(kind), text) == expected
+
+
+def test_hysteresis() -> None:
+    limits = SourceLimits(waiting_max=8, waiting_resume=2)
+    state, states = False, []
+    for waiting in (0, 8, 9, 5, 3, -1, 2, 8, 20, -1, 0):
+        state = saturated_now(state, waiting, limits)
+        states.append(state)
+    assert states == [False, False, True, True, True, True, False, False, True, True, False]
+
+
+def test_a_resume_above_the_maximum_cannot_flap() -> None:
+    limits = SourceLimits(waiting_max=2, waiting_resume=10)
+    assert saturated_now(False, 3, limits)
+    assert saturated_now(True, 3, limits)
+    assert not saturated_now(True, 2, limits)
+
+
+class Series:
+    """A gauge or counter of a test."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, ...], int] = {}
+
+    def set(self, labels: tuple[str, ...], value: int, /) -> None:
+        self.values[labels] = value
+
+    def add(self, labels: tuple[str, ...], /) -> None:
+        self.values[labels] = self.values.get(labels, 0) + 1
+
+    def clear(self) -> None:
+        self.values.clear()
+
+
+class Instruments:
+    """Those that the watcher reports to."""
+
+    def __init__(self) -> None:
+        self.source_up, self.source_saturated, self.source_waiting = Series(), Series(), Series()
+        self.source_running, self.source_kv_ratio, self.source_inflight = Series(), Series(), Series()
+        self.source_breaker, self.source_probes = Series(), Series()
+
+
+SETTINGS = Settings(load_interval_ms=50, probe_timeout_ms=300, health_failures_max=3, load_age_ms_max=400)
+
+
+class Watching:
+    """A watcher at work, with what tests look at."""
+
+    def __init__(self, board: Board, watcher: LoadWatcher, metrics: Instruments) -> None:
+        self.board = board
+        self.watcher = watcher
+        self.metrics = metrics
+
+    def reading(self, source_id: str = "src_1") -> LoadReading:
+        """The board's reading now."""
+        return self.board.reading(self.board.row(source_id), SystemClock().mono_ns())
+
+
+@asynccontextmanager
+async def _watching(tmp_path: Path, settings: Settings = SETTINGS) -> AsyncIterator[Watching]:
+    metrics = Instruments()
+    with Board.create(tmp_path / "board.shm", rows=8, workers=1, settings=settings) as board:
+        credentials = CredentialStore(settings, {"KEY": "secret"})
+        watcher = LoadWatcher(board, settings, SystemClock(), metrics=metrics, credentials=credentials)
+        task = asyncio.create_task(watcher.run())
+        try:
+            yield Watching(board, watcher, metrics)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _source(server: ScriptedEngine, source_id: str = "src_1", **fields: object) -> Source:
+    return Source(source_id, f"s-{source_id}", SourceKind(server.kind), server.base_url, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["vllm", "llamacpp"])
+def test_load_saturation_and_return(tmp_path: Path, kind: str) -> None:
+    async def main() -> None:
+        async with ScriptedEngine(kind=kind) as engine, _watching(tmp_path) as it:
+            engine.load.running, engine.load.waiting, engine.load.kv_ratio = 4, 3, 0.5
+            it.watcher.update([_source(engine, credential=CredentialRef(env="KEY"))])
+            await until(lambda: it.reading().waiting == 3)
+            assert it.reading().running == 4
+            assert it.reading().kv_permille == (500 if kind == "vllm" else -1)
+            assert not it.reading().saturated
+            engine.load.waiting = 9
+            await until(lambda: it.reading().saturated)
+            engine.load.waiting = 3
+            await until(lambda: it.reading().waiting == 3)
+            assert it.reading().saturated, "it stays saturated until the queue is at or below waiting_resume"
+            engine.load.waiting = 2
+            await until(lambda: not it.reading().saturated)
+            assert engine.requests[0].header("authorization") == "Bearer secret"
+
+    asyncio.run(main())
+
+
+def test_a_source_that_goes_down_and_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    async def main() -> None:
+        engine = ScriptedEngine(kind="vllm")
+        await engine.start()
+        async with _watching(tmp_path) as it:
+            it.watcher.update([_source(engine)])
+            await until(lambda: it.reading().waiting == 0)
+            await engine.close()
+            await until(lambda: not it.reading().healthy)
+            await until(lambda: it.reading().waiting == -1)
+            assert not it.reading().saturated
+            await engine.start()
+            await until(lambda: it.reading().healthy and it.reading().waiting == 0)
+            await engine.close()
+
+    asyncio.run(main())
+    messages = [r.getMessage() for r in caplog.records if r.name == "interlock.sources.load"]
+    assert len([m for m in messages if "is down: source 's-src_1' refused" in m]) == 1
+    assert len([m for m in messages if "is up again" in m]) == 1
+
+
+def test_an_engine_that_answers_metrics_but_is_not_healthy(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ScriptedEngine(kind="vllm") as engine, _watching(tmp_path) as it:
+            engine.pages["/health"] = page("", 503)
+            it.watcher.update([_source(engine)])
+            await until(lambda: not it.reading().healthy)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [faults.never_answers(), faults.garbage(), faults.huge(300_000), faults.closes_at_once()],
+    ids=["silent", "garbage", "huge", "closes"],
+)
+def test_probes_are_bounded_and_failures_count(tmp_path: Path, answer: object) -> None:
+    async def main() -> None:
+        settings = Settings(load_interval_ms=50, probe_timeout_ms=100, health_failures_max=2, probe_bytes_max=100_000)
+        async with ScriptedEngine(kind="vllm") as engine, _watching(tmp_path, settings) as it:
+            engine.pages["/metrics"] = answer  # type: ignore[assignment]
+            it.watcher.update([_source(engine)])
+            await until(lambda: not it.reading().healthy)
+            assert it.metrics.source_probes.values["s-src_1", "failed"] >= 2
+
+    asyncio.run(main())
+
+
+def test_an_engine_without_metrics_is_healthy_with_unknown_load(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with ScriptedEngine(kind="llamacpp") as engine, _watching(tmp_path) as it:
+            engine.pages["/metrics"] = page({"error": "start it with --metrics"}, 501)
+            it.watcher.update([_source(engine)])
+            await until(lambda: it.metrics.source_probes.values.get(("s-src_1", "ok"), 0) > 2)
+            assert it.reading() == LoadReading(healthy=True)
+
+    asyncio.run(main())
+    assert caplog.text.count("has no metrics") == 1
+
+
+def test_sources_without_probes_are_published_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ScriptedEngine(kind="openai") as engine, _watching(tmp_path) as it:
+            it.watcher.update([_source(engine)])
+            await until(lambda: it.metrics.source_up.values == {("s-src_1",): 1})
+            assert it.reading() == LoadReading(healthy=True)
+            assert engine.requests == []
+
+    asyncio.run(main())
+
+
+def test_updates_change_who_is_watched(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ScriptedEngine(kind="vllm") as one, ScriptedEngine(kind="vllm") as two, _watching(tmp_path) as it:
+            it.watcher.update([_source(one)])
+            await until(lambda: len(one.requests) > 2)
+            connections = one.connections
+            it.watcher.update([_source(one, engine="vllm", engine_version="1"), _source(two, "src_2")])
+            await until(lambda: len(two.requests) > 2)
+            assert one.connections == connections, "a discovered version does not interrupt the watching"
+            it.watcher.update([_source(two, "src_2")])
+            await until(lambda: one.open_connections == 0)
+            seen = len(one.requests)
+            await until(lambda: set(it.metrics.source_up.values) == {("s-src_2",)})
+            assert len(one.requests) == seen
+        assert two.open_connections == 0, "a watcher that ends leaves no connection open"
+
+    asyncio.run(main())
+
+
+def test_a_defect_in_reading_one_source_does_not_end_the_watching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = 0
+
+    def broken(kind: SourceKind, text: bytes) -> Load:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("a defect")
+        return parse_metrics(kind, text)
+
+    monkeypatch.setattr("interlock.sources.load.parse_metrics", broken)
+
+    async def main() -> None:
+        async with ScriptedEngine(kind="vllm") as engine, _watching(tmp_path) as it:
+            it.watcher.update([_source(engine)])
+            await until(lambda: calls > 3)
+
+    asyncio.run(main())
+    assert "a defect" in caplog.text
