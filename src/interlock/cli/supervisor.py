@@ -168,7 +168,7 @@ class Supervisor:
         if engines:
             urls = {name: engine.ready(deadline, self._stopped)["url"] for name, engine in engines.items()}
             tenants = configure_demo(self._settings, AdminClient(control_url, key), urls)
-            wait_for_models(gateway_url, tenants, deadline)
+            wait_for_models(self._settings, gateway_url, tenants, deadline)
         return {"gateway": gateway_url, "control": control_url, "admin_key": key, "tenants": tenants}
 
     def _engines(self, environment: dict[str, str]) -> dict[str, Child]:
@@ -193,7 +193,7 @@ class Supervisor:
             write_secret(self._ready_file, json.dumps(said, indent=2) + "\n")
         sys.stdout.write(f"gateway  {said['gateway']}\ncontrol  {said['control']}\n")
         if self._demo:
-            sys.stdout.write(first_minute(said["gateway"], said["tenants"]))
+            sys.stdout.write(first_minute(self._settings, said["gateway"], said["tenants"]))
         sys.stdout.flush()
 
     def _watch(self) -> int:

@@ -1,14 +1,14 @@
 """From YAML or JSON text to a `Document`, with the file and line of everything, so that errors can say where.
 
 The YAML read is the JSON-like part of YAML 1.2: `no` and `on` are text, dates are text, a key may occur once, and
-anchors may not be used to blow a small file up (`ALIASES_MAX`). JSON is read the same way: it is YAML.
+anchors may not be used to blow a small file up (`NODES_MAX` counts them written out). JSON is read the same way.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import yaml
@@ -18,26 +18,19 @@ from interlock.control.documents import Document, lean
 from interlock.errors import ConfigError
 
 DEPTH_MAX = 32
-ALIASES_MAX = 64
-NODES_MAX = 1_000_000
+NODES_MAX = 500_000
 
 Path = tuple[str | int, ...]
 """Where a value is in a document: ("tenants", 0, "teams", 1, "name")."""
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's core scalars only."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-
-
-for _tag, _pattern, _first in (
-    ("null", r"^(?:null|~|)$", ["n", "~", ""]),
-    ("bool", r"^(?:true|false)$", ["t", "f"]),
-    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
-    ("float", r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$", list("-+.0123456789")),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+_SCALARS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("null", re.compile(r"(?:null|~|)")),
+    ("bool", re.compile(r"(?:true|false)")),
+    ("int", re.compile(r"[-+]?[0-9]{1,40}")),
+    ("float", re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")),
+)
+"""YAML 1.2's core scalars, of which plain text may be one."""
 
 
 class Places:
@@ -92,109 +85,153 @@ def dump(document: Document) -> str:
     return yaml.safe_dump(lean(document), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _read(file: str, text: str) -> tuple[Any, yaml.Node | None]:
+class _Node(NamedTuple):
+    """A value with its line (from 1); `children` are nodes by index or key, with the key's line for a mapping."""
+
+    value: Any
+    line: int
+    children: tuple[tuple[str | int, _Node], ...] = ()
+
+
+def _read(file: str, text: str) -> _Node | None:
+    """The one document of a text, None when it is empty. Raises ConfigError with file and line."""
     try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None, None
-            return _Reader(file).value(node), node
-        finally:
-            loader.dispose()
+        # libyaml's parser gives events one by one: nothing is built of what is nested too deeply
+        events = yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return _Composer(file, events).document()
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{file}{line}: not valid YAML: {e.problem or e.context}", param=file) from None
-    except (yaml.YAMLError, UnicodeError, RecursionError) as e:
+    except (yaml.YAMLError, UnicodeError) as e:
         raise ConfigError(f"{file}: not valid YAML: {str(e).splitlines()[0]}", param=file) from None
 
 
-class _Reader:
-    """Node graph to plain values: refuses duplicate keys, foreign tags, deep nesting and too many aliases."""
+class _Composer:
+    """Events to nodes: refuses duplicate keys, foreign tags, deep nesting, and files blown up with anchors."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, events: Iterable[yaml.Event]) -> None:
         self._file = file
+        self._events = iter(events)
+        self._anchors: dict[str, tuple[_Node, int]] = {}
         self._nodes = 0
-        self._seen: set[int] = set()
-        self._aliases = 0
 
-    def value(self, node: yaml.Node, depth: int = 0) -> Any:
+    def document(self) -> _Node | None:
+        """The only document."""
+        next(self._events)  # the stream's start
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            return None
+        node = self._node(next(self._events), 0)
+        next(self._events)  # the document's end
+        extra = next(self._events)
+        if not isinstance(extra, yaml.StreamEndEvent):
+            raise self._error(extra, "a file holds one document; join several with a list each")
+        return node
+
+    def _node(self, event: yaml.Event, depth: int) -> _Node:
+        before = self._nodes
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event)
         self._nodes += 1
         if depth > DEPTH_MAX:
-            raise self._error(node, f"nested deeper than {DEPTH_MAX}")
+            raise self._error(event, f"nested deeper than {DEPTH_MAX}")
+        if isinstance(event, yaml.ScalarEvent):
+            node = _Node(self._scalar(event), _line(event))
+        elif isinstance(event, yaml.SequenceStartEvent):
+            self._plain_tag(event, "seq")
+            node = self._sequence(event, depth)
+        else:
+            self._plain_tag(event, "map")
+            node = self._mapping(event, depth)
+        anchor = getattr(event, "anchor", None)
+        if anchor:
+            self._anchors[anchor] = (node, self._nodes - before)
+        return node
+
+    def _alias(self, event: yaml.AliasEvent) -> _Node:
+        if event.anchor not in self._anchors:
+            raise self._error(event, f"found undefined alias {event.anchor!r}")
+        node, size = self._anchors[event.anchor]
+        self._nodes += size
         if self._nodes > NODES_MAX:
-            raise self._error(node, f"more than {NODES_MAX} values")
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node)
-        if id(node) in self._seen:
-            self._aliases += 1
-            if self._aliases > ALIASES_MAX:
-                raise self._error(node, f"more than {ALIASES_MAX} uses of anchors")
-        self._seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(child, depth + 1) for child in node.value]
-        return self._mapping(node, depth)
+            raise self._error(event, f"more than {NODES_MAX} values, anchors written out")
+        return node
 
-    def _mapping(self, node: yaml.Node, depth: int) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key, child in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise self._error(key, "a key must be text")
-            if key.value in out:
-                raise self._error(key, f"the key {key.value!r} occurs twice")
-            out[key.value] = self.value(child, depth + 1)
-        return out
+    def _sequence(self, start: yaml.Event, depth: int) -> _Node:
+        nodes: list[_Node] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            nodes.append(self._node(event, depth + 1))
+        return _Node([n.value for n in nodes], _line(start), tuple(enumerate(nodes)))
 
-    def _scalar(self, node: yaml.ScalarNode) -> Any:
-        kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        if kind == "str":
-            return node.value
+    def _mapping(self, start: yaml.Event, depth: int) -> _Node:
+        values: dict[str, Any] = {}
+        children: list[tuple[str | int, _Node]] = []
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            if not isinstance(event, yaml.ScalarEvent):
+                raise self._error(event, "a key must be text")
+            key = str(event.value)
+            if key in values:
+                raise self._error(event, f"the key {key!r} occurs twice")
+            node = self._node(next(self._events), depth + 1)
+            values[key] = node.value
+            children.append((key, node._replace(line=_line(event))))
+        return _Node(values, _line(start), tuple(children))
+
+    def _scalar(self, event: yaml.ScalarEvent) -> Any:
+        text = str(event.value)
+        kind = (event.tag or "").removeprefix(_CORE)
+        if not event.tag and event.implicit[0]:
+            kind = next((name for name, pattern in _SCALARS if pattern.fullmatch(text)), "str")
+        if kind in ("str", "", "!"):
+            return text
+        pattern = dict(_SCALARS).get(kind)
+        if pattern is None or not pattern.fullmatch(text):
+            raise self._error(event, f"{text!r} cannot be read as {kind}")
         if kind == "null":
             return None
-        if kind == "bool" and node.value in ("true", "false"):
-            return node.value == "true"
-        try:
-            if kind == "int":
-                return int(node.value)
-            if kind == "float":
-                return float(node.value)
-        except ValueError:
-            pass
-        raise self._error(node, f"{node.value!r} cannot be read as {kind}")
+        if kind == "bool":
+            return text == "true"
+        return int(text) if kind == "int" else float(text)
 
-    def _error(self, node: yaml.Node, reason: str) -> ConfigError:
-        return ConfigError(f"{self._file}:{node.start_mark.line + 1}: {reason}", param=self._file)
+    def _plain_tag(self, event: yaml.Event, kind: str) -> None:
+        tag = getattr(event, "tag", None)
+        if tag and tag != _CORE + kind:
+            raise self._error(event, f"the tag {tag!r} is not taken")
+
+    def _error(self, event: yaml.Event, reason: str) -> ConfigError:
+        return ConfigError(f"{self._file}:{_line(event)}: {reason}", param=self._file)
 
 
-def _merge(merged: dict[str, Any], read: tuple[Any, yaml.Node | None], file: str, places: Places) -> None:
-    value, node = read
-    if value is None or node is None:
+_CORE = "tag:yaml.org,2002:"
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
+
+
+def _merge(merged: dict[str, Any], node: _Node | None, file: str, places: Places) -> None:
+    if node is None or node.value is None:
         return
-    if not isinstance(value, dict):
+    if not isinstance(node.value, dict):
         raise ConfigError(f"{file}:1: a configuration document is a mapping with tenants, sources, ...", param=file)
-    for key, child in node.value:
-        name = key.value
-        if name in merged and isinstance(merged[name], list) and isinstance(value[name], list):
-            start = len(merged[name])
-            merged[name] += value[name]
-            for i, entry in enumerate(child.value):
-                _mark((name, start + i), entry, file, places)
+    for key, child in node.children:
+        name = str(key)
+        before = merged.get(name)
+        if isinstance(before, list) and isinstance(child.value, list):
+            for i, entry in child.children:
+                _mark((name, len(before) + int(i)), entry, file, places)
+            merged[name] = before + child.value
         elif name in merged and name != "prune":
-            raise ConfigError(f"{file}:{key.start_mark.line + 1}: {name} must be a list", param=name)
+            raise ConfigError(f"{file}:{child.line}: {name} must be a list", param=name)
         else:
-            merged[name] = value[name] or merged.get(name, False) if name == "prune" else value[name]
-            _mark((name,), child, file, places, key)
+            merged[name] = child.value or before or False if name == "prune" else child.value
+            _mark((name,), child, file, places)
 
 
-def _mark(path: Path, node: yaml.Node, file: str, places: Places, key: yaml.Node | None = None) -> None:
-    places.put(path, file, (key or node).start_mark.line + 1)
-    if isinstance(node, yaml.SequenceNode):
-        for i, child in enumerate(node.value):
-            _mark((*path, i), child, file, places)
-    elif isinstance(node, yaml.MappingNode):
-        for name, child in node.value:
-            _mark((*path, name.value), child, file, places, name)
+def _mark(path: Path, node: _Node, file: str, places: Places) -> None:
+    places.put(path, file, node.line)
+    for step, child in node.children:
+        _mark((*path, step), child, file, places)
 
 
 _AT = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>\$.*?)`)?$", re.DOTALL)

@@ -51,9 +51,9 @@ def write_secret(path: Path, text: str, *, replace: bool = True) -> None:
             partial.replace(path)
         else:
             os.link(partial, path)
-    except FileExistsError:
-        raise
     except OSError as e:
+        if isinstance(e, FileExistsError) and not replace and path.exists():
+            raise
         raise ConfigError(f"{path}: cannot be written: {e.strerror}", param=str(path)) from None
     finally:
         with contextlib.suppress(OSError):

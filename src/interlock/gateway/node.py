@@ -39,6 +39,7 @@ from interlock.gateway.listen import Listening
 from interlock.gateway.slots import Slot
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
+from interlock.gateway.tls import check as check_tls
 from interlock.metering.limits import LimitTable
 from interlock.settings import Settings, load
 from interlock.sources.board import Board
@@ -118,6 +119,7 @@ class GatewayNode:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises ConfigError or Unavailable when the node cannot start."""
+        check_tls(self.settings)
         for folder in ("run", "snapshot", "jwks", "log"):
             self.settings.home_path("node", folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:

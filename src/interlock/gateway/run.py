@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
 from interlock.gateway.attempt import Attempt
+from interlock.gateway.trace import tried
 from interlock.types.record import AttemptEnd, Outcome
 from interlock.types.usage import Usage
 from interlock.wire.errors import error_answer, error_event
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from interlock.gateway.http.exchange import Headers
     from interlock.gateway.relay import Relay
     from interlock.gateway.runtime import Runtime
+    from interlock.telemetry.tracing import AttemptFigures
     from interlock.types.decision import Candidate
     from interlock.wire.answers import WholeAnswer
 
@@ -62,6 +64,7 @@ class Run:
         "paused",
         "runtime",
         "stream",
+        "tried",
     )
 
     def __init__(self, call: Call, runtime: Runtime) -> None:
@@ -82,6 +85,13 @@ class Run:
         self._last_error: InterlockError | None = None
         self._last_sent_ns = call.started_ns
         self._skipped: list[str] = []
+        self.tried: list[AttemptFigures] = []
+        """Attempts that failed, for tracing; empty when nothing is traced."""
+
+    @property
+    def last_attempt(self) -> Attempt | None:
+        """The attempt that answers, or the one that failed last."""
+        return self._attempt
 
     def begin(self) -> None:
         """Start with the first candidate."""
@@ -146,6 +156,8 @@ class Run:
             runtime.board.cool_down(row, now_ns + retry_after_s * 1_000_000_000)
         runtime.metrics.attempts.add((attempt.link.source.name, error.code))
         self._last_error = error
+        if runtime.on_finished is not None:
+            self.tried.append(tried(self, attempt, now_ns, error.code, error.status))
         try:
             runtime.log.append(
                 AttemptEnd(self.call.number, attempt.number, now_ns, error.code, error.status, error.message)

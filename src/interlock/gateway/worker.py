@@ -12,7 +12,6 @@ import os
 import secrets
 import signal
 import socket
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ import uvloop
 from interlock import __version__
 from interlock.errors import ConfigError, InterlockError, LogError, SnapshotError, Unauthenticated
 from interlock.gateway.app import Gateway
+from interlock.gateway.http.fallback import Fallback
 from interlock.gateway.http.protocol import Server
 from interlock.gateway.identify import Authenticator
 from interlock.gateway.jwks import KeyStore
@@ -44,17 +44,19 @@ from interlock.gateway.runtime import Runtime
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.gateway.state import State, build_state
+from interlock.gateway.tls import ServerTls
 from interlock.gateway.tokens import TokenVerifier
+from interlock.gateway.trace import tell
 from interlock.ledger.log import RecordLog
 from interlock.ledger.recovery import recover_beside
 from interlock.metering.limits import LimitTable
 from interlock.settings import Settings
 from interlock.sources.board import Board
 from interlock.sources.credentials import CredentialStore
-from interlock.sources.tls import file_mark
 from interlock.telemetry.exposition import render
 from interlock.telemetry.logs import setup_logging
 from interlock.telemetry.metrics import Metrics, fill_process
+from interlock.telemetry.tracing import Tracer, open_tracer
 from interlock.types.clock import SystemClock
 from interlock.types.snapshot import FORMAT, Head, root_hash
 
@@ -99,10 +101,13 @@ class Worker:
         self.stopped = loop.create_future()
         self._links: dict[str, Link] = {}
         self._listener: asyncio.Server | None = None
-        self._tls: ssl.SSLContext | None = None
-        self._tls_marks: tuple[object, ...] = ()
+        self._fallback: Fallback | None = None
+        self._tls: ServerTls | None = None
         self._stopping = False
         self._recovery: asyncio.Task[None] | None = None
+        self._tracer: Tracer | None = None
+        self._swept_ns = clock.mono_ns()
+        self._lag_us = 0
 
     # -- start
 
@@ -135,12 +140,18 @@ class Worker:
         )
         self.tokens.update(self.view.issuers)
         self.metrics.before_publish(self._fill_metrics)
+        self._tracer = open_tracer(settings, __version__, config.node, os.urandom)
+        if self._tracer is not None:
+            self.runtime.on_finished = tell(self._tracer)
+            self.metrics.before_publish(self._tracer.fill)
         gateway = Gateway(self.runtime, lambda: render(Path(config.run_dir), settings, self.clock))
         self.server = Server(gateway, settings, self.clock)
         await self._listen()
         self._every(SWEEP_S, self._sweep)
         self._every(settings.metrics_interval_ms / 1000, self.metrics.publish)
-        self._every(settings.credential_check_ms / 1000, self._check_files)
+        self._every(settings.credential_check_ms / 1000, self._check_credentials)
+        if self._tls is not None:
+            self._every(settings.tls_reload_interval_ms / 1000, self._check_certificate)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLD)
@@ -167,15 +178,20 @@ class Worker:
         assert self.server is not None  # noqa: S101 - made by start
         settings = self.settings
         if settings.tls_cert_file:
-            self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
-            self._tls.set_alpn_protocols(["http/1.1"])
-            self._tls.load_cert_chain(settings.tls_cert_file, settings.tls_key_file or None)
-            self._tls_marks = self._tls_look()
+            self._tls = ServerTls(settings)
         sock = socket.socket(fileno=self.config.listen_fd)
         sock.setblocking(False)
+        if settings.gateway_server == "uvicorn":
+            self._fallback = Fallback(self.server.app, settings, self.clock, sock)
+            await self._fallback.start()
+            return
+        if settings.gateway_server != "native":
+            raise ConfigError("gateway_server must be native or uvicorn", param="gateway_server")
         self._listener = await self.loop.create_server(
-            self.server.protocol, sock=sock, ssl=self._tls, backlog=settings.listen_backlog
+            self.server.protocol,
+            sock=sock,
+            ssl=self._tls.context if self._tls is not None else None,
+            backlog=settings.listen_backlog,
         )
 
     def _every(self, seconds: float, action: Callable[[], object]) -> None:
@@ -268,24 +284,23 @@ class Worker:
 
     def _sweep(self) -> None:
         now_ns = self.clock.mono_ns()
+        self._lag_us = max(self._lag_us, (now_ns - self._swept_ns) // 1000 - int(SWEEP_S * 1e6))
+        self._swept_ns = now_ns
         assert self.server is not None and self.runtime is not None and self.view is not None  # noqa: S101
         self.server.sweep(now_ns)
         self.runtime.sweep(now_ns)
         self.board.set_worker_state(pid=os.getpid(), snapshot_version=self.view.version, calls=len(self.runtime.runs))
 
-    def _check_files(self) -> None:
+    def _check_credentials(self) -> None:
         self.credentials.check(self.clock.mono_ns() / 1e9)
-        if self._tls is not None and self._tls_look() != self._tls_marks:
-            try:
-                self._tls.load_cert_chain(self.settings.tls_cert_file, self.settings.tls_key_file or None)
-            except (OSError, ssl.SSLError) as e:
-                log.error("certificate not reloaded, the old one stays", extra={"why": str(e)})
-                return
-            self._tls_marks = self._tls_look()
-            log.info("certificate reloaded")
 
-    def _tls_look(self) -> tuple[object, ...]:
-        return tuple(file_mark(path) for path in (self.settings.tls_cert_file, self.settings.tls_key_file) if path)
+    def _check_certificate(self) -> None:
+        assert self._tls is not None  # noqa: S101 - called only with TLS
+        try:
+            if self._tls.refresh():
+                log.info("certificate reloaded")
+        except ConfigError as e:
+            log.error("certificate not reloaded, the old one stays", extra={"why": e.message})
 
     def _fill_metrics(self, metrics: Metrics) -> None:
         assert self.server is not None and self.runtime is not None and self.view is not None  # noqa: S101
@@ -302,6 +317,9 @@ class Worker:
         confirmed_ns = self.board.snapshot_confirmed()[1]
         age_us = max(self.clock.wall_ns() - confirmed_ns, 0) // 1000
         metrics.snapshot_age_seconds.set((), age_us)
+        metrics.loop_lag_seconds.set((), self._lag_us)
+        self._lag_us = 0
+        metrics.log_fsync_seconds.follow((), stats.fsync_us_sum)
         fill_process(metrics, "worker")
 
     # -- failure and stop
@@ -330,6 +348,8 @@ class Worker:
         deadline_ns = self.clock.mono_ns() + grace_ms * 1_000_000
         if self._listener is not None:
             self._listener.close()
+        if self._fallback is not None:
+            self._fallback.stop_accepting()
         runtime = self.runtime
         if runtime is not None and self.server is not None:
             runtime.draining = True
@@ -345,6 +365,10 @@ class Worker:
         if self._recovery is not None:
             await asyncio.wait([self._recovery], timeout=FINISH_NS / 1e9)
         await self.record_log.close()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
+        if self._fallback is not None:
+            await self._fallback.close()
         for link in self._links.values():
             await link.pool.close()
         if not self.stopped.done():

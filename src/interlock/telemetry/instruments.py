@@ -22,9 +22,6 @@ LATENCY_BOUNDS_US = (
 )  # fmt: skip
 """Upper bounds of latency buckets, microseconds: 1 ms to 5 minutes."""
 
-DISK_BOUNDS_US = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_000_000)
-"""Upper bounds of fsync buckets, microseconds: 0.1 ms to 2 s."""
-
 
 class Family(msgspec.Struct, frozen=True):
     """What is known of a metric family besides its values.

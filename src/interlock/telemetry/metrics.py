@@ -19,7 +19,6 @@ import msgspec
 
 from interlock.settings import Settings
 from interlock.telemetry.instruments import (
-    DISK_BOUNDS_US,
     DUMP_FORMAT,
     LATENCY_BOUNDS_US,
     Counter,
@@ -106,9 +105,6 @@ class Metrics:
             "Calls refused by a limit: of a key, principal or team; of requests, tokens or concurrency.",
             ("level", "limit"),
         )
-        self.policy_decisions = self._counter(
-            "interlock_policy_decisions_total", "Authorizations, by decision cache: hit or miss.", ("cache",)
-        )
         self.inflight = self._gauge("interlock_inflight", "Calls in progress.")
         self.connections = self._gauge("interlock_connections", "Open client connections.")
 
@@ -116,8 +112,8 @@ class Metrics:
         self.log_records = self._counter("interlock_log_records_total", "Records appended to the record log.")
         self.log_bytes = self._counter("interlock_log_bytes_total", "Bytes written to the record log.")
         self.log_fsyncs = self._counter("interlock_log_fsyncs_total", "Group commits (fdatasync) of the record log.")
-        self.log_fsync_seconds = self._histogram(
-            "interlock_log_fsync_seconds", "Duration of a group commit.", (), bounds=DISK_BOUNDS_US
+        self.log_fsync_seconds = self._counter(
+            "interlock_log_fsync_seconds_total", "Time spent in group commits (fdatasync).", scale=SECONDS
         )
         self.log_interrupted = self._counter(
             "interlock_log_interrupted_total", "Calls found interrupted when a dead worker's log was recovered."

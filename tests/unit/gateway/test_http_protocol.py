@@ -41,6 +41,12 @@ class Wire(asyncio.Transport):
     def abort(self) -> None:
         self.closed = self.aborted = True
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.closed = True
+
     def pause_reading(self) -> None:
         self.reading = False
 

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from interlock.settings import Settings
 from interlock.sources.credentials import CredentialStore
@@ -19,18 +18,6 @@ from tests.unit.sources.proxy import connect_proxy
 from tests.unit.sources.upstream import OK, answers, exchange, pool_to, read_request, until, upstream
 
 Run = Callable[[Awaitable[None]], None]
-
-
-@pytest.fixture(params=["uvloop", "asyncio"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a coroutine on either loop."""
-    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
-
-    def runner(coroutine: Awaitable[None]) -> None:
-        with asyncio.Runner(loop_factory=factory) as it:
-            it.run(coroutine)  # type: ignore[arg-type]
-
-    return runner
 
 
 @pytest.fixture

@@ -248,7 +248,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_done:
-            return  # a trailer: it must not be taken for a header that whoever is before us has checked (RFC 9110 6.5.1)
+            return  # a trailer: it must not pass for a header that a proxy before us has checked (RFC 9110 6.5.1)
         headers = self._headers
         name = name.lower()
         if name in headers:
@@ -428,11 +428,23 @@ class HttpProtocol(asyncio.Protocol):
             self._refuse(self._refusal)
 
     def _close(self) -> None:
-        """Take nothing more; close when the reader has taken what was written, or after its time."""
+        """Take nothing more; close when the reader has taken what was written, or after its time.
+
+        After a refusal the peer may still be sending. To close now would reset the connection and destroy the answer
+        on its way (RFC 9112 section 9.6): what comes is thrown away until the peer has closed, or for the time of a
+        head.
+        """
         self._failed = True
-        server = self.server
-        self._deadline_ns = server.clock.mono_ns() + server.settings.slow_reader_timeout_ms * 1_000_000
-        self.transport.close()
+        settings = self.server.settings
+        if self._refusal is None:
+            wait_ms = settings.slow_reader_timeout_ms
+            self.transport.close()
+        else:
+            wait_ms = settings.head_timeout_ms
+            self.transport.resume_reading()
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+        self._deadline_ns = self.server.clock.mono_ns() + wait_ms * 1_000_000
 
     def _release(self) -> None:
         if self._held:
@@ -451,6 +463,7 @@ class HttpProtocol(asyncio.Protocol):
             self.transport.pause_reading()
             return
         self._keep_alive = False
+        self._refusal = error
         status, headers, body = error_answer(error, "openai")
         self.busy = True
         self.respond(status, headers, body)

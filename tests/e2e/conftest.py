@@ -1,0 +1,46 @@
+"""One `interlock up --demo` for all end-to-end tests: real PostgreSQL, real engines, two workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .stack import Stack, running, temporary_home
+
+_figures: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[Stack]:
+    """The demo, stopped with SIGTERM when the last test has run. Tests leave its configuration as they found it."""
+    with temporary_home() as home, running(home, demo=True, environment={"INTERLOCK_WORKERS": "2"}) as stack:
+        note(f"interlock up --demo on an empty home: ready in {stack.ready_s:.1f} s")
+        yield stack
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """An empty home folder for one test."""
+    with temporary_home() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def rosa(demo: Stack) -> str:
+    """The key of acme's researcher, who may use both sources."""
+    return demo.key("acme", "rosa-laptop")
+
+
+def note(line: str) -> None:
+    """A measured figure for the end of the test report; nothing depends on it."""
+    _figures.append(line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was measured."""
+    if _figures:
+        terminalreporter.section("end-to-end figures")
+        for line in _figures:
+            terminalreporter.line(line)

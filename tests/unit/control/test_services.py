@@ -1,0 +1,92 @@
+"""Parts of the services that need no database."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from interlock.control.documents import ModelSpec, PriceSpec, SourceSpec
+from interlock.control.secrets import ensure_pepper, write_secret
+from interlock.control.services.sources import Found, looked, offered
+from interlock.errors import ConfigError, UpstreamError
+from interlock.settings import Settings
+from interlock.types.source import Ability, Model, Price, Source, SourceKind
+
+FOUND = (Model(name="b", context_length=10), Model(name="a", quality_milli=400))
+
+
+def _spec(kind: SourceKind = SourceKind.vllm, declared_only: bool = False) -> SourceSpec:
+    return SourceSpec(
+        name="s",
+        kind=kind,
+        url="http://x",
+        models=(
+            ModelSpec(name="a", context_length=99, abilities=(Ability.tools, Ability.chat)),
+            ModelSpec(name="absent", price=PriceSpec(output_usd_per_mtok=2)),
+        ),
+        price=PriceSpec(output_usd_per_mtok=1),
+        declared_only=declared_only,
+    )
+
+
+def test_pins_replace_only_what_they_name() -> None:
+    models, warnings = offered(_spec(), FOUND, listed=True)
+    a, b = models
+    assert (a.name, a.context_length, a.quality_milli, a.abilities) == ("a", 99, 400, ("chat", "tools"))
+    assert (b.name, b.context_length) == ("b", 10)
+    assert a.price == b.price == Price(output_nusd_per_mtok=10**9)
+    assert warnings == ("model 'absent' is declared and the engine does not serve it",)
+
+
+@pytest.mark.parametrize(("kind", "listed"), [(SourceKind.openai, True), (SourceKind.vllm, False)])
+def test_a_model_that_may_be_served_unlisted_is_offered(kind: SourceKind, listed: bool) -> None:
+    models, warnings = offered(_spec(kind), FOUND, listed=listed)
+    assert [m.name for m in models] == ["a", "absent", "b"]
+    assert models[1].price.output_nusd_per_mtok == 2 * 10**9
+    assert warnings == ()
+
+
+def test_declared_only_leaves_the_rest_out() -> None:
+    assert [m.name for m in offered(_spec(declared_only=True), FOUND, listed=True)[0]] == ["a"]
+
+
+def test_a_failed_look_is_an_error_in_words() -> None:
+    def fails(_: Source) -> object:
+        raise UpstreamError("source 's' refused the connection")
+
+    source = Source(id="", name="s", kind=SourceKind.vllm, base_url="http://x")
+    assert looked(fails, source) == Found(error="source 's' refused the connection")
+    assert looked(lambda _: Found(engine="vllm", models=FOUND), source).models == FOUND
+
+
+def test_the_pepper_is_made_once_and_private(tmp_path: Path) -> None:
+    settings = Settings(home=str(tmp_path / "home"))
+    pepper = ensure_pepper(settings, lambda n: b"\x07" * n)
+    assert pepper == b"07" * 32
+    assert ensure_pepper(settings, lambda n: b"\x08" * n) == pepper
+    assert stat.S_IMODE(settings.pepper_path().stat().st_mode) == 0o600
+    assert stat.S_IMODE(settings.pepper_path().parent.stat().st_mode) == 0o700
+
+
+def test_a_configured_pepper_is_never_made_and_never_short(tmp_path: Path) -> None:
+    settings = Settings(home=str(tmp_path), pepper_file=str(tmp_path / "shared"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        ensure_pepper(settings, lambda n: b"\x07" * n)
+    (tmp_path / "shared").write_text("short\n")
+    with pytest.raises(ConfigError, match="at least 32 characters"):
+        ensure_pepper(settings, lambda n: b"\x07" * n)
+
+
+def test_a_secret_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    write_secret(path, "one")
+    with pytest.raises(FileExistsError):
+        write_secret(path, "two", replace=False)
+    assert path.read_text() == "one"
+    write_secret(path, "two")
+    assert path.read_text() == "two"
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_secret(path / "below", "x")
+    assert [p.name for p in tmp_path.iterdir()] == ["secret"]
