@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 import typer.main
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,7 +26,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 FORMS = [
     form
     for form in vars(documents).values()
-    if isinstance(form, type) and issubclass(form, documents.msgspec.Struct) and form.__module__ == documents.__name__
+    if isinstance(form, type) and issubclass(form, msgspec.Struct) and form.__module__ == documents.__name__
 ]
 
 

@@ -138,6 +138,22 @@ class Stack:
         assert ran.code == 0, (arguments, ran)
         return ran.json()
 
+    def ok_or(self, code: int, *arguments: str) -> Any:
+        """What a command that ends with this exit code prints with --json."""
+        ran = self.run(*arguments, "--json")
+        assert ran.code == code, (arguments, ran)
+        return ran.json()
+
+    def anonymous(self, path: str) -> Answer:
+        """A request to the admin API without a key."""
+        return fetch(self.control, f"/admin/v1{path}")
+
+    def ok_lines(self, *arguments: str) -> list[dict[str, Any]]:
+        """What a command that must succeed prints with --json when that is one value a line."""
+        ran = self.run(*arguments, "--json")
+        assert ran.code == 0, (arguments, ran)
+        return [json.loads(line) for line in ran.out.splitlines()]
+
     def node(self) -> dict[str, Any]:
         """What the node says about itself: pid, workers, snapshot."""
         said: dict[str, Any] = json.loads((self.home / "node" / "run" / "node.json").read_text())

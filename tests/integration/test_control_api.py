@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from interlock.control.discovery import DiscoveryLoop
 from interlock.types import apikey
 from interlock.types.source import Model
 from tests.integration.control_client import Admin, Running, control_over
@@ -317,3 +319,47 @@ def test_a_lost_admin_key_can_be_replaced(api: Running) -> None:
     assert file.read_text() != before
     assert api.as_(file.read_text().strip()).get("/whoami")["roles"] == [{"role": "owner", "tenant": None}]
     api.owner.key = file.read_text().strip()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"credential": {"env": "INTERLOCK_DATABASE_URL"}}, "is Interlock's own secret"),
+        ({"credential": {"env": "KEY", "file": "/x"}}, "names either env or file"),
+        ({"tenant": "acme", "credential": {"env": "KEY"}}, "cannot read the gateway's environment"),
+        ({"tenant": "acme", "credential": {"file": "/etc/shadow"}}, "files of a tenant's source must be in"),
+        ({"url": "http://user:secret@engine"}, "holds a user or password"),
+    ],
+)
+def test_a_source_refers_to_no_secret_that_is_not_its_own(acme: Admin, fields: dict[str, Any], words: str) -> None:
+    status, error = acme.call("POST", "/sources", {"name": "greedy", "kind": "vllm", "url": "http://e", **fields})
+    assert status == 400
+    assert words in error["error"]["message"]
+    assert acme.call("GET", "/sources/greedy")[0] == 404
+
+
+def test_sources_are_looked_at_again(api: Running, acme: Admin) -> None:
+    control = api.control
+    acme.do("POST", "/sources", {"name": "moving", "kind": "vllm", "url": "http://engine:9"})
+    loop = DiscoveryLoop(control.store, control.tools, api.engines)
+    stop = threading.Event()
+    loop.round(stop)
+    version = acme.get("/sources/moving")["revision"]
+    api.engines.models["http://engine:9"] = (Model(name="first"),)
+    assert loop.round(stop, silent_only=True) >= 1
+    moving = acme.get("/sources/moving")
+    assert ([m["name"] for m in moving["offers"]], moving["discovery_error"]) == (["first"], "")
+    assert moving["revision"] == version
+    del api.engines.models["http://engine:9"]
+    loop.round(stop)
+    moving = acme.get("/sources/moving")
+    assert [m["name"] for m in moving["offers"]] == ["first"]
+    assert "refused" in moving["discovery_error"]
+
+
+def test_policy_tests_run_on_what_is_stored(acme: Admin, alice: Admin) -> None:
+    text = "cases: [{tenant: acme, as: alice, model: nothing, expect: permit}]"
+    answer = acme.do("POST", "/policy-test", {"name": "t.yaml", "text": text})
+    assert (answer["cases"], answer["failed"]) == (1, 1)
+    assert acme.call("POST", "/policy-test", {"name": "t.yaml", "text": "cases: 5"})[0] == 400
+    assert alice.call("POST", "/policy-test", {"name": "t.yaml", "text": text})[0] == 403

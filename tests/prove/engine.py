@@ -13,8 +13,6 @@ import os
 import sys
 from pathlib import Path
 
-import uvloop
-
 from interlock.testing.engine import ScriptedEngine
 from interlock.testing.script import Received, Script
 
@@ -58,4 +56,4 @@ async def serve(notes: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(os.open(Path(sys.argv[1]), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)))
+    asyncio.run(serve(os.open(Path(sys.argv[1]), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)))

@@ -266,7 +266,7 @@ def _outcome(call: CallBook, outcome: Outcome) -> Iterable[str]:
         yield "the recorded text is not what the source sent"
     if not asked(marker).stream and outcome.body != want.body:
         yield "the recorded body is not what the source sent"
-    if outcome.usage.source != "engine" or outcome.usage.prompt_tokens < 1:
+    if outcome.usage.origin != "engine" or outcome.usage.prompt_tokens < 1:
         yield f"usage {outcome.usage} is not the source's"
 
 

@@ -148,7 +148,7 @@ def expected(marker: str) -> Expected:
         start = rest.index(b"\r\n") + 2
         events.append(rest[start : start + size])
         rest = rest[start + size + 2 :]
-    events = [e for e in events if call.usage or not _is_usage(e)]
+    events = [e for e in events[:-1] if call.usage or not _is_usage(e)]  # the last is [DONE]
     finishes = [i for i, e in enumerate(events) if b'"finish_reason":null' not in e and b'"finish_reason"' in e]
     return Expected(tuple(events), finishes[-1])
 

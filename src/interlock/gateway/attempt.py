@@ -134,7 +134,10 @@ class Attempt:
             run.failed(self, error)
             return
         self.upstream = self.link.pool.send(
-            [head, body], self, deadlines=self.link.deadlines, count_bytes=not run.stream
+            [head, body],
+            self,
+            deadlines=self.link.deadlines if run.stream else self.link.deadlines_whole,
+            count_bytes=not run.stream,
         )
         if run.paused and run.stream:
             self.upstream.pause()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING
 
 from interlock.gateway.http.exchange import header_line
-from interlock.sources.dial import Proxy, Target
-from interlock.sources.requests import build_head, split_url
-from interlock.sources.tls import TlsContext
-from interlock.sources.transport import Deadlines, Pool, deadlines_of
+from interlock.sources.requests import build_head
+from interlock.sources.transport import Deadlines, Pool, deadlines_of, target_of
 
 if TYPE_CHECKING:
     from interlock.settings import Settings
@@ -24,7 +21,17 @@ class Link:
     `row`: the source's row on the board. `cap`: calls in flight per node, None without a limit.
     """
 
-    __slots__ = ("_credentials", "_offer_headers", "cap", "deadlines", "off_prem", "pool", "row", "source")
+    __slots__ = (
+        "_credentials",
+        "_offer_headers",
+        "cap",
+        "deadlines",
+        "deadlines_whole",
+        "off_prem",
+        "pool",
+        "row",
+        "source",
+    )
 
     def __init__(self, source: Source, pool: Pool, row: int, credentials: CredentialStore, settings: Settings) -> None:
         self.source = source
@@ -33,6 +40,8 @@ class Link:
         self.cap = source.limits.concurrency
         self.off_prem = not source.labels.on_prem
         self.deadlines: Deadlines = deadlines_of(source, settings)
+        # The first byte of a whole answer comes when all of it has been generated.
+        self.deadlines_whole = self.deadlines._replace(first_event_s=self.deadlines.total_s)
         self._credentials = credentials
         self._offer_headers: dict[str, bytes] = {}
 
@@ -59,17 +68,4 @@ def open_link(
     source: Source, row: int, credentials: CredentialStore, settings: Settings, loop: asyncio.AbstractEventLoop
 ) -> Link:
     """A link with a fresh pool. Nothing is connected before the first call."""
-    scheme, host, port, _ = split_url(source.base_url, "base_url")
-    tls = TlsContext(source.tls) if scheme == "https" else None
-    target = Target(source.name, host, port, tls, _proxy(source, credentials))
-    return Link(source, Pool(target, settings, loop), row, credentials, settings)
-
-
-def _proxy(source: Source, credentials: CredentialStore) -> Proxy | None:
-    if not source.egress_proxy:
-        return None
-    scheme, host, port, _ = split_url(source.egress_proxy, "egress_proxy")
-    authorization = None
-    if source.egress_proxy_credential is not None:
-        authorization = partial(credentials.proxy_authorization, source)
-    return Proxy(host, port, TlsContext(None) if scheme == "https" else None, authorization)
+    return Link(source, Pool(target_of(source, credentials), settings, loop), row, credentials, settings)

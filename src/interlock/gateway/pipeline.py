@@ -63,7 +63,7 @@ def govern(operation: str, request: Request, sink: Sink, runtime: Runtime) -> Ex
 
 
 def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
-    """Answer with the error, after its record has reached the operating system; settle what was reserved."""
+    """Answer with the error once its record is durable; settle what was reserved."""
     metrics = runtime.metrics
     if call.admission is not None:
         runtime.limits.settle(call.admission, 0, runtime.clock.mono_ns())
@@ -79,9 +79,10 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
         call.sink.respond(status, headers, body)
         return
     try:
-        record_refusal(call, error, runtime.log)
+        seq = record_refusal(call, error, runtime.log)
     except LogError:
         # The log is what refuses: the caller is told so, and nothing was done that a record would speak of.
         call.sink.respond(status, headers, body)
         return
-    runtime.log.on_written(lambda: call.sink.respond(status, headers, body))
+    # Also when it cannot become durable: a refusal gives nothing away, and the caller must not be left waiting.
+    runtime.log.on_durable(seq, lambda _error: call.sink.respond(status, headers, body))

@@ -112,7 +112,7 @@ class _ErrorObject(msgspec.Struct):
 class _ErrorBody(msgspec.Struct):
     error: _ErrorObject | str | None = None
     message: str | None = None
-    detail: Raw | None = None
+    detail: Raw | UnsetType = UNSET
 
 
 decode_plain = msgspec.json.Decoder(PlainEvent).decode
@@ -153,5 +153,5 @@ def error_words(body: bytes, limit: int = 500) -> str:
         elif parsed.message:
             text = parsed.message
         else:
-            text = bytes(parsed.detail).decode("utf-8", "replace") if parsed.detail else ""
+            text = bytes(parsed.detail).decode("utf-8", "replace") if isinstance(parsed.detail, Raw) else ""
     return "".join(c if c.isprintable() else " " for c in text)[:limit]

@@ -63,9 +63,7 @@ def busy_case() -> tuple[RouteDecision, tuple[Offer, ...]]:
 def test_the_header_says_what_was_chosen() -> None:
     decision, _ = busy_case()
     score = decision.candidates[0].score_micro / 1e6
-    assert header(decision, 0) == (
-        f"offer=cloud::m; mode=balanced; score={score:.3f}; rank=1/2; overflow; router=0"
-    )
+    assert header(decision, 0) == (f"offer=cloud::m; mode=balanced; score={score:.3f}; rank=1/2; overflow; router=0")
     assert "overflow" not in header(decision, 1) and "rank=2/2" in header(decision, 1)
 
 
