@@ -15,6 +15,7 @@ import struct
 import time
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 from interlock.gateway import worker
 from interlock.ledger.files import Files
@@ -22,7 +23,7 @@ from interlock.metering.limits import Admission, LimitHit, LimitTable, Subject
 
 SYNC = struct.Struct("<16sIQQQ")
 SEGMENT = re.compile(r"/([0-9a-z]{16})/(\d{6,})\.wal")
-ADMITTED = struct.Struct("@qqqqq")
+ADMITTED = struct.Struct("@qqqqqqq")
 SPEED = 20
 SUBJECTS = ("key", "principal", "team")
 
@@ -63,14 +64,21 @@ def note_syncs(path: str) -> None:
 class Admitted(NamedTuple):
     """A noted admission: instant on the fast clock, tokens reserved or used, start and end (0: none) on the real one.
 
-    `limited`: bits of which of key, principal and team have limits.
+    `key`, `principal`, `team`: `mark_of` what it was counted on, 0 for nothing.
     """
 
     at_ns: int
-    limited: int
+    key: int
+    principal: int
+    team: int
     tokens: int
     started_ns: int
     ended_ns: int
+
+
+def mark_of(subject_id: str) -> int:
+    """A number that stands for a subject in the notes."""
+    return crc32(subject_id.encode())
 
 
 def admitted_in(data: bytes) -> list[Admitted]:
@@ -92,8 +100,9 @@ def note_admissions(folder: str) -> None:
         nonlocal count
         admission = admit(self, subjects, tokens, now_ns * SPEED)
         if isinstance(admission, Admission):
-            limited = sum(1 << SUBJECTS.index(s.kind) for s in subjects)
-            note = Admitted(admission.at_ns, limited, tokens, time.monotonic_ns(), 0)
+            marks = {s.kind: mark_of(s.id) for s in subjects}
+            on = (marks.get(kind, 0) for kind in SUBJECTS)
+            note = Admitted(admission.at_ns, *on, tokens, time.monotonic_ns(), 0)
             os.pwrite(notes, ADMITTED.pack(*note), count * ADMITTED.size)
             held[id(admission)] = (count, note)
             count += 1

@@ -36,6 +36,7 @@ class Call:
         "data_class",
         "epoch",
         "features",
+        "id",
         "identity",
         "intent_seq",
         "number",
@@ -61,6 +62,7 @@ class Call:
         self.state = state
         self.epoch = epoch
         self.number = number
+        self.id = request_id(epoch, number)
         self.started_ns = request.received_ns
         self.wall_ns = 0
         self.seed = 0
@@ -79,11 +81,6 @@ class Call:
         self.admission_headers: Callable[[], list[tuple[str, str]]] | None = None
         self.route: RouteDecision | None = None
         self.intent_seq = -1
-
-    @property
-    def id(self) -> str:
-        """The request id: `req_<epoch>_<number in hex>`."""
-        return request_id(self.epoch, self.number)
 
     def id_headers(self) -> bytes:
         """The answer's header lines that carry the request id, for us and for clients that look for the usual name."""

@@ -429,7 +429,7 @@ class Run:
         if self._rank >= 0 and call.route is not None:
             lines.append(self.runtime.decision_line(call.route, self._rank))
         if call.admission_headers is not None:
-            lines.extend([b"%b: %b\r\n" % (n.encode(), v.encode()) for n, v in call.admission_headers()])
+            lines.append("".join([f"{name}: {value}\r\n" for name, value in call.admission_headers()]).encode())
         return b"".join(lines)
 
     def _count(self, outcome: Outcome, first_ns: int) -> None:
