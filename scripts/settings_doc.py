@@ -52,7 +52,9 @@ def tables() -> str:
     for field in dataclasses.fields(Settings):
         groups.setdefault(field.metadata["group"], []).append(row(field))
     head = "| setting | environment | unit | default | least | |\n|---|---|---|---|---|---|\n"
-    return "\n".join(f"## {name[0].upper()}{name[1:]}\n\n{head}" + "\n".join(rows) + "\n" for name, rows in groups.items())
+    return "\n".join(
+        f"## {name[0].upper()}{name[1:]}\n\n{head}" + "\n".join(rows) + "\n" for name, rows in groups.items()
+    )
 
 
 def page(before: str) -> str:

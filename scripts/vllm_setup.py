@@ -16,6 +16,8 @@ FOLDER = ROOT / ".vllm"
 PYTHON = FOLDER / "venv" / "bin" / "python"
 MODEL = FOLDER / "smollm2-hf"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
+"""No progress bars: they fill the logs of a build."""
 
 CONVERT = """
 import sys, torch
@@ -59,7 +61,7 @@ def convert() -> None:
     subprocess.run(
         [str(PYTHON), "-c", CONVERT, spec.submodule_search_locations[0], GGUF, str(part)],
         check=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, **QUIET, "HF_HUB_OFFLINE": "1"},
     )
     part.rename(MODEL)
 

@@ -87,7 +87,7 @@ def test_the_page_lists_what_is_declared(section: str) -> None:
 def test_every_dependency_has_a_reason_and_its_licence(section: str) -> None:
     for row in _rows(section):
         assert row["why"].endswith("."), row["package"]
-        said = metadata.metadata(row["package"]).get("License-Expression")
+        said = metadata.metadata(row["package"]).json.get("license_expression")
         assert row["licence"] and (said is None or row["licence"] == said), (row["package"], said)
 
 

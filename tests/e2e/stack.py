@@ -47,6 +47,11 @@ class Answer:
         return json.loads(self.body)
 
     @property
+    def request_id(self) -> str:
+        """The id under which the gateway recorded the call."""
+        return self.headers["x-interlock-request-id"]
+
+    @property
     def error(self) -> dict[str, Any]:
         """The error object of a refusal."""
         found: dict[str, Any] = self.json()["error"]
@@ -281,9 +286,8 @@ def processes_of(home: Path) -> dict[int, str]:
             parents[pid] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
             words[pid] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             environment = (entry / "environ").read_bytes().split(b"\0")
-            if f"INTERLOCK_HOME={home}".encode() in environment or f"--home {home} " in words[pid] + " ":
-                chosen.add(pid)
-            elif Path(os.readlink(entry / "cwd")) == home / "postgres" / "data":
+            told = f"INTERLOCK_HOME={home}".encode() in environment or f"--home {home} " in words[pid] + " "
+            if told or Path(os.readlink(entry / "cwd")) == home / "postgres" / "data":
                 chosen.add(pid)
     while more := {pid for pid, parent in parents.items() if parent in chosen} - chosen:
         chosen |= more

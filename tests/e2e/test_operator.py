@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from .conftest import note
 from .documents import MODEL, written
 from .stack import Stack, command, until
+from .streams import Held, Reader
 
 WITHIN_S = 1.0
 """How soon a revocation must hold on every worker."""
@@ -51,79 +49,6 @@ def new_key(demo: Stack, name: str, principal: str = "peter") -> str:
     key: str = made["key"]
     until(lambda: demo.chat(key, MODEL, max_tokens=1).status == 200, 5, "the new key to work")
     return key
-
-
-class Held:
-    """Connections that stay open, at least one to each worker."""
-
-    def __init__(self, demo: Stack, key: str) -> None:
-        self._parts = urlsplit(demo.gateway)
-        self._headers = {"authorization": f"Bearer {key}"}
-        self.by_worker: dict[str, http.client.HTTPConnection] = {}
-        self._all: list[http.client.HTTPConnection] = []
-        for _ in range(64):
-            connection = http.client.HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=10)
-            self._all.append(connection)
-            status, worker = self.ask(connection)
-            assert status == 200
-            self.by_worker.setdefault(worker, connection)
-            if len(self.by_worker) == len(demo.workers()):
-                return
-        raise AssertionError("no connection reached one of the workers")
-
-    def ask(self, connection: http.client.HTTPConnection) -> tuple[int, str]:
-        """(status, epoch of the worker) of one request."""
-        connection.request("GET", "/v1/models", headers=self._headers)
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status, (answer.getheader("x-request-id") or "").split("_")[1]
-
-    def close(self) -> None:
-        """Close them all."""
-        for connection in self._all:
-            connection.close()
-
-
-class Reader(threading.Thread):
-    """Reads one stream to its end."""
-
-    def __init__(self, demo: Stack, key: str, tokens: int, model: str = MODEL) -> None:
-        super().__init__()
-        self._parts = urlsplit(demo.gateway)
-        self._key = key
-        self._body = json.dumps(
-            {
-                "model": model,
-                "stream": True,
-                "max_tokens": tokens,
-                "messages": [{"role": "user", "content": "Count from one to a thousand, in words."}],
-                "ignore_eos": True,
-            }
-        )
-        self.data = b""
-        self.request_id = ""
-        self.ended_at = 0.0
-        self.started = threading.Event()
-        self.start()
-        assert self.started.wait(30), "the stream did not start"
-
-    def run(self) -> None:
-        connection = http.client.HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=60)
-        headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
-        try:
-            connection.request("POST", "/v1/chat/completions", self._body, headers)
-            answer = connection.getresponse()
-            self.request_id = answer.getheader("x-interlock-request-id") or ""
-            while part := answer.read1(65_536):
-                self.data += part
-                if self.data.count(b"data:") > 2:
-                    self.started.set()
-        except (http.client.HTTPException, OSError):
-            pass  # a stream that is cut off ends like this
-        finally:
-            self.ended_at = time.monotonic()
-            self.started.set()
-            connection.close()
 
 
 # -- configuration
@@ -188,7 +113,7 @@ def test_a_revoked_key_is_refused_on_every_worker_within_a_second(demo: Stack, r
 
 def test_a_running_stream_outlives_a_revocation_unless_it_is_cut(demo: Stack, ready: str) -> None:
     gentle, hard = new_key(demo, "gentle"), new_key(demo, "hard")
-    first, second = Reader(demo, gentle, 60, f"spare::{MODEL}"), Reader(demo, hard, 600, f"spare::{MODEL}")
+    first, second = Reader(demo, gentle, 40, f"spare::{MODEL}"), Reader(demo, hard, 400, f"spare::{MODEL}")
     demo.ok("key", "revoke", "gentle", "-t", ready)
     demo.ok("key", "revoke", "hard", "-t", ready, "--cut")
     cut_at = time.monotonic()
@@ -263,7 +188,7 @@ def test_a_call_is_explained_and_on_record(demo: Stack, rosa: str) -> None:
 
 
 def test_drain_and_undrain(demo: Stack, rosa: str) -> None:
-    running = Reader(demo, rosa, 60, f"local::{MODEL}")
+    running = Reader(demo, rosa, 30, f"local::{MODEL}")
     assert demo.ok("source", "drain", "local")["item"]["drained"] is True
     try:
         until(lambda: demo.chat(rosa, MODEL, max_tokens=1).headers["x-interlock-source"] == "spare", 5, "the drain")
@@ -338,7 +263,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (("key", "revoke", "none", "-t", "acme"), 1, "there is no key 'none'"),
     (("source", "drain", "none"), 1, "there is no source 'none'"),
     (("route", "explain", "req_0000000000000000_1"), 1, "has no call"),
-    (("route", "explain", "../../secrets/pepper"), 1, "is not a request id"),
+    (("route", "explain", "../../secrets/pepper"), 1, "has no call"),
     (("apply", "-f", "/nowhere.yaml"), 1, "cannot be read"),
     (("policy", "test", "/nowhere.yaml"), 1, "cannot be read"),
     (("ledger", "tail", "--since", "yesterday"), 1, "a number and s, m, h or d"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -29,10 +28,12 @@ from interlock.types.record import (
 )
 
 from .script import Said, said_in
-from .worker import SYNC, syncs_in
+from .worker import NOTE, SYNC, Note, notes_in
 
 Place = tuple[int, int]
 """Segment, and where in it a record's frame ends."""
+Reached = dict[str, tuple[list[Place], list[int]]]
+"""By epoch: how far its log had come, and when (monotonic ns), both ascending."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -49,6 +50,7 @@ class CallBook:
     outcome_place: Place = (0, 0)
     interrupted: list[Interrupted] = dataclasses.field(default_factory=list)
     chunks: int = 0
+    chunk_places: list[Place] = dataclasses.field(default_factory=list)
     text_bytes: int = 0
     said: Said = dataclasses.field(default_factory=dict)
     digest: bytes = b""
@@ -81,6 +83,7 @@ class EpochBook:
         self.torn_bytes = 0
         self._reader = EpochReader(folder, epoch)
         self._ended = False
+        self._with_places: list[CallBook] = []
 
     def close(self) -> None:
         """Release the open segment."""
@@ -107,6 +110,12 @@ class EpochBook:
         if over:
             self._ended = True
             self.close()
+
+    def drop_places(self) -> None:
+        """Forget where chunks lie: they have been judged."""
+        for call in self._with_places:
+            call.chunk_places.clear()
+        self._with_places.clear()
 
     def _take(self, record: Record, place: Place) -> None:
         if self.closed:
@@ -155,18 +164,21 @@ class EpochBook:
                 self._wrong(call, f"end of attempt {record.number}, not of {len(call.attempts) - 1}")
             call.ends.append(record)
         elif isinstance(record, Chunk):
-            self._chunk(call, record)
+            self._chunk(call, record, place)
         else:
             call.outcome, call.outcome_place = record, place
             call.digest = call._digest.digest()  # type: ignore[attr-defined]
             call._digest = None
 
-    def _chunk(self, call: CallBook, chunk: Chunk) -> None:
+    def _chunk(self, call: CallBook, chunk: Chunk, place: Place) -> None:
         if chunk.index != call.chunks:
             self._wrong(call, f"chunk {chunk.index} follows {call.chunks - 1}")
         if len(call.ends) == len(call.attempts):
             self._wrong(call, "chunk without a running attempt")
+        if not call.chunks:
+            self._with_places.append(call)
         call.chunks += 1
+        call.chunk_places.append(place)
         call.text_bytes += len(chunk.text.encode())
         call._digest.update(chunk.raw or chunk.text.encode())  # type: ignore[attr-defined]
         if chunk.raw:
@@ -184,9 +196,10 @@ class Books:
     def __init__(self, folder: Path, syncs: Path) -> None:
         self.folder = folder
         self.epochs: dict[str, EpochBook] = {}
-        self._syncs_file = syncs
-        self._syncs_read = 0
-        self._durable: dict[str, tuple[list[Place], list[int]]] = {}
+        self._notes_file = syncs
+        self._notes_read = 0
+        self._written: Reached = {}
+        self._durable: Reached = {}
         self.sync_ns_max = 0
         self.syncs = 0
 
@@ -213,7 +226,7 @@ class Books:
                     book.problems.append(f"epoch {book.epoch}: Interrupted of an unknown call of {record.epoch}")
                 else:
                     call.interrupted.append(record)
-        self._read_syncs()
+        self._read_notes()
 
     def forget(self, epoch: str) -> None:
         """Read this epoch again from its beginning: its files were changed."""
@@ -239,32 +252,40 @@ class Books:
 
     # -- what the disk had taken
 
+    def written_ns(self, epoch: str, place: Place) -> int | None:
+        """When a record was written (monotonic ns); None: it is not known."""
+        return _reached(self._written, epoch, place)
+
     def durable_ns(self, epoch: str, place: Place) -> int | None:
         """When a record became durable (monotonic ns); None: it never was."""
-        places, instants = self._durable.get(epoch, ((), ()))
-        index = bisect_left(places, place)
-        return instants[index] if index < len(instants) else None
+        return _reached(self._durable, epoch, place)
 
     def durable_size(self, epoch: str, segment: int) -> int:
         """How much of a segment was durable at last."""
         places, _ = self._durable.get(epoch, ((), ()))
         return max((size for s, size in places if s == segment), default=0)
 
-    def _read_syncs(self) -> None:
-        data = self._syncs_file.read_bytes()[self._syncs_read :]
-        fresh = defaultdict(list)
-        for sync in syncs_in(data):
-            self._syncs_read += SYNC.size
-            self.syncs += 1
-            self.sync_ns_max = max(self.sync_ns_max, sync.ended_ns - sync.began_ns)
-            fresh[sync.epoch].append(sync)
-        for epoch, syncs in fresh.items():
-            places, instants = self._durable.setdefault(epoch, ([], []))
-            for sync in sorted(syncs, key=lambda s: s.ended_ns):
-                place = (sync.segment, sync.size)
-                if not places or place > places[-1]:
-                    places.append(place)
-                    instants.append(sync.ended_ns)
+    def _read_notes(self) -> None:
+        with self._notes_file.open("rb") as file:
+            file.seek(self._notes_read)
+            notes = notes_in(file.read())
+        self._notes_read += len(notes) * NOTE.size
+        for note in sorted(notes, key=lambda n: n.ended_ns):
+            if note.kind == SYNC:
+                self.syncs += 1
+                self.sync_ns_max = max(self.sync_ns_max, note.ended_ns - note.began_ns)
+            _reach(self._durable if note.kind == SYNC else self._written, note)
 
 
+def _reach(reached: Reached, note: Note) -> None:
+    places, instants = reached.setdefault(note.epoch, ([], []))
+    place = (note.segment, note.size)
+    if not places or place > places[-1]:
+        places.append(place)
+        instants.append(note.ended_ns)
 
+
+def _reached(reached: Reached, epoch: str, place: Place) -> int | None:
+    places, instants = reached.get(epoch, ((), ()))
+    index = bisect_left(places, place)
+    return instants[index] if index < len(instants) else None

@@ -43,7 +43,7 @@ LOOKED_UP = 5
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """One round. `again_s`: pause before the second kill of `twice`. `settings` are of the next life of the node."""
+    """One round. `again_s`: pause before the second kill of `twice`. `slow_disk` and `settings` are of the node's next life."""
 
     seed: int
     number: int
@@ -52,6 +52,7 @@ class Plan:
     kill_after_s: float
     again_s: float
     go_on_s: float
+    slow_disk: bool
     settings: dict[str, int]
 
     @staticmethod
@@ -66,6 +67,7 @@ class Plan:
             kill_after_s=rng.uniform(0.02, 0.5),
             again_s=rng.uniform(0.0, 0.8),
             go_on_s=rng.uniform(0.0, 0.2),
+            slow_disk=rng.random() < 0.5,
             settings={
                 "workers": rng.choice((2, 3, 4)),
                 "segment_bytes": rng.choice((65_536, 300_000, 67_108_864)),
@@ -103,7 +105,7 @@ class KillProof:
         """One round; returns what was wrong."""
         rng = random.Random(f"{plan.seed} {plan.number} play")
         if self.gateway.node is None:
-            self.gateway.start(**plan.settings)
+            self._start(plan)
         began_ns = time.monotonic_ns()
         received, loss = asyncio.run(self._load_and_kill(plan, rng))
         verdict = Verdict()
@@ -130,6 +132,10 @@ class KillProof:
             failures.append(f"seed {self.seed}: after the stop {self.books.open_epochs()} are not closed")
         failures.extend(f"seed {self.seed}: {words}" for words in _read_all(self.books, self.evidence.figures))
 
+    def _start(self, plan: Plan) -> None:
+        self.gateway.environment["PROVE_SLOW"] = "1" if plan.slow_disk else ""
+        self.gateway.start(**plan.settings)
+
     # -- load and kill
 
     async def _load_and_kill(self, plan: Plan, rng: random.Random) -> tuple[list[Received], PowerLoss | None]:
@@ -143,7 +149,7 @@ class KillProof:
             loss = await self._kill(plan, rng)
             began = time.monotonic()
             if self.gateway.node is None:
-                await asyncio.to_thread(self.gateway.start, **plan.settings)
+                await asyncio.to_thread(self._start, plan)
             await self._recovered()
             self.evidence.recovery_s.append(time.monotonic() - began)
             await asyncio.sleep(plan.go_on_s)

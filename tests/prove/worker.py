@@ -1,7 +1,10 @@
-"""The real worker, which also notes what it does, in files that survive its death.
+"""The real worker, which also notes what it does, in files that survive its death, and whose disk is slow at times.
 
-`PROVE_SYNCS`: file that each finished fdatasync of a log segment is noted in: how much of the segment was written
-before it began, when it began and when it had ended. The note is made before anybody is told that the sync has ended.
+`PROVE_SYNCS`: file that each write and each fdatasync of a log segment is noted in: how much of the segment it covers,
+when it began and when it had ended. The note is made before anybody is told of it.
+
+`PROVE_SLOW`: some writes and syncs then take a few milliseconds longer. What leaves too early is seen too early, and a
+kill meets more often what lies in between.
 
 `PROVE_ADMISSIONS`: folder with a file per worker that each admitted call is noted in, after it was admitted, and its
 end before it is given back (see `limits`). The limits' clock then runs `SPEED` times as fast.
@@ -10,6 +13,7 @@ end before it is given back (see `limits`). The limits' clock then runs `SPEED` 
 from __future__ import annotations
 
 import os
+import random
 import re
 import struct
 import time
@@ -21,16 +25,20 @@ from interlock.gateway import worker
 from interlock.ledger.files import Files
 from interlock.metering.limits import Admission, LimitHit, LimitTable, Subject
 
-SYNC = struct.Struct("<16sIQQQ")
+NOTE = struct.Struct("<c16sIQQQ")
+WRITE, SYNC = b"w", b"s"
 SEGMENT = re.compile(r"/([0-9a-z]{16})/(\d{6,})\.wal")
 ADMITTED = struct.Struct("@qqqqqqq")
 SPEED = 20
 SUBJECTS = ("key", "principal", "team")
+SLOW = {WRITE: (0.05, 0.004), SYNC: (0.3, 0.01)}
+"""How many writes and syncs are slow, and by how many seconds at most."""
 
 
-class Sync(NamedTuple):
-    """The first `size` bytes of a segment were made durable between two instants (monotonic ns)."""
+class Note(NamedTuple):
+    """The first `size` bytes of a segment were written, or made durable, between two instants (monotonic ns)."""
 
+    kind: bytes
     epoch: str
     segment: int
     size: int
@@ -38,27 +46,42 @@ class Sync(NamedTuple):
     ended_ns: int
 
 
-def syncs_in(data: bytes) -> list[Sync]:
+def notes_in(data: bytes) -> list[Note]:
     """The whole notes in a file of them."""
-    whole = len(data) // SYNC.size * SYNC.size
-    return [Sync(e.decode(), *rest) for e, *rest in SYNC.iter_unpack(data[:whole])]
+    whole = len(data) // NOTE.size * NOTE.size
+    return [Note(kind, epoch.decode(), *rest) for kind, epoch, *rest in NOTE.iter_unpack(data[:whole])]
 
 
-def note_syncs(path: str) -> None:
-    """Note every fdatasync of a segment that this process makes."""
+def note_files(path: str, *, slow: bool) -> None:
+    """Note every write to a segment and every fdatasync of one that this process makes."""
     notes = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    real = Files.fdatasync
+    write, sync = Files.write, Files.fdatasync
 
-    def noting(self: Files, fd: int) -> None:
+    def note(kind: bytes, fd: int, size: int, began_ns: int) -> None:
         place = SEGMENT.search(os.readlink(f"/proc/self/fd/{fd}"))
-        size = os.fstat(fd).st_size
-        began_ns = time.monotonic_ns()
-        real(self, fd)
         if place is not None:
-            note = SYNC.pack(place[1].encode(), int(place[2]), size, began_ns, time.monotonic_ns())
-            os.write(notes, note)
+            os.write(notes, NOTE.pack(kind, place[1].encode(), int(place[2]), size, began_ns, time.monotonic_ns()))
 
-    Files.fdatasync = noting  # type: ignore[method-assign]
+    def linger(kind: bytes) -> None:
+        share, seconds = SLOW[kind]
+        if slow and random.random() < share:
+            time.sleep(random.uniform(0, seconds))
+
+    def noting_write(self: Files, fd: int, data: bytes | memoryview) -> int:
+        began_ns = time.monotonic_ns()
+        linger(WRITE)
+        count = write(self, fd, data)
+        note(WRITE, fd, os.fstat(fd).st_size, began_ns)
+        return count
+
+    def noting_sync(self: Files, fd: int) -> None:
+        size, began_ns = os.fstat(fd).st_size, time.monotonic_ns()
+        linger(SYNC)
+        sync(self, fd)
+        note(SYNC, fd, size, began_ns)
+
+    Files.write = noting_write  # type: ignore[method-assign]
+    Files.fdatasync = noting_sync  # type: ignore[method-assign]
 
 
 class Admitted(NamedTuple):
@@ -121,7 +144,7 @@ def note_admissions(folder: str) -> None:
 
 if __name__ == "__main__":
     if path := os.environ.get("PROVE_SYNCS"):
-        note_syncs(path)
+        note_files(path, slow=bool(os.environ.get("PROVE_SLOW")))
     if folder := os.environ.get("PROVE_ADMISSIONS"):
         note_admissions(folder)
     worker.main()

@@ -89,9 +89,9 @@ def export(
     if as_json:
         put_json(answer)
         return
-    import yaml
+    from interlock.control.parse import write_yaml
 
-    sys.stdout.write(yaml.safe_dump(answer, sort_keys=False, allow_unicode=True, width=120))
+    sys.stdout.write(write_yaml(answer))
 
 
 def show_plan(answer: dict[str, Any], done: str) -> None:

@@ -82,7 +82,24 @@ def parse(texts: Iterable[tuple[str, str]]) -> tuple[Document, Places]:
 
 def dump(document: Document) -> str:
     """The document as YAML, in the order in which the fields are described; reading it gives the document back."""
-    return yaml.safe_dump(lean(document), sort_keys=False, allow_unicode=True, width=120)
+    return write_yaml(lean(document))
+
+
+def write_yaml(value: Any) -> str:
+    """Plain dicts, lists and scalars as YAML that this reader, and others, read back as they were."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what this reader would not take for text, and YAML 1.1 would: `1e3` and `.5` among others."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    quoted = any(pattern.fullmatch(text) for _, pattern in _SCALARS)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 class _Node(NamedTuple):

@@ -65,6 +65,9 @@ def govern(operation: str, request: Request, sink: Sink, runtime: Runtime) -> Ex
 def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
     """Answer with the error once its record is durable; settle what was reserved."""
     metrics = runtime.metrics
+    if call.identity is not None and runtime.log.refusal is not None:
+        # What cannot be recorded gets no other answer, and a log that is full must not grow by refusals.
+        error = runtime.log.refusal
     if call.admission is not None:
         runtime.limits.settle(call.admission, 0, runtime.clock.mono_ns())
         call.admission = None
@@ -75,7 +78,7 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
     headers += call.id_headers()
     if error.level >= logging.ERROR:
         log.log(error.level, "call refused", extra={"request_id": call.id, "code": error.code})
-    if call.identity is None:
+    if call.identity is None or isinstance(error, LogError):
         call.sink.respond(status, headers, body)
         return
     try:

@@ -100,6 +100,7 @@ class Worker:
         self.server: Server | None = None
         self.stopped = loop.create_future()
         self._links: dict[str, Link] = {}
+        self._retired: set[Link] = set()
         self._listener: asyncio.Server | None = None
         self._fallback: Fallback | None = None
         self._tls: ServerTls | None = None
@@ -237,11 +238,12 @@ class Worker:
         old = self.view
         if view is old:
             return
+        before = runtime.state
         self.view, runtime.state = view, state
         if old.part_hash("issuers") != view.part_hash("issuers"):
             self.tokens.update(view.issuers)
         self._cut_revoked(view)
-        self._drop_links(state)
+        self._retire_links(before, state)
         self._tell(Runs(view.version))
 
     def _state(self, view: SnapshotView, before: State | None) -> State:
@@ -262,11 +264,25 @@ class Worker:
             self._links[source.id] = link
         return link
 
-    def _drop_links(self, state: State) -> None:
-        """Forget links to sources that are gone; their pools close when their calls have ended."""
-        for source_id in self._links.keys() - state.links.keys():
-            link = self._links.pop(source_id)
-            self.loop.create_task(link.pool.close())
+    def _retire_links(self, before: State, after: State) -> None:
+        """Set aside the links that the new snapshot has no use for: calls that began on them go on."""
+        for source_id, link in before.links.items():
+            if after.links.get(source_id) is not link:
+                self._retired.add(link)
+        for source_id in self._links.keys() - after.links.keys():
+            del self._links[source_id]
+
+    def _sweep_retired(self, now_ns: int) -> None:
+        """Time-outs of calls that began on an earlier snapshot; a link without any is closed."""
+        assert self.runtime is not None  # noqa: S101 - links are retired after start
+        states = {id(run.call.state): run.call.state for run in self.runtime.runs}.values()
+        in_use = {link for state in states for link in state.links.values()}
+        for link in list(self._retired):
+            if link in in_use:
+                link.pool.sweep(now_ns / 1e9)
+            else:
+                self._retired.discard(link)
+                self.loop.create_task(link.pool.close())
 
     def _cut_revoked(self, view: SnapshotView) -> None:
         """End running calls of keys that were revoked with `cut`."""
@@ -289,6 +305,8 @@ class Worker:
         assert self.server is not None and self.runtime is not None and self.view is not None  # noqa: S101
         self.server.sweep(now_ns)
         self.runtime.sweep(now_ns)
+        if self._retired:
+            self._sweep_retired(now_ns)
         self.board.set_worker_state(pid=os.getpid(), snapshot_version=self.view.version, calls=len(self.runtime.runs))
 
     def _check_credentials(self) -> None:
@@ -369,7 +387,7 @@ class Worker:
             await asyncio.to_thread(self._tracer.close)
         if self._fallback is not None:
             await self._fallback.close()
-        for link in self._links.values():
+        for link in (*self._links.values(), *self._retired):
             await link.pool.close()
         if not self.stopped.done():
             self.stopped.set_result(None)

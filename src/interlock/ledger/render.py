@@ -105,7 +105,7 @@ def _words(record: Record) -> str:
             return f"after #{record.last_seq}"
         case Interrupted():
             lost = ", tail lost" if record.tail_lost else ""
-            return f"{request_id(record.epoch, record.call)} after {record.chunks} chunks{lost}"
+            return f"after {record.chunks} chunks{lost}"
         case EpochRecovered():
             return f"{record.epoch}: {record.interrupted} calls interrupted, {record.torn_bytes} bytes torn"
 
@@ -122,8 +122,10 @@ def _content(record: Record) -> str:
 
 def _call(tailed: Tailed) -> str:
     record = tailed.stored.record
-    if isinstance(record, (EpochOpen, EpochClose, Interrupted, EpochRecovered)):
+    if isinstance(record, (EpochOpen, EpochClose, EpochRecovered)):
         return ""
+    if isinstance(record, Interrupted):
+        return request_id(record.epoch, record.call)
     return request_id(tailed.epoch, record.call)
 
 

@@ -14,7 +14,7 @@ What is known about a source, off the hot path:
     fields        the request fields each kind of source understands
     discovery     models, context lengths, versions and abilities, asked of the engine itself
     load          queue depth and KV-cache use read from the engine's metrics, and its health
-    client        the synchronous HTTP client that discovery uses
-    fetch         one small GET over the pool, for the node's probes
+    fetch         one small request over a pool, bounded in time and size
+    client        the same for callers without an event loop, as discovery is
     board         the shared memory through which a node's workers see all this
 """

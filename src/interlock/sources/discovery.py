@@ -19,9 +19,9 @@ import msgspec
 
 from interlock.errors import UpstreamError
 from interlock.settings import Settings
-from interlock.sources.client import Page, SourceClient
+from interlock.sources.client import SourceClient
 from interlock.sources.credentials import CredentialStore
-from interlock.types.clock import Clock, SystemClock
+from interlock.sources.fetch import Answer
 from interlock.types.source import Ability, Model, Source, SourceKind
 
 MODEL_NAME_CHARS_MAX = 256
@@ -46,20 +46,15 @@ class Discovered(msgspec.Struct, frozen=True):
     warnings: tuple[str, ...] = ()
 
 
-def discover(
-    source: Source,
-    settings: Settings,
-    credentials: CredentialStore | None = None,
-    clock: Clock | None = None,
-) -> Discovered:
-    """Ask a source what it offers; takes at most about `discovery_timeout_ms` per question.
+def discover(source: Source, settings: Settings, credentials: CredentialStore | None = None) -> Discovered:
+    """Ask a source what it offers: at most four questions of at most `discovery_timeout_ms` each. Synchronous; not for
+    a thread that runs an event loop.
 
-    Raises ConfigError when its URL is wrong, UpstreamTimeout (`discovery_timeout`) and UpstreamError: `connect_failed`,
-    `name_not_resolved`, `tls_failed`, `tls_configuration`, `proxy_failed`, `credential_missing`, `credential_refused`,
-    `wrong_kind`, `not_a_source`, `source_not_ready`.
+    Raises ConfigError when its URL is wrong, UpstreamTimeout (`discovery_timeout`) and UpstreamError: those of
+    `transport.Pool.send` and `upstream_too_large`, `credential_missing`, `credential_refused`, `wrong_kind`,
+    `not_a_source`, `source_not_ready`.
     """
-    store = credentials or CredentialStore(settings)
-    with SourceClient(source, settings, store, clock or SystemClock()) as client:
+    with SourceClient(source, settings, credentials or CredentialStore(settings)) as client:
         look = _Look(source, settings, client)
         if source.kind is SourceKind.vllm:
             return look.vllm()
@@ -183,7 +178,7 @@ class _Look:
                 named.setdefault(name, entry)
         return list(named.values())
 
-    def _check_status(self, page: Page, path: str) -> None:
+    def _check_status(self, page: Answer, path: str) -> None:
         status = page.status
         if status == 200:
             return
@@ -213,7 +208,7 @@ def _assumed_abilities(name: str) -> tuple[str, ...]:
     return (Ability.embeddings,) if _EMBEDS.search(name) else (*_GENERATES, Ability.vision)
 
 
-def _object(page: Page) -> dict[str, Any]:
+def _object(page: Answer) -> dict[str, Any]:
     """The JSON object of a page; empty when it is something else."""
     if page.status != 200:
         return {}

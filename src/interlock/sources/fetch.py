@@ -1,4 +1,4 @@
-"""One small request over a pool, awaited: what the node's probes use. Not for the hot path."""
+"""One small request over a pool, awaited: what the node's probes and discovery use. Not for the hot path."""
 
 from __future__ import annotations
 
@@ -13,30 +13,36 @@ _UNBOUNDED = Deadlines(1e9, 1e9, 1e9, 1e9)
 
 
 class Answer(NamedTuple):
-    """A whole answer."""
+    """A whole answer. `content_type` without its parameters."""
 
     status: int
     body: bytes
+    content_type: str = ""
 
 
 class _Collector:
-    def __init__(self, done: asyncio.Future[Answer], bytes_max: int) -> None:
+    def __init__(self, who: str, done: asyncio.Future[Answer], bytes_max: int) -> None:
+        self._who = who
         self._done = done
         self._bytes_max = bytes_max
         self._status = 0
+        self._content_type = b""
         self._body = bytearray()
 
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:  # noqa: ARG002 - the protocol's form
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._status = status
+        self._content_type = dict(headers).get(b"content-type", b"").partition(b";")[0].strip()
 
     def on_body(self, data: bytes) -> None:
         self._body += data
         if len(self._body) > self._bytes_max and not self._done.done():
-            self._done.set_exception(UpstreamError(f"answered with more than {self._bytes_max} bytes"))
+            words = f"{self._who} answered with more than {self._bytes_max} bytes"
+            self._done.set_exception(UpstreamError(words, code="upstream_too_large"))
 
     def on_end(self) -> None:
         if not self._done.done():
-            self._done.set_result(Answer(self._status, bytes(self._body)))
+            kind = self._content_type.decode("latin-1")
+            self._done.set_result(Answer(self._status, bytes(self._body), kind if kind.isprintable() else ""))
 
     def on_error(self, error: UpstreamError) -> None:
         if not self._done.done():
@@ -44,13 +50,17 @@ class _Collector:
 
 
 async def fetch(pool: Pool, request: bytes, *, timeout_s: float, bytes_max: int) -> Answer:
-    """Send a request and wait for the whole answer. Raises UpstreamTimeout (`probe_timeout`) and UpstreamError."""
+    """Send a request and wait for the whole answer.
+
+    Raises UpstreamTimeout (`probe_timeout`) and UpstreamError (`upstream_too_large`, or what `Pool.send` says).
+    """
+    who = f"source {pool.target.name!r}"
     done: asyncio.Future[Answer] = pool.loop.create_future()
-    call = pool.send(request, _Collector(done, bytes_max), deadlines=_UNBOUNDED)
+    call = pool.send(request, _Collector(who, done, bytes_max), deadlines=_UNBOUNDED)
     try:
         async with asyncio.timeout(timeout_s):
             return await done
     except TimeoutError:
-        raise UpstreamTimeout(f"did not answer within {timeout_s:g} s", code="probe_timeout") from None
+        raise UpstreamTimeout(f"{who} did not answer within {timeout_s:g} s", code="probe_timeout") from None
     finally:
         call.cancel()

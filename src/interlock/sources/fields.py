@@ -2,11 +2,11 @@
 
 A field is *standard* (OpenAI's API reference), of the *engine* (an extension that this kind of source documents),
 *foreign* (an extension of another kind: this source would ignore it) or *unknown*. What happens to foreign and unknown
-fields is the source's `extra_fields` rule. Which fields are policy actions, whatever the source, is said in
-`interlock.wire.fields`.
+fields is the source's `extra_fields` rule. Fields that are policy actions (`interlock.wire.fields`) are not subject to
+it: a policy has let them pass.
 
 Taken from OpenAI's API reference, vLLM's request models (0.32 and the `guided_*` names of older versions) and the
-documentation of llama.cpp's server.
+documentation of llama.cpp's server. Fields that are refused at the door (`FOREIGN` there) are in no list.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from interlock.types.source import SourceKind
-from interlock.wire.fields import OWN_FIELD
+from interlock.wire.fields import FIELD_ACTIONS, OWN_FIELD
 
 
 class FieldClass(StrEnum):
@@ -53,16 +53,16 @@ _VLLM_SAMPLING = _names(
     "allowed_token_ids bad_words prompt_logprobs logprob_token_ids watermarking add_special_tokens structured_outputs "
     "response_format guided_json guided_regex guided_choice guided_grammar guided_decoding_backend "
     "guided_whitespace_pattern structural_tag priority request_id session_id return_tokens_as_token_ids "
-    "return_token_ids cache_salt kv_transfer_params ec_transfer_params vllm_xargs logits_processors "
-    "repetition_detection thinking_token_budget stream_interval best_of"
+    "return_token_ids return_token_offsets cache_salt kv_transfer_params ec_transfer_params vllm_xargs "
+    "repetition_detection thinking_token_budget stream_interval routed_experts_prompt_start best_of"
 )
 _LLAMACPP_SAMPLING = _names(
-    "dynatemp_range dynatemp_exponent top_k min_p top_n_sigma n_predict n_indent n_keep n_discard n_cmpl n_cache_reuse "
+    "dynatemp_range dynatemp_exponent top_k min_p top_n_sigma n_indent n_keep n_discard n_cache_reuse "
     "typical_p typ_p repeat_penalty repeat_last_n dry_multiplier dry_base dry_allowed_length dry_penalty_last_n "
     "dry_sequence_breakers xtc_probability xtc_threshold mirostat mirostat_tau mirostat_eta adaptive_target "
     "adaptive_decay grammar grammar_lazy grammar_triggers json_schema ignore_eos n_probs min_keep t_max_predict_ms "
     "id_slot cache_prompt return_tokens samplers timings_per_token return_progress sse_ping_interval "
-    "post_sampling_probs response_fields lora backend_sampling"
+    "post_sampling_probs response_fields backend_sampling"
 )
 
 ENGINE: dict[SourceKind, dict[str, frozenset[str]]] = {
@@ -72,9 +72,9 @@ ENGINE: dict[SourceKind, dict[str, frozenset[str]]] = {
             "echo add_generation_prompt continue_final_message documents chat_template chat_template_kwargs "
             "media_io_kwargs mm_processor_kwargs include_reasoning return_prompt_text"
         ),
-        "completions": _VLLM_SAMPLING | _names("prompt_embeds"),
+        "completions": _VLLM_SAMPLING,
         "embeddings": _names(
-            "messages truncate_prompt_tokens truncation_side add_special_tokens add_generation_prompt "
+            "truncate_prompt_tokens truncation_side padding add_special_tokens add_generation_prompt "
             "continue_final_message chat_template chat_template_kwargs mm_processor_kwargs priority request_id "
             "normalize use_activation embed_dtype endianness cache_salt"
         ),
@@ -86,16 +86,21 @@ ENGINE: dict[SourceKind, dict[str, frozenset[str]]] = {
             "thinking_budget_tokens reasoning_budget_tokens parse_tool_calls"
         ),
         "completions": _LLAMACPP_SAMPLING,
-        "embeddings": _names("content embd_normalize"),
+        "embeddings": _names("embd_normalize"),
     },
-    SourceKind.openai: {"chat": frozenset(), "completions": frozenset(), "embeddings": frozenset()},
+    SourceKind.openai: {
+        # of compatible clouds; all of them are policy actions
+        "chat": _names("search_parameters search_options enable_search data_sources plugins transforms"),
+        "completions": frozenset(),
+        "embeddings": frozenset(),
+    },
 }
 """Kind -> operation -> fields beyond the standard ones that it documents."""
 
 
 @functools.cache
 def _understood(kind: SourceKind, operation: str) -> frozenset[str]:
-    return STANDARD[operation] | ENGINE[kind][operation] | {OWN_FIELD}
+    return STANDARD[operation] | ENGINE[kind][operation] | FIELD_ACTIONS.keys() | {OWN_FIELD}
 
 
 def classify(kind: SourceKind, operation: str, field: str) -> FieldClass:
@@ -110,6 +115,9 @@ def classify(kind: SourceKind, operation: str, field: str) -> FieldClass:
 
 
 def uninterpreted(kind: SourceKind, operation: str, fields: Iterable[str]) -> tuple[str, ...]:
-    """The fields, in order, that neither the standard nor this kind of source knows: foreign and unknown ones."""
+    """The fields, in order, that neither the standard nor this kind of source nor policy knows.
+
+    `fields`: names of a request's fields, or a mapping by them.
+    """
     understood = _understood(kind, operation)
     return tuple(field for field in fields if field not in understood)

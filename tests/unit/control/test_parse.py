@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from interlock.control.documents import Document, TenantSpec
 from interlock.control.parse import dump, parse
 from interlock.errors import ConfigError
 from tests.unit.control.samples import FULL
@@ -43,6 +44,14 @@ def test_words_that_other_yaml_readers_take_for_something_else_stay_text() -> No
     assert isinstance(document.aliases, tuple)
     assert (document.tenants[0].name, document.tenants[0].time_zone) == ("no", "on")
     assert document.aliases[0].sunset == "2027-01-31"
+
+
+@pytest.mark.parametrize(
+    "name", ["1e3", ".5", "1.", "007", "-1", "~", "null", "true", "no", "0x1", "1:30", "=", "<<", "#x"]
+)
+def test_text_that_looks_like_something_else_is_written_so_that_it_stays_text(name: str) -> None:
+    document = Document(tenants=(TenantSpec(name=name),))
+    assert parse([("x.yaml", dump(document))])[0] == document
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,9 +153,11 @@ def test_the_credential_and_the_prefix_are_used() -> None:
         ("openai", steps(http(200, b"[1, 2")), "not_a_source", "not a list of models"),
         ("openai", page({"data": {}}), "not_a_source", "not a list of models"),
         ("openai", steps(http(200, b"[" * 100_000)), "not_a_source", "not a list of models"),
-        ("openai", faults.garbage(), "connect_failed", ""),
-        ("openai", faults.closes_at_once(), "connect_failed", ""),
-        ("openai", faults.wrong_content_length(), "connect_failed", ""),
+        ("openai", faults.garbage(), "upstream_invalid_response", ""),
+        ("openai", faults.closes_at_once(), "upstream_closed", ""),
+        ("openai", faults.wrong_content_length(), "upstream_cut_off", ""),
+        ("openai", faults.both_lengths(), "upstream_invalid_response", ""),
+        ("openai", faults.huge_head(), "upstream_invalid_response", ""),
         ("llamacpp", page({"data": [{"id": "m", "owned_by": "somebody"}]}), "wrong_kind", "llama.cpp"),
     ],
 )
@@ -190,12 +193,15 @@ def test_time_and_size_are_bounded() -> None:
         (faults.never_answers(), "discovery_timeout"),
         (faults.head_then_silence(), "discovery_timeout"),
         (slow, "discovery_timeout"),
-        (faults.huge(1_000_000), "upstream_error"),
+        (faults.huge(1_000_000), "upstream_too_large"),
     ):
         engine = ScriptedEngine(kind="openai")
         engine.pages = {"/v1/models": answer}
-        with engine.in_thread(), pytest.raises(UpstreamError) as e:
-            _look(engine.base_url, "openai", quick)
+        with engine.in_thread():
+            began = time.monotonic()
+            with pytest.raises(UpstreamError) as e:
+                _look(engine.base_url, "openai", quick)
+            assert time.monotonic() - began < 1, "a head that drips is no excuse"
         assert e.value.code == code
 
 

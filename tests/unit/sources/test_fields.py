@@ -6,7 +6,7 @@ import pytest
 
 from interlock.sources.fields import ENGINE, STANDARD, FieldClass, classify, uninterpreted
 from interlock.types.source import SourceKind
-from interlock.wire.fields import FIELD_ACTIONS
+from interlock.wire.fields import FIELD_ACTIONS, FOREIGN
 
 VLLM, LLAMACPP, OPENAI = SourceKind.vllm, SourceKind.llamacpp, SourceKind.openai
 
@@ -33,6 +33,21 @@ def test_uninterpreted_keeps_the_order_and_knows_our_own_field() -> None:
     fields = {"messages": b"", "top_k": b"", "interlock": b"", "colour": b"", "model": b""}
     assert uninterpreted(OPENAI, "chat", fields) == ("top_k", "colour")
     assert uninterpreted(VLLM, "chat", fields) == ("colour",)
+
+
+@pytest.mark.parametrize("kind", list(SourceKind))
+@pytest.mark.parametrize("operation", list(STANDARD))
+def test_what_a_policy_let_pass_is_not_asked_about_again(kind: SourceKind, operation: str) -> None:
+    assert uninterpreted(kind, operation, dict.fromkeys(FIELD_ACTIONS)) == ()
+
+
+def test_what_is_refused_at_the_door_passes_nowhere() -> None:
+    own = {"messages", "prompt", "input"}
+    for kind in SourceKind:
+        for operation in STANDARD:
+            assert uninterpreted(kind, operation, set(FOREIGN) - own) != ()
+            for field in FOREIGN.keys() - own:
+                assert classify(kind, operation, field) is FieldClass.unknown
 
 
 def test_every_kind_and_operation_is_there() -> None:

@@ -201,7 +201,13 @@ def test_images_are_actions_of_policy(part: dict[str, Any], actions: tuple[str, 
     [
         ({"n": 2}, ("multiply",)),
         ({"n": 1}, ()),
-        ({"n_cmpl": 5}, ("multiply",)),
+        ({"best_of": 5}, ("multiply",)),
+        ({"vllm_xargs": {"kv_transfer_params": "x"}}, ("fetch_remote",)),
+        ({"vllm_xargs": {}}, ()),
+        ({"id_slot": -1}, ()),
+        ({"id_slot": 0}, ("set_priority",)),
+        ({"enable_search": True}, ("fetch_remote",)),
+        ({"enable_search": False}, ()),
         ({"store": True}, ("store",)),
         ({"store": False}, ()),
         ({"priority": -1}, ("set_priority",)),
@@ -222,12 +228,16 @@ def test_fields_that_do_more_are_actions_of_policy(given: dict[str, Any], action
     [
         ("chat", {"messages": [{"role": "user", "content": "x"}]}, {"prompt": "x"}),
         ("chat", {"messages": [{"role": "user", "content": "x"}]}, {"n_predict": -1}),
+        ("chat", {"messages": [{"role": "user", "content": "x"}]}, {"n_cmpl": 5}),
+        ("chat", {"messages": [{"role": "user", "content": "x"}]}, {"lora": [{"id": 0, "scale": 1.0}]}),
+        ("chat", {"messages": [{"role": "user", "content": "x"}]}, {"models": ["another/model"]}),
+        ("chat", {"messages": [{"role": "user", "content": "x"}]}, {"api_base": "http://elsewhere.example"}),
         ("completions", {"prompt": "x"}, {"messages": [{"role": "user", "content": [IMAGE]}]}),
         ("completions", {"prompt": "x"}, {"prompt_embeds": "AAAA"}),
         ("embeddings", {"input": "x"}, {"messages": [{"role": "user", "content": [IMAGE]}]}),
     ],
 )
-def test_a_second_prompt_or_bound_that_nobody_has_checked_is_refused(
+def test_a_second_prompt_model_or_bound_that_nobody_has_checked_is_refused(
     operation: str, own: dict[str, Any], foreign: dict[str, Any]
 ) -> None:
     error = refused(json.dumps({"model": "m", **own, **foreign}), operation)

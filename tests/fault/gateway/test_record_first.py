@@ -1,0 +1,326 @@
+"""P1: what a caller gets, and what a source outside gets, was recorded before; a disk that fails stops both."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interlock.gateway import worker as worker_module
+from interlock.ledger.files import Files
+from interlock.testing import answers, faults
+from interlock.testing.engine import ScriptedEngine
+from interlock.types.record import Attempt, Chunk, Intent, Outcome, Refusal
+from interlock.types.source import Labels
+from tests.gateway import WorkerHarness, World, source
+from tests.integration.gateway.client import (
+    CHAT,
+    Answer,
+    ask,
+    connected,
+    events,
+    eventually,
+    raw_request,
+    read_until,
+    serving,
+    text_of,
+)
+
+STREAM = {**CHAT, "stream": True}
+SHORT_S = 0.15
+"""How long a test waits for what must not happen."""
+
+
+class Disk(Files):
+    """A disk whose syncs can be held, and whose writes and syncs can fail."""
+
+    def __init__(self) -> None:
+        self.open_gate = threading.Event()
+        self.open_gate.set()
+        self.waiting = threading.Event()
+        self.fail_write_of = b""
+        self.write_error = 0
+        self.sync_error = 0
+        self.free = 1 << 40
+
+    def hold(self) -> None:
+        """From here on nothing becomes durable."""
+        self.waiting.clear()
+        self.open_gate.clear()
+
+    def let_go(self) -> None:
+        self.open_gate.set()
+
+    def write(self, fd: int, data: bytes | memoryview) -> int:
+        if self.write_error or (self.fail_write_of and self.fail_write_of in bytes(data)):
+            raise OSError(self.write_error or errno.EIO, "injected")
+        return super().write(fd, data)
+
+    def fdatasync(self, fd: int) -> None:
+        if not self.open_gate.is_set():
+            self.waiting.set()
+            assert self.open_gate.wait(20)
+        if self.sync_error:
+            raise OSError(self.sync_error, "injected")
+        super().fdatasync(fd)
+
+    def free_bytes(self, path: Path) -> int:
+        return self.free
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """The disk of the workers of this test."""
+    disk = Disk()
+    monkeypatch.setattr(worker_module.RecordLog, "open", functools.partial(worker_module.RecordLog.open, files=disk))
+    yield disk
+    disk.let_go()
+
+
+def place(on_prem: bool) -> Any:
+    def world(url: str) -> World:
+        return World([source("s", url, labels=Labels(region="eu", on_prem=on_prem))])
+
+    return world
+
+
+@contextmanager
+def calling(gateway: WorkerHarness, body: dict[str, Any]) -> Iterator[list[Answer]]:
+    """A call in the background; its answer is in the list when it is there."""
+    found: list[Answer] = []
+    thread = threading.Thread(target=lambda: found.append(ask(gateway, body)))
+    thread.start()
+    try:
+        yield found
+    finally:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "streamed"])
+def test_nothing_goes_up_to_an_outside_source_before_its_attempt_is_durable(disk: Disk, body: dict[str, Any]) -> None:
+    with serving(place(on_prem=False)) as (gateway, engine):
+        disk.hold()
+        with calling(gateway, body) as found:
+            assert disk.waiting.wait(5)
+            time.sleep(SHORT_S)
+            assert (engine.connections, found) == (0, [])
+            disk.let_go()
+            eventually(lambda: found)
+        assert found[0].status == 200
+        (attempt,) = gateway.records_of(Attempt)
+        assert attempt.off_prem
+
+
+@pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "streamed"])
+def test_on_prem_the_sync_overlaps_the_call_but_nothing_comes_down_before_it(disk: Disk, body: dict[str, Any]) -> None:
+    with serving(place(on_prem=True)) as (gateway, engine):
+        disk.hold()
+        with connected(gateway) as sock:
+            sock.sendall(raw_request(gateway, body))
+            eventually(lambda: engine.calls and engine.calls[0].ended)
+            assert disk.waiting.wait(5)
+            sock.settimeout(SHORT_S)
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+            disk.let_go()
+            sock.settimeout(5)
+            assert b"authority." in read_until(sock, b"[DONE]" if body is STREAM else b'"usage"')
+
+
+def test_every_attempt_is_recorded_before_it_goes_out_also_after_a_failure(disk: Disk) -> None:
+    with ScriptedEngine(models=("m",)).in_thread() as outside, serving() as (gateway, engine):
+        gateway.change(
+            World(
+                [source("in", engine.base_url), source("out", outside.base_url, labels=Labels(on_prem=False))],
+                people=gateway.world.people,
+            )
+        )
+
+        def fails(received: Any) -> Any:
+            disk.hold()  # the first attempt was recorded by now; the second one is not
+            return answers.error(500)(received)
+
+        engine.script(fails)
+        with calling(gateway, CHAT) as found:
+            assert disk.waiting.wait(5)
+            time.sleep(SHORT_S)
+            assert (outside.connections, found) == (0, [])
+            disk.let_go()
+            eventually(lambda: found)
+        assert found[0].headers["x-interlock-source"] == "out"
+        assert [a.number for a in gateway.records_of(Attempt)] == [0, 1]
+
+
+def test_text_flows_once_the_attempt_is_durable_but_the_end_waits_for_the_outcome(disk: Disk) -> None:
+    with serving(stream_sync_ms=60_000) as (gateway, engine):
+        engine.default = answers.answer("one two three four five six", between_ms=15)
+        with connected(gateway) as sock:
+            sock.sendall(raw_request(gateway, STREAM))
+            got = read_until(sock, b"one")
+            disk.hold()
+            while b"six" not in got:
+                got += sock.recv(65536)
+            eventually(lambda: gateway.records_of(Outcome))
+            sock.settimeout(SHORT_S)
+            with pytest.raises(TimeoutError):
+                while True:
+                    got += sock.recv(65536)
+            assert b'"stop"' not in got and b"[DONE]" not in got
+            disk.let_go()
+            sock.settimeout(5)
+            while b"[DONE]" not in got:
+                got += sock.recv(65536)
+            assert b'"stop"' in got
+
+
+def test_text_whose_record_cannot_be_written_is_not_forwarded(disk: Disk) -> None:
+    with serving() as (gateway, engine):
+        engine.default = answers.answer("one two three secret four", between_ms=20)
+        disk.fail_write_of = b"secret"
+        answer = ask(gateway, STREAM)
+        said = text_of(events(answer.body))
+        assert said.startswith("one") and "secret" not in answer.body.decode()
+        assert b"[DONE]" not in answer.body
+        assert said == "".join(c.text for c in gateway.records_of(Chunk))[: len(said)]
+
+
+def test_text_that_was_forwarded_is_in_the_file_at_that_moment() -> None:
+    with serving() as (gateway, engine):
+        words = [f"word{n}" for n in range(40)]
+        engine.default = answers.answer(" ".join(words), between_ms=2)
+        with connected(gateway) as sock:
+            sock.sendall(raw_request(gateway, STREAM))
+            got = b""
+            while b"[DONE]" not in got:
+                got += sock.recv(65536)
+                said = text_of(events(_dechunked(got)))
+                assert "".join(c.text for c in gateway.records_of(Chunk)).startswith(said)
+        assert said == " ".join(words)
+
+
+def _dechunked(got: bytes) -> bytes:
+    """Whole chunks of a chunked answer so far."""
+    data, out = got.partition(b"\r\n\r\n")[2], b""
+    while b"\r\n" in data:
+        size, _, rest = data.partition(b"\r\n")
+        if len(rest) < int(size, 16):
+            break
+        out, data = out + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return out
+
+
+def test_a_call_whose_outcome_cannot_be_synced_is_not_answered(disk: Disk) -> None:
+    with serving() as (gateway, engine):
+
+        def breaks(received: Any) -> Any:
+            disk.sync_error = errno.EIO
+            return answers.answer()(received)
+
+        engine.script(breaks)
+        answer = ask(gateway, CHAT)
+        assert answer.status == 503 and answer.error["code"] == "record_log_failed"
+        assert answers.TEXT.encode() not in answer.body
+        # Durability can never be claimed again by this epoch: the worker ends, its node starts another.
+        eventually(lambda: gateway.worker.stopped.done())
+
+
+def test_a_stream_whose_disk_breaks_has_no_end(disk: Disk) -> None:
+    with serving(stream_sync_ms=10) as (gateway, engine):
+        engine.default = answers.answer("one two three four five six seven", between_ms=15)
+        with connected(gateway) as sock:
+            sock.sendall(raw_request(gateway, STREAM))
+            got = read_until(sock, b"two")
+            disk.sync_error = errno.EIO
+            while data := sock.recv(65536):
+                got += data
+        assert b"[DONE]" not in got and b'"stop"' not in got and not got.endswith(b"0\r\n\r\n")
+        eventually(lambda: engine.calls[0].ended in ("gone", "done"))
+
+
+def test_a_full_disk_refuses_calls_and_takes_them_again_when_there_is_room(disk: Disk) -> None:
+    with serving(log_check_ms=20) as (gateway, engine):
+        assert ask(gateway, CHAT).status == 200
+        disk.write_error, disk.free = errno.ENOSPC, 0
+        for body in (CHAT, STREAM, CHAT):
+            answer = ask(gateway, body)
+            assert (answer.status, answer.error["code"]) == (503, "record_log_disk_full")
+            assert "disk" in answer.error["message"] and "x-should-retry" not in answer.headers
+        assert ask(gateway, None, "/ready", method="GET").status == 503
+        assert ask(gateway, None, "/health", method="GET").status == 200
+        answered = len(gateway.records_of(Outcome))
+        disk.write_error, disk.free = 0, 1 << 40
+        eventually(lambda: ask(gateway, None, "/ready", method="GET").status == 200)
+        assert ask(gateway, CHAT).status == 200
+        assert len(gateway.records_of(Outcome)) > answered
+        assert gateway.call(lambda: gateway.board.inflight(gateway.board.row("src_local"))) == 0
+
+
+def test_a_stream_that_meets_a_full_disk_is_cut_and_its_outcome_follows(disk: Disk) -> None:
+    with serving(log_check_ms=20) as (gateway, engine):
+        engine.default = faults.endless(between_ms=5)
+        with connected(gateway) as sock:
+            sock.sendall(raw_request(gateway, STREAM))
+            got = read_until(sock, b"word")
+            disk.write_error, disk.free = errno.ENOSPC, 0
+            while data := sock.recv(65536):
+                got += data
+        assert b"[DONE]" not in got
+        eventually(lambda: engine.calls[0].ended == "gone")
+        said = text_of(events(_dechunked(got)))
+        assert len(said) <= len("".join(c.text for c in gateway.records_of(Chunk)))
+        disk.write_error, disk.free = 0, 1 << 40
+        eventually(lambda: ask(gateway, None, "/ready", method="GET").status == 200)
+
+
+@pytest.mark.parametrize("kind", ["budget", "free"])
+def test_over_the_disk_budget_nothing_is_answered_and_the_log_does_not_grow(disk: Disk, kind: str) -> None:
+    with serving(log_disk_bytes_max=1_048_576, log_check_ms=20) as (gateway, engine):
+        if kind == "free":
+            disk.free = 1000
+        else:
+            big = {**CHAT, "messages": [{"role": "user", "content": "x" * 300_000}]}
+            for _ in range(6):
+                ask(gateway, big)
+        eventually(lambda: ask(gateway, None, "/ready", method="GET").status == 503)
+        calls, size = len(engine.calls), gateway.worker.record_log.stats().bytes
+        for body in (CHAT, STREAM, {**CHAT, "model": "nope"}, {"model": "m"}):
+            answer = ask(gateway, body)
+            assert answer.status == 503 and answer.error["code"].startswith("record_log_")
+        assert len(engine.calls) == calls
+        assert gateway.worker.record_log.stats().bytes == size
+
+
+def test_every_refusal_of_a_known_caller_is_recorded_with_its_reason() -> None:
+    with serving(lambda url: World([source("s", url)], policies=[])) as (gateway, _engine):
+        assert ask(gateway, CHAT).status == 404
+        assert ask(gateway, {**CHAT, "model": "nope"}).status == 404
+        assert ask(gateway, b"nonsense").status == 400
+        assert ask(gateway, CHAT, key="il_test_nobody").status == 401
+        refusals = gateway.records_of(Refusal)
+        assert [(r.status, r.code, r.asked) for r in refusals] == [
+            (404, "model_not_found", "m"),
+            (404, "model_not_found", "nope"),
+            (400, "invalid_json", ""),
+        ]
+        assert refusals[0].reasons and refusals[0].reasons[0].offer == "s::m"
+        assert gateway.records_of(Intent) == []
+
+
+def test_what_was_asked_and_answered_is_in_the_record_byte_by_byte() -> None:
+    with serving() as (gateway, _engine):
+        body = json.dumps({**CHAT, "temperature": 0.5, "interlock": {"purpose": "triage"}}).encode()
+        answer = ask(gateway, body)
+        (intent,), (outcome,) = gateway.records_of(Intent), gateway.records_of(Outcome)
+        assert intent.body == body
+        assert outcome.body == answer.body
+        assert outcome.bytes_sent == len(answer.body)
+        assert intent.features.purpose == "triage"
