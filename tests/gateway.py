@@ -52,7 +52,7 @@ from interlock.types.snapshot import (
 from interlock.types.source import Labels, Model, Source, SourceKind, SourceLimits
 
 T = TypeVar("T")
-PEPPER = b"a pepper that only tests know of"
+PEPPER = b"a pepper of enough characters that only tests know of"
 ABILITIES = ("chat", "completions", "embeddings", "tools", "json_schema", "logprobs", "vision")
 
 

@@ -133,9 +133,7 @@ class EpochBook:
         else:
             self._of_call(record, place)
 
-    def _of_call(
-        self, record: Intent | Refusal | Attempt | AttemptEnd | Chunk | Outcome, place: Place
-    ) -> None:
+    def _of_call(self, record: Intent | Refusal | Attempt | AttemptEnd | Chunk | Outcome, place: Place) -> None:
         call = self.calls.get(record.call)
         if call is None:
             call = self.calls[record.call] = CallBook(self.epoch, record.call)

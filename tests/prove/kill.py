@@ -140,9 +140,7 @@ class KillProof:
 
     async def _load_and_kill(self, plan: Plan, rng: random.Random) -> tuple[list[Received], PowerLoss | None]:
         key = self.gateway.people[0].key
-        clients = [
-            Client(lambda: self.gateway.port, key, _markers(plan, number)) for number in range(plan.clients)
-        ]
+        clients = [Client(lambda: self.gateway.port, key, _markers(plan, number)) for number in range(plan.clients)]
         running = [asyncio.create_task(client.run()) for client in clients]
         try:
             await asyncio.sleep(plan.kill_after_s)
@@ -258,7 +256,9 @@ class KillProof:
         epochs = {id_.split("_")[1] for id_ in (each.request_id for each in received) if id_}
         judge.kept(verdict, epochs | (set(self._killed) if loss is not None else set()))
         interrupted = [
-            call.id for call in self.books.calls() if call.interrupted and call.intent and call.intent.mono_ns > began_ns
+            call.id
+            for call in self.books.calls()
+            if call.interrupted and call.intent and call.intent.mono_ns > began_ns
         ]
         verdict.figures["interrupted calls found"] += len(interrupted)
         ids = [each.request_id for each in received if each.request_id]

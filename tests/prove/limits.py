@@ -132,9 +132,7 @@ def _judge(calls: list[Admitted], received: list[Received], most: dict[str, Any]
             if value > limit:
                 failures.append(f"{name} of {subject_id}: {value} of {limit}")
     for name in ("requests_per_minute", "tokens_per_minute", "concurrency"):
-        reached = [
-            int(value.split()[0]) / int(value.split()[2]) for key, value in most.items() if key.endswith(name)
-        ]
+        reached = [int(value.split()[0]) / int(value.split()[2]) for key, value in most.items() if key.endswith(name)]
         if max(reached) < REACHED:
             failures.append(f"{name} was never nearly reached: {most}")
     answered = sum(1 for each in received if each.status == 200)

@@ -117,9 +117,7 @@ def note_admissions(folder: str) -> None:
     held: dict[int, tuple[int, Admitted]] = {}
     count = 0
 
-    def noting_admit(
-        self: LimitTable, subjects: tuple[Subject, ...], tokens: int, now_ns: int
-    ) -> Admission | LimitHit:
+    def noting_admit(self: LimitTable, subjects: tuple[Subject, ...], tokens: int, now_ns: int) -> Admission | LimitHit:
         nonlocal count
         admission = admit(self, subjects, tokens, now_ns * SPEED)
         if isinstance(admission, Admission):

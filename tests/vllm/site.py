@@ -35,7 +35,7 @@ class Tap:
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._sent: list[bytes] = []
+        self._sent: list[bytearray] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
@@ -49,26 +49,38 @@ class Tap:
 
     def bodies(self) -> list[dict[str, Any]]:
         """JSON bodies of the requests since the last look."""
-        sent, self._sent = b"".join(self._sent), []
         found = []
-        for head in re.finditer(rb"POST [^\r]*\r\n(?:[^\r]+\r\n)*?content-length: (\d+)\r\n(?:[^\r]+\r\n)*\r\n", sent):
-            found.append(json.loads(sent[head.end() : head.end() + int(head[1])]))
+        for connection in self._sent:
+            sent = bytes(connection)
+            del connection[: len(sent)]
+            for head in _POST.finditer(sent):
+                found.append(json.loads(sent[head.end() : head.end() + int(head[1])]))
         return found
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client = self._listener.accept()[0]
-                server = socket.create_connection(("127.0.0.1", self._port))
-                threading.Thread(target=self._pump, args=(client, server, self._sent), daemon=True).start()
-                threading.Thread(target=self._pump, args=(server, client, None), daemon=True).start()
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._port))
+                except OSError:
+                    client.close()
+                    continue
+                sent = bytearray()
+                self._sent.append(sent)
+                threading.Thread(target=_pump, args=(client, server, sent), daemon=True).start()
+                threading.Thread(target=_pump, args=(server, client, None), daemon=True).start()
 
-    def _pump(self, come: socket.socket, go: socket.socket, note: list[bytes] | None) -> None:
-        with contextlib.suppress(OSError), go:
-            while data := come.recv(65_536):
-                if note is not None:
-                    self._sent.append(data)
-                go.sendall(data)
+
+_POST = re.compile(rb"POST [^\r]*\r\n(?:[^\r]+\r\n)*?content-length: (\d+)\r\n(?:[^\r]+\r\n)*\r\n", re.IGNORECASE)
+
+
+def _pump(come: socket.socket, go: socket.socket, note: bytearray | None) -> None:
+    with contextlib.suppress(OSError), go:
+        while data := come.recv(65_536):
+            if note is not None:
+                note += data
+            go.sendall(data)
 
 
 def document(vllm: dict[str, Vllm], tap: Tap) -> dict[str, Any]:

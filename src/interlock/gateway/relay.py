@@ -105,14 +105,15 @@ class Relay:
             return
         if not self._out:
             return
+        if self._waiting or not self._attempt.durable:
+            self._hold(len(data))
         if not self._waiting:
             self._waiting = True
             self._attempt.run.runtime.log.on_written(self._written)
-        if not self._attempt.durable:
-            self._hold(len(data))
 
     def _hold(self, size: int) -> None:
-        """The disk is slower than the source: past the buffer's limit the source has to wait for it."""
+        """The source is faster than the log, or even than one turn of the event loop (which may read megabytes of a
+        socket in a row): past the buffer's limit it has to wait."""
         self._held += size
         upstream = self._attempt.upstream
         if self._held > self._attempt.run.runtime.settings.write_buffer_bytes_max and upstream is not None:
@@ -252,8 +253,6 @@ class Relay:
 
     def release(self) -> None:
         """The attempt's record is durable: what has been written may be forwarded."""
-        if self._held and self._attempt.upstream is not None and not self._attempt.run.paused:
-            self._attempt.upstream.resume()
         if not self._waiting:
             self._forward()
 
@@ -268,7 +267,12 @@ class Relay:
         data = out[0] if len(out) == 1 else b"".join(out)
         self._out = []
         self.bytes_sent += len(data)
-        self._attempt.run.forward(data)
+        run = self._attempt.run
+        run.forward(data)
+        if self._held:
+            self._held = 0
+            if self._attempt.upstream is not None and not run.paused:
+                self._attempt.upstream.resume()
 
     def _complete(self) -> None:
         """All has been said: hold the end until its outcome is durable."""

@@ -357,35 +357,27 @@ class Run:
 
     def on_disconnect(self) -> None:
         """The caller is gone: stop the source, charge what it reported, else the reservation."""
-        if self.ended:
-            return
-        attempt = self._attempt
-        relay = attempt.relay if attempt is not None else None
-        if attempt is not None:
-            attempt.cancel()
-        if relay is not None:
-            relay.ended = True
-            usage = relay.measured(self.call.reserved_tokens)
-        else:
-            usage = Usage(0, 0, self.call.reserved_tokens if attempt is not None else 0, "reserved")
-        self._end("disconnected", 499, usage, relay=relay)
+        if not self.ended:
+            relay, usage = self._stop_source()
+            self._end("disconnected", 499, usage, relay=relay)
 
     def cut(self, error: InterlockError) -> None:
         """End this call now from our side: its key was revoked with `--cut`, or the grace of a stop is over."""
-        if self.ended:
-            return
+        if not self.ended:
+            relay, usage = self._stop_source()
+            self._end("cut", error.status, usage, relay=relay, error=error)
+
+    def _stop_source(self) -> tuple[Relay | None, Usage]:
+        """Cancel the running attempt; the relay it had, and what the call is charged."""
         attempt = self._attempt
-        relay = attempt.relay if attempt is not None else None
-        if attempt is not None:
-            attempt.cancel()
-        if relay is not None:
-            relay.ended = True
-        usage = (
-            relay.measured(self.call.reserved_tokens)
-            if relay is not None
-            else Usage(0, 0, self.call.reserved_tokens, "reserved")
-        )
-        self._end("cut", error.status, usage, relay=relay, error=error)
+        if attempt is None:
+            return None, NOTHING_USED
+        attempt.cancel()
+        relay = attempt.relay
+        if relay is None:
+            return None, Usage(0, 0, self.call.reserved_tokens, "reserved")
+        relay.ended = True
+        return relay, relay.measured(self.call.reserved_tokens)
 
     def on_pause(self) -> None:
         """A slow reader: stop reading from the source, so that nothing piles up here."""

@@ -72,7 +72,7 @@ POLL_S = 0.02
 """How often a drain looks whether the last call has ended."""
 FINISH_NS = 1_000_000_000
 """How long calls that were cut at the end of the grace may take to record their outcome."""
-PEPPER_BYTES_MIN = 16
+PEPPER_BYTES_MIN = 32
 GC_THRESHOLD = (20_000, 20, 50)
 """Calls leave no reference cycles behind, so collecting often only costs; rarely still catches what does."""
 NO_SNAPSHOT = SnapshotView.from_parts([], Head(0, root_hash({}), FORMAT, 0), cache_max=16)
@@ -395,7 +395,7 @@ class Worker:
 
 def read_pepper(settings: Settings) -> bytes:
     """The secret that API keys are hashed under. Raises ConfigError when there is none or it is too short."""
-    path = Path(settings.pepper_file) if settings.pepper_file else settings.home_path("secrets", "pepper")
+    path = settings.pepper_path()
     try:
         pepper = path.read_bytes().strip()
     except OSError as e:

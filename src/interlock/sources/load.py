@@ -3,6 +3,9 @@
 A reading is a fact with an age: what is not known is -1, never 0, and the board turns a reading older than
 `load_age_ms_max` into unknown. Saturation has hysteresis: above `waiting_max` a source is saturated until its queue is
 at or below `waiting_resume`.
+
+Health is what `/health` says, and load is what `/metrics` says: a source whose metrics cannot be read is up, with an
+unknown load.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -29,8 +32,13 @@ from interlock.types.source import Source, SourceKind, SourceLimits
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+REPORT_S = 1.0
+RETRY_S = 5.0
+"""How soon a source that could not be watched is tried again."""
 HEALTH_EVERY = 4
 """An engine whose metrics answer is asked for its health only every this many readings."""
+PHASES = 8
+"""Sources are read in this many turns of an interval, not all at one instant."""
 _BREAKER_LEVELS = {"closed": 0, "cooling": 0, "half_open": 1, "open": 2}
 
 
@@ -44,34 +52,27 @@ class Load(NamedTuple):
     prefix_hits: int = -1
 
 
-_LABELS = rb'(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?'
-_LINES = {
-    kind: re.compile(rb"^(" + b"|".join(names) + rb")" + _LABELS + rb"[ \t]+([^\s]+)", re.MULTILINE)
-    for kind, names in {
-        SourceKind.vllm: (
-            rb"vllm:num_requests_waiting",
-            rb"vllm:num_requests_running",
-            rb"vllm:(?:kv|gpu)_cache_usage_perc",
-            rb"vllm:(?:gpu_)?prefix_cache_queries(?:_total)?",
-            rb"vllm:(?:gpu_)?prefix_cache_hits(?:_total)?",
-        ),
-        SourceKind.llamacpp: (
-            rb"llamacpp:requests_deferred",
-            rb"llamacpp:requests_processing",
-            rb"llamacpp:kv_cache_usage_ratio",
-        ),
-    }.items()
+_SAMPLE = rb'(?:\{(?:[^"}\n]|"(?:[^"\\\n]|\\.)*+")*+\})?[ \t]++([^\s]++)'
+"""Labels and value of a sample. Possessive, and never past its line: a page takes time in proportion to its size."""
+_SAMPLES = {
+    SourceKind.vllm: re.compile(
+        rb"\nvllm:(num_requests_waiting|num_requests_running|(?:kv|gpu)_cache_usage_perc"
+        rb"|(?:gpu_)?prefix_cache_queries(?:_total)?|(?:gpu_)?prefix_cache_hits(?:_total)?)" + _SAMPLE
+    ),
+    SourceKind.llamacpp: re.compile(
+        rb"\nllamacpp:(requests_deferred|requests_processing|kv_cache_usage_ratio)" + _SAMPLE
+    ),
 }
 
 
 def parse_metrics(kind: SourceKind, text: bytes) -> Load:
     """The load in a metrics page (Prometheus text format). Engines of one server (vLLM's label `engine`) are added up;
     of the KV cache the fullest counts. Values that are not numbers are unknown."""
-    pattern = _LINES.get(kind)
+    pattern = _SAMPLES.get(kind)
     if pattern is None:
         return Load()
     sums: dict[str, float] = {}
-    for found in pattern.finditer(text):
+    for found in pattern.finditer(b"\n" + text):
         try:
             value = float(found[2])
         except ValueError:
@@ -90,9 +91,9 @@ def parse_metrics(kind: SourceKind, text: bytes) -> Load:
 
 
 def _field_of(name: bytes) -> str:
-    if name.endswith((b"_waiting", b"_deferred")):
+    if name.endswith((b"waiting", b"deferred")):
         return "waiting"
-    if name.endswith((b"_running", b"_processing")):
+    if name.endswith((b"running", b"processing")):
         return "running"
     if b"cache_usage" in name:
         return "kv"
@@ -146,18 +147,24 @@ class LoadMetrics(Protocol):
 class _Watch:
     """One source being watched: its pool, what was last read, whether it is up."""
 
-    def __init__(self, source: Source, pool: Pool, row: int) -> None:
+    def __init__(self, source: Source, pool: Pool, row: int, before: _Watch | None) -> None:
         self.source = source
         self.pool = pool
         self.row = row
         self.load = Load()
         self.read_at_ns = 0
-        self.failures = 0
+        self.queue_at_ns = 0
+        """When its queue was last known."""
         self.readings = 0
+        self.failures = 0
         self.healthy = True
         self.saturated = False
-        self.told_no_metrics = False
+        self.told_no_load = False
         self.task: asyncio.Task[None] | None = None
+        if before is not None and before.source.base_url == source.base_url and before.source.kind is source.kind:
+            # its limits or labels changed, the engine is the same
+            self.load, self.read_at_ns, self.queue_at_ns = before.load, before.read_at_ns, before.queue_at_ns
+            self.failures, self.healthy, self.saturated = before.failures, before.healthy, before.saturated
 
 
 class LoadWatcher:
@@ -179,56 +186,68 @@ class LoadWatcher:
         self._credentials = credentials or CredentialStore(settings)
         self._wanted: dict[str, Source] = {}
         self._watches: dict[str, _Watch] = {}
-        self._changed = False
+        self._told_unwatched: set[str] = set()
+        self._reconcile_at = 0.0
         self._report_at = 0.0
 
     def update(self, sources: Sequence[Source]) -> None:
         """Watch these sources and no others."""
         # models do not matter here: a new model must not interrupt the watching
         self._wanted = {s.id: msgspec.structs.replace(s, models=(), engine="", engine_version="") for s in sources}
-        self._changed = True
+        self._reconcile_at = 0.0
 
     async def run(self) -> None:
         """Until cancelled: a task per source, and a tick for the pools' time-outs and the credentials."""
         try:
             while True:
-                if self._changed:
-                    self._changed = False
-                    await self._reconcile()
                 now = self._clock.mono_ns() / 1e9
+                if now >= self._reconcile_at:
+                    self._reconcile_at = math.inf
+                    await self._reconcile(now)
                 self._credentials.check(now)
                 for watch in self._watches.values():
                     watch.pool.sweep(now)
                     if watch.task is not None and watch.task.done():
                         self._revive(watch)
                 if now >= self._report_at:
-                    self._report_at = now + 1
+                    self._report_at = now + REPORT_S
                     self._report()
                 await asyncio.sleep(TICK_S)
         finally:
             self._wanted = {}
-            await self._reconcile()
+            await self._reconcile(0)
 
-    async def _reconcile(self) -> None:
-        for watch in [w for w in self._watches.values() if self._wanted.get(w.source.id) != w.source]:
+    async def _reconcile(self, now: float) -> None:
+        """Make what is watched what is wanted."""
+        changed = [w for w in self._watches.values() if self._wanted.get(w.source.id) != w.source]
+        before = {watch.source.id: watch for watch in changed}
+        for watch in changed:
             del self._watches[watch.source.id]
             if watch.task is not None:
                 watch.task.cancel()
-                await asyncio.gather(watch.task, return_exceptions=True)
+        await asyncio.gather(*(w.task for w in changed if w.task is not None), return_exceptions=True)
+        for watch in changed:
             await watch.pool.close()
-        loop = asyncio.get_running_loop()
         for source in [s for s in self._wanted.values() if s.id not in self._watches]:
             try:
-                target = target_of(source, self._credentials)
-                row = self._board.row(source.id)
+                self._begin(source, before.get(source.id))
+                self._told_unwatched.discard(source.id)
             except InterlockError as e:
-                log.warning("source %s cannot be watched: %s", source.name, e.message)
-                continue
-            watch = self._watches[source.id] = _Watch(source, Pool(target, self._settings, loop), row)
-            if source.kind in _LINES:
-                watch.task = loop.create_task(self._watch(watch))
-            else:
-                self._publish(watch)  # nothing to ask: the circuit breaker alone judges its health
+                self._reconcile_at = min(self._reconcile_at, now + RETRY_S)
+                if source.id not in self._told_unwatched:
+                    self._told_unwatched.add(source.id)
+                    log.warning("source %s cannot be watched: %s", source.name, e.message)
+        self._told_unwatched &= self._wanted.keys()
+
+    def _begin(self, source: Source, before: _Watch | None) -> None:
+        loop = asyncio.get_running_loop()
+        row = self._board.row(source.id)
+        pool = Pool(target_of(source, self._credentials), self._settings, loop)
+        watch = self._watches[source.id] = _Watch(source, pool, row, before)
+        if source.kind in _SAMPLES:
+            watch.task = loop.create_task(self._watch(watch))
+        else:
+            self._publish(watch)  # nothing to ask: the circuit breaker alone judges its health
 
     def _revive(self, watch: _Watch) -> None:
         # a defect in reading one engine must end neither its watching nor that of the others
@@ -240,32 +259,65 @@ class LoadWatcher:
     async def _watch(self, watch: _Watch, first_wait_s: float = 0) -> None:
         interval_s = self._settings.load_interval_ms / 1000
         await asyncio.sleep(first_wait_s)
+        await self._read(watch)
+        await asyncio.sleep(interval_s * (watch.row % PHASES) / PHASES)
         while True:
             await self._read(watch)
             await asyncio.sleep(interval_s)
 
     async def _read(self, watch: _Watch) -> None:
-        entered = self._board.entered(watch.row)
-        asked_ns = self._clock.mono_ns()
         problem = ""
-        try:
-            answer = await self._ask(watch, "/metrics")
-            if answer.status == 200:
-                watch.load, watch.read_at_ns = parse_metrics(watch.source.kind, answer.body), asked_ns
-                watch.saturated = saturated_now(watch.saturated, watch.load.waiting, watch.source.limits)
-            elif not watch.told_no_metrics:
-                watch.told_no_metrics = True
-                log.warning(
-                    "source %s has no metrics (status %d): its load is unknown", watch.source.name, answer.status
-                )
-            if answer.status != 200 or watch.readings % HEALTH_EVERY == 0 or watch.failures:
-                health = await self._ask(watch, "/health")
-                problem = "" if health.status < 500 else f"says it is not healthy (status {health.status})"
-        except InterlockError as e:
-            problem = e.message
+        health_due = watch.failures > 0 or watch.readings % HEALTH_EVERY == 0
         watch.readings += 1
+        if health_due:
+            problem = await self._read_health(watch)
+        entered = self._board.entered(watch.row)
+        failed = bool(problem)
+        if not problem:
+            try:
+                no_load = await self._read_load(watch)
+            except InterlockError as e:
+                no_load, failed = e.message, True
+            if no_load and not health_due:
+                problem = await self._read_health(watch)
+            if not problem:
+                self._tell_load(watch, no_load)
         self._judge(watch, problem)
         self._publish(watch, entered)
+        if self._metrics is not None:
+            self._metrics.source_probes.add((watch.source.name, "failed" if failed or problem else "ok"))
+
+    async def _read_health(self, watch: _Watch) -> str:
+        """Why the source is not healthy, or "". An engine without the page is healthy as long as it answers."""
+        try:
+            answer = await self._ask(watch, "/health")
+        except InterlockError as e:
+            return e.message
+        return "" if answer.status < 500 else f"it says that it is not healthy (status {answer.status})"
+
+    async def _read_load(self, watch: _Watch) -> str:
+        """Read the metrics page; why there is no load in it, or "". Raises UpstreamError when it cannot be read."""
+        asked_ns = self._clock.mono_ns()
+        answer = await self._ask(watch, "/metrics")
+        if answer.status != 200:
+            return f"its metrics page answers with status {answer.status}"
+        load = parse_metrics(watch.source.kind, answer.body)
+        if load.waiting < 0 and load.running < 0:
+            return "its metrics page does not tell how many requests wait and run"
+        watch.load, watch.read_at_ns = load, asked_ns
+        if load.waiting >= 0:
+            watch.queue_at_ns = asked_ns
+        watch.saturated = saturated_now(watch.saturated, load.waiting, watch.source.limits)
+        if asked_ns - watch.queue_at_ns > self._settings.load_age_ms_max * 1_000_000:
+            watch.saturated = False
+        return ""
+
+    def _tell_load(self, watch: _Watch, no_load: str) -> None:
+        if no_load and not watch.told_no_load:
+            log.warning("the load of source %s is unknown: %s", watch.source.name, no_load)
+        elif watch.told_no_load and not no_load:
+            log.info("the load of source %s is known again", watch.source.name)
+        watch.told_no_load = bool(no_load)
 
     async def _ask(self, watch: _Watch, path: str) -> Answer:
         request = build_get(watch.source, path, self._credentials.header(watch.source), api=False)
@@ -274,8 +326,6 @@ class LoadWatcher:
         return await fetch(watch.pool, request, timeout_s=timeout_s, bytes_max=settings.probe_bytes_max)
 
     def _judge(self, watch: _Watch, problem: str) -> None:
-        if self._metrics is not None:
-            self._metrics.source_probes.add((watch.source.name, "failed" if problem else "ok"))
         if not problem:
             if not watch.healthy:
                 log.info("source %s is up again", watch.source.name)
@@ -300,23 +350,28 @@ class LoadWatcher:
         )
 
     def _report(self) -> None:
-        metrics = self._metrics
+        """What is on the board, as metrics."""
+        metrics, board, now_ns = self._metrics, self._board, self._clock.mono_ns()
         if metrics is None:
             return
-        now_ns = self._clock.mono_ns()
-        board = self._board
-        values: list[tuple[_Series, Callable[[_Watch], int]]] = [
-            (metrics.source_up, lambda w: int(w.healthy)),
-            (metrics.source_saturated, lambda w: int(board.reading(w.row, now_ns).saturated)),
-            (metrics.source_waiting, lambda w: board.reading(w.row, now_ns).waiting),
-            (metrics.source_running, lambda w: board.reading(w.row, now_ns).running),
-            (metrics.source_kv_ratio, lambda w: board.reading(w.row, now_ns).kv_permille),
-            (metrics.source_inflight, lambda w: board.inflight(w.row)),
-            (metrics.source_breaker, lambda w: _BREAKER_LEVELS[board.breaker_state(w.row, now_ns)]),
-        ]
-        for series, value in values:
+        for series in (
+            metrics.source_up,
+            metrics.source_saturated,
+            metrics.source_waiting,
+            metrics.source_running,
+            metrics.source_kv_ratio,
+            metrics.source_inflight,
+            metrics.source_breaker,
+        ):
             series.clear()  # so that a source that was removed has no series any more
-            for watch in self._watches.values():
-                number = value(watch)
-                if series is not metrics.source_kv_ratio or number >= 0:
-                    series.set((watch.source.name,), number)
+        for watch in self._watches.values():
+            labels = (watch.source.name,)
+            reading = board.reading(watch.row, now_ns)
+            metrics.source_up.set(labels, int(reading.healthy))
+            metrics.source_saturated.set(labels, int(reading.saturated))
+            metrics.source_waiting.set(labels, reading.waiting)
+            metrics.source_running.set(labels, reading.running)
+            if reading.kv_permille >= 0:
+                metrics.source_kv_ratio.set(labels, reading.kv_permille)
+            metrics.source_inflight.set(labels, reading.inflight)
+            metrics.source_breaker.set(labels, _BREAKER_LEVELS[board.breaker_state(watch.row, now_ns)])

@@ -1,0 +1,169 @@
+"""Overflow by the engine's real queue, and its return."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any, NamedTuple
+
+from interlock.types.record import Intent
+from tests.e2e.stack import until
+
+from .conftest import note
+from .engines import MODEL, SLOTS
+from .site import WAITING_MAX, Site
+
+CLIENTS = 24
+BOUND = 6
+"""So many of the clients belong to the tenant that must stay in the EU."""
+OVERFLOW_S = 3.0
+"""Longest time from the moment the engine's queue is too long until a call goes elsewhere."""
+RETURN_S = 3.0
+"""Longest time from the moment the engine's queue is empty until a call goes there again."""
+
+
+class Served(NamedTuple):
+    """One call of a burst."""
+
+    tenant: str
+    source: str
+    decision: str
+    request_id: str
+    text: str
+
+
+class Queues(threading.Thread):
+    """What the engines themselves say of their queues, every 200 ms: (seconds, near, far)."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self._site = site
+        self._over = threading.Event()
+        self.seen: list[tuple[float, tuple[int, int], tuple[int, int]]] = []
+
+    def run(self) -> None:
+        while not self._over.wait(0.2):
+            near, far = self._site.near.queue(), self._site.far.queue()
+            self.seen.append((time.time(), near, far))
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def burst(site: Site) -> list[Served]:
+    """24 clients within three seconds, every third streamed."""
+
+    async def one(number: int) -> Served:
+        await asyncio.sleep(number / 8)
+        tenant = "globex" if number % (CLIENTS // BOUND) == 1 else "acme"
+        given: dict[str, Any] = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": f"Tell me story number {number}."}],
+            "max_tokens": 24,
+            "extra_body": {"ignore_eos": True},
+        }
+        async with site.client_async(tenant) as client:
+            if number % 3:
+                raw = await client.chat.completions.with_raw_response.create(**given)
+                text = raw.parse().choices[0].message.content or ""
+            else:
+                raw = await client.chat.completions.with_raw_response.create(**given, stream=True)
+                text = "".join([c.choices[0].delta.content or "" async for c in raw.parse()])
+        headers = raw.headers
+        return Served(
+            tenant,
+            headers["x-interlock-source"],
+            headers["x-interlock-decision"],
+            headers["x-interlock-request-id"],
+            text,
+        )
+
+    async def main() -> list[Served]:
+        return list(await asyncio.gather(*(one(number) for number in range(CLIENTS))))
+
+    return asyncio.run(main())
+
+
+def test_a_burst_overflows_by_queue_depth_and_comes_back(site: Site) -> None:
+    queues = Queues(site)
+    queues.start()
+    try:
+        calls = burst(site)
+    finally:
+        queues.stop()
+    assert all(call.text for call in calls)
+    bound = [call for call in calls if call.tenant == "globex"]
+    assert len(bound) == BOUND
+    assert {call.source for call in bound} == {"near"}, "whoever must stay in the region waits"
+    assert not any("overflow" in call.decision for call in bound)
+    over = [call for call in calls if call.source == "far"]
+    assert over, "some calls went to the other instance"
+    assert all("; overflow" in call.decision for call in over)
+    assert len([call for call in calls if call.source == "near"]) > SLOTS
+
+    intents = {call.request_id: site.record(call.request_id, Intent) for call in calls}
+    readings = [site.readings(intents[call.request_id])["near"] for call in over]
+    for reading in readings:
+        assert reading.saturated or reading.waiting + reading.inflight_since > WAITING_MAX
+    assert any(reading.waiting > WAITING_MAX for reading in readings), "decided by the engine's own figure"
+    deepest = max(near[0] for _, near, _ in queues.seen)
+    assert deepest > WAITING_MAX
+    began = min(intent.wall_ns for intent in intents.values())
+    first = min(intents[call.request_id].wall_ns for call in over)
+    explained = site.up.run("route", "explain", over[0].request_id).out
+    assert "waiting" in explained
+
+    back_s, tries = comes_back(site)
+    note(
+        f"burst of {CLIENTS}: {len(over)} of {CLIENTS - BOUND} free calls overflowed, none of the {BOUND} bound ones; "
+        f"first overflow {(first - began) / 1e9:.2f} s after the first call; engine's queue at most {deepest} deep; "
+        f"back {back_s:.2f} s after it was empty ({tries} calls went elsewhere in that time)"
+    )
+
+
+def comes_back(site: Site) -> tuple[float, int]:
+    """(seconds from the first empty queue that was seen until the first call there, calls elsewhere in between)."""
+    until(lambda: site.near.queue()[0] == 0, 120, "the queue to drain", 0.05)
+    empty_at = time.monotonic()
+    elsewhere = 0
+    while True:
+        sent_at = time.monotonic()
+        answer = site.chat(max_tokens=1)
+        if answer.headers["x-interlock-source"] == "near":
+            assert "overflow" not in answer.headers["x-interlock-decision"]
+            assert sent_at - empty_at < RETURN_S
+            return sent_at - empty_at, elsewhere
+        elsewhere += 1
+        assert time.monotonic() - empty_at < RETURN_S + 5, "calls do not come back"
+
+
+def test_a_queue_that_others_made_counts(site: Site) -> None:
+    """The load comes past the gateway: it knows of it from the engine's metrics alone."""
+    body = {"model": MODEL, "max_tokens": 60, "ignore_eos": True, "prompt": "Once upon a time"}
+    crowd = SLOTS + WAITING_MAX + 2
+    clients = [threading.Thread(target=site.near.post, args=("/v1/completions", body)) for _ in range(crowd)]
+    for client in clients:
+        client.start()
+    try:
+        until(lambda: site.near.queue()[0] > WAITING_MAX, 60, "a long queue", 0.05)
+        began = time.monotonic()
+        while True:
+            sent_at = time.monotonic()
+            answer = site.chat("acme", max_tokens=1)
+            if answer.headers["x-interlock-source"] == "far":
+                break
+            assert time.monotonic() - began < OVERFLOW_S, "calls do not overflow"
+        reading = site.readings(site.record(answer.request_id, Intent))["near"]
+        assert reading.waiting > WAITING_MAX
+        assert reading.inflight == 0
+        assert "; overflow" in answer.headers["x-interlock-decision"]
+        over_s = sent_at - began
+    finally:
+        for client in clients:
+            client.join()
+    back_s, _ = comes_back(site)
+    note(
+        f"queue made past the gateway: overflow {over_s:.2f} s after it was too long, back {back_s:.2f} s after it was empty"
+    )
