@@ -29,7 +29,7 @@ import pytest
 
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL = "smollm2"
-"""The name that the engine serves the model under."""
+"""The name that the engine serves the model under, unless told another."""
 READY_TIMEOUT_S = 60
 
 
@@ -128,22 +128,27 @@ def llamacpp_engine(
     port: int = 0,
     embeddings: bool = False,
     tools: bool = True,
+    alias: str = MODEL,
 ) -> Iterator[Engine]:
-    """A running llama.cpp server; it ends with the `with`, and with this process whatever happens to it."""
+    """A running llama.cpp server; it ends with the `with`, and with this process whatever happens to it.
+
+    `slots`: requests it works on at once, each with `context_length` tokens; more of them wait. `alias`: the name that
+    it serves its model under.
+    """
     port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         log = Path(folder) / "engine.log"
-        arguments = [model_file(), port, slots, context_length, int(metrics), int(embeddings), int(tools), os.getpid()]
+        numbers = [port, slots, context_length, int(metrics), int(embeddings), int(tools), os.getpid()]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, __file__, *map(str, arguments)],
+                [sys.executable, __file__, str(model_file()), alias, *map(str, numbers)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
         try:
-            engine = Engine(f"http://127.0.0.1:{port}", MODEL, process.pid, log)
+            engine = Engine(f"http://127.0.0.1:{port}", alias, process.pid, log)
             _wait_until_ready(engine, process)
             yield engine
         finally:
@@ -173,13 +178,21 @@ def llamacpp() -> Iterator[Engine]:
 
 
 def _serve(
-    file: str, port: int, slots: int, context_length: int, metrics: int, embeddings: int, tools: int, parent: int
+    file: str,
+    alias: str,
+    port: int,
+    slots: int,
+    context_length: int,
+    metrics: int,
+    embeddings: int,
+    tools: int,
+    parent: int,
 ) -> None:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = file
-    params.model_alias = {MODEL}
+    params.model_alias = {alias}
     params.n_ctx = context_length * slots
     params.n_parallel = slots
     params.hostnames = ["127.0.0.1"]
@@ -201,4 +214,4 @@ def _serve(
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], *map(int, sys.argv[2:]))
+    _serve(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

@@ -35,7 +35,7 @@ class Settings:
     worker_silent_ms_max: int = setting(
         30_000, "How long a worker's event loop may stand still before it is replaced.", group="home", minimum=1000
     )
-    stop_grace_ms: int = setting(8000, "How long running calls may finish when asked to stop.", group="home", minimum=0)
+    stop_grace_ms: int = setting(6000, "How long running calls may finish when asked to stop.", group="home", minimum=0)
     pepper_file: str = setting(
         "", "File with the secret that API keys are hashed under; empty: `secrets/pepper` in the home.", group="home"
     )
@@ -59,7 +59,7 @@ class Settings:
         "nobody", "System user the embedded PostgreSQL runs as when Interlock runs as root.", group="database"
     )
     embedded_stop_timeout_ms: int = setting(
-        8000, "Longest wait for the embedded PostgreSQL to stop before it is stopped hard.", group="database", minimum=1
+        1500, "Longest wait for the embedded PostgreSQL to stop before it is stopped hard.", group="database", minimum=1
     )
     embedded_start_timeout_ms: int = setting(
         20000, "Longest wait for the embedded PostgreSQL to accept connections.", group="database", minimum=1

@@ -176,6 +176,8 @@ class Stack:
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment without settings of whoever runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("INTERLOCK_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed Interlock has its bytecode
+    kept["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / f"interlock-e2e-bytecode-{os.geteuid()}")
     return {**kept, **(extra or {})}
 
 

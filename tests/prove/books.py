@@ -219,11 +219,11 @@ class Books:
         for book in self.epochs.values():
             for record in book.interrupted:
                 dead = self.epochs.get(record.epoch)
-                call = dead.calls.get(record.call) if dead is not None else None
-                if call is None:
+                left_open = dead.calls.get(record.call) if dead is not None else None
+                if left_open is None:
                     book.problems.append(f"epoch {book.epoch}: Interrupted of an unknown call of {record.epoch}")
                 else:
-                    call.interrupted.append(record)
+                    left_open.interrupted.append(record)
         self._read_notes()
 
     def forget(self, epoch: str) -> None:

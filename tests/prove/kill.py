@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from interlock.ledger.folder import segment_path, segments
+from interlock.ledger.folder import recovering_in, segment_path, segments
 from interlock.ledger.reader import read_epoch
 from interlock.types.identity import LimitSet
-from interlock.types.record import EpochRecovered, Intent, Interrupted, Outcome, Refusal
+from interlock.types.record import EpochOpen, EpochRecovered, Intent, Interrupted, Outcome, Refusal
 from tests.gateway import Who
 
 from .books import Books
@@ -32,9 +32,11 @@ from .client import Client, Received
 from .gateway import Gateway, alive, gateway, wait_gone
 from .judge import Judge, PowerLoss, Verdict
 
-KINDS = {"worker": 42, "twice": 16, "workers": 12, "node": 10, "everything": 8, "power": 12}
-"""Who is killed, and how often of a hundred: a worker; one, and shortly after another or its successor; all workers;
-the node alone; all; all, and what had not become durable is lost."""
+KINDS = {"worker": 36, "twice": 10, "recovering": 14, "workers": 12, "node": 8, "everything": 8, "power": 12}
+"""Who is killed, and how often of a hundred: a worker; one, and shortly after another or its successor; one, and the
+one that is just recovering it; all workers; the node alone; all; all, and what had not become durable is lost."""
+RECOVERING_S = 10.0
+WITHIN_RECOVERY_S = 0.015
 RECOVERY_S = 30.0
 SETTLE_S = 10.0
 STREAM_SYNC_MS = 50
@@ -43,7 +45,7 @@ LOOKED_UP = 5
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """One round. `again_s`: pause before the second kill of `twice`. `slow_disk` and `settings` are of the node's next life."""
+    """One round. `again_s`: pause before the second kill; `slow_disk`, `settings`: of a node that is started in it."""
 
     seed: int
     number: int
@@ -163,14 +165,12 @@ class KillProof:
         workers = made.workers()
         before = set(self.books.open_epochs())
         at_ns = time.monotonic_ns()
-        if plan.kind in ("worker", "twice", "workers"):
+        if plan.kind in ("worker", "twice", "recovering", "workers"):
             victims = workers if plan.kind == "workers" else [rng.choice(workers)]
             for pid in victims:
                 made.kill_worker(pid)
-            if plan.kind == "twice":
-                await asyncio.sleep(plan.again_s)
-                left = made.workers()
-                victims.append(left[-1] if rng.random() < 0.5 else rng.choice(left))
+            if plan.kind in ("twice", "recovering"):
+                victims.append(await self._second(plan, before, rng))
                 made.kill_worker(victims[-1])
             for pid in victims:
                 await asyncio.to_thread(wait_gone, pid)
@@ -184,6 +184,21 @@ class KillProof:
         for pid in workers:
             wait_gone(pid)
         return self._lose_power(at_ns, rng)
+
+    async def _second(self, plan: Plan, before: set[str], rng: random.Random) -> int:
+        """The next one to be killed, when its moment has come."""
+        deadline = time.monotonic() + RECOVERING_S
+        while plan.kind == "recovering" and time.monotonic() < deadline:
+            for epoch in before:
+                for other in recovering_in(self.gateway.log, epoch):
+                    first = next(read_epoch(self.gateway.log, other)).record
+                    if isinstance(first, EpochOpen) and first.pid in self.gateway.workers():
+                        await asyncio.sleep(rng.uniform(0, WITHIN_RECOVERY_S))
+                        return first.pid
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(plan.again_s)
+        left = self.gateway.workers()
+        return left[-1] if rng.random() < 0.5 else rng.choice(left)
 
     def _kill_node(self, plan: Plan, workers: list[int], rng: random.Random) -> None:
         """The node alone, or all its workers with it; workers that lose their node finish their calls and stop."""

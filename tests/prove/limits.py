@@ -61,8 +61,7 @@ def prove(*, seconds: float, seed: int, progress: bool = True) -> dict[str, Any]
         for call in noted
     ]
     most: dict[str, Any] = {}
-    for words in _judge(calls, received, most):
-        failures.append(f"seed {seed}: {words}")
+    failures.extend(f"seed {seed}: {words}" for words in _judge(calls, received, most))
     if progress:
         sys.stderr.write(f"limits: {len(calls)} admitted, {most}, {len(failures)} failures\n")
     statuses = Counter(str(each.status or "none") for each in received)

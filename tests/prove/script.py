@@ -20,7 +20,8 @@ STEADY, FAR, SHAKY = "steady", "far", "shaky"
 MODELS = {STEADY: ("near-model", "any-model"), FAR: ("far-model", "any-model"), SHAKY: ("any-model", "shaky-model")}
 OPERATIONS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "embeddings": "/v1/embeddings"}
 WORDS = (
-    "signal", "route", "naïve", "日本", "\"quoted\"", "🚆", "back\\slash", "points", "line\nfeed", "block", "Ω", "data:",
+    "signal", "route", "naïve", "日本", "\"quoted\"", "🚆", "back\\slash", "points", "line\nfeed", "block", "Ω",
+    "data:",
 )  # fmt: skip
 
 

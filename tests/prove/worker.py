@@ -122,8 +122,8 @@ def note_admissions(folder: str) -> None:
         admission = admit(self, subjects, tokens, now_ns * SPEED)
         if isinstance(admission, Admission):
             marks = {s.kind: mark_of(s.id) for s in subjects}
-            on = (marks.get(kind, 0) for kind in SUBJECTS)
-            note = Admitted(admission.at_ns, *on, tokens, time.monotonic_ns(), 0)
+            key, principal, team = (marks.get(kind, 0) for kind in SUBJECTS)
+            note = Admitted(admission.at_ns, key, principal, team, tokens, time.monotonic_ns(), 0)
             os.pwrite(notes, ADMITTED.pack(*note), count * ADMITTED.size)
             held[id(admission)] = (count, note)
             count += 1

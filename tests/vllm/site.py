@@ -49,12 +49,11 @@ class Tap:
 
     def bodies(self) -> list[dict[str, Any]]:
         """JSON bodies of the requests since the last look."""
-        found = []
+        found: list[dict[str, Any]] = []
         for connection in self._sent:
             sent = bytes(connection)
             del connection[: len(sent)]
-            for head in _POST.finditer(sent):
-                found.append(json.loads(sent[head.end() : head.end() + int(head[1])]))
+            found += [json.loads(sent[m.end() : m.end() + int(m[1])]) for m in _POST.finditer(sent)]
         return found
 
     def _accept(self) -> None:

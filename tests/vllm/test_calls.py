@@ -36,7 +36,7 @@ def test_a_chat_completion(site: Site) -> None:
     assert (outcome.state, outcome.served_model) == ("completed", MODEL)
     assert outcome.usage.prompt_tokens == answer.usage.prompt_tokens
     assert outcome.usage.completion_tokens == answer.usage.completion_tokens
-    assert outcome.usage.method == "engine"
+    assert outcome.usage.origin == "engine"
 
 
 def test_a_stream_has_the_same_text_and_hides_usage(site: Site) -> None:

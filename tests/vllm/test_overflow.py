@@ -165,5 +165,6 @@ def test_a_queue_that_others_made_counts(site: Site) -> None:
             client.join()
     back_s, _ = comes_back(site)
     note(
-        f"queue made past the gateway: overflow {over_s:.2f} s after it was too long, back {back_s:.2f} s after it was empty"
+        f"queue made past the gateway: overflow {over_s:.2f} s after it was too long, "
+        f"back {back_s:.2f} s after it was empty"
     )

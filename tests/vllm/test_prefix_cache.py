@@ -36,9 +36,8 @@ def test_hits_within_a_tenant_and_none_across(site: Site) -> None:
     salts = [body["cache_salt"] for body in site.tap.bodies()]
     assert salts[0] == salts[1] == salts[4] != salts[2] == salts[3]
     assert len(salts[0]) == 32
-    note(
-        f"prefix cache: tokens hit, tenant one/one/two/two/one: {[a[0] for a in (first, again, other, other_again, last)]}"
-    )
+    hits = [answer[0] for answer in (first, again, other, other_again, last)]
+    note(f"prefix cache: tokens hit when tenants one, one, two, two, one ask the same: {hits}")
 
 
 def test_a_caller_cannot_choose_its_salt(site: Site) -> None:

@@ -60,10 +60,10 @@ def check_broken(site: Site, broken: Broken, instance: Vllm) -> None:
     *pieces, last = broken.events
     assert last["error"]["code"] in CODES, last
     assert instance.name in last["error"]["message"]
-    assert not broken.whole or True
+    assert not broken.whole, "the connection is cut, so that no client takes this for an end"
     outcome = site.outcome(broken.request_id)
     assert (outcome.state, outcome.code) == ("failed", last["error"]["code"])
-    assert (outcome.source, outcome.usage.method) == (instance.name, "reserved")
+    assert (outcome.source, outcome.usage.origin) == (instance.name, "reserved")
     call = find_call(site.up.home / "node" / "log", broken.request_id)
     assert call is not None
     recorded = "".join(s.record.text for s in call.stored if isinstance(s.record, Chunk))

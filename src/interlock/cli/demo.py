@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interlock.cli.demo_engine import MODEL, model_path
+from interlock.cli.demo_engine import MODEL, check_engine, model_path
 from interlock.control.secrets import write_secret
 from interlock.errors import Unavailable
 
@@ -176,6 +176,7 @@ def _own_certificate(file: str) -> ssl.SSLContext:
 
 def check() -> Path:
     """The model's file, before anything is started. Raises ConfigError naming what is missing."""
+    check_engine()
     return model_path()
 
 

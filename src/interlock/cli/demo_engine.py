@@ -36,15 +36,20 @@ def model_path() -> Path:
     return Path(spec.submodule_search_locations[0]) / MODEL_FILE
 
 
+def check_engine() -> None:
+    """Raise ConfigError naming what to install unless the engine's package is there."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise ConfigError("the demo needs the extra 'local': pip install 'interlock[local]'", param="demo")
+
+
 def serve(port: int, slots: int) -> None:
     """Start the engine on 127.0.0.1:`port` with `slots` parallel slots, and return once it is ready.
 
     Raises ConfigError when a package is missing, Unavailable when it does not become ready.
     """
-    try:
-        import xllamacpp
-    except ImportError:
-        raise ConfigError("the demo needs the extra 'local': pip install 'interlock[local]'", param="demo") from None
+    check_engine()
+    import xllamacpp
+
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(model_path())
     parameters.model_alias = {MODEL}

@@ -28,13 +28,15 @@ from interlock.cli.demo import configure as configure_demo
 from interlock.cli.home import held_alone
 from interlock.control.secrets import write_secret
 from interlock.errors import InterlockError, Unavailable
+from interlock.gateway.listen import Listening
+from interlock.gateway.tls import check as check_tls
 from interlock.settings import Settings
 from interlock.telemetry.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 
 START_S = 60.0
-STOP_S = 9.0
+STOP_S = 7.5
 """All processes together; SIGTERM must have stopped everything within ten seconds."""
 _POLL_S = 0.1
 
@@ -123,9 +125,15 @@ class Supervisor:
         setup_logging(self._settings.log_level, "up", settings=self._settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stopped)
+        check_tls(self._settings)
         if self._demo:
             demo_check()
-        with held_alone(self._settings, logger.warning) as self._home, self._database() as url:
+        with held_alone(self._settings, logger.warning) as self._home:
+            self._check_addresses()
+            return self._run()
+
+    def _run(self) -> int:
+        with self._database() as url:
             try:
                 said = self._start(url)
                 self._say(said)
@@ -136,6 +144,15 @@ class Supervisor:
                 raise
             finally:
                 self._stop()
+
+    def _check_addresses(self) -> None:
+        """Raise ConfigError for an address that cannot be had, before anything is started."""
+        settings = self._settings
+        for host, port in (
+            (settings.gateway_host, settings.gateway_port),
+            (settings.control_host, settings.control_port),
+        ):
+            Listening(host, port).close()
 
     @contextlib.contextmanager
     def _database(self) -> Iterator[str]:
@@ -159,8 +176,11 @@ class Supervisor:
         deadline = time.monotonic() + START_S
         engines = self._engines(environment) if self._demo else {}
         control = self._child("control process", "interlock.control.main", environment)
+        # A gateway that has a snapshot need not wait until control has made the first one.
+        warm = any(self._settings.home_path("node", "snapshot").glob("*.full"))
+        gateway = self._child("gateway", "interlock.gateway.node", environment) if warm else None
         control_url = control.ready(deadline, self._stopped)["url"]
-        gateway = self._child("gateway", "interlock.gateway.node", environment)
+        gateway = gateway or self._child("gateway", "interlock.gateway.node", environment)
         gateway_url = gateway.ready(deadline, self._stopped)["url"]
         key_file = self._settings.home_path("secrets", "admin_key")
         key = key_file.read_text().strip() if key_file.exists() else ""

@@ -12,6 +12,8 @@ import msgspec
 from interlock.errors import InterlockError, NotFound, NotImplementedYet, Unauthenticated, Unavailable
 from interlock.gateway.http.protocol import method_not_allowed
 from interlock.gateway.pipeline import govern
+from interlock.gateway.stages.authorize import fresh_enough
+from interlock.types.identity import DataClass
 from interlock.wire.errors import error_answer
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ class Gateway:
         """Only what the caller may use: exact names, and aliases with a usable target."""
         runtime = self.runtime
         state = runtime.state
+        fresh_enough(DataClass.public, runtime.clock.wall_ns(), runtime)
         caller = runtime.authenticator.identify(request.headers, state.view).caller
         catalog = state.view.catalog(caller.principal.tenant_id)
 

@@ -1,10 +1,10 @@
 """The order of a call's stages: this file is the list.
 
-    receive -> authenticate -> resolve -> authorize -> admit -> route -> record intent -> run
+    authenticate -> receive -> resolve -> authorize -> admit -> route -> record intent -> run
 
 `run` (see `interlock.gateway.run`) invokes the source, fails over along the candidates, records every attempt, and
-ends with the outcome: meter, record, respond. Authentication comes before the body is read, so that strangers cost
-little and learn nothing; from `authenticate` on every refusal is recorded.
+ends with the outcome: meter, record, respond. Authentication comes before the body is decoded, so that strangers
+cost little and learn nothing; from `authenticate` on every refusal is recorded.
 """
 
 from __future__ import annotations

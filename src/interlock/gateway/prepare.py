@@ -54,6 +54,8 @@ def _bound(call: Call, offer: Offer, source: Source, add: dict[str, Any]) -> Non
     context = offer.model.context_length
     own_cap = call.alias is not None and call.alias.max_tokens > 0
     if context and not own_cap and features.prompt_tokens_max + bound > context:
-        return  # the context itself is the bound, and a larger max_tokens would be refused by the engine
+        return  # the context itself is the bound
+    if context:
+        bound = min(bound, context)  # vLLM refuses more, and makes what is left of the context the bound by itself
     chat_at_cloud = source.kind is SourceKind.openai and call.operation == "chat"
     add["max_completion_tokens" if chat_at_cloud else "max_tokens"] = bound

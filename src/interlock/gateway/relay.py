@@ -37,12 +37,14 @@ class Relay:
         "_attempt",
         "_finished",
         "_held",
+        "_log",
         "_hide_usage",
         "_n",
         "_number",
         "_out",
         "_plain_tries",
         "_splitter",
+        "_sync_ms",
         "_tail",
         "_tail_bytes",
         "_waiting",
@@ -63,7 +65,9 @@ class Relay:
         parsed = run.parsed
         self._attempt = attempt
         self._splitter = Splitter(run.runtime.settings.event_bytes_max)
-        self._append = run.runtime.log.append_chunk
+        self._log = run.runtime.log
+        self._sync_ms = run.runtime.settings.stream_sync_ms
+        self._append = self._log.append_chunk
         self._number = run.call.number
         self._n = parsed.n
         self._hide_usage = not parsed.wants_usage
@@ -109,7 +113,8 @@ class Relay:
             self._hold(len(data))
         if not self._waiting:
             self._waiting = True
-            self._attempt.run.runtime.log.on_written(self._written)
+            self._log.on_written(self._written)
+            self._log.sync_within(self._sync_ms)
 
     def _hold(self, size: int) -> None:
         """The source is faster than the log, or even than one turn of the event loop (which may read megabytes of a

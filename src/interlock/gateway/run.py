@@ -286,6 +286,7 @@ class Run:
             return
         self._count(outcome, first_ns)
         if state == "disconnected":
+            runtime.log.sync_within(runtime.settings.stream_sync_ms)
             runtime.runs.discard(self)
             return
         runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))

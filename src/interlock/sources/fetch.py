@@ -8,7 +8,7 @@ from typing import NamedTuple
 from interlock.errors import UpstreamError, UpstreamTimeout
 from interlock.sources.transport import Deadlines, Pool
 
-_UNBOUNDED = Deadlines(1e9, 1e9, 1e9, 1e9)
+_NEVER_S = 1e9
 """`fetch` keeps its own time, so that it needs no sweep to be punctual."""
 
 
@@ -56,7 +56,9 @@ async def fetch(pool: Pool, request: bytes, *, timeout_s: float, bytes_max: int)
     """
     who = f"source {pool.target.name!r}"
     done: asyncio.Future[Answer] = pool.loop.create_future()
-    call = pool.send(request, _Collector(who, done, bytes_max), deadlines=_UNBOUNDED)
+    # a connection being opened outlives its call, for the next one: where a sweep runs, it is given up in time too
+    deadlines = Deadlines(timeout_s, _NEVER_S, _NEVER_S, _NEVER_S)
+    call = pool.send(request, _Collector(who, done, bytes_max), deadlines=deadlines)
     try:
         async with asyncio.timeout(timeout_s):
             return await done

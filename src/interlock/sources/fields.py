@@ -5,8 +5,9 @@ A field is *standard* (OpenAI's API reference), of the *engine* (an extension th
 fields is the source's `extra_fields` rule. Fields that are policy actions (`interlock.wire.fields`) are not subject to
 it: a policy has let them pass.
 
-Taken from OpenAI's API reference, vLLM's request models (0.32 and the `guided_*` names of older versions) and the
-documentation of llama.cpp's server. Fields that are refused at the door (`FOREIGN` there) are in no list.
+Taken from OpenAI's API reference, vLLM's request models (0.32; it ignores the `guided_*` names of older versions, so
+they are unknown here) and the documentation of llama.cpp's server. Fields that are refused at the door (`FOREIGN`
+there) are in no list.
 """
 
 from __future__ import annotations
@@ -51,9 +52,8 @@ _VLLM_SAMPLING = _names(
     "use_beam_search top_k min_p repetition_penalty length_penalty stop_token_ids include_stop_str_in_output "
     "ignore_eos min_tokens skip_special_tokens spaces_between_special_tokens truncate_prompt_tokens truncation_side "
     "allowed_token_ids bad_words prompt_logprobs logprob_token_ids watermarking add_special_tokens structured_outputs "
-    "response_format guided_json guided_regex guided_choice guided_grammar guided_decoding_backend "
-    "guided_whitespace_pattern structural_tag priority request_id session_id return_tokens_as_token_ids "
-    "return_token_ids return_token_offsets cache_salt kv_transfer_params ec_transfer_params vllm_xargs "
+    "response_format priority request_id session_id return_tokens_as_token_ids return_token_ids return_token_offsets "
+    "return_mm_kwargs mm_payload cache_salt kv_transfer_params ec_transfer_params vllm_xargs "
     "repetition_detection thinking_token_budget stream_interval routed_experts_prompt_start best_of"
 )
 _LLAMACPP_SAMPLING = _names(
@@ -76,7 +76,7 @@ ENGINE: dict[SourceKind, dict[str, frozenset[str]]] = {
         "embeddings": _names(
             "truncate_prompt_tokens truncation_side padding add_special_tokens add_generation_prompt "
             "continue_final_message chat_template chat_template_kwargs mm_processor_kwargs priority request_id "
-            "normalize use_activation embed_dtype endianness cache_salt"
+            "media_io_kwargs use_activation embed_dtype endianness cache_salt"
         ),
     },
     SourceKind.llamacpp: {

@@ -11,6 +11,7 @@ unknown load.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import re
@@ -37,6 +38,8 @@ RETRY_S = 5.0
 """How soon a source that could not be watched is tried again."""
 HEALTH_EVERY = 4
 """An engine whose metrics answer is asked for its health only every this many readings."""
+SAMPLES_MAX = 4096
+"""Samples read from one metrics page: five a data-parallel engine."""
 PHASES = 8
 """Sources are read in this many turns of an interval, not all at one instant."""
 _BREAKER_LEVELS = {"closed": 0, "cooling": 0, "half_open": 1, "open": 2}
@@ -52,8 +55,9 @@ class Load(NamedTuple):
     prefix_hits: int = -1
 
 
-_SAMPLE = rb'(?:\{(?:[^"}\n]|"(?:[^"\\\n]|\\.)*+")*+\})?[ \t]++([^\s]++)'
-"""Labels and value of a sample. Possessive, and never past its line: a page takes time in proportion to its size."""
+_SAMPLE = rb'(?:\{(?:[^"}\n]++|"(?:[^"\\\n]++|\\.)*+"){0,128}+\})?[ \t]++([^\s]++)'
+"""Labels (at most 64) and value of a sample. Possessive, and never past its line: the time a page takes is in
+proportion to its size, whatever is in it."""
 _SAMPLES = {
     SourceKind.vllm: re.compile(
         rb"\nvllm:(num_requests_waiting|num_requests_running|(?:kv|gpu)_cache_usage_perc"
@@ -72,7 +76,7 @@ def parse_metrics(kind: SourceKind, text: bytes) -> Load:
     if pattern is None:
         return Load()
     sums: dict[str, float] = {}
-    for found in pattern.finditer(b"\n" + text):
+    for found in itertools.islice(pattern.finditer(b"\n" + text), SAMPLES_MAX):
         try:
             value = float(found[2])
         except ValueError:
@@ -153,6 +157,8 @@ class _Watch:
         self.row = row
         self.load = Load()
         self.read_at_ns = 0
+        self.entered: int | None = None
+        """`Board.entered` from before `load` was asked for."""
         self.queue_at_ns = 0
         """When its queue was last known."""
         self.readings = 0
@@ -164,7 +170,8 @@ class _Watch:
         if before is not None and before.source.base_url == source.base_url and before.source.kind is source.kind:
             # its limits or labels changed, the engine is the same
             self.load, self.read_at_ns, self.queue_at_ns = before.load, before.read_at_ns, before.queue_at_ns
-            self.failures, self.healthy, self.saturated = before.failures, before.healthy, before.saturated
+            self.entered, self.saturated = before.entered, before.saturated
+            self.failures, self.healthy = before.failures, before.healthy
 
 
 class LoadWatcher:
@@ -197,7 +204,11 @@ class LoadWatcher:
         self._reconcile_at = 0.0
 
     async def run(self) -> None:
-        """Until cancelled: a task per source, and a tick for the pools' time-outs and the credentials."""
+        """Until cancelled: a task per source, and a tick for the pools' time-outs and the credentials.
+
+        May be run again after it ended or failed: it goes on with the sources of the last `update`.
+        """
+        self._reconcile_at = 0.0
         try:
             while True:
                 now = self._clock.mono_ns() / 1e9
@@ -214,20 +225,13 @@ class LoadWatcher:
                     self._report()
                 await asyncio.sleep(TICK_S)
         finally:
-            self._wanted = {}
-            await self._reconcile(0)
+            await self._end(list(self._watches.values()))
 
     async def _reconcile(self, now: float) -> None:
         """Make what is watched what is wanted."""
         changed = [w for w in self._watches.values() if self._wanted.get(w.source.id) != w.source]
         before = {watch.source.id: watch for watch in changed}
-        for watch in changed:
-            del self._watches[watch.source.id]
-            if watch.task is not None:
-                watch.task.cancel()
-        await asyncio.gather(*(w.task for w in changed if w.task is not None), return_exceptions=True)
-        for watch in changed:
-            await watch.pool.close()
+        await self._end(changed)
         for source in [s for s in self._wanted.values() if s.id not in self._watches]:
             try:
                 self._begin(source, before.get(source.id))
@@ -238,6 +242,15 @@ class LoadWatcher:
                     self._told_unwatched.add(source.id)
                     log.warning("source %s cannot be watched: %s", source.name, e.message)
         self._told_unwatched &= self._wanted.keys()
+
+    async def _end(self, watches: Sequence[_Watch]) -> None:
+        tasks = [watch.task for watch in watches if watch.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for watch in watches:
+            await watch.pool.close()
+            self._watches.pop(watch.source.id, None)
 
     def _begin(self, source: Source, before: _Watch | None) -> None:
         loop = asyncio.get_running_loop()
@@ -271,7 +284,6 @@ class LoadWatcher:
         watch.readings += 1
         if health_due:
             problem = await self._read_health(watch)
-        entered = self._board.entered(watch.row)
         failed = bool(problem)
         if not problem:
             try:
@@ -283,7 +295,7 @@ class LoadWatcher:
             if not problem:
                 self._tell_load(watch, no_load)
         self._judge(watch, problem)
-        self._publish(watch, entered)
+        self._publish(watch)
         if self._metrics is not None:
             self._metrics.source_probes.add((watch.source.name, "failed" if failed or problem else "ok"))
 
@@ -297,14 +309,14 @@ class LoadWatcher:
 
     async def _read_load(self, watch: _Watch) -> str:
         """Read the metrics page; why there is no load in it, or "". Raises UpstreamError when it cannot be read."""
-        asked_ns = self._clock.mono_ns()
+        asked_ns, entered = self._clock.mono_ns(), self._board.entered(watch.row)
         answer = await self._ask(watch, "/metrics")
         if answer.status != 200:
             return f"its metrics page answers with status {answer.status}"
         load = parse_metrics(watch.source.kind, answer.body)
         if load.waiting < 0 and load.running < 0:
             return "its metrics page does not tell how many requests wait and run"
-        watch.load, watch.read_at_ns = load, asked_ns
+        watch.load, watch.read_at_ns, watch.entered = load, asked_ns, entered
         if load.waiting >= 0:
             watch.queue_at_ns = asked_ns
         watch.saturated = saturated_now(watch.saturated, load.waiting, watch.source.limits)
@@ -336,7 +348,7 @@ class LoadWatcher:
             watch.healthy = False
             log.warning("source %s is down: %s", watch.source.name, problem)
 
-    def _publish(self, watch: _Watch, entered: int | None = None) -> None:
+    def _publish(self, watch: _Watch) -> None:
         load = watch.load
         self._board.publish(
             watch.row,
@@ -346,7 +358,7 @@ class LoadWatcher:
             healthy=watch.healthy,
             saturated=watch.saturated,
             read_at_ns=watch.read_at_ns,
-            entered=entered,
+            entered=watch.entered,
         )
 
     def _report(self) -> None:

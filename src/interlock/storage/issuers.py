@@ -24,11 +24,10 @@ TABLE = Table(
         "subject_claim",
         "groups_claim",
         "group_teams",
-        "group_roles",
         "kind",
         "data_class",
     ),
-    json=("group_teams", "group_roles"),
+    json=("group_teams",),
     parts=lambda _: ("issuers",),
 )
 

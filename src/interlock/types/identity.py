@@ -116,7 +116,6 @@ class Issuer(msgspec.Struct, frozen=True, omit_defaults=True):
     subject_claim: str = "sub"
     groups_claim: str = "groups"
     group_teams: dict[str, str] = {}
-    group_roles: dict[str, str] = {}
     kind: PrincipalKind = PrincipalKind.user
     data_class: DataClass = DataClass.internal
 

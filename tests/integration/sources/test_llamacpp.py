@@ -13,10 +13,12 @@ import uvloop
 from interlock.settings import Settings
 from interlock.sources.board import Board
 from interlock.sources.discovery import discover
+from interlock.sources.fields import FieldClass, classify
 from interlock.sources.load import LoadWatcher
 from interlock.sources.requests import build_head
 from interlock.types.clock import SystemClock
 from interlock.types.source import Source, SourceKind
+from interlock.wire.fields import FOREIGN
 from tests.engines import Engine, llamacpp, llamacpp_engine, tool_example
 from tests.unit.sources.upstream import PATIENT, Recorder, pool_to, until
 
@@ -48,8 +50,11 @@ def test_discovery(llamacpp: Engine) -> None:
 
 
 def test_discovery_of_an_engine_without_metrics_with_embeddings_and_without_tools() -> None:
-    with llamacpp_engine(slots=1, context_length=1024, metrics=False, embeddings=True, tools=False) as engine:
+    with llamacpp_engine(
+        slots=1, context_length=1024, metrics=False, embeddings=True, tools=False, alias="other/model:1"
+    ) as engine:
         (model,) = discover(_source(engine), Settings()).models
+        assert model.name == engine.model == "other/model:1"
         assert set(model.abilities) == {"chat", "completions", "embeddings", "json_schema", "logprobs"}
         assert model.context_length == 1024
 
@@ -88,6 +93,29 @@ def test_an_answer_a_stream_and_a_tool_call(llamacpp: Engine) -> None:
     call = json.loads(called.body)["choices"][0]["message"]["tool_calls"][0]["function"]
     assert call["name"] == "weather"
     assert json.loads(call["arguments"]) == {"city": "Paris"}
+
+
+def test_fields_that_would_slip_past_a_checked_bound_are_what_the_lists_say(llamacpp: Engine) -> None:
+    """The engine reads `n_cmpl` before `n`, and `n_predict` before `max_tokens`: that is why both are refused."""
+    source = _source(llamacpp)
+
+    async def main() -> list[Recorder]:
+        async with pool_to(0, source=source) as pool:
+            recorders = []
+            for extra in ({"n": 1, "n_cmpl": 2}, {"n_predict": 3, "ignore_eos": True}):
+                recorder = Recorder()
+                body = {"messages": _ask("Say hello."), "max_tokens": 2, **extra}
+                pool.send(_request(source, "/chat/completions", body), recorder, deadlines=PATIENT)
+                await asyncio.wait_for(recorder.over, 60)
+                recorders.append(recorder)
+            return recorders
+
+    several, longer = uvloop.run(main())
+    assert len(json.loads(several.body)["choices"]) == 2
+    assert json.loads(longer.body)["usage"]["completion_tokens"] == 3
+    for field in ("n_cmpl", "n_predict"):
+        assert field in FOREIGN
+        assert classify(SourceKind.llamacpp, "chat", field) is FieldClass.unknown
 
 
 def test_cancelling_stops_the_engine(llamacpp: Engine) -> None:

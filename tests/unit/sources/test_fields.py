@@ -15,9 +15,10 @@ VLLM, LLAMACPP, OPENAI = SourceKind.vllm, SourceKind.llamacpp, SourceKind.openai
     ("kind", "operation", "field", "expected"),
     [
         (OPENAI, "chat", "temperature", FieldClass.standard),
-        (VLLM, "chat", "guided_json", FieldClass.engine),
+        (VLLM, "chat", "structured_outputs", FieldClass.engine),
+        (VLLM, "chat", "guided_json", FieldClass.unknown),
         (VLLM, "chat", "cache_salt", FieldClass.engine),
-        (LLAMACPP, "chat", "guided_json", FieldClass.foreign),
+        (LLAMACPP, "chat", "structured_outputs", FieldClass.foreign),
         (LLAMACPP, "completions", "mirostat", FieldClass.engine),
         (OPENAI, "chat", "top_k", FieldClass.foreign),
         (OPENAI, "chat", "colour", FieldClass.unknown),

@@ -311,16 +311,21 @@ def test_changed_limits_forget_nothing(tmp_path: Path) -> None:
             await until(lambda: it.reading().saturated)
             engine.load.waiting = 5
             await until(lambda: it.reading().waiting == 5)
-            seen = []
+            seen: list[LoadReading] = []
+
+            def note() -> int:
+                seen.append(it.reading())
+                return len(engine.requests)
+
             it.watcher.update([_source(engine, limits=SourceLimits(waiting_max=8, waiting_resume=3))])
             count = len(engine.requests)
-            await until(lambda: seen.append(it.reading()) or len(engine.requests) > count + 4)
+            await until(lambda: note() > count + 4)
             assert all(reading.saturated for reading in seen), "5 is above the new waiting_resume too"
             engine.pages["/health"] = page("", 500)
             await until(lambda: not it.reading().healthy)
             it.watcher.update([_source(engine)])
             count = len(engine.requests)
-            await until(lambda: seen.append(it.reading()) or len(engine.requests) > count + 3)
+            await until(lambda: note() > count + 3)
             assert not it.reading().healthy, "a source that is down is not up because its limits changed"
 
     asyncio.run(main())
@@ -348,6 +353,72 @@ def test_a_source_that_cannot_be_watched_is_said_once_and_tried_again(
 
     asyncio.run(main())
     assert caplog.text.count("cannot be watched: no row is free") == 1
+
+
+def test_a_way_out_that_hangs_does_not_hang_for_ever(tmp_path: Path) -> None:
+    """An egress proxy takes connections and says nothing; once it works again, the source is up."""
+
+    async def main() -> None:
+        async with ScriptedEngine(kind="vllm") as engine, connect_proxy() as proxy, _watching(tmp_path, HASTY) as it:
+            hangs = True
+            silent: list[asyncio.StreamWriter] = []
+
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                if hangs:
+                    silent.append(writer)
+                    await reader.read()
+                    writer.close()
+                else:
+                    await proxy.serve(reader, writer)
+
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+            port = server.sockets[0].getsockname()[1]
+            it.watcher.update([_source(engine, egress_proxy=f"http://127.0.0.1:{port}")])
+            await until(lambda: not it.reading().healthy)
+            hangs = False
+            await until(lambda: it.reading().healthy and it.reading().waiting == 0)
+            it.watcher.update([])
+            await until(lambda: not proxy.tasks)
+            server.close()
+            for writer in silent:
+                writer.close()
+
+    asyncio.run(main())
+
+
+def test_a_watcher_that_is_run_again_goes_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        with Board.create(tmp_path / "again.shm", rows=8, workers=1, settings=SETTINGS) as board:
+            watcher = LoadWatcher(board, SETTINGS, SystemClock())
+            async with ScriptedEngine(kind="vllm") as engine:
+                watcher.update([_source(engine)])
+                for _ in range(2):
+                    seen = len(engine.requests)
+                    task = asyncio.create_task(watcher.run())
+                    await until(lambda seen=seen: len(engine.requests) > seen + 1)  # type: ignore[misc]
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+                await until(lambda: engine.open_connections == 0)
+
+    asyncio.run(main())
+
+
+def test_calls_sent_after_the_reading_in_use_are_counted_even_when_later_readings_fail(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = Settings(load_interval_ms=50, probe_timeout_ms=100, load_age_ms_max=5000)
+        async with ScriptedEngine(kind="vllm") as engine, _watching(tmp_path, settings) as it:
+            it.watcher.update([_source(engine)])
+            await until(lambda: it.reading().waiting == 0)
+            engine.pages["/metrics"] = page("", 404)
+            await asyncio.sleep(0.1)
+            with Board.open(tmp_path / "board.shm", worker=0, settings=settings) as worker:
+                assert worker.enter(worker.row("src_1"), None)
+                count = len(engine.requests)
+                await until(lambda: len(engine.requests) > count + 2)
+                assert it.reading().waiting == 0
+                assert it.reading().inflight_since == 1
+
+    asyncio.run(main())
 
 
 def test_every_declared_metric_of_sources_is_set(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The stages of a call, in order: receive, authenticate, resolve, authorize, admit, route, record.
+"""The stages of a call, in order: authenticate, receive, resolve, authorize, admit, route, record.
 
 Each is a function that reads what the stages before it put into the `Call`, adds its own part, and raises an
 `InterlockError` to refuse. None of them waits for anything.

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def admit(call: Call, runtime: Runtime) -> None:
     """Fill `call.admission` and `call.reserved_tokens`. Raises LimitExceeded, LogError or Unavailable.
 
-    Last of the checks, so that nothing is reserved for a call that is refused: from here on it must be settled.
+    After the checks that cost nothing to refuse. What is reserved here is settled whatever follows: a call that finds
+    no source gives its tokens back, and counts as one request of its minute.
     """
     identity, features = call.identity, call.features
     assert identity is not None and features is not None  # noqa: S101 - stage order

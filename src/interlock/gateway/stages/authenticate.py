@@ -18,11 +18,11 @@ def authenticate(call: Call, authenticator: Authenticator) -> None:
     identity = authenticator.identify(headers, view)
     asserted = headers.get(b"x-interlock-assert-user")
     if asserted is not None:
+        # The credential is known from here on, so that a refusal below is recorded with it.
+        call.identity = identity
         try:
             name = asserted.decode("utf-8")
         except UnicodeDecodeError:
             raise BadRequest("Header 'x-interlock-assert-user' is not UTF-8.") from None
-        # The credential is known from here on, so that a refusal below is recorded with it.
-        call.identity = identity
         identity = authenticator.acting_for(identity, name, view)
     call.identity = identity

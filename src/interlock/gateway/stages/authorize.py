@@ -10,6 +10,7 @@ from interlock.routing.resolve import not_found
 if TYPE_CHECKING:
     from interlock.gateway.call import Call
     from interlock.gateway.runtime import Runtime
+    from interlock.types.identity import DataClass
 
 
 def authorize(call: Call, runtime: Runtime) -> None:
@@ -20,14 +21,7 @@ def authorize(call: Call, runtime: Runtime) -> None:
     """
     identity, features = call.identity, call.features
     assert identity is not None and features is not None and call.data_class is not None  # noqa: S101 - stage order
-    age_s = (call.wall_ns - runtime.confirmed_ns) // 1_000_000_000
-    if age_s > runtime.snapshot_age_max_s[call.data_class]:
-        raise Unavailable(
-            f"What this gateway knows of keys and policies was last confirmed {age_s} s ago, too long for "
-            f"{call.data_class.name} data.",
-            code="snapshot_stale",
-            headers={"retry-after": "5"},
-        )
+    fresh_enough(call.data_class, call.wall_ns, runtime)
     policy = call.state.policy
     authorization = policy.authorize(identity.caller, features, call.offers)
     call.authorization = authorization
@@ -37,6 +31,18 @@ def authorize(call: Call, runtime: Runtime) -> None:
     if not listed:
         raise not_found(features.asked)
     raise Denied(_words(call), param="model")
+
+
+def fresh_enough(data_class: DataClass, wall_ns: int, runtime: Runtime) -> None:
+    """Raise Unavailable when the snapshot was confirmed too long ago for the data class: keys may have been revoked."""
+    age_s = (wall_ns - runtime.confirmed_ns) // 1_000_000_000
+    if age_s > runtime.snapshot_age_max_s[data_class]:
+        raise Unavailable(
+            f"What this gateway knows of keys and policies was last confirmed {age_s} s ago, too long for "
+            f"{data_class.name} data.",
+            code="snapshot_stale",
+            headers={"retry-after": "5"},
+        )
 
 
 def _words(call: Call) -> str:

@@ -173,7 +173,6 @@ CREATE TABLE interlock.issuers (
     subject_claim text NOT NULL,
     groups_claim text NOT NULL,
     group_teams jsonb NOT NULL,
-    group_roles jsonb NOT NULL,
     kind text NOT NULL CHECK (kind IN ('user', 'service', 'agent')),
     data_class smallint NOT NULL CHECK (data_class BETWEEN 0 AND 3),
     revision integer NOT NULL DEFAULT 1,
