@@ -88,6 +88,13 @@ class Settings:
     )
     messages_max: int = setting(4096, "Most messages in one chat request.", group="gateway", minimum=1)
     json_depth_max: int = setting(64, "Deepest nesting of a request body.", group="gateway", minimum=4)
+    answers_max: int = setting(128, "Most answers (`n`) one request may ask for.", group="gateway", minimum=1)
+    image_tokens_max: int = setting(
+        4096, "Tokens reserved for one image, whose size in tokens only the model knows.", group="gateway", minimum=1
+    )
+    pipelined_requests_max: int = setting(
+        8, "Requests of one connection that wait for their turn; above it reading stops.", group="gateway", minimum=1
+    )
     head_timeout_ms: int = setting(10_000, "Longest wait for a request's head.", group="gateway", minimum=1)
     body_timeout_ms: int = setting(60_000, "Longest wait for a request's body.", group="gateway", minimum=1)
     idle_timeout_ms: int = setting(75_000, "How long an idle connection is kept.", group="gateway", minimum=1)
@@ -122,6 +129,7 @@ class Settings:
         64_000_000, "Largest unstreamed answer taken from a source.", group="upstream", minimum=1024
     )
     event_bytes_max: int = setting(4_000_000, "Largest single streamed event.", group="upstream", minimum=1024)
+    error_bytes_max: int = setting(65_536, "Bytes kept of a source's error answer.", group="upstream", minimum=256)
     attempts_max: int = setting(3, "Tries of one call, over all its candidates.", group="upstream", minimum=1)
     retry_after_ms_max: int = setting(
         30_000, "Longest Retry-After of a source that is believed.", group="upstream", minimum=0

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from interlock.sources.transport import Call as UpstreamCall
     from interlock.types.source import Offer
 
-ERROR_BYTES_MAX = 65_536
-"""Bytes kept of a source's error answer."""
 CALLERS_FAULT = frozenset((400, 413, 415, 422))
 """Statuses by which a source says that the request itself is wrong: another source would most likely agree."""
 _CONTEXT_WORDS = ("context length", "context size", "maximum context", "too long", "exceed_context")
@@ -166,7 +164,8 @@ class Attempt:
             self.relay.feed(data)
             return
         self._size += len(data)
-        limit = ERROR_BYTES_MAX if self._error_status else self.run.runtime.settings.response_bytes_max
+        settings = self.run.runtime.settings
+        limit = settings.error_bytes_max if self._error_status else settings.response_bytes_max
         if self._size > limit:
             if self._error_status:
                 return

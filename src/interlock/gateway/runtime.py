@@ -64,7 +64,13 @@ class Runtime:
         """The monotonic clock as of the last sweep: near enough for keep-alives."""
         self.snapshot_age_max_s = tuple(settings.snapshot_age_max_s(c) for c in DataClass)
         self.draining = False
-        self.body_limits = Limits(settings.messages_max, settings.template_tokens_per_message, settings.json_depth_max)
+        self.body_limits = Limits(
+            settings.messages_max,
+            settings.template_tokens_per_message,
+            settings.json_depth_max,
+            settings.answers_max,
+            settings.image_tokens_max,
+        )
         self.latencies: dict[str, int] = {}
         """First-byte latency by offer key, in millionths, as this worker has seen it. Recorded with each decision's
         candidates, so that a replay does not need it."""

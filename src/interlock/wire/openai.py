@@ -85,11 +85,7 @@ _chat = msgspec.json.Decoder(_Chat)
 _completion = msgspec.json.Decoder(_Completion)
 _embedding = msgspec.json.Decoder(_Embedding)
 
-IMAGE_TOKENS = 4096
-"""Upper bound taken for one image when prompt tokens are bounded."""
 _PROMPT_FIELDS = ("messages", "tools", "functions", "response_format")
-N_MAX = 128
-"""Most answers one request may ask for (OpenAI's own bound)."""
 
 
 class Parsed(msgspec.Struct):
@@ -121,6 +117,8 @@ class Limits(msgspec.Struct, frozen=True):
     messages_max: int
     template_tokens_per_message: int
     depth_max: int = 64
+    answers_max: int = 128
+    image_tokens_max: int = 4096
 
 
 def parse(operation: str, body: bytes, limits: Limits) -> Parsed:
@@ -194,9 +192,9 @@ def _parse_chat(top: Fields, request: _Chat, limits: Limits) -> Parsed:
             raise BadRequest("Give max_completion_tokens or max_tokens, not two different bounds.", param="max_tokens")
     else:
         field, bound = "max_tokens", request.max_tokens
-    tokens = prompt_bytes - image_bytes + images * IMAGE_TOKENS
+    tokens = prompt_bytes - image_bytes + images * limits.image_tokens_max
     tokens += limits.template_tokens_per_message * (len(messages) + 1)
-    return _common("chat", top, request, needs, actions, tokens, prompt_bytes, field, bound, request.n)
+    return _common("chat", top, request, needs, actions, tokens, prompt_bytes, field, bound, request.n, limits)
 
 
 def _parse_completion(top: Fields, request: _Completion, limits: Limits) -> Parsed:
@@ -208,7 +206,9 @@ def _parse_completion(top: Fields, request: _Completion, limits: Limits) -> Pars
     size = _size(top, "prompt") + _size(top, "suffix")
     answers = max(request.n or 1, request.best_of or 1)
     actions = _actions("completions", top)
-    parsed = _common("completions", top, request, needs, actions, size, size, "max_tokens", request.max_tokens, answers)
+    parsed = _common(
+        "completions", top, request, needs, actions, size, size, "max_tokens", request.max_tokens, answers, limits
+    )
     parsed.n = parsed.n * prompts
     return parsed
 
@@ -269,12 +269,13 @@ def _common(
     bound_field: str,
     bound: int | None,
     n: int | None,
+    limits: Limits,
 ) -> Parsed:
     if bound is not None and bound < 1:
         raise BadRequest(f"Field '{bound_field}' must be at least 1.", param=bound_field)
     n = 1 if n is None else n
-    if not 1 <= n <= N_MAX:
-        raise BadRequest(f"Field 'n' must be between 1 and {N_MAX}.", param="n")
+    if not 1 <= n <= limits.answers_max:
+        raise BadRequest(f"Field 'n' must be between 1 and {limits.answers_max}.", param="n")
     if fields.OWN_FIELD in top:
         own = request.interlock or _Own()
         del top[fields.OWN_FIELD]

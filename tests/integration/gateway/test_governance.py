@@ -175,13 +175,16 @@ def test_a_bearer_token_of_an_issuer_is_an_identity_and_a_forged_one_is_not() ->
     issuer = issuers.issuer(group_teams={"grp-research": "team_acme_research"})
     with serving(lambda url: World([source("s", url)], issuers=[issuer])) as (gateway, _engine):
         (gateway.folder / "jwks" / "iss_1.json").write_text(
-            json.dumps({**issuers.public(issuers.RSA), "fetched_ns": now * 1_000_000_000, "issuer_id": "iss_1", "url": "x"})
+            json.dumps(
+                {**issuers.public(issuers.RSA), "fetched_ns": now * 1_000_000_000, "issuer_id": "iss_1", "url": "x"}
+            )
         )
         good = issuers.token(**times, groups=["grp-research"])
         answer = ask(gateway, CHAT, key=good)
         assert answer.status == 200
         assert gateway.records_of(Intent)[0].auth_method == "jwt"
-        assert ask(gateway, CHAT, key=issuers.token(issuers.RSA_2, **times)).status == 401
+        unknown = ask(gateway, CHAT, key=issuers.token(issuers.RSA_2, **times))
+        assert unknown.status == 503 and unknown.error["code"] == "issuer_keys_refreshing"
         assert ask(gateway, CHAT, key=good[:-4] + "AAAA").status == 401
         assert ask(gateway, CHAT, key=issuers.token(iat=now - 900, exp=now - 600)).status == 401
 
@@ -470,6 +473,22 @@ def test_a_source_that_leaves_the_snapshot_finishes_its_running_calls() -> None:
                 got += sock.recv(65536)
         assert b"six" in got and b"error" not in got
         assert ask(gateway, CHAT).headers["x-interlock-source"] == "other"
+
+
+def test_a_failover_after_a_new_snapshot_stays_on_the_old_one() -> None:
+    """The call began when `second` was there; that the newest snapshot has no such source is nothing to it."""
+    with ScriptedEngine(models=("m",)).in_thread() as second, serving() as (gateway, first):
+        sources = [source("a", first.base_url), source("b", second.base_url, labels=Labels(on_prem=False))]
+        gateway.change(World(sources, gateway.world.people))
+        first.script(answers.error(500, delay_ms=200))
+        found: list[Any] = []
+        caller = threading.Thread(target=lambda: found.append(ask(gateway, CHAT)))
+        caller.start()
+        eventually(lambda: first.calls)
+        gateway.change(World(sources[:1], gateway.world.people))
+        caller.join(5)
+        assert found[0].status == 200 and found[0].headers["x-interlock-source"] == "b"
+        assert gateway.records_of(Intent)[0].snapshot_version == 2
 
 
 @pytest.mark.parametrize(("age_s", "allowed"), [(60, 4), (200, 3), (300, 2), (400, 1), (600, 0)])

@@ -46,6 +46,12 @@ def test_a_50_mb_body_is_refused_and_the_sender_reads_why() -> None:
         assert ask(gateway, CHAT).status == 200
 
 
+def test_a_50_mb_body_is_refused_before_it_is_read() -> None:
+    with serving() as (gateway, _engine), connected(gateway) as sock:
+        sock.sendall(head(gateway, 50_000_000))
+        assert read_until(sock, b"}}").startswith(b"HTTP/1.1 413 ")
+
+
 def test_a_chunked_50_mb_body_is_refused_too() -> None:
     with serving() as (gateway, _engine):
         connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)

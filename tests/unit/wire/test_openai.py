@@ -274,7 +274,7 @@ def test_prompt_tokens_are_bounded_from_above() -> None:
     parsed = chat(messages=[{"role": "user", "content": text}], tools=[{"type": "function", "function": {"name": "f"}}])
     assert parsed.prompt_tokens_max >= len(text.encode())
     inline = chat(messages=[{"role": "user", "content": [INLINE]}])
-    assert openai.IMAGE_TOKENS <= inline.prompt_tokens_max < openai.IMAGE_TOKENS + 300
+    assert LIMITS.image_tokens_max <= inline.prompt_tokens_max < LIMITS.image_tokens_max + 300
 
 
 def test_features_hold_what_was_resolved() -> None:

@@ -72,10 +72,6 @@ def _status_line(status: int) -> bytes:
     return b"HTTP/1.1 %d \r\n" % status
 
 
-_PIPELINED_MAX = 8
-"""Whole requests of one connection that wait for their turn; above it reading stops."""
-
-
 class Server:
     """What all connections of a worker share: the application, the limits, and the set of open connections."""
 
@@ -206,7 +202,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._in_head:
             self._head_bytes += len(data)
         self._feed(data)
-        if len(self._queue) > _PIPELINED_MAX:
+        if len(self._queue) >= self.server.settings.pipelined_requests_max:
             self.transport.pause_reading()
 
     def pause_writing(self) -> None:
