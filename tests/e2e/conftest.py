@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,18 @@ def rosa(demo: Stack) -> str:
 def note(line: str) -> None:
     """A measured figure for the end of the test report; nothing depends on it."""
     _figures.append(line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure comes with the last lines of the stack that it was about."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            stack = getattr(value, "stack", value)
+            if isinstance(stack, Stack):
+                report.sections.append(("interlock up", stack.log.read_text(errors="replace")[-4000:]))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

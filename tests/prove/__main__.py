@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import kill, limits, snapshot
-from .evidence import ROOT, write
+from .evidence import ROOT, source_sha256, write
 
 ROUNDS = 200
 LIMITS_S = 60.0
@@ -59,8 +59,9 @@ def main() -> int:
         parser.error(f"no proof {', '.join(sorted(unknown))}; there are {', '.join(available)}")
     failed = []
     for name in given.proof or available:
+        source = source_sha256()
         found = available[name]()
-        file = write(given.out, name, found)
+        file = write(given.out, name, found, source)
         sys.stderr.write(f"{name}: {'FAILED' if found['failures'] else 'passed'}, evidence in {file}\n")
         if found["failures"]:
             failed.append(name)

@@ -38,15 +38,16 @@ def source_sha256() -> str:
     return digest.hexdigest()
 
 
-def write(folder: Path, proof: str, found: dict[str, Any]) -> Path:
-    """Write the evidence of one proof; returns the file."""
+def write(folder: Path, proof: str, found: dict[str, Any], source: str) -> Path:
+    """Write the evidence of one proof; returns the file. `source`: what `source_sha256` was before it began."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{proof}.json"
     about = {
         "proof": proof,
         "passed": not found["failures"],
         "commit": commit(),
-        "source_sha256": source_sha256(),
+        "source_sha256": source,
+        "source_changed_meanwhile": source_sha256() != source,
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {
             "system": platform.platform(),

@@ -37,6 +37,8 @@ KINDS = {"worker": 36, "twice": 10, "recovering": 14, "workers": 12, "node": 8, 
 one that is just recovering it; all workers; the node alone; all; all, and what had not become durable is lost."""
 RECOVERING_S = 10.0
 WITHIN_RECOVERY_S = 0.015
+MUST_OCCUR = ("completed at the client", "events with text", "off-premises requests", "interrupted calls found")
+"""What a proof of a few rounds cannot be without."""
 RECOVERY_S = 30.0
 SETTLE_S = 10.0
 STREAM_SYNC_MS = 50
@@ -102,6 +104,7 @@ class KillProof:
         self._seen: dict[str, int] = {}
         self._notes_read = 0
         self._killed: set[str] = set()
+        self._pids: dict[str, int] = {}
 
     def play(self, plan: Plan) -> list[str]:
         """One round; returns what was wrong."""
@@ -133,6 +136,9 @@ class KillProof:
         if self.books.open_epochs():
             failures.append(f"seed {self.seed}: after the stop {self.books.open_epochs()} are not closed")
         failures.extend(f"seed {self.seed}: {words}" for words in _read_all(self.books, self.evidence.figures))
+        for what in MUST_OCCUR if self.evidence.rounds >= 3 else ():
+            if not self.evidence.figures[what]:
+                failures.append(f"seed {self.seed}: nothing was proved, there were no {what}")
 
     def _start(self, plan: Plan) -> None:
         self.gateway.environment["PROVE_SLOW"] = "1" if plan.slow_disk else ""
@@ -191,10 +197,10 @@ class KillProof:
         while plan.kind == "recovering" and time.monotonic() < deadline:
             for epoch in before:
                 for other in recovering_in(self.gateway.log, epoch):
-                    first = next(read_epoch(self.gateway.log, other)).record
-                    if isinstance(first, EpochOpen) and first.pid in self.gateway.workers():
+                    pid = self._pid(other)
+                    if pid in self.gateway.workers():
                         await asyncio.sleep(rng.uniform(0, WITHIN_RECOVERY_S))
-                        return first.pid
+                        return pid
             await asyncio.sleep(0.001)
         await asyncio.sleep(plan.again_s)
         left = self.gateway.workers()
@@ -234,11 +240,24 @@ class KillProof:
     async def _recovered(self) -> None:
         """Wait until the workers are complete again, and no epoch is open but theirs."""
         deadline = time.monotonic() + RECOVERY_S
-        wanted = int(self.gateway.settings["workers"])
         while time.monotonic() < deadline:
-            if len(self.gateway.workers()) == wanted and len(self.books.open_epochs()) == wanted:
-                return
+            workers = self.gateway.workers()
+            open_epochs = self.books.open_epochs()
+            if len(workers) == len(open_epochs) == int(self.gateway.settings["workers"]):
+                pids = await asyncio.to_thread(lambda epochs: {self._pid(e) for e in epochs}, open_epochs)
+                if pids == set(workers):
+                    return
             await asyncio.sleep(0.01)
+
+    def _pid(self, epoch: str) -> int:
+        """The process whose epoch this is; 0 while it is being made."""
+        pid = self._pids.get(epoch, 0)
+        if not pid:
+            for stored in read_epoch(self.gateway.log, epoch):
+                if isinstance(stored.record, EpochOpen):
+                    pid = self._pids[epoch] = stored.record.pid
+                break
+        return pid
 
     # -- judging
 
@@ -253,7 +272,7 @@ class KillProof:
     def _unsettled(self) -> list[str]:
         self.books.read()
         living = set(self.gateway.workers())
-        dead = [e for e in self.books.open_epochs() if self.books.epochs[e].pid not in living]
+        dead = [e for e in self.books.open_epochs() if self._pid(e) not in living]
         return dead or [call.id for call in self.books.calls() if call.intent is not None and not call.settled][:5]
 
     def _judge(

@@ -131,7 +131,7 @@ def configure(up: Stack, vllm: dict[str, Vllm], tap: Tap) -> dict[str, str]:
     """`interlock apply`, as an operator does it; returns a key by tenant, once the gateway knows them all."""
     with tempfile.TemporaryDirectory() as folder:
         applied = up.ok("apply", "-f", written(Path(folder), document(vllm, tap)))
-    assert applied["discovery"] == {}, "every source was reached"
+    assert applied["discovery"] == {}, applied["discovery"]
     keys: dict[str, str] = {tenant: made["key"] for tenant, made in applied["keys"].items()}
 
     def known() -> bool:

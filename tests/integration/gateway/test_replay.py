@@ -16,18 +16,18 @@ from tests.integration.gateway.client import CHAT, ask, serving
 
 def world(url: str) -> World:
     models: tuple[Model, ...] = (model("small", quality_milli=300), model("large", quality_milli=900))
-    canary = Alias("canary", targets=(AliasTarget("large", weight=2), AliasTarget("small", weight=1)))
+    canary = Alias("canary", targets=(AliasTarget("large"), AliasTarget("small")))
     return World([source("a", url, *models), source("b", url, *models)], aliases=[canary])
 
 
 def test_every_decision_is_made_again_from_its_record() -> None:
     with serving(world) as (gateway, engine):
-        for n in range(30):
+        for n in range(40):
             engine.script(answers.error(500) if n % 7 == 3 else answers.answer())
-            ask(gateway, {**CHAT, "model": ("canary", "auto", "large", "auto:eco", "a::small")[n % 5]})
+            ask(gateway, {**CHAT, "model": ("canary", "auto", "canary", "large", "canary", "auto:eco", "canary", "a::small")[n % 8]})
         intents = gateway.records_of(Intent)
         catalog = gateway.view.catalog("ten_acme")
-        assert len(intents) == 30
+        assert len(intents) == 40
         for intent in intents:
             again = replay(intent, catalog.by_key, candidates_max=gateway.settings.candidates_max)
             assert again.same, (intent.features.asked, again)
