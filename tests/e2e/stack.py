@@ -105,8 +105,11 @@ def fetch(
 class Stack:
     """A running `interlock up`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], home: Path, ready: dict[str, Any], log: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], home: Path, ready: dict[str, Any], log: Path, program: Path
+    ) -> None:
         self.process = process
+        self.program = program
         self.home = home
         self.gateway: str = ready["gateway"]
         self.control: str = ready["control"]
@@ -135,7 +138,7 @@ class Stack:
     def run(self, *arguments: str, environment: Mapping[str, str] | None = None, stdin: str = "") -> Ran:
         """A command of the installed `interlock`, on this home unless it names another one."""
         home = () if "--home" in arguments else ("--home", str(self.home))
-        return command(*arguments, *home, environment=environment, stdin=stdin)
+        return command(*arguments, *home, environment=environment, stdin=stdin, program=self.program)
 
     def ok(self, *arguments: str, stdin: str = "") -> Any:
         """What a command that must succeed prints with --json."""
@@ -173,19 +176,26 @@ class Stack:
         return EmbeddedPostgres(self.home, Settings(home=str(self.home)))
 
 
-def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+def clean_environment(extra: Mapping[str, str] | None = None, program: Path = INTERLOCK) -> dict[str, str]:
     """The environment without settings of whoever runs the tests."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("INTERLOCK_")}
-    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed Interlock has its bytecode
-    kept["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / f"interlock-e2e-bytecode-{os.geteuid()}")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("INTERLOCK_", "PYTHON"))}
+    if program == INTERLOCK:  # a checkout has no bytecode of its own; an installed Interlock does
+        kept["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / f"interlock-e2e-bytecode-{os.geteuid()}")
     return {**kept, **(extra or {})}
 
 
-def command(*arguments: str, environment: Mapping[str, str] | None = None, stdin: str = "", timeout_s: int = 60) -> Ran:
+def command(
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    stdin: str = "",
+    timeout_s: int = 60,
+    program: Path = INTERLOCK,
+) -> Ran:
     """One run of the installed command."""
     done = subprocess.run(
-        [str(INTERLOCK), *arguments],
-        env=clean_environment(environment),
+        [str(program), *arguments],
+        env=clean_environment(environment, program),
+        cwd="/",
         input=stdin,
         capture_output=True,
         text=True,
@@ -195,18 +205,23 @@ def command(*arguments: str, environment: Mapping[str, str] | None = None, stdin
 
 
 def start(
-    home: Path, *arguments: str, demo: bool = False, environment: Mapping[str, str] | None = None, ports: str = "0"
+    home: Path,
+    *arguments: str,
+    demo: bool = False,
+    environment: Mapping[str, str] | None = None,
+    program: Path = INTERLOCK,
 ) -> Stack:
     """Start `interlock up` and wait until it is ready. Fails with its log when it ends before."""
     ready = home.parent / f"{home.name}.ready.json"
     ready.unlink(missing_ok=True)
     log = home.parent / f"{home.name}.log"
-    given = ["--home", str(home), "--port", ports, "--control-port", "0", "--ready-file", str(ready), *arguments]
+    given = ["--home", str(home), "--port", "0", "--control-port", "0", "--ready-file", str(ready), *arguments]
     began = time.monotonic()
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [str(INTERLOCK), "up", *given, *(["--demo"] if demo else [])],
-            env=clean_environment(environment),
+            [str(program), "up", *given, *(["--demo"] if demo else [])],
+            env=clean_environment(environment, program),
+            cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -215,7 +230,7 @@ def start(
         until(lambda: ready.exists() or process.poll() is not None, READY_S, "interlock up to be ready")
         assert process.poll() is None, log.read_text(errors="replace")[-3000:]
         assert ready.stat().st_mode & 0o777 == 0o600
-        stack = Stack(process, home, json.loads(ready.read_text()), log)
+        stack = Stack(process, home, json.loads(ready.read_text()), log, program)
         stack.ready_s = time.monotonic() - began
         return stack
     except BaseException:
@@ -241,10 +256,14 @@ def stop(stack: Stack) -> None:
 
 @contextlib.contextmanager
 def running(
-    home: Path, *arguments: str, demo: bool = False, environment: Mapping[str, str] | None = None
+    home: Path,
+    *arguments: str,
+    demo: bool = False,
+    environment: Mapping[str, str] | None = None,
+    program: Path = INTERLOCK,
 ) -> Iterator[Stack]:
     """A running `interlock up`, stopped at the end as its contract says."""
-    stack = start(home, *arguments, demo=demo, environment=environment)
+    stack = start(home, *arguments, demo=demo, environment=environment, program=program)
     try:
         yield stack
     except BaseException:

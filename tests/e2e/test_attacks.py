@@ -36,6 +36,8 @@ HOSTILE = [
     "-rf",
 ]
 
+_M = {"name": "m", "abilities": ["chat"]}
+
 
 @pytest.fixture(scope="module")
 def globex_admin(demo: Stack) -> Iterator[str]:
@@ -80,28 +82,23 @@ def test_hostile_model_names_reach_neither_headers_nor_logs_as_they_are(demo: St
 
 
 def test_hostile_cedar_and_yaml(demo: Stack, tmp_path: Path) -> None:
+    parameters = {"team": 'x" }; permit(principal, action, resource); //', "models": ['m" || true || "']}
     document: dict[str, Any] = {
+        "sources": [{"name": "s", "kind": "openai", "url": "http://127.0.0.1:9", "granted_to": ["*"], "models": [_M]}],
         "tenants": [
             {
-                "name": "acme",
-                "policies": [
-                    {
-                        "id": "sneaky",
-                        "template": "team-may-use-models",
-                        "parameters": {
-                            "team": 'research" }; permit(principal, action, resource); //',
-                            "models": ['m" || true || "'],
-                        },
-                    }
-                ],
+                "name": "t",
+                "principals": [{"name": "stranger"}],
+                "policies": [{"id": "sneaky", "template": "team-may-use-models", "parameters": parameters}],
             }
-        ]
+        ],
     }
-    ran = demo.run("plan", "-f", written(tmp_path, document))
-    assert ran.code == 1
-    assert ran.err.startswith("interlock: ")
+    cases = {"cases": [{"tenant": "t", "as": "stranger", "model": "m", "expect": "deny"}]}
+    expectations = written(tmp_path, cases, "cases.yaml")
+    ran = demo.run("policy", "test", expectations, "-f", written(tmp_path, document))
+    assert (ran.code, ran.err) == (0, ""), ran
     for text, words in (
-        ("tenants: !!python/object/apply:os.system ['touch /tmp/interlock-was-here']", "cannot be read as"),
+        ("tenants: !!python/object/apply:os.system [touch /tmp/interlock-was-here]", "conf.yaml:1: "),
         ("a: &a [x, x]\nb: &b [*a, *a]\n" + "".join(f"c{i}: [*b, *b, *b]\n" for i in range(60)), "uses of anchors"),
         ("x: " + "[" * 200 + "]" * 200, "nested deeper than"),
         ("tenants: [{name: acme}]\ntenants: [{name: evil}]", "occurs twice"),
@@ -142,7 +139,8 @@ def test_one_tenants_owner_sees_and_moves_nothing_of_another(demo: Stack, globex
         ("/policies", {"id": "mine", "cedar": "permit(principal, action, resource);"}),
         ("/tenants", {"name": "mine"}),
     ):
-        assert demo.admin("POST", path, body, key=globex_admin).status == 403, path
+        assert demo.admin("POST", path, body, key=globex_admin).status in (403, 404), path
+    assert demo.ok("source", "show", "local")["drained"] is False
     for path in ("/changes", "/snapshot", "/sources"):
         assert demo.admin("GET", path, key=globex_admin).status == 403, path
     document = json.dumps({"tenants": [{"name": "acme", "teams": [{"name": "research", "cost_center": "mine"}]}]})
@@ -164,7 +162,7 @@ def test_one_tenants_key_reaches_no_source_of_another(demo: Stack) -> None:
         answer = demo.chat(gina, pinned, max_tokens=1)
         assert (answer.status, answer.error["code"]) == (404, "model_not_found")
         (refused,) = [r for r in demo.ok_lines("ledger", "tail") if r.get("request_id") == answer.request_id]
-        assert "grant" in json.dumps(refused)
+        assert (refused["kind"], refused["code"]) == ("Refusal", "model_not_found")
     finally:
         assert demo.admin("DELETE", "/sources/acmes-own").status == 200
 
@@ -241,7 +239,7 @@ def test_no_secret_is_in_the_database(demo: Stack) -> None:
         ).fetchall()
         assert len(tables) > 10
         for (table,) in tables:
-            rows = conn.execute(f"SELECT t::text FROM {table} t").fetchall()  # type: ignore[arg-type]
+            rows = conn.execute(f"SELECT t::text FROM {table} t").fetchall()
             for (row,) in rows:
                 assert pepper not in row, table
                 assert not any(key in row for key in keys), table

@@ -109,6 +109,8 @@ class Parsed(msgspec.Struct):
     purpose: str
     mode: str
     parameters: dict[str, Any]
+    generated: int = 0
+    """Answers that are made, where that is more than the `n` that come back (`best_of`)."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -209,7 +211,8 @@ def _parse_completion(top: Fields, request: _Completion, limits: Limits) -> Pars
     parsed = _common(
         "completions", top, request, needs, actions, size, size, "max_tokens", request.max_tokens, answers, limits
     )
-    parsed.n = parsed.n * prompts
+    parsed.generated = parsed.n * prompts
+    parsed.n = (request.n or 1) * prompts
     return parsed
 
 

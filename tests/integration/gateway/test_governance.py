@@ -171,7 +171,7 @@ def test_a_service_may_not_do_for_a_user_what_the_user_may_not() -> None:
 
 def test_a_bearer_token_of_an_issuer_is_an_identity_and_a_forged_one_is_not() -> None:
     now = int(time.time())
-    times = {"iat": now, "exp": now + 600}
+    times: dict[str, Any] = {"iat": now, "exp": now + 600}
     issuer = issuers.issuer(group_teams={"grp-research": "team_acme_research"})
     with serving(lambda url: World([source("s", url)], issuers=[issuer])) as (gateway, _engine):
         (gateway.folder / "jwks" / "iss_1.json").write_text(
@@ -230,7 +230,11 @@ def test_a_model_with_a_slash_in_its_name_is_found_by_its_address() -> None:
 def test_fields_that_do_more_need_a_policy(field: dict[str, Any]) -> None:
     features = ("multiply", "store", "set_priority", "change_template")
     for policies, status in (([permit_all()], 403), ([permit_all(features=features)], 200)):
-        with serving(lambda url, p=policies: World([source("s", url)], policies=p)) as (gateway, engine):
+
+        def world(url: str, policies: list[PolicyText] = policies) -> World:
+            return World([source("s", url)], policies=policies)
+
+        with serving(world) as (gateway, engine):
             assert ask(gateway, {**CHAT, **field}).status == status
             assert len(engine.calls) == (status == 200)
 
@@ -493,7 +497,7 @@ def test_a_failover_after_a_new_snapshot_stays_on_the_old_one() -> None:
 
 @pytest.mark.parametrize(("age_s", "allowed"), [(60, 4), (200, 3), (300, 2), (400, 1), (600, 0)])
 def test_a_stale_snapshot_refuses_the_more_the_more_sensitive_the_data_is(age_s: int, allowed: int) -> None:
-    ages = {
+    ages: dict[str, Any] = {
         "snapshot_age_max_s_restricted": 100,
         "snapshot_age_max_s_confidential": 250,
         "snapshot_age_max_s_internal": 350,

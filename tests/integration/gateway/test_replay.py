@@ -13,6 +13,8 @@ from interlock.types.source import Model
 from tests.gateway import World, model, source
 from tests.integration.gateway.client import CHAT, ask, serving
 
+ASKED = ("canary", "auto", "canary", "large", "canary", "auto:eco", "canary", "a::small")
+
 
 def world(url: str) -> World:
     models: tuple[Model, ...] = (model("small", quality_milli=300), model("large", quality_milli=900))
@@ -24,7 +26,7 @@ def test_every_decision_is_made_again_from_its_record() -> None:
     with serving(world) as (gateway, engine):
         for n in range(40):
             engine.script(answers.error(500) if n % 7 == 3 else answers.answer())
-            ask(gateway, {**CHAT, "model": ("canary", "auto", "canary", "large", "canary", "auto:eco", "canary", "a::small")[n % 8]})
+            ask(gateway, {**CHAT, "model": ASKED[n % len(ASKED)]})
         intents = gateway.records_of(Intent)
         catalog = gateway.view.catalog("ten_acme")
         assert len(intents) == 40

@@ -127,8 +127,9 @@ def test_completions_and_embeddings(served: Served) -> None:
     streamed = client.completions.create(model="m", prompt=["x", "y"], stream=True)
     assert "".join(c.choices[0].text for c in streamed if c.choices) == answers.TEXT
     for encoding in ("float", "base64"):
-        found = client.embeddings.create(model="m", input=["a", "b"], encoding_format=encoding)  # type: ignore[arg-type]
-        vector = found.data[1].embedding
+        options: Any = {"encoding_format": encoding}
+        found = client.embeddings.create(model="m", input=["a", "b"], **options)
+        vector: Any = found.data[1].embedding
         if isinstance(vector, str):
             assert len(base64.b64decode(vector)) == 4 * answers.DIMENSIONS
         else:

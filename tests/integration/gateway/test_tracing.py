@@ -10,6 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from interlock.testing.engine import ScriptedEngine
 from interlock.testing.faults import closes_at_once
+from interlock.types.source import Labels
 from tests.gateway import WorkerHarness, World, source
 
 SECRET = "the prompt that no collector may see"
@@ -41,16 +42,18 @@ def test_a_call_with_a_failover_becomes_one_server_span_and_a_span_per_attempt()
         world = World(
             [
                 source("bad", bad.base_url),
-                source("good", good.base_url, labels=source("x", "").labels.__class__(on_prem=False)),
+                source("good", good.base_url, labels=Labels(on_prem=False)),
             ]
         )
         endpoint = f"http://127.0.0.1:{server.server_address[1]}/v1/traces"
-        with WorkerHarness(world, otlp_endpoint=endpoint) as gateway:
-            with openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0) as client:
-                parent = {"traceparent": "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"}
-                client.chat.completions.create(
-                    model="m", messages=[{"role": "user", "content": SECRET}], extra_headers=parent
-                )
+        parent = {"traceparent": "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"}
+        with (
+            WorkerHarness(world, otlp_endpoint=endpoint) as gateway,
+            openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0) as client,
+        ):
+            client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": SECRET}], extra_headers=parent
+            )
     server.shutdown()
     server.server_close()
     thread.join()

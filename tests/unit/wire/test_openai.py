@@ -258,9 +258,13 @@ def test_too_many_texts_are_refused() -> None:
     assert refused(json.dumps({"model": "m", "input": ["x"] * 101}), "embeddings").param == "input"
 
 
-def test_completions_count_an_answer_for_each_prompt() -> None:
-    parsed = openai.parse("completions", b'{"model":"m","prompt":["a","b",[1]],"n":2}'.replace(b",[1]", b""), LIMITS)
-    assert parsed.n == 4
+@pytest.mark.parametrize(
+    ("more", "n", "generated"), [('"n":2', 4, 4), ('"best_of":3', 2, 6), ('"n":2,"best_of":5', 4, 10)]
+)
+def test_completions_count_an_answer_for_each_prompt(more: str, n: int, generated: int) -> None:
+    parsed = openai.parse("completions", f'{{"model":"m","prompt":["a","b"],{more}}}'.encode(), LIMITS)
+    assert (parsed.n, parsed.generated) == (n, generated)
+    assert parsed.actions == ("multiply",)
 
 
 def test_own_fields_are_read_and_not_sent_on() -> None:

@@ -29,7 +29,7 @@ def resolve(call: Call, settings: Settings) -> None:
     call.data_class = _data_class(call)
     bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0) or settings.completion_tokens_default
     call.completion_tokens_max = bound
-    call.features = features(parsed, call.data_class, bound * parsed.n)
+    call.features = features(parsed, call.data_class, bound * max(parsed.n, parsed.generated))
     target = resolve_name(parsed.model, catalog, now_s=call.wall_ns // 1_000_000_000, seed=call.seed)
     mode = parsed.mode
     if mode:
