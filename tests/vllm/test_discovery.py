@@ -14,7 +14,7 @@ from interlock.types.source import SourceKind
 from interlock.wire.fields import FOREIGN
 from tests.e2e.stack import fetch, until
 
-from .engines import ADAPTER, CONTEXT, MODEL, PYTHON, SLOTS, VERSION
+from .engines import ADAPTER, CONTEXT, MODEL, PYTHON, SLOTS, VERSION, missing
 from .site import Site
 
 _FIELDS = """
@@ -30,10 +30,10 @@ print(json.dumps({operation: sorted(form.model_fields) for operation, form in fo
 def test_models_context_version_and_adapter(site: Site) -> None:
     near, far = (site.up.ok("source", "show", name) for name in ("near", "far"))
     assert (near["engine"], near["engine_version"]) == ("vllm", VERSION)
-    (model,) = near["models"]
+    (model,) = near["offers"]
     assert (model["name"], model["context_length"]) == (MODEL, CONTEXT)
     assert set(model["abilities"]) == {"chat", "completions", "tools", "json_schema", "logprobs"}
-    models = {model["name"]: model for model in far["models"]}
+    models = {model["name"]: model for model in far["offers"]}
     assert set(models) == {MODEL, ADAPTER}
     assert models[ADAPTER]["parent"] == MODEL
     assert models[ADAPTER]["context_length"] == CONTEXT, "an adapter takes its parent's"
@@ -79,9 +79,13 @@ def test_load_is_read_from_the_engine(site: Site) -> None:
             client.join()
 
 
-@pytest.mark.parametrize("operation", ["chat", "completions", "embeddings"])
-def test_every_request_field_of_this_version_is_known(operation: str) -> None:
-    forms = subprocess.run([str(PYTHON), "-c", _FIELDS], check=True, capture_output=True, text=True, timeout=300).stdout
-    fields = json.loads(forms.splitlines()[-1])[operation]
-    kinds = {field: classify(SourceKind.vllm, operation, field) for field in fields if field not in FOREIGN}
-    assert {f for f, kind in kinds.items() if kind in (FieldClass.unknown, FieldClass.foreign)} == set()
+def test_every_request_field_of_this_version_is_known() -> None:
+    why = missing()
+    if why:
+        pytest.skip(why)
+    said = subprocess.run([str(PYTHON), "-c", _FIELDS], check=True, capture_output=True, text=True, timeout=300).stdout
+    forms: dict[str, list[str]] = json.loads(said.splitlines()[-1])
+    assert set(forms) == {"chat", "completions", "embeddings"}
+    for operation, fields in forms.items():
+        kinds = {field: classify(SourceKind.vllm, operation, field) for field in fields if field not in FOREIGN}
+        assert {f for f, kind in kinds.items() if kind in (FieldClass.unknown, FieldClass.foreign)} == set(), operation

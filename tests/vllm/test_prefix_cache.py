@@ -15,12 +15,14 @@ def test_hits_within_a_tenant_and_none_across(site: Site) -> None:
     secret = secrets.token_hex(4)
     prompt = f"The plan {secret}. " + "The quick brown fox jumps over the lazy dog. " * 20
     site.tap.bodies()
+    salts: list[str] = []
 
     def ask(tenant: str) -> tuple[int, int, Answer]:
         """(tokens found in the cache by the engine's metrics, by the answer's usage, answer)."""
         before = site.near.metric("vllm:prefix_cache_hits_total")
         answer = site.chat(tenant, f"tapped-pass::{MODEL}", prompt, max_tokens=1)
         assert answer.status == 200, answer.body
+        salts.extend(body["cache_salt"] for body in site.tap.bodies())
         hits = int(site.near.metric("vllm:prefix_cache_hits_total") - before)
         return hits, answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"], answer
 
@@ -33,7 +35,6 @@ def test_hits_within_a_tenant_and_none_across(site: Site) -> None:
     assert other_again[:2] == (CACHE_BLOCK, CACHE_BLOCK)
     assert last[:2] == (CACHE_BLOCK, CACHE_BLOCK)
     assert site.outcome(again[2].request_id).usage.cached_tokens == CACHE_BLOCK
-    salts = [body["cache_salt"] for body in site.tap.bodies()]
     assert salts[0] == salts[1] == salts[4] != salts[2] == salts[3]
     assert len(salts[0]) == 32
     hits = [answer[0] for answer in (first, again, other, other_again, last)]

@@ -287,7 +287,7 @@ class Run:
         self._count(outcome, first_ns)
         if state == "disconnected":
             runtime.log.sync_within(runtime.settings.stream_sync_ms)
-            runtime.runs.discard(self)
+            self._leave()
             return
         runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))
 
@@ -298,7 +298,6 @@ class Run:
         if log_error is not None:
             self._answer_log_error(log_error)
             return
-        self.runtime.runs.discard(self)
         sink = self.call.sink
         if error is not None:
             self._answer_error(error, relay)
@@ -307,8 +306,15 @@ class Run:
         else:
             self.forward(relay.rest())
             sink.end()
-            if self._attempt is not None:
-                self._attempt.cancel()  # a source that has said [DONE] and keeps the body open
+        self._leave()
+
+    def _leave(self) -> None:
+        """The call is over. No reference cycle stays behind: its body would live on until a garbage collection."""
+        self.runtime.runs.discard(self)
+        attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.cancel()  # also a source that has said [DONE] and keeps the body open
+            attempt.relay = None
 
     def _answer_error(self, error: InterlockError, relay: Relay | None) -> None:
         sink = self.call.sink
@@ -330,7 +336,7 @@ class Run:
         self._answer_log_error(error)
 
     def _answer_log_error(self, error: LogError) -> None:
-        self.runtime.runs.discard(self)
+        self._leave()
         log.critical("outcome not recorded", extra={"request_id": self.call.id, "code": error.code})
         self.runtime.metrics.requests.add((self.call.operation, "failed"))
         if self.head_sent:

@@ -179,6 +179,30 @@ def test_a_slow_reader_stops_the_source_instead_of_filling_memory() -> None:
         eventually(lambda: engine.calls[0].ended == "gone")
 
 
+def test_a_loop_turn_never_holds_more_than_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One turn of the event loop may read megabytes of a fast source, all before anything can be forwarded."""
+    from interlock.gateway.run import Run
+
+    largest = 0
+    forward = Run.forward
+
+    def measured(self: Run, data: bytes) -> None:
+        nonlocal largest
+        largest = max(largest, len(data))
+        forward(self, data)
+
+    monkeypatch.setattr(Run, "forward", measured)
+    piece = event({"choices": [{"index": 0, "delta": {"content": "x" * 4000}, "finish_reason": None}]})
+    block = piece * 2000
+    with serving(write_buffer_bytes_max=65_536) as (gateway, engine), connected(gateway) as sock:
+        engine.default = steps(STREAM_HEAD, *[block] * 4, HANG)
+        sock.sendall(raw_request(gateway, STREAM))
+        got = 0
+        while got < 4 * 2000 * 4000:
+            got += len(sock.recv(1 << 20))
+    assert largest < 1_000_000
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_reader_that_takes_nothing_is_cut(streamed: bool) -> None:
     """Also when the whole answer is already in our buffer and only the reader is missing."""

@@ -124,6 +124,7 @@ class HttpProtocol(asyncio.Protocol):
         "_paused",
         "_queue",
         "_refusal",
+        "_serving",
         "_url",
         "busy",
         "paused_since_ns",
@@ -146,6 +147,7 @@ class HttpProtocol(asyncio.Protocol):
         self.paused_since_ns = 0
         self._chunked = False
         self._held = 0
+        self._serving = 0
         self._keep_alive = True
         self._minor_10 = False
         self._no_body = False
@@ -183,6 +185,7 @@ class HttpProtocol(asyncio.Protocol):
         self.server.connections.discard(self)
         self._failed = True
         self._release()
+        self._parser = None  # it refers back to this object
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.on_disconnect()
@@ -337,6 +340,7 @@ class HttpProtocol(asyncio.Protocol):
         self._keep_alive = keep_alive
         self._minor_10 = minor_10
         self._no_body = request.method == "HEAD"
+        self._serving = len(request.body)
         exchange = self.server.app(request, self)
         if self.busy:
             self._exchange = exchange
@@ -399,7 +403,10 @@ class HttpProtocol(asyncio.Protocol):
 
     def _finish(self) -> None:
         """The answer is complete: close, or take the next request of the connection."""
-        self._release()
+        # Only this request's body: those of pipelined ones are still held.
+        self.server.held_bytes -= self._serving
+        self._held -= self._serving
+        self._serving = 0
         self._exchange = None
         self._chunked = False
         self.busy = False
@@ -431,6 +438,8 @@ class HttpProtocol(asyncio.Protocol):
         head.
         """
         self._failed = True
+        self._release()
+        self._begin()
         settings = self.server.settings
         if self._refusal is None:
             wait_ms = settings.slow_reader_timeout_ms
