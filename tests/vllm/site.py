@@ -186,7 +186,7 @@ class Site:
 
     def readings(self, intent: Intent) -> dict[str, LoadReading]:
         """What was known of each source's load when a call was routed, by source name."""
-        names = {source["id"]: source["name"] for source in self.up.ok("source", "list")["items"]}
+        names = {source["id"]: source["name"] for source in self.up.ok("source", "list")}
         return {names[source_id]: reading for source_id, reading in intent.route.readings}
 
     def gauge(self, name: str, source: str) -> float:

@@ -583,3 +583,16 @@ def test_fields_that_nobody_interprets_follow_the_sources_rule(rule: str, status
             assert engine.calls[0].json["temperature"] == 0.5
         else:
             assert answer.error["code"] == "unknown_field" and answer.error["param"] == "my_own_field"
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "status"), [("audit", None, 200), (None, "audit", 200), ("x" * 257, None, 400)]
+)
+def test_the_purpose_of_a_call_is_recorded_and_bounded(header: str | None, body: str | None, status: int) -> None:
+    with serving() as (gateway, _engine):
+        document = {**CHAT, **({"interlock": {"purpose": body}} if body else {})}
+        headers = {"x_interlock_purpose": header} if header else {}
+        answer = ask(gateway, document, **headers)
+        assert answer.status == status
+        if status == 200:
+            assert gateway.records_of(Intent)[-1].features.purpose == "audit"

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from interlock.settings import Settings
 
 _CLASSES = {c.name: c for c in DataClass}
+PURPOSE_MAX = 256
+"""Longest purpose taken, characters."""
 
 
 def resolve(call: Call, settings: Settings) -> None:
@@ -27,6 +29,7 @@ def resolve(call: Call, settings: Settings) -> None:
     alias = catalog.aliases.get(parsed.model) if parsed.model not in catalog.exact else None
     call.alias = alias
     call.data_class = _data_class(call)
+    parsed.purpose = _purpose(call)
     bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0) or settings.completion_tokens_default
     call.completion_tokens_max = bound
     call.features = features(parsed, call.data_class, bound * max(parsed.n, parsed.generated))
@@ -38,6 +41,16 @@ def resolve(call: Call, settings: Settings) -> None:
         target = msgspec.structs.replace(target, mode=mode)
     call.target = target
     call.offers = catalog.offers_for(target)
+
+
+def _purpose(call: Call) -> str:
+    """Why the call is made, in the caller's words: body field or header; recorded, and nothing is decided by it."""
+    assert call.parsed is not None  # noqa: S101 - stage order
+    header = call.request.headers.get(b"x-interlock-purpose")
+    purpose = call.parsed.purpose or (header.decode("utf-8", "replace") if header is not None else "")
+    if len(purpose) > PURPOSE_MAX or not purpose.isprintable():
+        raise BadRequest(f"The purpose must be at most {PURPOSE_MAX} printable characters.", param="interlock.purpose")
+    return purpose
 
 
 def _data_class(call: Call) -> DataClass:
