@@ -9,6 +9,7 @@ Leaving the context stops it with SIGTERM and asserts that it ends in time, with
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import http.client
 import json
@@ -225,6 +226,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            preexec_fn=_end_with_parent,
         )
     try:
         until(lambda: ready.exists() or process.poll() is not None, READY_S, "interlock up to be ready")
@@ -236,6 +238,11 @@ def start(
     except BaseException:
         end(process, home)
         raise
+
+
+def _end_with_parent() -> None:
+    """A test run that is killed leaves nothing behind: the kernel sends SIGTERM for it (PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def stop(stack: Stack) -> None:

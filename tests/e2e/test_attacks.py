@@ -6,6 +6,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -37,6 +38,10 @@ HOSTILE = [
 ]
 
 _M = {"name": "m", "abilities": ["chat"]}
+_BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n" for before, name in pairwise("abcdefghi")
+)
+"""Nine to the ninth values in half a kilobyte of YAML."""
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +104,7 @@ def test_hostile_cedar_and_yaml(demo: Stack, tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (0, ""), ran
     for text, words in (
         ("tenants: !!python/object/apply:os.system [touch /tmp/interlock-was-here]", "conf.yaml:1: "),
-        ("a: &a [x, x]\nb: &b [*a, *a]\n" + "".join(f"c{i}: [*b, *b, *b]\n" for i in range(60)), "uses of anchors"),
+        (_BOMB, "anchors written out"),
         ("x: " + "[" * 200 + "]" * 200, "nested deeper than"),
         ("tenants: [{name: acme}]\ntenants: [{name: evil}]", "occurs twice"),
         ("\x00\x01", "not valid YAML"),

@@ -22,11 +22,15 @@ MUTANTS = "tests.mutants.runner"
 
 def mutants() -> dict[str, Any]:
     """Run every committed mutant; each must be noticed."""
-    ran = subprocess.run([sys.executable, "-m", MUTANTS], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    sys.stderr.write(ran.stdout)
+    report = []
+    with subprocess.Popen([sys.executable, "-u", "-m", MUTANTS], cwd=ROOT, stdout=subprocess.PIPE, text=True) as ran:
+        assert ran.stdout is not None
+        for line in ran.stdout:
+            sys.stderr.write(f"mutants: {line}")
+            report.append(line.rstrip())
     return {
         "command": f"python -m {MUTANTS}",
-        "report": ran.stdout.splitlines(),
+        "report": report,
         "failures": [] if ran.returncode == 0 else [f"exit code {ran.returncode}"],
     }
 

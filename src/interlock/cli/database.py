@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 
-from interlock.errors import InterlockError
+from interlock.errors import InterlockError, StoreError
 from interlock.settings import Settings
 from interlock.storage.embedded import EmbeddedPostgres
 
@@ -24,6 +24,7 @@ class KeptPostgres:
 
     def __init__(self, settings: Settings) -> None:
         home = settings.home_path()
+        self._cluster = home / "postgres" / "data" / "PG_VERSION"
         self._first = EmbeddedPostgres(home, settings)
         quick = dataclasses.replace(settings, embedded_start_timeout_ms=RESTART_TIMEOUT_MS)
         self._again = EmbeddedPostgres(home, quick)
@@ -42,6 +43,9 @@ class KeptPostgres:
         if self._first.pid is None:
             logger.error("the embedded PostgreSQL has ended and is started again")
             try:
+                # INVARIANT: a new, empty cluster is made by `start` only, never in place of one that was in use
+                if not self._cluster.exists():
+                    raise StoreError(f"{self._cluster.parent}: the data is gone", code="store_start")
                 self._again.start()
             except InterlockError as e:
                 logger.error("the embedded PostgreSQL could not be started: %s", e.message)
