@@ -103,13 +103,6 @@ def test_a_burst_overflows_by_queue_depth_and_comes_back(site: Site) -> None:
     assert len([call for call in calls if call.source == "near"]) > SLOTS
 
     intents = {call.request_id: site.record(call.request_id, Intent) for call in calls}
-    t0 = min(i.wall_ns for i in intents.values())
-    for call in sorted(calls, key=lambda c: intents[c.request_id].wall_ns):
-        i = intents[call.request_id]
-        r = site.readings(i)
-        note(
-            f"{(i.wall_ns - t0) / 1e9:6.2f} {call.tenant:7} {call.source:5} {'over' if 'overflow' in call.decision else ''} near={r['near']} far={r.get('far')} took {site.outcome(call.request_id).total_us / 1e6:.1f}"
-        )  # DEBUG
     readings = [site.readings(intents[call.request_id])["near"] for call in over]
     for reading in readings:
         assert reading.saturated or reading.waiting + reading.inflight_since > WAITING_MAX

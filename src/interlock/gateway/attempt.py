@@ -64,7 +64,7 @@ class Attempt:
         self._retry_after = b""
 
     def begin(self) -> None:
-        """Record the try, then send: at once on-prem, after the record is durable otherwise (P1)."""
+        """Record the try, then send: when the record is written on-prem, when it is durable otherwise (P1)."""
         run = self.run
         runtime = run.runtime
         link, offer = self.link, self.offer
@@ -92,7 +92,9 @@ class Attempt:
         else:
             # The outcome's own durability covers this record; until then it is on its way to the disk.
             runtime.log.sync_within(runtime.settings.stream_sync_ms)
-        self._send()
+        # Written before it is sent, so that no death of this process leaves a call at a source without a trace;
+        # only the wait for the disk overlaps the call.
+        runtime.log.on_written(self._written_then_send)
 
     def cancel(self) -> None:
         """Stop the source; nothing further of this attempt is heard."""
@@ -101,6 +103,10 @@ class Attempt:
             self.upstream.cancel()
 
     # -- durability
+
+    def _written_then_send(self) -> None:
+        if not self.ended:
+            self._send()
 
     def _durable_then_send(self, error: LogError | None) -> None:
         if self.ended:
