@@ -15,11 +15,13 @@ import pytest
 from tests.e2e.stack import running, temporary_home
 from tests.engines import free_port
 
-from .engines import ADAPTER, Vllm, ended, make_adapter, missing
+from .engines import ADAPTER, Vllm, ended, last_words, make_adapter, missing
 from .site import Site, Tap, configure
 
 _figures: list[str] = []
 _instances: list[Vllm] = []
+_logs: list[tuple[str, Path]] = []
+"""Name and place of the logs that go with a failure."""
 
 
 def note(line: str) -> None:
@@ -37,6 +39,7 @@ def _instances_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[s
     near = Vllm("near", free_port(), folder / "near.log")
     far = Vllm("far", free_port(), folder / "far.log", lora)
     _instances.extend((near, far))
+    _logs.extend((f"vLLM {instance.name}", instance.log) for instance in _instances)
     with ended(_instances):
         for instance in _instances:  # one after the other: together they would only slow each other down
             instance.start()
@@ -60,6 +63,7 @@ def _site_once(_instances_once: dict[str, Vllm]) -> Iterator[Site]:
         tap = stack.enter_context(Tap(_instances_once["near"].port))
         home = stack.enter_context(temporary_home())
         up = stack.enter_context(running(home, environment={"INTERLOCK_WORKERS": "2"}))
+        _logs.append(("interlock up", up.log))
         keys = configure(up, _instances_once, tap)
         yield Site(up, keys, _instances_once, tap)
 
@@ -82,12 +86,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """The engines' last words go with a failure."""
+    """The last words of the engines and of the gateway go with a failure."""
     report = yield
     if report.failed:  # type: ignore[attr-defined]
-        for instance in _instances:
+        for name, log in _logs:
             with contextlib.suppress(OSError):
-                report.sections.append((f"vLLM {instance.name}", instance.last_words()))  # type: ignore[attr-defined]
+                report.sections.append((name, last_words(log)))  # type: ignore[attr-defined]
     return report
 
 

@@ -123,7 +123,7 @@ class Vllm:
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() - began > READY_S:
                 self.kill()
-                raise AssertionError(f"vLLM {self.name} did not become ready:\n{self.last_words()}")
+                raise AssertionError(f"vLLM {self.name} did not become ready:\n{last_words(self.log)}")
             time.sleep(0.5)
         self.ready_s = time.monotonic() - began
 
@@ -193,9 +193,11 @@ class Vllm:
             data: bytes = answer.read()
             return data
 
-    def last_words(self) -> str:
-        """The end of its log."""
-        return self.log.read_text(errors="replace")[-LOG_SHOWN:]
+
+def last_words(log: Path) -> str:
+    """The end of a log, without the lines of probes and scrapes."""
+    lines = log.read_text(errors="replace").splitlines()
+    return "\n".join(line for line in lines if '"GET /' not in line)[-LOG_SHOWN:]
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -75,15 +76,16 @@ def test_an_instance_is_lost_and_comes_back(site: Site) -> None:
     broken = Broken(site, MODEL, site.near.kill)
     check_broken(site, broken, site.near)
 
-    answer = site.chat(text="And now?")
+    with ThreadPoolExecutor() as pool:  # before the probes notice
+        next_call = pool.submit(site.chat, text="And now?")
+        refused = list(pool.map(lambda _: site.chat("acme", f"near::{MODEL}"), range(BREAKER_FAILURES)))
+    answer = next_call.result()
     assert (answer.status, answer.headers["x-interlock-source"]) == (200, "far")
     attempts = [s.record for s in find_stored(site, answer.request_id)]
     failed = [r for r in attempts if isinstance(r, AttemptEnd)]
     tried = [r.source for r in attempts if isinstance(r, Attempt)]
     assert tried == ["near", "far"], "the next call finds out, and goes on"
     assert failed[0].code == "connect_failed"
-
-    refused = [site.chat("acme", f"near::{MODEL}") for _ in range(BREAKER_FAILURES)]
     assert {a.status for a in refused} <= {502, 503}
     until(lambda: site.gauge("interlock_source_breaker", "near") == 2, 5, "the breaker to open")
     until(lambda: site.gauge("interlock_source_up", "near") == 0, 10, "the probes to notice")
