@@ -30,38 +30,22 @@ _CONTEXT_WORDS = ("context length", "context size", "maximum context", "too long
 class Attempt:
     """A try at one offer, and the handler of what its source sends."""
 
-    __slots__ = (
-        "_body",
-        "_error_status",
-        "_retry_after",
-        "_size",
-        "durable",
-        "ended",
-        "link",
-        "number",
-        "offer",
-        "relay",
-        "run",
-        "sent_ns",
-        "seq",
-        "upstream",
-    )
+    upstream: UpstreamCall | None = None
+    relay: Relay | None = None
+    durable = False
+    ended = False
+    seq = -1
+    sent_ns = 0
+    _size = 0
+    _error_status = 0
+    _retry_after = b""
 
     def __init__(self, run: Run, number: int, link: Link, offer: Offer) -> None:
         self.run = run
         self.number = number
         self.link = link
         self.offer = offer
-        self.upstream: UpstreamCall | None = None
-        self.relay: Relay | None = None
-        self.durable = False
-        self.ended = False
-        self.seq = -1
-        self.sent_ns = 0
         self._body: list[bytes] = []
-        self._size = 0
-        self._error_status = 0
-        self._retry_after = b""
 
     def begin(self) -> None:
         """Record the try, then send: when the record is written on-prem, when it is durable otherwise (P1)."""

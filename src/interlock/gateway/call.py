@@ -27,33 +27,24 @@ class Call:
     `number` is the call's number in its worker's epoch; `id` is what the caller sees.
     """
 
-    __slots__ = (
-        "admission",
-        "admission_headers",
-        "alias",
-        "authorization",
-        "completion_tokens_max",
-        "data_class",
-        "epoch",
-        "features",
-        "id",
-        "identity",
-        "intent_seq",
-        "number",
-        "offers",
-        "operation",
-        "parsed",
-        "request",
-        "reserved_tokens",
-        "route",
-        "seed",
-        "sink",
-        "started_ns",
-        "state",
-        "target",
-        "trace_id",
-        "wall_ns",
-    )
+    wall_ns = 0
+    seed = 0
+    trace_id = ""
+    identity: Identity | None = None
+    parsed: Parsed | None = None
+    target: Target | None = None
+    alias: Alias | None = None
+    data_class: DataClass | None = None
+    completion_tokens_max = 0
+    features: Features | None = None
+    offers: tuple[Offer, ...] = ()
+    authorization: Authorization | None = None
+    allowed: tuple[Offer, ...] = ()
+    reserved_tokens = 0
+    admission: Admission | None = None
+    limit_lines: Callable[[], bytes] | None = None
+    route: RouteDecision | None = None
+    intent_seq = -1
 
     def __init__(self, operation: str, request: Request, sink: Sink, state: State, epoch: str, number: int) -> None:
         self.operation = operation
@@ -64,23 +55,6 @@ class Call:
         self.number = number
         self.id = request_id(epoch, number)
         self.started_ns = request.received_ns
-        self.wall_ns = 0
-        self.seed = 0
-        self.trace_id = ""
-        self.identity: Identity | None = None
-        self.parsed: Parsed | None = None
-        self.target: Target | None = None
-        self.alias: Alias | None = None
-        self.data_class: DataClass | None = None
-        self.completion_tokens_max = 0
-        self.features: Features | None = None
-        self.offers: tuple[Offer, ...] = ()
-        self.authorization: Authorization | None = None
-        self.reserved_tokens = 0
-        self.admission: Admission | None = None
-        self.admission_headers: Callable[[], list[tuple[str, str]]] | None = None
-        self.route: RouteDecision | None = None
-        self.intent_seq = -1
 
     def id_headers(self) -> bytes:
         """The answer's header lines that carry the request id, for us and for clients that look for the usual name."""

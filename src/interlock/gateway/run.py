@@ -11,7 +11,6 @@ Ways through:
 from __future__ import annotations
 
 import logging
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
@@ -47,25 +46,19 @@ NOTHING_USED = Usage(0, 0, 0, "engine")
 class Run:
     """The exchange of one admitted call: its attempts, its answer, its outcome."""
 
-    __slots__ = (
-        "_attempt",
-        "_index",
-        "_judged",
-        "_last_error",
-        "_last_sent_ns",
-        "_rank",
-        "_seated",
-        "_skipped",
-        "attempts",
-        "call",
-        "ended",
-        "head_sent",
-        "parsed",
-        "paused",
-        "runtime",
-        "stream",
-        "tried",
-    )
+    attempts = 0
+    paused = False
+    ended = False
+    head_sent = False
+    _index = 0
+    _rank = -1
+    _attempt: Attempt | None = None
+    _seated = -1
+    _judged = False
+    _last_error: InterlockError | None = None
+    _skipped: tuple[str, ...] = ()
+    tried: tuple[AttemptFigures, ...] = ()
+    """Attempts that failed, for tracing; empty when nothing is traced."""
 
     def __init__(self, call: Call, runtime: Runtime) -> None:
         assert call.parsed is not None and call.route is not None  # noqa: S101 - the stages have filled them
@@ -73,20 +66,7 @@ class Run:
         self.runtime = runtime
         self.parsed = call.parsed
         self.stream = call.parsed.stream
-        self.attempts = 0
-        self.paused = False
-        self.ended = False
-        self.head_sent = False
-        self._index = 0
-        self._rank = -1
-        self._attempt: Attempt | None = None
-        self._seated = -1
-        self._judged = False
-        self._last_error: InterlockError | None = None
         self._last_sent_ns = call.started_ns
-        self._skipped: list[str] = []
-        self.tried: list[AttemptFigures] = []
-        """Attempts that failed, for tracing; empty when nothing is traced."""
 
     @property
     def last_attempt(self) -> Attempt | None:
@@ -114,11 +94,11 @@ class Run:
                 offer = call.state.offer(call.identity.tenant_id, candidate.offer)
                 link = call.state.links[offer.source.id]
                 if not board.allow(link.row, now_ns):
-                    self._skipped.append(f"{candidate.offer}: circuit breaker open")
+                    self._skipped += (f"{candidate.offer}: circuit breaker open",)
                     continue
                 if not board.enter(link.row, link.cap):
                     board.abandon(link.row)
-                    self._skipped.append(f"{candidate.offer}: concurrency cap reached")
+                    self._skipped += (f"{candidate.offer}: concurrency cap reached",)
                     continue
                 self._seated = link.row
                 self._judged = False
@@ -157,7 +137,7 @@ class Run:
         runtime.metrics.attempts.add((attempt.link.source.name, error.code))
         self._last_error = error
         if runtime.on_finished is not None:
-            self.tried.append(tried(self, attempt, now_ns, error.code, error.status))
+            self.tried += (tried(self, attempt, now_ns, error.code, error.status),)
         try:
             runtime.log.append(
                 AttemptEnd(self.call.number, attempt.number, now_ns, error.code, error.status, error.message)
@@ -195,7 +175,7 @@ class Run:
             return
         call = self.call
         usage = answer.usage.usage() if answer.usage is not None else Usage(0, 0, call.reserved_tokens, "reserved")
-        reasons = tuple(c.finish_reason or "" for c in answer.choices or ())
+        reasons = tuple([choice.finish_reason or "" for choice in answer.choices or ()])
         self._end(
             "completed",
             200,
@@ -273,7 +253,7 @@ class Run:
             (now_ns - call.started_ns) // 1000,
             relay.chunks if relay is not None else 0,
             relay.digest.digest() if relay is not None else b"",
-            sha256(body).digest() if body else b"",
+            b"",  # the body itself is here
             body,
             error.code if error is not None else "",
             error.message if error is not None else "",
@@ -350,7 +330,7 @@ class Run:
         call = self.call
         if call.admission is not None:
             self.runtime.limits.settle(call.admission, usage.total_tokens, now_ns)
-            call.admission_headers = call.admission.headers
+            call.limit_lines = call.admission.header_lines
             call.admission = None
 
     def _unseat(self) -> None:
@@ -421,15 +401,15 @@ class Run:
         return headers
 
     def _headers(self, kind: bytes) -> Headers:
-        call = self.call
-        lines = [kind, call.id_headers()]
-        if self._attempt is not None:
-            lines.append(self._attempt.link.offer_headers(self._attempt.offer))
+        call, attempt = self.call, self._attempt
+        lines = kind + call.id_headers()
+        if attempt is not None:
+            lines += attempt.link.offer_headers(attempt.offer)
         if self._rank >= 0 and call.route is not None:
-            lines.append(self.runtime.decision_line(call.route, self._rank))
-        if call.admission_headers is not None:
-            lines.append("".join([f"{name}: {value}\r\n" for name, value in call.admission_headers()]).encode())
-        return b"".join(lines)
+            lines += self.runtime.decision_line(call.route, self._rank)
+        if call.limit_lines is not None:
+            lines += call.limit_lines()
+        return lines
 
     def _count(self, outcome: Outcome, first_ns: int) -> None:
         runtime, attempt = self.runtime, self._attempt

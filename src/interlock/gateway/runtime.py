@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from interlock.sources.board import Board
     from interlock.telemetry.metrics import Metrics
     from interlock.types.clock import Clock
-    from interlock.types.decision import Candidate, RouteDecision
+    from interlock.types.decision import RouteDecision
     from interlock.types.record import Outcome
 
 LATENCY_WEIGHT = 8
@@ -78,7 +78,7 @@ class Runtime:
         self._mean_us: dict[str, int] = {}
         self._seed = seed
         self._tallies: dict[tuple[str, str, str], Tally] = {}
-        self._lines: dict[tuple[Candidate, str, int, int, int], bytes] = {}
+        self._lines: dict[tuple[str, int, bool, str, int, int, int], bytes] = {}
 
     def seed(self, number: int) -> int:
         """The seed of a call's draws: spread over calls and workers, recorded with the decision."""
@@ -111,7 +111,8 @@ class Runtime:
     def decision_line(self, decision: RouteDecision, rank: int) -> bytes:
         """The `x-interlock-decision` header line of the candidate that was tried."""
         chosen = decision.candidates[rank]
-        key = (chosen, decision.mode, rank, len(decision.candidates), decision.router_version)
+        count, milli = len(decision.candidates), (chosen.score_micro + 500) // 1000
+        key = (chosen.offer, milli, chosen.overflow, decision.mode, rank, count, decision.router_version)
         line = self._lines.get(key)
         if line is None:
             if len(self._lines) >= LINES_MAX:
@@ -123,6 +124,7 @@ class Runtime:
         """Time-outs and keep-alives of everything in progress. Called several times a second."""
         self.swept_ns = now_ns
         self.confirmed_ns = self.board.snapshot_confirmed()[1]
+        self.limits.flush()
         for link in self.state.links.values():
             link.pool.sweep(now_ns / 1e9)
         for run in list(self.runs):

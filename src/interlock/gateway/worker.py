@@ -72,6 +72,8 @@ POLL_S = 0.02
 """How often a drain looks whether the last call has ended."""
 FINISH_NS = 1_000_000_000
 """How long calls that were cut at the end of the grace may take to record their outcome."""
+LIMIT_CHANGES_MAX = 64
+"""Settled calls that may wait for the next admission, or the next sweep, to be counted down."""
 PEPPER_BYTES_MIN = 32
 GC_THRESHOLD = (20_000, 20, 50)
 """Calls leave no reference cycles behind, so collecting often only costs; rarely still catches what does."""
@@ -89,7 +91,12 @@ class Worker:
         self.settings = settings = Settings(**config.settings)
         run_dir = Path(config.run_dir)
         self.board = Board.open(run_dir / "board.shm", worker=config.slot, settings=settings)
-        self.limits = LimitTable.open(run_dir / "limits.shm", worker=config.slot, wait_ms=settings.limit_lock_wait_ms)
+        self.limits = LimitTable.open(
+            run_dir / "limits.shm",
+            worker=config.slot,
+            wait_ms=settings.limit_lock_wait_ms,
+            changes_max=LIMIT_CHANGES_MAX,
+        )
         self.metrics = Metrics(run_dir, str(config.slot), settings, clock)
         self.snapshots = SnapshotFolder(Path(config.snapshot_dir), deltas_max=settings.snapshot_deltas_max)
         self.credentials = CredentialStore(settings)

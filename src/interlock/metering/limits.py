@@ -59,7 +59,7 @@ TOKENS_MAX = 1 << 30
 PROBES_MAX = 128
 """Places looked at for a subject; all taken means: the table is full."""
 PLACES_MAX = 16_384
-"""Subjects whose place a worker remembers."""
+"""Subjects, and sets of subjects, whose places a worker remembers."""
 SECOND_NS = 1_000_000_000
 WAIT_MS = 100
 
@@ -72,11 +72,34 @@ NEWEST = USER_WORD + 2
 
 GENERATION, HEAD, TOTAL, COLUMNS = 0, 1, 2, 3
 """Word offsets in a slot; COLUMNS: the first concurrency column."""
+_NOWHERE = (-1,)
+"""The row of a subject that has no place yet: of no generation."""
+_UNLIMITED = LimitSet()
 
-Place = tuple[str, int, int, int, int]
-"""Where a subject is counted: its kind, first byte of the slot, first word, first word of the ring, generation."""
-Part = tuple[Place, int, LimitSet, int]
-"""One call on one subject: place, the second it is counted in, the limits, the total with it."""
+
+class Place(NamedTuple):
+    """Where a subject is counted, with its limits as the hot path compares them.
+
+    `first`: first byte of the slot; `base`, `ring`: words where slot and ring begin. `requests_max`: requests per
+    minute, all that can be counted where there is no limit. `total_end`: the first total that is too many tokens.
+    `cap`: calls at the same time, -1 without a limit. `counts_tokens`: whether tokens are counted at all.
+    """
+
+    first: int
+    base: int
+    ring: int
+    generation: int
+    requests_max: int
+    total_end: int
+    cap: int
+    counts_tokens: bool
+    subject: Subject
+
+
+Part = tuple[Place, int, int]
+"""One call on one subject: place, the second it is counted in, the total with it."""
+Change = tuple[Place, int, int]
+"""What a settled call changes: place, second, by how much the total."""
 
 
 class Used(NamedTuple):
@@ -105,10 +128,29 @@ class Admission:
         `remaining` is what was left at admission, this call counted at its reservation; `reset` is how long, in whole
         seconds rounded up, until nothing counts any more if nothing is asked meanwhile.
         """
-        fields: list[tuple[str, str]] = []
-        requests: tuple[int, int, int] | None = None
-        tokens: tuple[int, int, int] | None = None
-        for _, second, limits, total in self.parts:
+        return [
+            (f"x-ratelimit-{field}-{what}", value)
+            for what, least in zip(("requests", "tokens"), self._least(), strict=True)
+            if least is not None
+            for field, value in zip(("limit", "remaining", "reset"), self._values(*least), strict=True)
+        ]
+
+    def header_lines(self) -> bytes:
+        """The same as they are sent, each line ended by CR LF."""
+        requests, tokens = self._least()
+        lines = ""
+        if requests is not None:
+            lines = _REQUEST_LINES % self._values(*requests)
+        if tokens is not None:
+            lines += _TOKEN_LINES % self._values(*tokens)
+        return lines.encode()
+
+    def _least(self) -> tuple[Least | None, Least | None]:
+        """For requests and for tokens, of the subject with the least left: (left, limit, second it is counted in)."""
+        requests: Least | None = None
+        tokens: Least | None = None
+        for place, second, total in self.parts:
+            limits = place.subject.limits
             rpm, tpm = limits.requests_per_minute, limits.tokens_per_minute
             if rpm is not None:
                 left = rpm - (total & REQUEST_MASK)
@@ -118,23 +160,23 @@ class Admission:
                 left = tpm - (total >> REQUEST_BITS)
                 if tokens is None or left < tokens[0]:
                     tokens = (left, tpm, second)
-        if requests is not None:
-            left, limit, second = requests
-            fields.append(("x-ratelimit-limit-requests", str(limit)))
-            fields.append(("x-ratelimit-remaining-requests", str(left)))
-            fields.append(("x-ratelimit-reset-requests", reset(_until_ms(second, self.at_ns))))
-        if tokens is not None:
-            left, limit, second = tokens
-            fields.append(("x-ratelimit-limit-tokens", str(limit)))
-            fields.append(("x-ratelimit-remaining-tokens", str(left)))
-            fields.append(("x-ratelimit-reset-tokens", reset(_until_ms(second, self.at_ns))))
-        return fields
+        return requests, tokens
+
+    def _values(self, left: int, limit: int, second: int) -> tuple[str, str, str]:
+        return str(limit), str(left), reset(_until_ms(second, self.at_ns))
+
+
+Least = tuple[int, int, int]
+_REQUEST_LINES, _TOKEN_LINES = (
+    "".join(f"x-ratelimit-{field}-{what}: %s\r\n" for field in ("limit", "remaining", "reset"))
+    for what in ("requests", "tokens")
+)
 
 
 class LimitTable:
     """Limits of a node. The node creates it; each worker opens it under its own number, on one thread."""
 
-    def __init__(self, file: SharedFile, worker: int | None) -> None:
+    def __init__(self, file: SharedFile, worker: int | None, changes_max: int = 0) -> None:
         self.slots, self.workers, self._stride = file.geometry[:3]
         if worker is not None and not 0 <= worker < self.workers:
             file.close()
@@ -150,6 +192,9 @@ class LimitTable:
         self._read = struct.Struct(f"@{self._ring}Q").unpack_from
         self._read_ring = struct.Struct(f"@{RING}Q").unpack_from
         self._places: dict[str, Place] = {}
+        self._groups: dict[int, tuple[Sequence[Subject], list[Place]]] = {}
+        self._changes: list[Change] = []
+        self._changes_max = changes_max
 
     @classmethod
     def create(
@@ -170,9 +215,12 @@ class LimitTable:
         return cls(file, None)
 
     @classmethod
-    def open(cls, path: Path, *, worker: int, wait_ms: int = WAIT_MS) -> LimitTable:
-        """The node's table, for one worker. A new process in a worker's place opens it after `clear_worker`."""
-        return cls(SharedFile.open(path, magic=MAGIC, wait_ms=wait_ms), worker)
+    def open(cls, path: Path, *, worker: int, wait_ms: int = WAIT_MS, changes_max: int = 0) -> LimitTable:
+        """The node's table, for one worker. A new process in a worker's place opens it after `clear_worker`.
+
+        `changes_max`: how many settled calls may wait for the lock that the next admission takes anyway (see `settle`).
+        """
+        return cls(SharedFile.open(path, magic=MAGIC, wait_ms=wait_ms), worker, changes_max)
 
     def admit(self, subjects: Sequence[Subject], tokens: int, now_ns: int) -> Admission | LimitHit:
         """Count one call of at most `tokens` tokens on all subjects, or on none and say why.
@@ -182,108 +230,100 @@ class LimitTable:
         """
         if tokens < 0:
             raise ValueError("limit table: a call cannot reserve a negative number of tokens")
-        words, buffer, read, places = self._words, self._buffer, self._read, self._places
-        now_s = now_ns // SECOND_NS
-        cost = tokens << REQUEST_BITS | 1
+        group = self._groups.get(id(subjects))
+        places = group[1] if group is not None and group[0] is subjects else self._group(subjects)
         parts: list[Part] = []
-        locked = False
+        if not places:
+            return Admission(parts, tokens, now_ns)
         try:
-            for subject in subjects:
-                kind, name, limits = subject
-                rpm = limits.requests_per_minute
-                tpm = limits.tokens_per_minute
-                cap = limits.concurrency
-                if rpm is None and tpm is None and cap is None:
-                    continue
-                if not locked:
-                    try:
-                        flock(self._fd, LOCK)
-                    except BlockingIOError:
-                        if not self._file.wait():
-                            return counters_stuck()
-                    locked = True
-                    if words[DIRTY]:
-                        self._repair()
-                    newest = words[NEWEST]
-                    if now_s > newest:
-                        words[NEWEST] = now_s
-                    elif now_s < newest:
-                        now_s = newest
-                        now_ns = newest * SECOND_NS
-                place = places.get(name)
-                row = () if place is None else read(buffer, place[1])
-                if place is None or place[0] != kind or row[GENERATION] != place[4] or row[HEAD] < now_s:
-                    place = self._place(kind, name, now_s)
-                    if place is None:
+            flock(self._fd, LOCK)
+        except BlockingIOError:
+            if not self._file.wait():
+                return counters_stuck()
+        try:
+            words, buffer, read, own = self._words, self._buffer, self._read, self._column
+            if words[DIRTY]:
+                self._repair()
+            if self._changes:
+                self._apply()
+            now_s = now_ns // SECOND_NS
+            newest = words[NEWEST]
+            if now_s > newest:
+                words[NEWEST] = now_s
+            elif now_s < newest:
+                now_s = newest
+                now_ns = newest * SECOND_NS
+            cost = tokens << REQUEST_BITS | 1
+            for place in places:
+                first, base, ring, generation, requests_max, total_end, cap, counts_tokens, subject = place
+                row = read(buffer, first) if first else _NOWHERE
+                if row[GENERATION] != generation or row[HEAD] < now_s:
+                    found = self._renew(places, place, now_s)
+                    if found is None:
                         return self._refusal(subject, subjects, parts, tokens, now_ns)
-                    row = read(buffer, place[1])
-                second = row[HEAD]
-                counted = 1 if tpm is None else cost
+                    place = found
+                    first, base, ring = place.first, place.base, place.ring
+                    row = read(buffer, first)
+                counted = cost if counts_tokens else 1
                 total = row[TOTAL] + counted
                 if (
-                    (rpm is not None and total & REQUEST_MASK > rpm)
-                    or (tpm is not None and (total >> REQUEST_BITS > tpm or total > COUNT_MAX))
-                    or (cap is not None and sum(row[COLUMNS:]) >= cap)
+                    total & REQUEST_MASK > requests_max
+                    or total >= total_end
+                    or (cap >= 0 and sum(row[COLUMNS:]) >= cap)
                 ):
                     return self._refusal(subject, subjects, parts, tokens, now_ns)
-                _, _, base, ring, _ = place
+                second = row[HEAD]
                 words[DIRTY] = base
                 words[base + TOTAL] = total
                 words[ring + (second & RING_MASK)] += counted
-                if cap is not None:
-                    words[base + self._column] = row[self._column] + 1
-                parts.append((place, second, limits, total))
-            if locked:
-                words[DIRTY] = 0
+                if cap >= 0:
+                    words[base + own] = row[own] + 1
+                parts.append((place, second, total))
+            words[DIRTY] = 0
         finally:
-            if locked:
-                flock(self._fd, UNLOCK)
+            flock(self._fd, UNLOCK)
         return Admission(parts, tokens, now_ns)
 
     def settle(self, admission: Admission, tokens: int, now_ns: int) -> None:
         """The call has ended and used `tokens`: they replace what was reserved, and its concurrency is free again.
 
-        They count in the second of the admission, if that still counts. Idempotent. If the counters cannot be locked
-        the reservation stands until it leaves the window.
+        They count in the second of the admission, if that still counts. Idempotent. What a call gives back may wait
+        for the next admission, which takes the lock anyway, or for `flush`: until then it counts as reserved. If the
+        counters cannot be locked the reservation stands until it leaves the window.
         """
         if admission.settled:
             return
         admission.settled = True
-        words = self._words
+        words, own = self._words, self._column
         used = 0 if tokens < 0 else TOKENS_MAX if tokens > TOKENS_MAX else tokens
         change = used - admission.tokens << REQUEST_BITS
         gone_s = now_ns // SECOND_NS - WINDOW_S
-        locked = False
+        changes = self._changes
+        for place, second, _ in admission.parts:
+            if place.cap >= 0:
+                # No lock: the column is ours alone, and while it is not 0 the slot stays this subject's.
+                column = place.base + own
+                if busy := words[column]:
+                    words[column] = busy - 1
+            if change and place.counts_tokens and second >= gone_s:
+                changes.append((place, second, change))
+        if change > 0 or len(changes) > self._changes_max:
+            self.flush()
+
+    def flush(self) -> None:
+        """Count what calls gave back or took beyond their reservation. Call now and then while nothing is admitted."""
+        if not self._changes:
+            return
+        if not self._file.lock():
+            self._changes.clear()
+            return
         try:
-            for (_, _, base, ring, generation), second, limits, _ in admission.parts:
-                if limits.concurrency is not None:
-                    # No lock: the column is ours alone, and while it is not 0 the slot stays this subject's.
-                    column = base + self._column
-                    if busy := words[column]:
-                        words[column] = busy - 1
-                if not change or limits.tokens_per_minute is None or second < gone_s:
-                    continue
-                if not locked:
-                    try:
-                        flock(self._fd, LOCK)
-                    except BlockingIOError:
-                        if not self._file.wait():
-                            change = 0
-                            continue
-                    locked = True
-                    if words[DIRTY]:
-                        self._repair()
-                if words[base] == generation and words[base + HEAD] - second <= WINDOW_S:
-                    total = words[base + TOTAL] + change
-                    if total <= COUNT_MAX:
-                        words[DIRTY] = base
-                        words[base + TOTAL] = total
-                        words[ring + (second & RING_MASK)] += change
-            if locked:
-                words[DIRTY] = 0
+            if self._words[DIRTY]:
+                self._repair()
+            self._apply()
+            self._words[DIRTY] = 0
         finally:
-            if locked:
-                flock(self._fd, UNLOCK)
+            self._file.unlock()
 
     def clear_worker(self, worker: int) -> None:
         """Free the concurrency that a dead worker held. What it was admitted stays counted.
@@ -295,6 +335,7 @@ class LimitTable:
 
     def used(self, kind: str, name: str, now_ns: int) -> Used:
         """What counts on a subject now; zeros for one that is not counted. Raises Unavailable."""
+        self.flush()
         now_s = now_ns // SECOND_NS
         if not self._file.lock():
             raise Unavailable(counters_stuck().words)
@@ -327,18 +368,45 @@ class LimitTable:
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
+    def _group(self, subjects: Sequence[Subject]) -> list[Place]:
+        """Places of the subjects that have limits, for `admit`; those not known yet lie nowhere."""
+        places = []
+        for subject in subjects:
+            if subject.limits != _UNLIMITED:
+                place = self._places.get(subject.id)
+                known = place is not None and place.subject == subject
+                places.append(place if known and place is not None else _place_of(subject, 0, 0, 0))
+        if type(subjects) is tuple:  # anything else could change and keep its identity
+            if len(self._groups) >= PLACES_MAX:
+                self._groups.clear()
+            self._groups[id(subjects)] = (subjects, places)
+        return places
+
     # -- all below: with the lock held. Whoever writes a slot sets DIRTY first; the caller clears it at the end.
+
+    def _apply(self) -> None:
+        """Bring the waiting changes into the totals of slots that are still their subjects'."""
+        words, changes = self._words, self._changes
+        for place, second, change in changes:
+            base = place.base
+            if words[base] == place.generation and words[base + HEAD] - second <= WINDOW_S:
+                total = words[base + TOTAL] + change
+                if total <= COUNT_MAX:
+                    words[DIRTY] = base
+                    words[base + TOTAL] = total
+                    words[place.ring + (second & RING_MASK)] += change
+        changes.clear()
 
     def _undo(self, parts: list[Part], tokens: int) -> None:
         """Take back what an admission counted on the subjects before the one that refused it."""
         words = self._words
-        for (_, _, base, ring, _), second, limits, _ in parts:
-            cost = 1 if limits.tokens_per_minute is None else tokens << REQUEST_BITS | 1
-            words[DIRTY] = base
-            words[base + TOTAL] -= cost
-            words[ring + (second & RING_MASK)] -= cost
-            if limits.concurrency is not None:
-                words[base + self._column] -= 1
+        for place, second, _ in parts:
+            cost = tokens << REQUEST_BITS | 1 if place.counts_tokens else 1
+            words[DIRTY] = place.base
+            words[place.base + TOTAL] -= cost
+            words[place.ring + (second & RING_MASK)] -= cost
+            if place.cap >= 0:
+                words[place.base + self._column] -= 1
 
     def _refusal(
         self, refuser: Subject, subjects: Sequence[Subject], parts: list[Part], tokens: int, now_ns: int
@@ -347,7 +415,7 @@ class LimitTable:
         self._undo(parts, tokens)
         hits: list[LimitHit] = []
         for subject in subjects:
-            place = self._place(subject.kind, subject.id, now_ns // SECOND_NS)
+            place = self._place(subject, now_ns // SECOND_NS)
             if place is None:
                 self._words[DIRTY] = 0
                 return table_full(subject, self.slots)
@@ -361,9 +429,8 @@ class LimitTable:
 
     def _hits(self, subject: Subject, place: Place, calls: int, tokens: int, now_ns: int) -> Iterator[LimitHit]:
         """The limits of one subject that `calls` more calls with `tokens` tokens together would exceed."""
-        _, first, _, ring, _ = place
-        row = self._read(self._buffer, first)
-        counts = self._read_ring(self._buffer, ring * WORD)
+        row = self._read(self._buffer, place.first)
+        counts = self._read_ring(self._buffer, place.ring * WORD)
         limits = subject.limits
         tpm = limits.tokens_per_minute
         for limit, value, asked, shift, mask in (
@@ -410,9 +477,20 @@ class LimitTable:
                     words[bucket] = 0
         words[base + HEAD] = now_s
 
-    def _place(self, kind: str, name: str, now_s: int) -> Place | None:
+    def _renew(self, places: list[Place], place: Place, now_s: int) -> Place | None:
+        """The place of a subject in a group, its window at `now_s`; None when the table is full."""
+        words = self._words
+        if place.first and words[place.base] == place.generation:
+            self._slide(place.base, now_s)
+            return place
+        found = self._place(place.subject, now_s)
+        if found is not None:
+            places[places.index(place)] = found
+        return found
+
+    def _place(self, subject: Subject, now_s: int) -> Place | None:
         """Where a subject is counted, its window at `now_s`; None when it was not and the table is full."""
-        high, low = _digest(kind, name)
+        high, low = _digest(subject.kind, subject.id)
         slot, free, fresh = self._find(high, low, now_s)
         if slot is None:
             if free is None or not self._claim(free, high, low, now_s, fresh=fresh):
@@ -421,7 +499,7 @@ class LimitTable:
         if len(self._places) >= PLACES_MAX:
             self._places.clear()
         base = self._body + slot * self._stride
-        place = self._places[name] = (kind, base * WORD, base, base + self._ring, self._words[base])
+        place = self._places[subject.id] = _place_of(subject, base, base + self._ring, self._words[base])
         self._slide(base, now_s)
         return place
 
@@ -489,6 +567,21 @@ class LimitTable:
         """The slots that were ever taken."""
         lows = self._words[HEADER_WORDS + 1 : self._body : 2].tolist()
         return [slot for slot, low in enumerate(lows) if low]
+
+
+def _place_of(subject: Subject, base: int, ring: int, generation: int) -> Place:
+    rpm, tpm, cap = subject.limits.requests_per_minute, subject.limits.tokens_per_minute, subject.limits.concurrency
+    return Place(
+        base * WORD,
+        base,
+        ring,
+        generation,
+        REQUEST_MASK if rpm is None else rpm,
+        COUNT_MAX + 1 if tpm is None else min(tpm + 1 << REQUEST_BITS, COUNT_MAX + 1),
+        -1 if cap is None else max(cap, 0),
+        tpm is not None,
+        subject,
+    )
 
 
 def _digest(kind: str, name: str) -> tuple[int, int]:

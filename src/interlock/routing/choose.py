@@ -58,18 +58,19 @@ def decide(
 
     `candidates` may be empty: `explain.no_candidate` makes the error of it.
     """
-    request = _Request(
-        features,
-        target,
-        readings,
-        open_breakers,
-        latencies,
-        WEIGHTS.get(target.mode) or WEIGHTS["balanced"],
-        router_version,
-        seed,
-    )
+    weights = WEIGHTS.get(target.mode) or WEIGHTS["balanced"]
     if len(offers) == 1:
-        return _decide_one(request, offers[0])
+        # Nothing to order: the same decision as the general way gives, without its work.
+        offer = offers[0]
+        source_id = offer.source.id
+        reading = readings.get(source_id, UNKNOWN)
+        reason = unable(features, target, offer) or out_of_service(offer, reading, source_id in open_breakers)
+        considered = ((source_id, reading),)
+        if reason is not None:
+            return RouteDecision(target.mode, (), (reason,), considered, router_version, seed)
+        candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0])
+        return RouteDecision(target.mode, (candidate,), (), considered, router_version, seed)
+    request = _Request(features, target, readings, open_breakers, latencies, weights, router_version, seed)
     return _decide_many(request, offers, candidates_max)
 
 
@@ -129,19 +130,6 @@ _PREFERENCE = 3
 """How much of the sort key is preference; then comes load."""
 _MERIT = 5
 """How much of the sort key decides; candidates that are equal so far are ordered by the seed."""
-
-
-def _decide_one(request: _Request, offer: Offer) -> RouteDecision:
-    """One offer: nothing to order. The same decision as the general way gives, without its work."""
-    features, target, readings, open_breakers, latencies, weights, router_version, seed = request
-    source_id = offer.source.id
-    reading = readings.get(source_id, UNKNOWN)
-    reason = unable(features, target, offer) or out_of_service(offer, reading, source_id in open_breakers)
-    considered = ((source_id, reading),)
-    if reason is not None:
-        return RouteDecision(target.mode, (), (reason,), considered, router_version, seed)
-    candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0])
-    return RouteDecision(target.mode, (candidate,), (), considered, router_version, seed)
 
 
 def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int) -> RouteDecision:

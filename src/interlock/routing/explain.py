@@ -57,7 +57,7 @@ def header(decision: RouteDecision, number: int) -> str:
     c = candidates[number]
     overflow = "; overflow" if c.overflow else ""
     text = (
-        f"offer={c.offer}; mode={decision.mode}; score={c.score_micro / MICRO:.3f}; "
+        f"offer={c.offer}; mode={decision.mode}; score={(c.score_micro + 500) // 1000 / 1000:.3f}; "
         f"rank={number + 1}/{len(candidates)}{overflow}; router={decision.router_version}"
     )
     if text.isascii() and text.isprintable():

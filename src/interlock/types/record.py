@@ -40,7 +40,8 @@ class EpochOpen(msgspec.Struct, frozen=True, array_like=True, tag=1):
 class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """A call that was admitted: who, what, under which policy, and where it will go.
 
-    `body` is the request body as the caller sent it; `parameters` are its small fields, decoded.
+    `body` is the request body as the caller sent it, `body_sha256` stands for it where it is not kept; `parameters` are
+    its small fields, decoded.
     """
 
     call: int
@@ -138,8 +139,9 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """How a call ended. Durable before the caller sees the end.
 
     `state`: "completed", "failed", "cut" (by us), "disconnected" (by the caller), "refused" (by every candidate).
-    `body`: the answer of an unstreamed call. For a streamed one the text is in the chunks before, `chunks` of them,
-    and `chunks_sha256` is over their text and raw bytes in order. Times in microseconds since the intent.
+    `body`: the answer of an unstreamed call (`body_sha256` stands for it where it is not kept). For a streamed one the
+    text is in the chunks before, `chunks` of them, and `chunks_sha256` is over their text and raw bytes in order. Times
+    in microseconds since the intent.
     """
 
     call: int

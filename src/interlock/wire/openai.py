@@ -8,7 +8,7 @@ into the typed fields that decisions need.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -85,7 +85,12 @@ _chat = msgspec.json.Decoder(_Chat)
 _completion = msgspec.json.Decoder(_Completion)
 _embedding = msgspec.json.Decoder(_Embedding)
 
-_PROMPT_FIELDS = ("messages", "tools", "functions", "response_format")
+_PROMPT_FIELDS = {
+    "chat": ("tools", "functions", "response_format"),
+    "completions": ("prompt", "suffix"),
+    "embeddings": ("input",),
+}
+"""Fields besides the messages whose bytes count as prompt."""
 
 
 class Parsed(msgspec.Struct):
@@ -130,13 +135,13 @@ def parse(operation: str, body: bytes, limits: Limits) -> Parsed:
     """
     try:
         top = _fields.decode(body)
-        strict.check_names(top)
+        shape = _shape(operation, top)
         strict.check_depth(body, limits.depth_max)
         if operation == "chat":
-            return _parse_chat(top, _chat.decode(body), limits)
+            return _parse_chat(top, shape, _chat.decode(body), limits)
         if operation == "completions":
-            return _parse_completion(top, _completion.decode(body), limits)
-        return _parse_embedding(top, _embedding.decode(body), limits)
+            return _parse_completion(top, shape, _completion.decode(body), limits)
+        return _parse_embedding(top, shape, _embedding.decode(body), limits)
     except msgspec.ValidationError as e:
         raise _validation_error(e) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
@@ -144,6 +149,45 @@ def parse(operation: str, body: bytes, limits: Limits) -> Parsed:
         raise BadRequest(f"The request body is {what}.", code="invalid_json") from None
     except RecursionError:
         raise BadRequest("The request body is nested too deeply.", code="invalid_json") from None
+
+
+class _Shape(NamedTuple):
+    """What the names of a request's fields say, whatever their values are: clients send the same few sets of names.
+
+    `prompt`: fields besides the messages whose bytes count as prompt. `watched`: fields that may ask for a policy
+    action, or that are not taken. `own`: the `interlock` field is there.
+    """
+
+    prompt: tuple[str, ...]
+    watched: tuple[str, ...]
+    own: bool
+
+
+SHAPES_MAX = 1024
+"""Sets of names that are remembered; when there are more, remembering starts over."""
+SHAPE_NAMES_MAX = 64
+SHAPE_CHARACTERS_MAX = 1024
+"""A request with more names, or longer ones, is looked at each time: what is remembered must stay small."""
+_shapes: dict[tuple[str, ...], _Shape] = {}
+
+
+def _shape(operation: str, top: Fields) -> _Shape:
+    """Raises BadRequest when a name is a deciding one in another case."""
+    names = (operation, *top)
+    shape = _shapes.get(names)
+    if shape is None:
+        strict.check_names(top)
+        watched = _WATCHED[operation]
+        shape = _Shape(
+            tuple(name for name in _PROMPT_FIELDS[operation] if name in top),
+            tuple(name for name in top if name in watched),
+            fields.OWN_FIELD in top,
+        )
+        if len(names) <= SHAPE_NAMES_MAX and sum(map(len, names)) <= SHAPE_CHARACTERS_MAX:
+            if len(_shapes) >= SHAPES_MAX:
+                _shapes.clear()
+            _shapes[names] = shape
+    return shape
 
 
 def _validation_error(e: msgspec.ValidationError) -> BadRequest:
@@ -155,24 +199,49 @@ def _validation_error(e: msgspec.ValidationError) -> BadRequest:
     return BadRequest(f"{text}{where}.", param=param)
 
 
-def _parse_chat(top: Fields, request: _Chat, limits: Limits) -> Parsed:
+def _parse_chat(top: Fields, shape: _Shape, request: _Chat, limits: Limits) -> Parsed:
     messages = request.messages
-    if not messages:
+    count = len(messages)
+    if not count:
         raise BadRequest("Field 'messages' must hold at least one message.", param="messages")
-    if len(messages) > limits.messages_max:
+    if count > limits.messages_max:
         raise BadRequest(
-            f"The request has {len(messages)} messages; at most {limits.messages_max} are taken.",
+            f"The request has {count} messages; at most {limits.messages_max} are taken.",
             param="messages",
             code="too_many_messages",
         )
-    prompt_bytes = sum(_size(top, name) for name in _PROMPT_FIELDS)
     images, image_bytes, remote, in_parts = 0, 0, False, False
     for message in messages:
         if type(message.content) is list:
             in_parts = True
             n, size, fetches = _images(message.content)
             images, image_bytes, remote = images + n, image_bytes + size, remote or fetches
-    strict.check_messages(bytes(top["messages"]), len(messages), in_parts)
+    raw = bytes(top["messages"])
+    strict.check_messages(raw, count, in_parts)
+    prompt_bytes = len(raw) + _size(top, shape.prompt)
+    bound = request.max_tokens
+    field = "max_tokens"
+    if request.max_completion_tokens is not None:
+        field = "max_completion_tokens"
+        if bound is not None and bound != request.max_completion_tokens:
+            raise BadRequest("Give max_completion_tokens or max_tokens, not two different bounds.", param="max_tokens")
+        bound = request.max_completion_tokens
+    tokens = prompt_bytes + limits.template_tokens_per_message * (count + 1)
+    needs = _ONLY_CHAT
+    actions = _NONE
+    if shape.prompt or images or request.logprobs or request.top_logprobs:
+        needs = _chat_needs(request, images)
+    if shape.watched or images:
+        actions = _actions(shape, top, images, remote)
+        tokens += images * limits.image_tokens_max - image_bytes
+    return _common("chat", top, shape, request, needs, actions, tokens, prompt_bytes, field, bound, request.n, limits)
+
+
+_ONLY_CHAT: tuple[str, ...] = (_CHAT,)
+_NONE: tuple[str, ...] = ()
+
+
+def _chat_needs(request: _Chat, images: int) -> tuple[str, ...]:
     needs = [_CHAT]
     if request.tools or request.functions:
         needs.append(Ability.tools.value)
@@ -181,50 +250,36 @@ def _parse_chat(top: Fields, request: _Chat, limits: Limits) -> Parsed:
     if request.logprobs or request.top_logprobs:
         needs.append(Ability.logprobs.value)
     _needs_format(request, needs)
-    actions = _actions("chat", top)
-    if images:
-        actions.append(fields.USE_IMAGES)
-    if remote:
-        actions.append(fields.FETCH_REMOTE)
-    field: str
-    bound: int | None
-    if request.max_completion_tokens is not None:
-        field, bound = "max_completion_tokens", request.max_completion_tokens
-        if request.max_tokens is not None and request.max_tokens != bound:
-            raise BadRequest("Give max_completion_tokens or max_tokens, not two different bounds.", param="max_tokens")
-    else:
-        field, bound = "max_tokens", request.max_tokens
-    tokens = prompt_bytes - image_bytes + images * limits.image_tokens_max
-    tokens += limits.template_tokens_per_message * (len(messages) + 1)
-    return _common("chat", top, request, needs, actions, tokens, prompt_bytes, field, bound, request.n, limits)
+    return tuple(needs)
 
 
-def _parse_completion(top: Fields, request: _Completion, limits: Limits) -> Parsed:
+def _parse_completion(top: Fields, shape: _Shape, request: _Completion, limits: Limits) -> Parsed:
     prompts = _items(request.prompt, "prompt", limits)
     needs = [_COMPLETIONS]
     if request.logprobs:
         needs.append(Ability.logprobs.value)
     _needs_format(request, needs)
-    size = _size(top, "prompt") + _size(top, "suffix")
+    size = _size(top, shape.prompt)
     answers = max(request.n or 1, request.best_of or 1)
-    actions = _actions("completions", top)
+    actions = _actions(shape, top)
+    bound = request.max_tokens
     parsed = _common(
-        "completions", top, request, needs, actions, size, size, "max_tokens", request.max_tokens, answers, limits
+        "completions", top, shape, request, tuple(needs), actions, size, size, "max_tokens", bound, answers, limits
     )
     parsed.generated = parsed.n * prompts
     parsed.n = (request.n or 1) * prompts
     return parsed
 
 
-def _parse_embedding(top: Fields, request: _Embedding, limits: Limits) -> Parsed:
+def _parse_embedding(top: Fields, shape: _Shape, request: _Embedding, limits: Limits) -> Parsed:
     _items(request.input, "input", limits)
-    size = _size(top, "input")
-    own = request.interlock or _Own()
-    sent = {name: value for name, value in top.items() if name != fields.OWN_FIELD}
+    size = _size(top, shape.prompt)
+    own = request.interlock or _NO_OWN
+    top.pop(fields.OWN_FIELD, None)
     return Parsed(
         operation="embeddings",
         model=request.model,
-        fields=sent,
+        fields=top,
         stream=False,
         wants_usage=True,
         continuous_usage=False,
@@ -232,7 +287,7 @@ def _parse_embedding(top: Fields, request: _Embedding, limits: Limits) -> Parsed
         max_tokens=0,
         max_tokens_field="",
         needs=(_EMBEDDINGS,),
-        actions=tuple(_actions("embeddings", top)),
+        actions=_actions(shape, top),
         prompt_tokens_max=size,
         prompt_bytes=size,
         data_class=own.data_class,
@@ -264,9 +319,10 @@ def _items(value: Any, field: str, limits: Limits) -> int:
 def _common(
     operation: str,
     top: Fields,
+    shape: _Shape,
     request: _Common,
-    needs: list[str],
-    actions: list[str],
+    needs: tuple[str, ...],
+    actions: tuple[str, ...],
     prompt_tokens: int,
     prompt_bytes: int,
     bound_field: str,
@@ -279,30 +335,29 @@ def _common(
     n = 1 if n is None else n
     if not 1 <= n <= limits.answers_max:
         raise BadRequest(f"Field 'n' must be between 1 and {limits.answers_max}.", param="n")
-    if fields.OWN_FIELD in top:
-        own = request.interlock or _Own()
+    own = _NO_OWN
+    if shape.own:
+        own = request.interlock or own
         del top[fields.OWN_FIELD]
-    else:
-        own = _NO_OWN
     options = request.stream_options
     return Parsed(
-        operation=operation,
-        model=request.model,
-        fields=top,
-        stream=bool(request.stream),
-        wants_usage=bool(options and options.include_usage),
-        continuous_usage=bool(options and options.continuous_usage_stats),
-        n=n,
-        max_tokens=bound or 0,
-        max_tokens_field=bound_field,
-        needs=tuple(needs),
-        actions=tuple(actions),
-        prompt_tokens_max=prompt_tokens,
-        prompt_bytes=prompt_bytes,
-        data_class=own.data_class,
-        purpose=own.purpose,
-        mode=own.mode,
-        parameters=_parameters(request, bound),
+        operation,
+        request.model,
+        top,
+        request.stream is True,
+        options is not None and options.include_usage is True,
+        options is not None and options.continuous_usage_stats is True,
+        n,
+        bound or 0,
+        bound_field,
+        needs,
+        actions,
+        prompt_tokens,
+        prompt_bytes,
+        own.data_class,
+        own.purpose,
+        own.mode,
+        _parameters(request, bound),
     )
 
 
@@ -333,23 +388,25 @@ def _needs_format(request: _Common, needs: list[str]) -> None:
             )
 
 
-def _actions(operation: str, top: Fields) -> list[str]:
-    """The policy actions that the request's fields ask for, without repeats.
+def _actions(shape: _Shape, top: Fields, images: int = 0, remote: bool = False) -> tuple[str, ...]:
+    """The policy actions that the request's fields ask for, sorted, without repeats.
 
     Raises BadRequest for a field that would put another prompt or another bound beside the ones that were checked.
     """
-    actions: list[str] = []
-    for name in top.keys() & _WATCHED[operation]:
+    actions = set()
+    for name in shape.watched:
         value = bytes(top[name]).strip()
         if value == b"null" or value in fields.HARMLESS.get(name, ()):
             continue
         action = fields.FIELD_ACTIONS.get(name)
         if action is None:
             raise BadRequest(f"Field {name!r} is not taken here; {fields.FOREIGN[name]}.", param=name)
-        if action not in actions:
-            actions.append(action)
-    actions.sort()
-    return actions
+        actions.add(action)
+    if images:
+        actions.add(fields.USE_IMAGES)
+    if remote:
+        actions.add(fields.FETCH_REMOTE)
+    return tuple(sorted(actions))
 
 
 _WATCHED = {
@@ -394,9 +451,8 @@ _PART_FIELDS = {
 }
 
 
-def _size(top: Fields, name: str) -> int:
-    value = top.get(name)
-    return 0 if value is None else len(memoryview(value))
+def _size(top: Fields, names: tuple[str, ...]) -> int:
+    return sum([len(memoryview(top[name])) for name in names])
 
 
 def features(parsed: Parsed, data_class: DataClass, completion_tokens_max: int) -> Features:

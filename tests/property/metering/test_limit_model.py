@@ -28,11 +28,11 @@ SUBJECTS = (
 
 
 @contextlib.contextmanager
-def node(slots: int = 8, workers: int = WORKERS) -> Iterator[list[LimitTable]]:
+def node(slots: int = 8, workers: int = WORKERS, changes_max: int = 0) -> Iterator[list[LimitTable]]:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         path = Path(folder, "limits.shm")
         stack.enter_context(LimitTable.create(path, slots=slots, workers=workers))
-        yield [stack.enter_context(LimitTable.open(path, worker=i)) for i in range(workers)]
+        yield [stack.enter_context(LimitTable.open(path, worker=i, changes_max=changes_max)) for i in range(workers)]
 
 
 @dataclass
@@ -98,16 +98,20 @@ steps = st.lists(
 )
 
 
-@given(steps, st.integers(0, 5 * S))
-def test_admits_exactly_what_the_model_admits(steps: list[tuple[Any, ...]], now_ns: int) -> None:
+@pytest.mark.parametrize("workers, changes_max", [(WORKERS, 0), (1, 64)], ids=["three workers", "changes wait"])
+@given(steps=steps, now_ns=st.integers(0, 5 * S))
+def test_admits_exactly_what_the_model_admits(
+    workers: int, changes_max: int, steps: list[tuple[Any, ...]], now_ns: int
+) -> None:
     model = Model()
     newest_s = 0
-    with node() as tables:
+    with node(workers=workers, changes_max=changes_max) as tables:
         for step in steps:
             if step[0] == "wait":
                 now_ns += step[1] * 1_000_000
             elif step[0] == "admit":
                 _, worker, tokens, chosen, late_ms = step
+                worker %= workers
                 subjects = tuple(SUBJECTS[i] for i in sorted(chosen))
                 read_ns = max(0, now_ns - late_ms * 1_000_000)  # it was held up after it had read the clock
                 at_ns = max(read_ns, newest_s * S)

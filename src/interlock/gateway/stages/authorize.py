@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def authorize(call: Call, runtime: Runtime) -> None:
-    """Fill `call.authorization`.
+    """Fill `call.authorization` and `call.allowed`.
 
     Raises Unavailable when the snapshot is too old for the data class, Denied when the caller may list the model but
     not use it so, ModelNotFound for any model it may not even list.
@@ -23,9 +23,8 @@ def authorize(call: Call, runtime: Runtime) -> None:
     assert identity is not None and features is not None and call.data_class is not None  # noqa: S101 - stage order
     fresh_enough(call.data_class, call.wall_ns, runtime)
     policy = call.state.policy
-    authorization = policy.authorize(identity.caller, features, call.offers)
-    call.authorization = authorization
-    if authorization.allowed:
+    call.authorization, call.allowed = policy.rule(identity.caller, features, call.offers)
+    if call.allowed:
         return
     listed = any(policy.may_list(identity.caller, offer) for offer in call.offers)
     if not listed:

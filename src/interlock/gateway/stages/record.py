@@ -46,7 +46,7 @@ def record_intent(call: Call, log: RecordLog) -> None:
             call.authorization.permits,
             call.route,
             parsed.parameters,
-            sha256(body).digest(),
+            b"",  # the body itself is here
             body,
             call.reserved_tokens,
             call.trace_id,

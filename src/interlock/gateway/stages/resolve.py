@@ -26,14 +26,17 @@ def resolve(call: Call, settings: Settings) -> None:
     identity, parsed = call.identity, call.parsed
     assert identity is not None and parsed is not None  # noqa: S101 - stage order
     catalog = call.state.view.catalog(identity.tenant_id)
-    alias = catalog.aliases.get(parsed.model) if parsed.model not in catalog.exact else None
-    call.alias = alias
-    call.data_class = _data_class(call)
+    target = catalog.exact.get(parsed.model)
+    alias = None
+    if target is None:
+        alias = call.alias = catalog.aliases.get(parsed.model)
+    call.data_class = data_class = _data_class(call)
     parsed.purpose = _purpose(call)
     bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0) or settings.completion_tokens_default
     call.completion_tokens_max = bound
-    call.features = features(parsed, call.data_class, bound * max(parsed.n, parsed.generated))
-    target = resolve_name(parsed.model, catalog, now_s=call.wall_ns // 1_000_000_000, seed=call.seed)
+    call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated))
+    if target is None:
+        target = resolve_name(parsed.model, catalog, now_s=call.wall_ns // 1_000_000_000, seed=call.seed)
     mode = parsed.mode
     if mode:
         if mode not in MODES:
@@ -46,8 +49,11 @@ def resolve(call: Call, settings: Settings) -> None:
 def _purpose(call: Call) -> str:
     """Why the call is made, in the caller's words: body field or header; recorded, and nothing is decided by it."""
     assert call.parsed is not None  # noqa: S101 - stage order
+    purpose = call.parsed.purpose
     header = call.request.headers.get(b"x-interlock-purpose")
-    purpose = call.parsed.purpose or (header.decode("utf-8", "replace") if header is not None else "")
+    if header is None and not purpose:
+        return ""
+    purpose = purpose or (header or b"").decode("utf-8", "replace")
     if len(purpose) > PURPOSE_MAX or not purpose.isprintable():
         raise BadRequest(f"The purpose must be at most {PURPOSE_MAX} printable characters.", param="interlock.purpose")
     return purpose
@@ -61,6 +67,8 @@ def _data_class(call: Call) -> DataClass:
     if call.alias is not None and call.alias.data_class > highest:
         highest = DataClass(call.alias.data_class)
     header = call.request.headers.get(b"x-interlock-data-class")
+    if header is None and not parsed.data_class:
+        return highest
     for name in (parsed.data_class, header.decode("latin-1") if header is not None else ""):
         if not name:
             continue

@@ -15,16 +15,10 @@ if TYPE_CHECKING:
 
 def route(call: Call, runtime: Runtime) -> None:
     """Fill `call.route`. Raises NoCandidate when no allowed source can answer."""
-    features, target, authorization = call.features, call.target, call.authorization
-    assert features is not None and target is not None and authorization is not None  # noqa: S101 - stage order
-    allowed = authorization.allowed
-    offers = call.offers
-    if len(allowed) != len(offers):
-        permitted = frozenset(allowed)
-        offers = tuple(offer for offer in offers if offer.key in permitted)
+    features, target, offers = call.features, call.target, call.allowed
+    assert features is not None and target is not None  # noqa: S101 - stage order
     now_ns = runtime.clock.mono_ns()
-    board = runtime.board
-    links = call.state.links
+    board, links = runtime.board, call.state.links
     readings: dict[str, LoadReading] = {}
     open_breakers: list[str] = []
     for offer in offers:
