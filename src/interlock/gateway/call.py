@@ -56,6 +56,13 @@ class Call:
         self.id = request_id(epoch, number)
         self.started_ns = request.received_ns
 
+    def offer(self, key: str) -> Offer:
+        """The allowed offer that a candidate names."""
+        for offer in self.allowed:
+            if offer.key == key:
+                return offer
+        raise KeyError(key)
+
     def id_headers(self) -> bytes:
         """The answer's header lines that carry the request id, for us and for clients that look for the usual name."""
         value = self.id.encode()

@@ -83,7 +83,7 @@ class Run:
     def _next(self) -> None:
         """Try the next candidate that has room; with none left, the call fails with the last error."""
         call, runtime = self.call, self.runtime
-        assert call.route is not None and call.identity is not None  # noqa: S101
+        assert call.route is not None  # noqa: S101
         candidates = call.route.candidates
         board, now_ns = runtime.board, runtime.clock.mono_ns()
         try:
@@ -91,7 +91,7 @@ class Run:
                 candidate = candidates[self._index]
                 self._rank = self._index
                 self._index += 1
-                offer = call.state.offer(call.identity.tenant_id, candidate.offer)
+                offer = call.offer(candidate.offer)
                 link = call.state.links[offer.source.id]
                 if not board.allow(link.row, now_ns):
                     self._skipped += (f"{candidate.offer}: circuit breaker open",)

@@ -89,9 +89,10 @@ class Runtime:
         mean = self._mean_us.get(offer)
         if mean is None and len(self._mean_us) >= LATENCIES_MAX:
             return
-        mean = first_byte_us if mean is None else mean + (first_byte_us - mean) // LATENCY_WEIGHT
-        self._mean_us[offer] = mean
-        self.latencies[offer] = latency_micro(mean)
+        moved = first_byte_us if mean is None else mean + (first_byte_us - mean) // LATENCY_WEIGHT
+        if moved != mean:
+            self._mean_us[offer] = moved
+            self.latencies[offer] = latency_micro(moved)
 
     def tally(self, operation: str, source: str, model: str) -> Tally:
         """The counters of one operation at one offer, held ready so that counting a call costs no look-ups."""

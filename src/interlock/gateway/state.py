@@ -12,7 +12,6 @@ from interlock.policy.engine import PolicyEngine
 
 if TYPE_CHECKING:
     from interlock.gateway.snapshot import SnapshotView
-    from interlock.types.source import Offer
 
 PREPARED_TENANTS_MAX = 16
 """Tenants whose policies are parsed before a snapshot is used (some ms each); others at their first call."""
@@ -32,10 +31,6 @@ class State:
         """By source id."""
         self._salt_secret = salt_secret
         self._salts: dict[str, str] = {}
-
-    def offer(self, tenant_id: str, key: str) -> Offer:
-        """The offer a candidate names."""
-        return self.view.catalog(tenant_id).by_key[key]
 
     def cache_salt(self, tenant_id: str) -> str:
         """The tenant's prefix-cache salt: same tenant, same cache; another tenant cannot guess or share it."""

@@ -14,7 +14,19 @@ STATES = ("completed", "failed", "cut", "disconnected", "refused")
 class Tally:
     """What happened at one offer since the last `publish`. Plain integers: a call costs a microsecond, not five."""
 
-    __slots__ = ("_cached", "_completion", "_events", "_labels", "_metrics", "_ok", "_operation", "_prompt", "_states")
+    __slots__ = (
+        "_cached",
+        "_completion",
+        "_events",
+        "_first_seconds",
+        "_labels",
+        "_metrics",
+        "_ok",
+        "_operation",
+        "_prompt",
+        "_seconds",
+        "_states",
+    )
 
     def __init__(self, metrics: Metrics, operation: str, source: str, model: str) -> None:
         self._metrics = metrics
@@ -22,6 +34,8 @@ class Tally:
         self._labels = (source, model)
         self._states = dict.fromkeys(STATES, 0)
         self._ok = self._prompt = self._cached = self._completion = self._events = 0
+        self._seconds = metrics.request_seconds.observer((operation,))
+        self._first_seconds = metrics.first_byte_seconds.observer(self._labels)
 
     def count(self, outcome: Outcome, first_us: int, events: int) -> None:
         """One call ended. `first_us`: time to the first byte of the answer in microseconds, -1 without one."""
@@ -34,10 +48,9 @@ class Tally:
         self._cached += usage.cached_tokens
         self._completion += usage.completion_tokens
         self._events += events
-        metrics = self._metrics
-        metrics.request_seconds.observe_us((self._operation,), outcome.total_us)
+        self._seconds(outcome.total_us)
         if first_us >= 0:
-            metrics.first_byte_seconds.observe_us(self._labels, first_us)
+            self._first_seconds(first_us)
 
     def publish(self) -> None:
         """Add to the metrics what was counted, and start again from zero."""

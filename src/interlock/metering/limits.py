@@ -27,6 +27,18 @@ from types import TracebackType
 from typing import NamedTuple
 
 from interlock.errors import Unavailable
+from interlock.metering.admission import (
+    COUNT_MAX,
+    REQUEST_BITS,
+    REQUEST_MASK,
+    WINDOW_S,
+    Admission,
+    Change,
+    Part,
+    Place,
+    place_of,
+    until_ms,
+)
 from interlock.metering.hit import (
     CONCURRENCY,
     CONCURRENCY_RETRY_MS,
@@ -36,7 +48,6 @@ from interlock.metering.hit import (
     Subject,
     counters_stuck,
     reached,
-    reset,
     table_full,
 )
 from interlock.metering.shared import HEADER_WORDS, LOCK, UNLOCK, USER_WORD, WORD, SharedFile, word_pair
@@ -45,15 +56,9 @@ from interlock.types.identity import LimitSet
 __all__ = ["Admission", "LimitHit", "LimitTable", "Subject", "Used"]
 
 MAGIC = b"ilLimits"
-WINDOW_S = 60
 RING = 64
 """Buckets of a slot: a power of two above WINDOW_S + 1. Buckets outside the window are zero."""
 RING_MASK = RING - 1
-REQUEST_BITS = 26
-"""67 million requests a minute: more than the lock lets through."""
-REQUEST_MASK = (1 << REQUEST_BITS) - 1
-COUNT_MAX = (1 << 64) - 1
-"""2.7e11 tokens a minute; what would count more is refused."""
 TOKENS_MAX = 1 << 30
 """A call settled above this (an engine that lies) counts as this."""
 PROBES_MAX = 128
@@ -77,100 +82,12 @@ _NOWHERE = (-1,)
 _UNLIMITED = LimitSet()
 
 
-class Place(NamedTuple):
-    """Where a subject is counted, with its limits as the hot path compares them.
-
-    `first`: first byte of the slot; `base`, `ring`: words where slot and ring begin. `requests_max`: requests per
-    minute, all that can be counted where there is no limit. `total_end`: the first total that is too many tokens.
-    `cap`: calls at the same time, -1 without a limit. `counts_tokens`: whether tokens are counted at all.
-    """
-
-    first: int
-    base: int
-    ring: int
-    generation: int
-    requests_max: int
-    total_end: int
-    cap: int
-    counts_tokens: bool
-    subject: Subject
-
-
-Part = tuple[Place, int, int]
-"""One call on one subject: place, the second it is counted in, the total with it."""
-Change = tuple[Place, int, int]
-"""What a settled call changes: place, second, by how much the total."""
-
-
 class Used(NamedTuple):
     """What counts against a subject's limits at an instant."""
 
     requests: int
     tokens: int
     concurrency: int
-
-
-class Admission:
-    """One admitted call: what was reserved where. To be given to `LimitTable.settle` when the call has ended."""
-
-    __slots__ = ("at_ns", "parts", "settled", "tokens")
-
-    def __init__(self, parts: list[Part], tokens: int, at_ns: int) -> None:
-        self.parts = parts
-        self.tokens = tokens
-        self.at_ns = at_ns
-        """The instant of admission, on the monotonic clock: the one that limits are exact for."""
-        self.settled = False
-
-    def headers(self) -> list[tuple[str, str]]:
-        """The `x-ratelimit-*` fields, for requests and for tokens each of the subject with the least left.
-
-        `remaining` is what was left at admission, this call counted at its reservation; `reset` is how long, in whole
-        seconds rounded up, until nothing counts any more if nothing is asked meanwhile.
-        """
-        return [
-            (f"x-ratelimit-{field}-{what}", value)
-            for what, least in zip(("requests", "tokens"), self._least(), strict=True)
-            if least is not None
-            for field, value in zip(("limit", "remaining", "reset"), self._values(*least), strict=True)
-        ]
-
-    def header_lines(self) -> bytes:
-        """The same as they are sent, each line ended by CR LF."""
-        requests, tokens = self._least()
-        lines = ""
-        if requests is not None:
-            lines = _REQUEST_LINES % self._values(*requests)
-        if tokens is not None:
-            lines += _TOKEN_LINES % self._values(*tokens)
-        return lines.encode()
-
-    def _least(self) -> tuple[Least | None, Least | None]:
-        """For requests and for tokens, of the subject with the least left: (left, limit, second it is counted in)."""
-        requests: Least | None = None
-        tokens: Least | None = None
-        for place, second, total in self.parts:
-            limits = place.subject.limits
-            rpm, tpm = limits.requests_per_minute, limits.tokens_per_minute
-            if rpm is not None:
-                left = rpm - (total & REQUEST_MASK)
-                if requests is None or left < requests[0]:
-                    requests = (left, rpm, second)
-            if tpm is not None:
-                left = tpm - (total >> REQUEST_BITS)
-                if tokens is None or left < tokens[0]:
-                    tokens = (left, tpm, second)
-        return requests, tokens
-
-    def _values(self, left: int, limit: int, second: int) -> tuple[str, str, str]:
-        return str(limit), str(left), reset(_until_ms(second, self.at_ns))
-
-
-Least = tuple[int, int, int]
-_REQUEST_LINES, _TOKEN_LINES = (
-    "".join(f"x-ratelimit-{field}-{what}: %s\r\n" for field in ("limit", "remaining", "reset"))
-    for what in ("requests", "tokens")
-)
 
 
 class LimitTable:
@@ -375,7 +292,7 @@ class LimitTable:
             if subject.limits != _UNLIMITED:
                 place = self._places.get(subject.id)
                 known = place is not None and place.subject == subject
-                places.append(place if known and place is not None else _place_of(subject, 0, 0, 0))
+                places.append(place if known and place is not None else place_of(subject, 0, 0, 0))
         if type(subjects) is tuple:  # anything else could change and keep its identity
             if len(self._groups) >= PLACES_MAX:
                 self._groups.clear()
@@ -449,8 +366,8 @@ class LimitTable:
                     value,
                     used,
                     asked,
-                    retry_after_ms=_until_ms(retry_s, now_ns),
-                    reset_ms=_until_ms(reset_s, now_ns),
+                    retry_after_ms=until_ms(retry_s, now_ns),
+                    reset_ms=until_ms(reset_s, now_ns),
                 )
         cap = limits.concurrency
         busy = sum(row[COLUMNS:])
@@ -499,7 +416,7 @@ class LimitTable:
         if len(self._places) >= PLACES_MAX:
             self._places.clear()
         base = self._body + slot * self._stride
-        place = self._places[subject.id] = _place_of(subject, base, base + self._ring, self._words[base])
+        place = self._places[subject.id] = place_of(subject, base, base + self._ring, self._words[base])
         self._slide(base, now_s)
         return place
 
@@ -569,28 +486,8 @@ class LimitTable:
         return [slot for slot, low in enumerate(lows) if low]
 
 
-def _place_of(subject: Subject, base: int, ring: int, generation: int) -> Place:
-    rpm, tpm, cap = subject.limits.requests_per_minute, subject.limits.tokens_per_minute, subject.limits.concurrency
-    return Place(
-        base * WORD,
-        base,
-        ring,
-        generation,
-        REQUEST_MASK if rpm is None else rpm,
-        COUNT_MAX + 1 if tpm is None else min(tpm + 1 << REQUEST_BITS, COUNT_MAX + 1),
-        -1 if cap is None else max(cap, 0),
-        tpm is not None,
-        subject,
-    )
-
-
 def _digest(kind: str, name: str) -> tuple[int, int]:
     return word_pair(hashlib.blake2b(f"{kind}\0{name}".encode(), digest_size=16).digest())
-
-
-def _until_ms(second: int, now_ns: int) -> int:
-    """Milliseconds until what was counted in a second has left the window."""
-    return (second + WINDOW_S + 1) * 1000 - now_ns // 1_000_000
 
 
 def _leaves(window: list[tuple[int, int]], excess: int) -> tuple[int, int]:

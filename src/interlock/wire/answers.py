@@ -31,16 +31,19 @@ class WireUsage(msgspec.Struct):
     def usage(self) -> Usage:
         """The same in our terms; missing figures count as zero, absurd ones as the nearest that is possible."""
         details = self.prompt_tokens_details
-        cached = details.cached_tokens if details is not None else 0
-        return Usage(_tokens(self.prompt_tokens), _tokens(cached), _tokens(self.completion_tokens))
+        prompt, completion = self.prompt_tokens or 0, self.completion_tokens or 0
+        cached = (details.cached_tokens or 0) if details is not None else 0
+        if not (0 <= prompt <= TOKENS_MAX and 0 <= completion <= TOKENS_MAX and 0 <= cached <= TOKENS_MAX):
+            prompt, completion, cached = _tokens(prompt), _tokens(completion), _tokens(cached)
+        return Usage(prompt, cached, completion)
 
 
 TOKENS_MAX = 2**31 - 1
 """Most tokens believed of one answer: a source that reports more must not overflow counters and records."""
 
 
-def _tokens(reported: int | None) -> int:
-    return min(max(reported or 0, 0), TOKENS_MAX)
+def _tokens(reported: int) -> int:
+    return min(max(reported, 0), TOKENS_MAX)
 
 
 class _StreamChoice(msgspec.Struct):
