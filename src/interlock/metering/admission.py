@@ -20,7 +20,7 @@ class Place(NamedTuple):
 
     `first`: first byte of the slot; `base`, `ring`: words where slot and ring begin. `requests_max`: requests per
     minute, all that can be counted where there is no limit. `total_end`: the first total that is too many tokens.
-    `cap`: calls at the same time, -1 without a limit. `counts_tokens`: whether tokens are counted at all.
+    `cap`: calls at the same time; `tokens_max`: tokens per minute; both -1 without a limit.
     """
 
     first: int
@@ -30,7 +30,7 @@ class Place(NamedTuple):
     requests_max: int
     total_end: int
     cap: int
-    counts_tokens: bool
+    tokens_max: int
     subject: Subject
 
 
@@ -58,49 +58,43 @@ class Admission:
         `remaining` is what was left at admission, this call counted at its reservation; `reset` is how long, in whole
         seconds rounded up, until nothing counts any more if nothing is asked meanwhile.
         """
-        return [
-            (f"x-ratelimit-{field}-{what}", value)
-            for what, least in zip(("requests", "tokens"), self._least(), strict=True)
-            if least is not None
-            for field, value in zip(("limit", "remaining", "reset"), self._values(*least), strict=True)
-        ]
+        lines = self.header_lines().decode().split("\r\n")
+        return [(name, value) for name, _, value in (line.partition(": ") for line in lines) if name]
 
     def header_lines(self) -> bytes:
         """The same as they are sent, each line ended by CR LF."""
         requests, tokens = self._least()
-        lines = ""
+        lines = b""
         if requests is not None:
-            lines = _REQUEST_LINES % self._values(*requests)
+            left, limit, second = requests
+            lines = _REQUEST_LINES % (limit, left, reset(until_ms(second, self.at_ns)).encode())
         if tokens is not None:
-            lines += _TOKEN_LINES % self._values(*tokens)
-        return lines.encode()
+            left, limit, second = tokens
+            lines += _TOKEN_LINES % (limit, left, reset(until_ms(second, self.at_ns)).encode())
+        return lines
 
     def _least(self) -> tuple[Least | None, Least | None]:
         """For requests and for tokens, of the subject with the least left: (left, limit, second it is counted in)."""
         requests: Least | None = None
         tokens: Least | None = None
-        for place, second, total in self.parts:
-            limits = place.subject.limits
-            rpm, tpm = limits.requests_per_minute, limits.tokens_per_minute
+        for (_, _, _, _, _, _, _, tpm, (_, _, limits)), second, total in self.parts:
+            rpm = limits.requests_per_minute
             if rpm is not None:
                 left = rpm - (total & REQUEST_MASK)
                 if requests is None or left < requests[0]:
                     requests = (left, rpm, second)
-            if tpm is not None:
+            if tpm >= 0:
                 left = tpm - (total >> REQUEST_BITS)
                 if tokens is None or left < tokens[0]:
                     tokens = (left, tpm, second)
         return requests, tokens
 
-    def _values(self, left: int, limit: int, second: int) -> tuple[str, str, str]:
-        return str(limit), str(left), reset(until_ms(second, self.at_ns))
-
 
 Least = tuple[int, int, int]
-_REQUEST_LINES, _TOKEN_LINES = (
-    "".join(f"x-ratelimit-{field}-{what}: %s\r\n" for field in ("limit", "remaining", "reset"))
-    for what in ("requests", "tokens")
+_REQUEST_LINES = (
+    b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\nx-ratelimit-reset-requests: %b\r\n"
 )
+_TOKEN_LINES = b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d\r\nx-ratelimit-reset-tokens: %b\r\n"
 
 
 def place_of(subject: Subject, base: int, ring: int, generation: int) -> Place:
@@ -114,7 +108,7 @@ def place_of(subject: Subject, base: int, ring: int, generation: int) -> Place:
         REQUEST_MASK if rpm is None else rpm,
         COUNT_MAX + 1 if tpm is None else min(tpm + 1 << REQUEST_BITS, COUNT_MAX + 1),
         -1 if cap is None else max(cap, 0),
-        tpm is not None,
+        -1 if tpm is None else tpm,
         subject,
     )
 

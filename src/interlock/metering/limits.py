@@ -172,7 +172,7 @@ class LimitTable:
                 now_ns = newest * SECOND_NS
             cost = tokens << REQUEST_BITS | 1
             for place in places:
-                first, base, ring, generation, requests_max, total_end, cap, counts_tokens, subject = place
+                first, base, ring, generation, requests_max, total_end, cap, tokens_max, subject = place
                 row = read(buffer, first) if first else _NOWHERE
                 if row[GENERATION] != generation or row[HEAD] < now_s:
                     found = self._renew(places, place, now_s)
@@ -181,7 +181,7 @@ class LimitTable:
                     place = found
                     first, base, ring = place.first, place.base, place.ring
                     row = read(buffer, first)
-                counted = cost if counts_tokens else 1
+                counted = cost if tokens_max >= 0 else 1
                 total = row[TOTAL] + counted
                 if (
                     total & REQUEST_MASK > requests_max
@@ -222,7 +222,7 @@ class LimitTable:
                 column = place.base + own
                 if busy := words[column]:
                     words[column] = busy - 1
-            if change and place.counts_tokens and second >= gone_s:
+            if change and place.tokens_max >= 0 and second >= gone_s:
                 changes.append((place, second, change))
         if change > 0 or len(changes) > self._changes_max:
             self.flush()
@@ -318,7 +318,7 @@ class LimitTable:
         """Take back what an admission counted on the subjects before the one that refused it."""
         words = self._words
         for place, second, _ in parts:
-            cost = tokens << REQUEST_BITS | 1 if place.counts_tokens else 1
+            cost = tokens << REQUEST_BITS | 1 if place.tokens_max >= 0 else 1
             words[DIRTY] = place.base
             words[place.base + TOTAL] -= cost
             words[place.ring + (second & RING_MASK)] -= cost
