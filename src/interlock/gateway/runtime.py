@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from interlock.gateway.http.exchange import header_line
 from interlock.gateway.tally import Tally
 from interlock.routing.explain import header
-from interlock.routing.resolve import mix
 from interlock.routing.score import latency_micro
 from interlock.types.identity import DataClass
 from interlock.wire.openai import Limits
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 LATENCY_WEIGHT = 8
 """The running mean of a model's first-byte time moves by 1/8 of each new figure."""
 LATENCIES_MAX = 4096
+SEED_MASK = (1 << 63) - 1
 LINES_MAX = 4096
 """Decision headers that are remembered; the same few repeat."""
 
@@ -81,8 +81,8 @@ class Runtime:
         self._lines: dict[tuple[str, int, bool, str, int, int, int], bytes] = {}
 
     def seed(self, number: int) -> int:
-        """The seed of a call's draws: spread over calls and workers, recorded with the decision."""
-        return mix(self._seed, number) >> 1
+        """The seed of a call's draws, recorded with the decision. Who draws spreads it (`routing.resolve.mix`)."""
+        return self._seed + number & SEED_MASK
 
     def observe_latency(self, offer: str, first_byte_us: int) -> None:
         """Follow a model's time to first byte."""

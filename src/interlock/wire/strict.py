@@ -18,6 +18,7 @@ from interlock.wire import fields
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_OPENING = bytes(set(range(256)) - set(b"[{"))
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 """An ASCII letter written as an escape: in a name it hides the name."""
 _CONTENT = re.compile(rb'"[cC][oO][nN][tT][eE][nN][tT]"')
@@ -47,7 +48,7 @@ _IN_MESSAGES = frozenset(("role", "content", "type", "text", "image_url", "url")
 
 def check_depth(body: bytes, depth_max: int) -> None:
     """Raise BadRequest when the arrays and objects of a valid JSON text are nested deeper than `depth_max`."""
-    if body.count(b"[") + body.count(b"{") <= depth_max:
+    if len(body.translate(None, _NOT_OPENING)) <= depth_max:
         return
     # Each round takes away the innermost level everywhere at once.
     nest = _STRING.sub(b"", body).translate(_SQUARE, _NOT_BRACKETS)
@@ -79,7 +80,8 @@ def check_messages(raw: bytes, count: int, in_parts: bool) -> None:
     """
     if not in_parts:
         named = _CONTENT.findall(raw)
-        if len(named) <= count and named.count(b'"content"') == len(named) and _ESCAPED_LETTER.search(raw) is None:
+        hidden = b"\\" in raw and _ESCAPED_LETTER.search(raw) is not None
+        if not hidden and len(named) <= count and named.count(b'"content"') == len(named):
             return
     try:
         json.loads(raw, object_pairs_hook=_no_name_twice)
