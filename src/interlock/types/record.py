@@ -21,7 +21,7 @@ import msgspec
 
 from interlock.types.decision import Reason, RouteDecision
 from interlock.types.request import Features, Target
-from interlock.types.usage import Usage
+from interlock.types.usage import Cost, Energy, Usage
 
 
 class EpochOpen(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -41,7 +41,7 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """A call that was admitted: who, what, under which policy, and where it will go.
 
     `body` is the request body as the caller sent it, `body_sha256` stands for it where it is not kept; `parameters` are
-    its small fields, decoded.
+    its small fields, decoded. `request_class` is the label that the caller, or else the alias, gave the call.
     """
 
     call: int
@@ -69,6 +69,7 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     trace_id: str = ""
     client_request_id: str = ""
     peer: str = ""
+    request_class: str = ""
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -98,7 +99,10 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """One try at one offer. `number` counts from 0. `off_prem`: durable before its first byte went up."""
+    """One try at one offer. `number` counts from 0. `off_prem`: durable before its first byte went up.
+
+    `reserved`: what the call costs there if nobody ever learns what it used (its worker dies, or the source is silent).
+    """
 
     call: int
     number: int
@@ -110,6 +114,7 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):
     engine_version: str
     model_version: str
     off_prem: bool
+    reserved: Cost = Cost()
 
 
 class AttemptEnd(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -163,6 +168,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     code: str = ""
     words: str = ""
     bytes_sent: int = 0
+    cost: Cost = Cost()
+    energy: Energy = Energy()
 
 
 class EpochClose(msgspec.Struct, frozen=True, array_like=True, tag=8):

@@ -48,19 +48,60 @@ class Labels(msgspec.Struct, frozen=True, omit_defaults=True):
     extra: dict[str, str] = {}
 
 
+class PriceTier(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Prices of a whole call whose prompt has more than `above_tokens` tokens; in nano-USD per million tokens."""
+
+    above_tokens: int
+    input_nusd_per_mtok: int = 0
+    cached_input_nusd_per_mtok: int = 0
+    output_nusd_per_mtok: int = 0
+    cache_write_nusd_per_mtok: int = -1
+
+
 class Price(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Integer nano-USD per million tokens (1 USD per million = 1_000_000_000)."""
+    """Integer nano-USD per million tokens (1 USD per million = 1_000_000_000).
+
+    `cache_write_nusd_per_mtok`: of prompt tokens that a provider reports as written to its cache; -1: as input.
+    `tiers` by size of the prompt, smallest first; the last one whose `above_tokens` is exceeded holds for all tokens of
+    the call. `origin` as in `interlock.types.usage.Cost`; "" in snapshots from before there were origins.
+    """
 
     input_nusd_per_mtok: int = 0
     cached_input_nusd_per_mtok: int = 0
     output_nusd_per_mtok: int = 0
+    cache_write_nusd_per_mtok: int = -1
+    call_nusd: int = 0
+    """Of each call, whatever its tokens."""
+    tiers: tuple[PriceTier, ...] = ()
+    origin: str = ""
+    version: str = ""
+    """Which rates these are: where they come from, and a hash over them."""
+    hour_nusd: int = 0
+    """Of an hour of the whole source, when the rates were made from that (`origin` "hour")."""
+    without: tuple[str, ...] = ()
+    """What the price list charges apart and no record shows, such as web searches: not in a cost made of this."""
 
 
 class Power(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Estimated energy coefficients in microjoules per token; a figure made of them names method and range."""
+    """Estimated energy in microjoules, per call and per token that is worked on, with the range of each estimate.
+
+    Tokens read from a prefix cache are not worked on. `method` names the estimate; "" in snapshots from before there
+    were methods. `ug_per_kwh`: micrograms of CO2 equivalent per kilowatt-hour where the source runs (0: unknown), by
+    the `grid` that is named.
+    """
 
     input_uj_per_token: int = 0
     output_uj_per_token: int = 0
+    call_uj: int = 0
+    low_input_uj_per_token: int = 0
+    low_output_uj_per_token: int = 0
+    low_call_uj: int = 0
+    high_input_uj_per_token: int = 0
+    high_output_uj_per_token: int = 0
+    high_call_uj: int = 0
+    method: str = ""
+    ug_per_kwh: int = 0
+    grid: str = ""
 
 
 class Timeouts(msgspec.Struct, frozen=True, omit_defaults=True):
