@@ -246,6 +246,11 @@ class Settings:
     )
     sources_max: int = setting(512, "Most sources in a snapshot.", group="sources", minimum=1)
 
+    # -- metering
+    carbon_factors_file: str = setting(
+        "", "TOML file with grams of CO2 equivalent per kilowatt-hour by region; empty: none.", group="metering"
+    )
+
     # -- routing
     breaker_failures: int = setting(
         5, "Failures in a row that open a source's circuit breaker.", group="routing", minimum=1

@@ -363,3 +363,32 @@ def test_policy_tests_run_on_what_is_stored(acme: Admin, alice: Admin) -> None:
     assert (answer["cases"], answer["failed"]) == (1, 1)
     assert acme.call("POST", "/policy-test", {"name": "t.yaml", "text": "cases: 5"})[0] == 400
     assert alice.call("POST", "/policy-test", {"name": "t.yaml", "text": text})[0] == 403
+
+
+def test_prices_and_energy_of_a_source_are_shown_and_follow_what_is_declared(api: Running, acme: Admin) -> None:
+    api.engines.models["https://api.openai.com"] = (Model(name="gpt-4o"), Model(name="fine-tuned"))
+    cloud = {"name": "cloud", "kind": "openai", "url": "https://api.openai.com", "labels": {"on_prem": False}}
+    done = acme.do("POST", "/sources", cloud)
+    offers = {m["name"]: m for m in done["item"]["offers"]}
+    assert offers["gpt-4o"]["price"]["origin"] == "list"
+    assert offers["gpt-4o"]["price"]["version"].startswith("genai-prices ")
+    assert offers["gpt-4o"]["power"]["method"].startswith("ecologits ")
+    assert offers["fine-tuned"]["price"] == {"origin": "none"}
+    hour = {"usd": 3.6, "input_tokens_per_s": 10000, "output_tokens_per_s": 1000}
+    models = [{"name": "gpt-4o", "price": {"output_usd_per_mtok": 7, "usd_per_call": "0.001"}}]
+    done = acme.do("PUT", "/sources/cloud", {**cloud, "gpu_hour": hour, "models": models})
+    offers = {m["name"]: m["price"] for m in done["item"]["offers"]}
+    assert (offers["gpt-4o"]["origin"], offers["gpt-4o"]["call_nusd"]) == ("source", 1_000_000)
+    assert (offers["fine-tuned"]["origin"], offers["fine-tuned"]["hour_nusd"]) == ("hour", 3_600_000_000)
+    assert acme.do("PUT", "/sources/cloud", {**cloud, "price_list": "opnai"})["item"]["warnings"] == [
+        "price_list 'opnai' is no provider of the price list"
+    ]
+    status, error = acme.call("PUT", "/sources/cloud", {**cloud, "gpu_hour": hour, "price": {}})
+    assert status == 400 and "leave out one of the two" in error["error"]["message"]
+
+
+def test_an_alias_has_a_request_class(acme: Admin) -> None:
+    alias = {"name": "drafts", "targets": [{"model": "m"}], "class": "drafting"}
+    assert acme.do("POST", "/tenants/acme/aliases", alias)["item"]["class"] == "drafting"
+    assert acme.get("/tenants/acme/aliases/drafts")["class"] == "drafting"
+    assert acme.call("PUT", "/tenants/acme/aliases/drafts", {**alias, "class": "x" * 65})[0] == 400

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from interlock.metering.energy import COEFFICIENT_MAX, HIGH_PERCENT, LOW_PERCENT
 from interlock.types.identity import AdminRole, LimitSet, PrincipalKind, Scope
 from interlock.types.source import Ability, CredentialRef, SourceKind, SourceLimits, Timeouts, TlsRef
 
@@ -21,6 +22,9 @@ Mode = Literal["eco", "balanced", "quality"]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Share = Annotated[int, Meta(ge=0, le=1000)]
+Joules = Annotated[int, Meta(ge=0, le=COEFFICIENT_MAX)]
+Amount = str | float | int
+"""A decimal number, exactly as it is written."""
 
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound=msgspec.Struct)
@@ -114,8 +118,9 @@ class AliasTargetSpec(Spec, frozen=True):
     weight: Positive = 1
 
 
-class AliasSpec(Spec, frozen=True):
-    """A model name of the company's own. `sunset` is an ISO 8601 date or time (UTC) after which it is refused."""
+class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
+    """A model name of the company's own. `sunset` is an ISO 8601 date or time (UTC) after which it is refused. `class`
+    is the request class of calls that name none themselves."""
 
     name: str
     targets: tuple[AliasTargetSpec, ...] = ()
@@ -123,6 +128,7 @@ class AliasSpec(Spec, frozen=True):
     max_tokens: Natural = 0
     data_class: DataClassName = "public"
     sunset: str = ""
+    request_class: str = ""
 
 
 class IssuerSpec(Spec, frozen=True):
@@ -147,18 +153,43 @@ class RoleSpec(Spec, frozen=True):
 
 
 class PriceSpec(Spec, frozen=True):
-    """US dollars per million tokens, exact to a nano-dollar. Cached input costs as much as input when left out."""
+    """US dollars per million tokens, and per call, exact to a nano-dollar. Input that is read from a cache or written
+    to one costs as much as input when left out."""
 
-    input_usd_per_mtok: str | float | int = 0
-    cached_input_usd_per_mtok: str | float | int | None = None
-    output_usd_per_mtok: str | float | int = 0
+    input_usd_per_mtok: Amount = 0
+    cached_input_usd_per_mtok: Amount | None = None
+    cache_write_usd_per_mtok: Amount | None = None
+    output_usd_per_mtok: Amount = 0
+    usd_per_call: Amount = 0
+
+
+class GpuHourSpec(Spec, frozen=True):
+    """What an hour of a source costs: `usd` for each of its `gpus`. The rates are the tokens a second that it does when
+    it is full, of prompts only and of answers only."""
+
+    usd: Amount
+    input_tokens_per_s: Positive
+    output_tokens_per_s: Positive
+    gpus: Positive = 1
 
 
 class PowerSpec(Spec, frozen=True):
-    """Estimated energy in microjoules per token."""
+    """Estimated energy in microjoules per token and per call, and the range it lies in, in percent of the estimate."""
 
-    input_uj_per_token: Natural = 0
-    output_uj_per_token: Natural = 0
+    input_uj_per_token: Joules = 0
+    output_uj_per_token: Joules = 0
+    uj_per_call: Joules = 0
+    low_percent: Annotated[int, Meta(ge=0, le=100)] = LOW_PERCENT
+    high_percent: Annotated[int, Meta(ge=100, le=10_000)] = HIGH_PERCENT
+
+
+class CarbonSpec(Spec, frozen=True):
+    """Grams of CO2 equivalent per kilowatt-hour where a source runs, and where the figure comes from; or the zone (ISO
+    3166-1 alpha-3) whose figure is taken from the table of the extra `energy`."""
+
+    g_per_kwh: Amount | None = None
+    basis: str = ""
+    zone: str = ""
 
 
 class LabelsSpec(Spec, frozen=True):
@@ -186,7 +217,8 @@ class ModelSpec(Spec, frozen=True):
 class SourceSpec(Spec, frozen=True):
     """A model source. `tenant`: owned by that tenant; else the platform's, and granted to `granted_to` ("*": all).
 
-    `price` and `power` hold for each model that does not name its own. `declared_only`: offer only the models listed
+    `price` and `power` hold for each model that does not name its own, `gpu_hour` for those without any price.
+    `price_list`: whose list prices hold, where the address does not tell. `declared_only`: offer only the models listed
     here, although discovery finds more.
     """
 
@@ -200,7 +232,10 @@ class SourceSpec(Spec, frozen=True):
     limits: SourceLimitsSpec = SourceLimitsSpec()
     timeouts: TimeoutsSpec = TimeoutsSpec()
     price: PriceSpec | None = None
+    gpu_hour: GpuHourSpec | None = None
+    price_list: str = ""
     power: PowerSpec | None = None
+    carbon: CarbonSpec | None = None
     credential: CredentialSpec | None = None
     tls: TlsSpec | None = None
     egress_proxy: str = ""
@@ -242,11 +277,11 @@ def restate(value: msgspec.Struct | None, form: type[_S]) -> _S | None:
 
 
 @functools.cache
-def _defaults(form: type[msgspec.Struct]) -> tuple[tuple[str, Any], ...]:
+def _defaults(form: type[msgspec.Struct]) -> tuple[tuple[str, str, Any], ...]:
     out = []
     for field in msgspec.structs.fields(form):
         made = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-        out.append((field.name, made))
+        out.append((field.name, field.encode_name, made))
     return tuple(out)
 
 
@@ -258,10 +293,10 @@ def lean(value: Any) -> Any:
     """
     if isinstance(value, msgspec.Struct):
         out = {}
-        for name, default in _defaults(type(value)):
+        for name, written, default in _defaults(type(value)):
             field = getattr(value, name)
             if field is not UNSET and (default is msgspec.NODEFAULT or field != default):
-                out[name] = lean(field)
+                out[written] = lean(field)
         return out
     if isinstance(value, dict):
         return {key: lean(entry) for key, entry in value.items()}

@@ -22,6 +22,7 @@ from interlock.control.apply import Configurator
 from interlock.control.compiler import SnapshotCompiler
 from interlock.control.discovery import DiscoveryLoop, look
 from interlock.control.identity import admin_key_path, ensure_admin
+from interlock.control.power import read_factors
 from interlock.control.secrets import ensure_pepper
 from interlock.control.services.base import Tools
 from interlock.control.services.sources import Discover
@@ -37,9 +38,10 @@ logger = logging.getLogger(__name__)
 
 
 def make_tools(settings: Settings, clock: Clock | None = None) -> Tools:
-    """The real clock and randomness, and the pepper (made on first use). Raises ConfigError."""
+    """The real clock and randomness, the pepper (made on first use), carbon factors. Raises ConfigError."""
     pepper = ensure_pepper(settings, secrets.token_bytes)
-    return Tools(settings, clock or SystemClock(), secrets.token_bytes, secrets.randbelow, pepper)
+    factors = read_factors(settings.carbon_factors_file)
+    return Tools(settings, clock or SystemClock(), secrets.token_bytes, secrets.randbelow, pepper, factors)
 
 
 class Control:

@@ -27,8 +27,10 @@ from interlock.control.documents import (
 from interlock.control.parse import Path, Places
 from interlock.control.plan import AnySpec, ConfigErrors, Entry, Ref
 from interlock.errors import ConfigError, InterlockError
+from interlock.metering.cost import RATE_MAX
+from interlock.metering.energy import UG_PER_KWH_MAX
 from interlock.types.identity import PrincipalKind
-from interlock.types.source import Price
+from interlock.types.source import SourceKind
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,98}[A-Za-z0-9])?", re.ASCII)
 MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+/:-]{0,254}[A-Za-z0-9])?", re.ASCII)
@@ -42,6 +44,10 @@ ALGORITHMS = frozenset(
 """Asymmetric only: with a shared secret whoever can verify a token could also make one."""
 DAYS_MAX = 3650
 NUSD_PER_USD = 1_000_000_000
+HOUR_NUSD_MAX = RATE_MAX
+WORDS_MAX = 200
+CLASS_CHARS_MAX = 64
+"""Longest request class, as the gateway takes it from callers too."""
 
 PolicyCheck = Callable[[PolicySpec, str], object]
 """Validates a policy against Cedar's schema or its template (second argument: tenant name); raises InterlockError."""
@@ -208,6 +214,8 @@ def _policy(spec: PolicySpec) -> Iterator[Fault]:
 def _alias(spec: AliasSpec) -> Iterator[Fault]:
     if not spec.targets:
         yield ("targets",), "an alias needs at least one target"
+    if len(spec.request_class) > CLASS_CHARS_MAX or not spec.request_class.isprintable():
+        yield ("class",), f"at most {CLASS_CHARS_MAX} printable characters"
     for i, target in enumerate(spec.targets):
         if MODEL_NAME.fullmatch(target.model) is None:
             yield ("targets", i, "model"), f"{target.model!r} is no model name"
@@ -274,6 +282,7 @@ def _source(spec: SourceSpec) -> Iterator[Fault]:
         yield ("declared_only",), "nothing would be offered: no models are declared"
     seen: set[str] = set()
     yield from _price(("price",), spec.price)
+    yield from _metering(spec)
     for i, model in enumerate(spec.models):
         if MODEL_NAME.fullmatch(model.name) is None or "::" in model.name:
             yield ("models", i, "name"), f"{model.name!r} is no model name"
@@ -317,7 +326,7 @@ def _bad_url(text: str) -> str:
 def _price(path: Path, spec: PriceSpec | None) -> Iterator[Fault]:
     if spec is None:
         return
-    for field in ("input_usd_per_mtok", "cached_input_usd_per_mtok", "output_usd_per_mtok"):
+    for field in spec.__struct_fields__:
         value = getattr(spec, field)
         try:
             if value is not None:
@@ -326,29 +335,55 @@ def _price(path: Path, spec: PriceSpec | None) -> Iterator[Fault]:
             yield (*path, field), str(e)
 
 
+def _metering(spec: SourceSpec) -> Iterator[Fault]:
+    if spec.gpu_hour is not None:
+        try:
+            if nano_usd(spec.gpu_hour.usd) * spec.gpu_hour.gpus > HOUR_NUSD_MAX:
+                yield ("gpu_hour",), "an hour of a source costs at most a million dollars"
+        except ValueError as e:
+            yield ("gpu_hour", "usd"), str(e)
+        if spec.price is not None:
+            yield ("gpu_hour",), "the source has a price per token, which would always win; leave out one of the two"
+    if spec.price_list and spec.kind is not SourceKind.openai:
+        yield ("price_list",), "only sources of kind openai have list prices"
+    carbon = spec.carbon
+    if carbon is None:
+        return
+    if (carbon.g_per_kwh is None) == (carbon.zone == ""):
+        yield ("carbon",), "names either g_per_kwh or zone"
+    if carbon.zone and carbon.basis:
+        yield ("carbon", "basis"), "a zone brings its own"
+    if len(carbon.basis) > WORDS_MAX or not carbon.basis.isprintable():
+        yield ("carbon", "basis"), f"at most {WORDS_MAX} printable characters"
+    if carbon.g_per_kwh is not None:
+        try:
+            micrograms(carbon.g_per_kwh)
+        except ValueError as e:
+            yield ("carbon", "g_per_kwh"), str(e)
+
+
 def nano_usd(dollars: str | float | int) -> int:
     """Whole nano-dollars of an amount in dollars. A float counts as the shortest decimal that prints the same.
 
-    Raises ValueError when it is negative, no number, or finer than a nano-dollar.
+    Raises ValueError when it is negative, no number, finer than a nano-dollar, or above a million dollars.
     """
+    return _whole(dollars, NUSD_PER_USD, RATE_MAX, "amount in dollars", "amount from 0 to a million with at most nine")
+
+
+def micrograms(grams: str | float | int) -> int:
+    """Whole micrograms of an amount in grams, read like an amount in dollars; at most ten kilograms.
+
+    Raises ValueError.
+    """
+    return _whole(grams, 1_000_000, UG_PER_KWH_MAX, "amount in grams", "amount from 0 to 10000 with at most six")
+
+
+def _whole(value: str | float | int, scale: int, most: int, what: str, form: str) -> int:
     try:
-        nano = Decimal(str(dollars)) * NUSD_PER_USD
-        whole = int(nano)
+        scaled = Decimal(str(value)) * scale
+        whole = int(scaled)
     except (InvalidOperation, ValueError, OverflowError):
-        raise ValueError(f"{dollars!r} is no amount in dollars") from None
-    if nano < 0 or whole != nano or whole > 2**53:
-        raise ValueError(f"{dollars!r} is no amount from 0 with at most nine decimal places")
+        raise ValueError(f"{value!r} is no {what}") from None
+    if scaled < 0 or whole != scaled or whole > most:
+        raise ValueError(f"{value!r} is no {form} decimal places")
     return whole
-
-
-def price(spec: PriceSpec | None) -> Price:
-    """The integer price of a declared one; nothing declared costs nothing."""
-    if spec is None:
-        return Price()
-    inputs = nano_usd(spec.input_usd_per_mtok)
-    cached = spec.cached_input_usd_per_mtok
-    return Price(
-        input_nusd_per_mtok=inputs,
-        cached_input_nusd_per_mtok=inputs if cached is None else nano_usd(cached),
-        output_nusd_per_mtok=nano_usd(spec.output_usd_per_mtok),
-    )

@@ -86,10 +86,10 @@ def _spec(tx: Tx, kind: Kind, stored: Stored[Any]) -> msgspec.Struct:
 def _full(spec: msgspec.Struct) -> dict[str, Any]:
     """Every field, those at their default too; sections of a tenant that are not set are left out."""
     out = {}
-    for name in spec.__struct_fields__:
+    for name, written in zip(spec.__struct_fields__, spec.__struct_encode_fields__, strict=True):
         value = getattr(spec, name)
         if value is not msgspec.UNSET:
-            out[name] = msgspec.to_builtins(value)
+            out[written] = msgspec.to_builtins(value)
     return out
 
 

@@ -21,7 +21,7 @@ TABLE = Table(
     "aliases",
     "alias",
     AliasRow,
-    ("id", "name", "tenant_id", "targets", "mode", "max_tokens", "data_class", "sunset_s"),
+    ("id", "name", "tenant_id", "targets", "mode", "max_tokens", "data_class", "sunset_s", "request_class"),
     json=("targets",),
     parts=lambda _: ("aliases",),
 )

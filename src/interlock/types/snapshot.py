@@ -42,7 +42,8 @@ class AliasTarget(msgspec.Struct, frozen=True, omit_defaults=True):
 class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model name of the company's own. `tenant_id` empty: for all. `sunset_s`: Unix seconds, refused afterwards.
 
-    `max_tokens` is the cap taken when a request names none. `data_class` raises the call's class to at least this."""
+    `max_tokens` is the cap taken when a request names none. `data_class` raises the call's class to at least this.
+    `request_class` is the label of calls that name none themselves."""
 
     name: str
     tenant_id: str = ""
@@ -51,6 +52,7 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     max_tokens: int = 0
     data_class: int = 0
     sunset_s: int = 0
+    request_class: str = ""
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

@@ -29,6 +29,7 @@ tenants:
     targets: [{model: smollm2, source: local, weight: 9}, {model: smollm2}]
     max_tokens: 500
     sunset: 2027-01-31
+    class: drafting
   issuers:
   - issuer: https://id.acme.example
     audience: interlock
@@ -60,6 +61,9 @@ sources:
   kind: vllm
   url: http://10.0.0.5:8000
   tenant: acme
+  gpu_hour: {usd: 2.5, gpus: 2, input_tokens_per_s: 9000, output_tokens_per_s: 1200}
+  power: {input_uj_per_token: 90000, output_uj_per_token: 2000000, uj_per_call: 5, low_percent: 80, high_percent: 130}
+  carbon: {g_per_kwh: 380.5, basis: "grid operator, 2025"}
 policies:
 - {id: eu, template: region-stays-in-region, parameters: {regions: [eu]}}
 aliases:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import stat
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from interlock.control.secrets import ensure_pepper, write_secret
 from interlock.control.services.sources import Found, looked, offered
 from interlock.errors import ConfigError, UpstreamError
 from interlock.settings import Settings
-from interlock.types.source import Ability, Model, Price, Source, SourceKind
+from interlock.types.source import Ability, Model, Source, SourceKind
 
+AT = datetime.datetime(2026, 7, 1, tzinfo=datetime.UTC)
 FOUND = (Model(name="b", context_length=10), Model(name="a", quality_milli=400))
 
 
@@ -32,24 +34,25 @@ def _spec(kind: SourceKind = SourceKind.vllm, declared_only: bool = False) -> So
 
 
 def test_pins_replace_only_what_they_name() -> None:
-    models, warnings = offered(_spec(), FOUND, listed=True)
+    models, warnings = offered(_spec(), FOUND, listed=True, at=AT)
     a, b = models
     assert (a.name, a.context_length, a.quality_milli, a.abilities) == ("a", 99, 400, ("chat", "tools"))
     assert (b.name, b.context_length) == ("b", 10)
-    assert a.price == b.price == Price(output_nusd_per_mtok=10**9)
+    assert a.price == b.price
+    assert (a.price.input_nusd_per_mtok, a.price.output_nusd_per_mtok, a.price.origin) == (0, 10**9, "source")
     assert warnings == ("model 'absent' is declared and the engine does not serve it",)
 
 
 @pytest.mark.parametrize(("kind", "listed"), [(SourceKind.openai, True), (SourceKind.vllm, False)])
 def test_a_model_that_may_be_served_unlisted_is_offered(kind: SourceKind, listed: bool) -> None:
-    models, warnings = offered(_spec(kind), FOUND, listed=listed)
+    models, warnings = offered(_spec(kind), FOUND, listed=listed, at=AT)
     assert [m.name for m in models] == ["a", "absent", "b"]
     assert models[1].price.output_nusd_per_mtok == 2 * 10**9
     assert warnings == ()
 
 
 def test_declared_only_leaves_the_rest_out() -> None:
-    assert [m.name for m in offered(_spec(declared_only=True), FOUND, listed=True)[0]] == ["a"]
+    assert [m.name for m in offered(_spec(declared_only=True), FOUND, listed=True, at=AT)[0]] == ["a"]
 
 
 def test_a_failed_look_is_an_error_in_words() -> None:

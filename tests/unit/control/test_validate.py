@@ -6,12 +6,11 @@ from decimal import Decimal
 
 import pytest
 
-from interlock.control.documents import PolicySpec, PriceSpec
+from interlock.control.documents import PolicySpec
 from interlock.control.parse import parse
 from interlock.control.plan import ConfigErrors, flatten, plan, result, sections
-from interlock.control.validate import check, nano_usd, price, sunset_s, sunset_text
+from interlock.control.validate import check, micrograms, nano_usd, sunset_s, sunset_text
 from interlock.errors import ConfigError
-from interlock.types.source import Price
 from tests.unit.control.samples import FULL
 
 
@@ -36,8 +35,8 @@ def test_the_full_document_is_sound() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("name: globex", "name: platform", "x.yaml:35: tenants[1].name: 'platform' is reserved"),
-        ("name: globex", "name: 'a b'", "x.yaml:35: tenants[1].name: 'a b' is no name"),
+        ("name: globex", "name: platform", "x.yaml:36: tenants[1].name: 'platform' is reserved"),
+        ("name: globex", "name: 'a b'", "x.yaml:36: tenants[1].name: 'a b' is no name"),
         ("Europe/Berlin", "Europe/Nowhere", "x.yaml:4: tenants[0].time_zone: 'Europe/Nowhere' is no IANA time zone"),
         (
             "[research, legal]",
@@ -68,6 +67,14 @@ def test_the_full_document_is_sound() -> None:
         ("0.15", "-1", "sources[1].price.input_usd_per_mtok"),
         ("0.15", "0.00000000015", "nine decimal places"),
         ("{ca_file: /etc/ca.pem}", "{cert_file: /x}", "needs both cert_file and key_file"),
+        ("usd: 2.5", "usd: -1", "sources[2].gpu_hour.usd: -1 is no amount"),
+        ("usd: 2.5, gpus: 2", "usd: 900000, gpus: 2", "sources[2].gpu_hour: an hour of a source costs at most"),
+        ("gpu_hour:", "price: {}\n  gpu_hour:", "a price per token, which would always win"),
+        ("carbon: {g_per_kwh: 380.5,", "carbon: {zone: DEU,", "sources[2].carbon.basis: a zone brings its own"),
+        ("carbon: {g_per_kwh: 380.5,", "carbon: {", "sources[2].carbon: names either g_per_kwh or zone"),
+        ("g_per_kwh: 380.5", "g_per_kwh: 1e9", "sources[2].carbon.g_per_kwh: 1000000000.0 is no amount"),
+        ("gpu_hour:", "price_list: openai\n  gpu_hour:", "only sources of kind openai have list prices"),
+        ("class: drafting", 'class: "a\\u0007"', "tenants[0].aliases[0].class: at most 64 printable"),
     ],
 )
 def test_faults_are_told_with_line_and_path(old: str, new: str, message: str) -> None:
@@ -76,6 +83,20 @@ def test_faults_are_told_with_line_and_path(old: str, new: str, message: str) ->
         _check(FULL.replace(old, new, 1))
     assert any(message in e for e in caught.value.errors), caught.value.errors
     assert all(e.startswith("x.yaml:") for e in caught.value.errors)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("output_tokens_per_s: 1200", "output_tokens_per_s: 0", "gpu_hour.output_tokens_per_s"),
+        ("low_percent: 80", "low_percent: 110", "power.low_percent"),
+        ("output_uj_per_token: 2000000", "output_uj_per_token: 1000000001", "power.output_uj_per_token"),
+    ],
+)
+def test_numbers_out_of_range_are_told_with_line_and_path(old: str, new: str, path: str) -> None:
+    assert old in FULL
+    with pytest.raises(ConfigError, match=rf"x.yaml:\d+: sources\[2\].{path}: Expected"):
+        _check(FULL.replace(old, new, 1))
 
 
 def test_all_faults_are_told_at_once() -> None:
@@ -104,9 +125,7 @@ def test_prices_are_exact() -> None:
     assert nano_usd("0.000000001") == 1
     assert nano_usd(3) == 3_000_000_000
     assert all(nano_usd(cents / 100) == int(Decimal(cents) * 10_000_000) for cents in range(0, 10_000, 7))
-    assert price(PriceSpec(input_usd_per_mtok=1)) == Price(
-        input_nusd_per_mtok=1_000_000_000, cached_input_nusd_per_mtok=1_000_000_000, output_nusd_per_mtok=0
-    )
-    for bad in ("x", float("nan"), float("inf"), -0.1):
+    assert micrograms("380.5") == 380_500_000
+    for bad in ("x", float("nan"), float("inf"), -0.1, 1_000_001):
         with pytest.raises(ValueError, match="no amount"):
             nano_usd(bad)

@@ -23,6 +23,7 @@ def spec_of(alias: AliasRow) -> AliasSpec:
         max_tokens=alias.max_tokens,
         data_class=data_class_name(alias.data_class),
         sunset=sunset_text(alias.sunset_s),
+        request_class=alias.request_class,
     )
 
 
@@ -58,4 +59,5 @@ def _with(alias: AliasRow, spec: AliasSpec) -> AliasRow:
         max_tokens=spec.max_tokens,
         data_class=int(DataClass[spec.data_class]),
         sunset_s=sunset_s(spec.sunset),
+        request_class=spec.request_class,
     )

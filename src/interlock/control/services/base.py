@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from psycopg import Connection
 
+from interlock.control.power import Factor
 from interlock.errors import NotFound
 from interlock.settings import Settings
 from interlock.storage import principals, teams, tenants
@@ -20,14 +21,15 @@ from interlock.types.identity import DataClass, Principal
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tools:
-    """Clock, randomness, pepper and settings, passed in. `random(n)` gives n random bytes, `below(n)` an integer
-    in [0, n)."""
+    """Clock, randomness, pepper, settings and what files of theirs hold, passed in. `random(n)` gives n random bytes,
+    `below(n)` an integer in [0, n). `carbon_factors` by region."""
 
     settings: Settings
     clock: Clock
     random: Callable[[int], bytes]
     below: Callable[[int], int]
     pepper: bytes
+    carbon_factors: Mapping[str, Factor] = dataclasses.field(default_factory=dict)
 
     def new_id(self, kind: str) -> str:
         """A new id; see `interlock.storage.ids`."""

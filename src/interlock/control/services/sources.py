@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import datetime
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
 
-from interlock.control.documents import ModelSpec, PowerSpec, SourceSpec, lean, restate
+from interlock.control import prices
+from interlock.control.documents import ModelSpec, SourceSpec, lean, restate
+from interlock.control.power import Factor, power_of
 from interlock.control.services.base import Tx, missing
-from interlock.control.validate import price
 from interlock.errors import Conflict, InterlockError
 from interlock.sources.credentials import check_references
 from interlock.storage import aliases, sources
@@ -20,7 +22,6 @@ from interlock.types.source import (
     CredentialRef,
     Labels,
     Model,
-    Power,
     Source,
     SourceKind,
     SourceLimits,
@@ -72,7 +73,9 @@ def create(tx: Tx, _tenant_id: str, spec: SourceSpec, found: Found | None = None
     row = SourceRow(id=tx.tools.new_id("source"), name=spec.name, kind=spec.kind, base_url=spec.url)
     row = _with(tx, row, spec)
     if found is not None:
-        models, warnings = offered(spec, found.models, listed=not found.error)
+        models, warnings = offered(
+            spec, found.models, listed=not found.error, at=tx.by.at, factors=tx.tools.carbon_factors
+        )
         row = msgspec.structs.replace(
             row,
             engine=found.engine,
@@ -105,7 +108,7 @@ def observe(tx: Tx, source_id: str, spec: SourceSpec, found: Found) -> bool:
         raise missing("source", spec.name)
     known = stored.value
     base = known.models if found.error else found.models
-    models, warnings = offered(spec, base, listed=not found.error)
+    models, warnings = offered(spec, base, listed=not found.error, at=tx.by.at, factors=tx.tools.carbon_factors)
     changed = sources.observe(
         tx.conn,
         source_id,
@@ -134,32 +137,44 @@ def delete(tx: Tx, _tenant_id: str, name: str, revision: int | None = None) -> N
     sources.delete(tx.conn, find(tx, name).value.id, tx.by, revision=revision)
 
 
-def offered(spec: SourceSpec, found: tuple[Model, ...], *, listed: bool) -> tuple[tuple[Model, ...], tuple[str, ...]]:
-    """The models that a source offers, and remarks: what was found, under the declared pins, with prices.
+def offered(
+    spec: SourceSpec,
+    found: tuple[Model, ...],
+    *,
+    listed: bool,
+    at: datetime.datetime,
+    factors: Mapping[str, Factor] | None = None,
+) -> tuple[tuple[Model, ...], tuple[str, ...]]:
+    """The models that a source offers, and remarks: what was found, under the declared pins, with prices and energy.
 
     A declared model that was not found is offered when the engine was not asked (`listed` false), or is a cloud API:
-    these serve models that they do not list.
+    these serve models that they do not list. Prices are those in force at `at`: each look brings them up to date.
     """
     pins = {pin.name: pin for pin in spec.models}
     out: dict[str, Model] = {}
     warnings: list[str] = []
+    if spec.price_list and not prices.knows_list(spec.price_list):
+        warnings.append(f"price_list {spec.price_list!r} is no provider of the price list")
     for model in found:
         if model.name in pins or not spec.declared_only:
-            out[model.name] = _pinned(model, pins.get(model.name), spec)
+            out[model.name] = _pinned(model, pins.get(model.name), spec, at, factors or {})
     for pin in spec.models:
         if pin.name in out:
             continue
         if listed and spec.kind is not SourceKind.openai:
             warnings.append(f"model {pin.name!r} is declared and the engine does not serve it")
             continue
-        out[pin.name] = _pinned(Model(name=pin.name), pin, spec)
+        out[pin.name] = _pinned(Model(name=pin.name), pin, spec, at, factors or {})
     return tuple(out[name] for name in sorted(out)), tuple(warnings)
 
 
-def _pinned(model: Model, pin: ModelSpec | None, spec: SourceSpec) -> Model:
+def _pinned(
+    model: Model, pin: ModelSpec | None, spec: SourceSpec, at: datetime.datetime, factors: Mapping[str, Factor]
+) -> Model:
+    known = prices.listed(spec, model.name, at)
     changed: dict[str, object] = {
-        "price": price(pin.price if pin is not None and pin.price is not None else spec.price),
-        "power": _power(pin.power if pin is not None and pin.power is not None else spec.power),
+        "price": prices.price_of(spec, pin, known),
+        "power": power_of(spec, model.name, pin, known, factors),
     }
     if pin is not None:
         for field in ("context_length", "parent", "version", "quality_milli"):
@@ -169,12 +184,6 @@ def _pinned(model: Model, pin: ModelSpec | None, spec: SourceSpec) -> Model:
         if pin.abilities is not None:
             changed["abilities"] = tuple(sorted(a.value for a in pin.abilities))
     return msgspec.structs.replace(model, **changed)
-
-
-def _power(spec: PowerSpec | None) -> Power:
-    if spec is None:
-        return Power()
-    return Power(input_uj_per_token=spec.input_uj_per_token, output_uj_per_token=spec.output_uj_per_token)
 
 
 def _with(tx: Tx, row: SourceRow, spec: SourceSpec) -> SourceRow:
