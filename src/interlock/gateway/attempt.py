@@ -52,7 +52,8 @@ class Attempt:
         run = self.run
         runtime = run.runtime
         link, offer = self.link, self.offer
-        source = link.source
+        source, features = link.source, run.call.features
+        assert features is not None  # noqa: S101 - the stages have filled it
         self.sent_ns = runtime.clock.mono_ns()
         self.seq = runtime.log.append(
             AttemptRecord(
@@ -66,6 +67,7 @@ class Attempt:
                 source.engine_version,
                 offer.model.version,
                 link.off_prem,
+                link.meters(offer).rates.bound(features.prompt_tokens_max, features.completion_tokens_max),
             )
         )
         if link.off_prem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interlock.types.record import request_id
+from interlock.types.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ class Call:
     limit_lines: Callable[[], bytes] | None = None
     route: RouteDecision | None = None
     intent_seq = -1
+    request_class = ""
 
     def __init__(self, operation: str, request: Request, sink: Sink, state: State, epoch: str, number: int) -> None:
         self.operation = operation
@@ -62,6 +64,13 @@ class Call:
             if offer.key == key:
                 return offer
         raise KeyError(key)
+
+    def unknown_usage(self) -> Usage:
+        """What the call is charged when nobody tells what it used: all that it was admitted with."""
+        features = self.features
+        if features is None:
+            return Usage(0, 0, 0, "reserved")
+        return Usage(features.prompt_tokens_max, 0, features.completion_tokens_max, "reserved")
 
     def id_headers(self) -> bytes:
         """The answer's header lines that carry the request id, for us and for clients that look for the usual name."""

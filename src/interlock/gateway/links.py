@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.gateway.http.exchange import header_line
+from interlock.metering.cost import Rates
+from interlock.metering.energy import Estimate
 from interlock.sources.requests import build_head
 from interlock.sources.transport import Deadlines, Pool, deadlines_of, target_of
 
@@ -13,6 +15,13 @@ if TYPE_CHECKING:
     from interlock.settings import Settings
     from interlock.sources.credentials import CredentialStore
     from interlock.types.source import Offer, Source
+
+
+class Meters(NamedTuple):
+    """Rates and energy coefficients of one model at one source, made ready."""
+
+    rates: Rates
+    estimate: Estimate
 
 
 class Link:
@@ -23,6 +32,7 @@ class Link:
 
     __slots__ = (
         "_credentials",
+        "_meters",
         "_offer_headers",
         "cap",
         "deadlines",
@@ -44,10 +54,18 @@ class Link:
         self.deadlines_whole = self.deadlines._replace(first_event_s=self.deadlines.total_s)
         self._credentials = credentials
         self._offer_headers: dict[str, bytes] = {}
+        self._meters: dict[str, Meters] = {}
 
     def head(self, path: str, length: int, extra: list[tuple[bytes, bytes]]) -> bytes:
         """The head of a request. Raises UpstreamError when the credential cannot be read."""
         return build_head(self.source, path, length, self._credentials.header(self.source), extra)
+
+    def meters(self, offer: Offer) -> Meters:
+        """What makes cost and energy of the usage of this model here."""
+        meters = self._meters.get(offer.model.name)
+        if meters is None:
+            meters = self._meters[offer.model.name] = Meters(Rates(offer.model.price), Estimate(offer.model.power))
+        return meters
 
     def offer_headers(self, offer: Offer) -> bytes:
         """The answer's header lines that name this source and model."""

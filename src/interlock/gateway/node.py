@@ -112,6 +112,8 @@ class GatewayNode:
         self._started_at = datetime.now(UTC)
         self._is_ready = False
         self._jwks_seen: bytes | None = None
+        self._hours: dict[str, int] = {}
+        """Declared price of an hour of each source that has one, in nano-USD."""
 
     def stop(self) -> None:
         """Begin to stop: no new connections, running calls finish within `stop_grace_ms`. Idempotent."""
@@ -234,6 +236,8 @@ class GatewayNode:
 
     def _follow(self, view: SnapshotView) -> None:
         self.watcher.update(view.sources)
+        hours = {source.name: max((m.price.hour_nusd for m in source.models), default=0) for source in view.sources}
+        self._hours = {name: hour_nusd for name, hour_nusd in hours.items() if hour_nusd}
         issuers = view.part_hash("issuers")
         if issuers != self._jwks_seen:
             self._jwks_seen = issuers
@@ -346,6 +350,9 @@ class GatewayNode:
         metrics.snapshot_rejected.follow((), self.feed.rejections)
         if self.feed.view is not None:
             metrics.snapshot_version.set((), self.feed.view.version)
+        metrics.hour_price.clear()
+        for source, hour_nusd in self._hours.items():
+            metrics.hour_price.set((source,), hour_nusd)
         confirmed_ns = self.board.snapshot_confirmed()[1]
         metrics.snapshot_age_seconds.set((), max(self.clock.wall_ns() - confirmed_ns, 0) // 1000)
         fill_process(metrics, "node")

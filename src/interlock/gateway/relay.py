@@ -303,8 +303,8 @@ class Relay:
         self.bytes_sent += len(data)
         return data
 
-    def measured(self, reserved: int) -> Usage:
+    def measured(self) -> Usage:
         """Tokens of the stream: as the source reported, else at the reservation, labelled so."""
         if self.usage is not None:
             return self.usage.usage()
-        return Usage(0, 0, reserved, "reserved")
+        return self._attempt.run.call.unknown_usage()

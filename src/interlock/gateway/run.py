@@ -17,7 +17,7 @@ from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidat
 from interlock.gateway.attempt import Attempt
 from interlock.gateway.trace import tried
 from interlock.types.record import AttemptEnd, Outcome
-from interlock.types.usage import Usage
+from interlock.types.usage import Cost, Energy, Usage
 from interlock.wire.errors import error_answer, error_event
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ COMMENT = b": keep-alive\n\n"
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 JSON = b"content-type: application/json\r\n"
 NOTHING_USED = Usage(0, 0, 0, "engine")
+NO_COST, NO_ENERGY = Cost(0, "none"), Energy()
 
 
 class Run:
@@ -173,8 +174,7 @@ class Run:
         """A whole answer is here: record it; it leaves when that is durable."""
         if self.ended:
             return
-        call = self.call
-        usage = answer.usage.usage() if answer.usage is not None else Usage(0, 0, call.reserved_tokens, "reserved")
+        usage = answer.usage.usage() if answer.usage is not None else self.call.unknown_usage()
         reasons = tuple([choice.finish_reason or "" for choice in answer.choices or ()])
         self._end(
             "completed",
@@ -198,7 +198,7 @@ class Run:
     def stream_complete(self, relay: Relay) -> None:
         """A stream has said everything: its end leaves when the outcome is durable."""
         if not self.ended:
-            self._end("completed", 200, relay.measured(self.call.reserved_tokens), relay=relay)
+            self._end("completed", 200, relay.measured(), relay=relay)
 
     def stream_broken(self, error: InterlockError) -> None:
         """A stream broke after its first event: there is no way back, the caller is told in the stream."""
@@ -209,7 +209,7 @@ class Run:
         self.runtime.board.failure(self._attempt.link.row, self.runtime.clock.mono_ns())
         self._judged = True
         self.runtime.metrics.attempts.add((self._attempt.link.source.name, error.code))
-        self._end("failed", error.status, relay.measured(self.call.reserved_tokens), relay=relay, error=error)
+        self._end("failed", error.status, relay.measured(), relay=relay, error=error)
 
     # -- the end
 
@@ -238,6 +238,7 @@ class Run:
             runtime.board.success(attempt.link.row)
             self._judged = True
         self._settle(usage, now_ns)
+        cost, energy = self._metered(attempt, usage)
         outcome = Outcome(
             call.number,
             now_ns,
@@ -258,6 +259,8 @@ class Run:
             error.code if error is not None else "",
             error.message if error is not None else "",
             len(body) if relay is None else relay.bytes_whole if state == "completed" else relay.bytes_sent,
+            cost,
+            energy,
         )
         try:
             seq = runtime.log.append(outcome)
@@ -270,6 +273,15 @@ class Run:
             self._leave()
             return
         runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))
+
+    def _metered(self, attempt: Attempt | None, usage: Usage) -> tuple[Cost, Energy]:
+        """What the usage cost and took where the call ended."""
+        if attempt is None:
+            return NO_COST, NO_ENERGY
+        rates, estimate = attempt.link.meters(attempt.offer)
+        if usage is NOTHING_USED:
+            return rates.nothing, estimate.nothing
+        return rates.cost(usage), estimate.energy(usage)
 
     def _outcome_durable(
         self, log_error: LogError | None, relay: Relay | None, error: InterlockError | None, body: bytes
@@ -312,7 +324,7 @@ class Run:
         self.ended = True
         if self._attempt is not None:
             self._attempt.cancel()
-        self._settle(Usage(0, 0, self.call.reserved_tokens, "reserved"), self.runtime.clock.mono_ns())
+        self._settle(self.call.unknown_usage(), self.runtime.clock.mono_ns())
         self._answer_log_error(error)
 
     def _answer_log_error(self, error: LogError) -> None:
@@ -362,9 +374,9 @@ class Run:
         attempt.cancel()
         relay = attempt.relay
         if relay is None:
-            return None, Usage(0, 0, self.call.reserved_tokens, "reserved")
+            return None, self.call.unknown_usage()
         relay.ended = True
-        return relay, relay.measured(self.call.reserved_tokens)
+        return relay, relay.measured()
 
     def on_pause(self) -> None:
         """A slow reader: stop reading from the source, so that nothing piles up here."""

@@ -21,11 +21,13 @@ class Tally:
         "_first_seconds",
         "_labels",
         "_metrics",
+        "_nusd",
         "_ok",
         "_operation",
         "_prompt",
         "_seconds",
         "_states",
+        "_uj",
     )
 
     def __init__(self, metrics: Metrics, operation: str, source: str, model: str) -> None:
@@ -33,7 +35,7 @@ class Tally:
         self._operation = operation
         self._labels = (source, model)
         self._states = dict.fromkeys(STATES, 0)
-        self._ok = self._prompt = self._cached = self._completion = self._events = 0
+        self._ok = self._prompt = self._cached = self._completion = self._events = self._nusd = self._uj = 0
         self._seconds = metrics.request_seconds.observer((operation,))
         self._first_seconds = metrics.first_byte_seconds.observer(self._labels)
 
@@ -48,6 +50,8 @@ class Tally:
         self._cached += usage.cached_tokens
         self._completion += usage.completion_tokens
         self._events += events
+        self._nusd += outcome.cost.nusd
+        self._uj += outcome.energy.uj
         self._seconds(outcome.total_us)
         if first_us >= 0:
             self._first_seconds(first_us)
@@ -63,8 +67,12 @@ class Tally:
         for kind, count in (("prompt", self._prompt), ("cached", self._cached), ("completion", self._completion)):
             if count:
                 metrics.tokens.add((source, model, kind), count)
+        if self._nusd:
+            metrics.cost.add(self._labels, self._nusd)
+        if self._uj:
+            metrics.energy.add(self._labels, self._uj)
         if self._ok:
             metrics.attempts.add((source, "ok"), self._ok)
         if self._events:
             metrics.stream_events.add((source,), self._events)
-        self._ok = self._prompt = self._cached = self._completion = self._events = 0
+        self._ok = self._prompt = self._cached = self._completion = self._events = self._nusd = self._uj = 0

@@ -41,9 +41,11 @@ from interlock.ledger.format import decode, record_call, record_kind
 from interlock.ledger.log import RecordLog
 from interlock.types.clock import Clock
 from interlock.types.record import Attempt, Chunk, EpochRecovered, Intent, Interrupted
+from interlock.types.usage import Cost
 
 logger = logging.getLogger(__name__)
 
+NO_COST = Cost()
 _INTENT, _REFUSAL, _ATTEMPT, _CHUNK, _OUTCOME, _CLOSE = 2, 3, 4, 6, 7, 8
 
 
@@ -52,6 +54,7 @@ class OpenCall:
     """What reached the log of a call without an outcome. `attempt` is -1 when none began."""
 
     reserved_tokens: int = 0
+    cost: Cost = NO_COST
     attempt: int = -1
     chunks: int = 0
     text_bytes: int = 0
@@ -177,6 +180,7 @@ def _open_call(bodies: list[bytes]) -> OpenCall:
             call.reserved_tokens = record.reserved_tokens
         elif isinstance(record, Attempt):
             call.attempt = record.number
+            call.cost = record.reserved
     return call
 
 
@@ -251,6 +255,7 @@ def _append(takeover: _Takeover, into: RecordLog, clock: Clock) -> EpochRecovere
                     text_bytes=left.text_bytes,
                     reserved_tokens=left.reserved_tokens,
                     tail_lost=scan.torn_bytes > 0,
+                    cost=left.cost,
                 )
             )
     if takeover.recovered is not None:

@@ -97,9 +97,10 @@ def _words(record: Record) -> str:
         case Outcome():
             usage = record.usage
             tokens = f"{usage.prompt_tokens}+{usage.completion_tokens} tokens ({usage.origin})"
+            cost = f", {record.cost.nusd} nUSD ({record.cost.price})" if record.cost.price else ""
             return (
-                f"{record.state} {record.status} {record.source}::{record.model} {tokens} in {record.total_us} us "
-                f"{record.code} {record.words}"
+                f"{record.state} {record.status} {record.source}::{record.model} {tokens}{cost} "
+                f"in {record.total_us} us {record.code} {record.words}"
             )
         case EpochClose():
             return f"after #{record.last_seq}"

@@ -16,6 +16,7 @@ PER_MTOK = 1_000_000
 HALF = PER_MTOK // 2
 RATE_MAX = 10**15
 """A million dollars per million tokens, or per call: with the most tokens a call may report, costs stay below 2^63."""
+NUSD_MAX = 2**63 - 1
 HOUR_NS = 3_600_000_000_000
 SECONDS_PER_HOUR = 3600
 
@@ -26,11 +27,13 @@ _Rates = tuple[int, int, int, int]
 class Rates:
     """The rates of one model at one source, ready to be applied. Made once for each snapshot, used for each call."""
 
-    __slots__ = ("_base", "_call_nusd", "_most", "_most_of_tiers", "_tiers", "origin", "version")
+    __slots__ = ("_base", "_call_nusd", "_most", "_most_of_tiers", "_tiers", "nothing", "origin", "version")
 
     def __init__(self, price: Price) -> None:
         self.origin = origin_of(price)
         self.version = price.version
+        self.nothing = Cost(0, self.origin, self.version)
+        """The cost of a call that no source worked on."""
         self._call_nusd = _bounded(price.call_nusd)
         self._base = _rates(price)
         tiers = sorted(price.tiers, key=lambda tier: tier.above_tokens)
@@ -67,7 +70,8 @@ class Rates:
             if prompt_tokens > above:
                 per_prompt, per_output = most_prompt, most_output
         total = prompt_tokens * per_prompt + completion_tokens * per_output
-        return Cost(divide_half_even(total, PER_MTOK) + self._call_nusd, self.origin, self.version)
+        nusd = divide_half_even(total, PER_MTOK) + self._call_nusd
+        return Cost(min(nusd, NUSD_MAX), self.origin, self.version)
 
     def _rates_for(self, prompt_tokens: int) -> _Rates:
         rates = self._base

@@ -7,6 +7,7 @@ from interlock.types.usage import Energy, Usage
 
 COEFFICIENT_MAX = 10**9
 """A kilojoule per token, or per call: with the most tokens a call may report, energies stay below 2^63."""
+UJ_MAX = 2**63 - 1
 UG_PER_KWH_MAX = 10**10
 """Ten kilograms per kilowatt-hour."""
 DECLARED = "declared"
@@ -21,7 +22,7 @@ _Per = tuple[int, int, int]
 class Estimate:
     """The coefficients of one model at one source, ready to be applied."""
 
-    __slots__ = ("_high", "_low", "_mid", "_nothing", "_unknown", "method", "ug_per_kwh")
+    __slots__ = ("_high", "_low", "_mid", "_unknown", "method", "nothing", "ug_per_kwh")
 
     def __init__(self, power: Power) -> None:
         self._mid = _per(power.call_uj, power.input_uj_per_token, power.output_uj_per_token)
@@ -32,28 +33,28 @@ class Estimate:
         if not any(self._high):  # of a snapshot from before there were ranges
             self._low, self._high = _percent(self._mid, LOW_PERCENT), _percent(self._mid, HIGH_PERCENT)
         self._unknown = not self.method
-        self._nothing = Energy(0, 0, 0, self.method, self.ug_per_kwh)
+        self.nothing = Energy(0, 0, 0, self.method, self.ug_per_kwh)
+        """The energy of a call that no engine worked on."""
 
     def energy(self, usage: Usage) -> Energy:
         """The energy of what was used. Of usage that nobody knows: at what was reserved, at the least nothing."""
         if self._unknown:
-            return self._nothing
+            return self.nothing
         output = usage.completion_tokens
         worked = usage.prompt_tokens - usage.cached_tokens
         if worked < 0:
             worked = 0
         if not worked and not output:
-            return self._nothing
+            return self.nothing
         call, per_input, per_output = self._mid
         low_call, low_input, low_output = self._low
         high_call, high_input, high_output = self._high
-        return Energy(
-            call + worked * per_input + output * per_output,
-            0 if usage.origin == "reserved" else low_call + worked * low_input + output * low_output,
-            high_call + worked * high_input + output * high_output,
-            self.method,
-            self.ug_per_kwh,
-        )
+        mid = call + worked * per_input + output * per_output
+        high = high_call + worked * high_input + output * high_output
+        if usage.origin == "reserved":
+            return Energy(min(mid, UJ_MAX), 0, min(high, UJ_MAX), self.method, self.ug_per_kwh)
+        low = low_call + worked * low_input + output * low_output
+        return Energy(mid, low, high, self.method, self.ug_per_kwh)
 
 
 def _per(call: int, per_input: int, per_output: int) -> _Per:

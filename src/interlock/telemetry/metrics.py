@@ -86,6 +86,14 @@ class Metrics:
             "Tokens of ended calls, by kind: prompt, cached (a part of prompt) or completion.",
             ("source", "model", "kind"),
         )
+        self.cost = self._counter(
+            "interlock_cost_nusd_total", "Cost of ended calls in nano-USD, as their records have it.",
+            ("source", "model"),
+        )  # fmt: skip
+        self.energy = self._counter(
+            "interlock_energy_uj_total", "Estimated energy of ended calls in microjoules, as their records have it.",
+            ("source", "model"),
+        )  # fmt: skip
         self.attempts = self._counter(
             "interlock_attempts_total", "Tries at a source, by how they ended: ok, or an error code.",
             ("source", "outcome"),
@@ -155,6 +163,9 @@ class Metrics:
         self.source_inflight = self._gauge("interlock_source_inflight", "This node's calls at the source.", one, "max")
         self.source_breaker = self._gauge(
             "interlock_source_breaker", "Circuit breaker: 0 closed, 1 half-open, 2 open.", one, "max"
+        )
+        self.hour_price = self._gauge(
+            "interlock_hour_price_nusd", "Declared price of an hour of the source in nano-USD.", one, "max"
         )
         self.source_probes = self._counter(
             "interlock_source_probes_total",

@@ -184,7 +184,8 @@ class Interrupted(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """Found at recovery: a call of a dead epoch that had an intent and no outcome.
 
     `chunks`, `text_bytes`: how much streamed content had reached the log. `tail_lost` is true when the dead epoch's
-    last record was torn, so that up to `stream_sync_ms` of content may be missing after a power loss.
+    last record was torn, so that up to `stream_sync_ms` of content may be missing after a power loss. `cost`: what the
+    attempt reserved.
     """
 
     epoch: str
@@ -195,6 +196,7 @@ class Interrupted(msgspec.Struct, frozen=True, array_like=True, tag=9):
     text_bytes: int
     reserved_tokens: int
     tail_lost: bool
+    cost: Cost = Cost()
 
 
 class EpochRecovered(msgspec.Struct, frozen=True, array_like=True, tag=10):

@@ -1,7 +1,8 @@
 """Answers of the OpenAI dialect: just enough is decoded to record, meter and end them; bytes pass through.
 
 Source: OpenAI API reference, "The chat completion object", "The chat completion chunk object"; usage details
-(`prompt_tokens_details.cached_tokens`) as vLLM and llama.cpp send them too.
+(`prompt_tokens_details.cached_tokens`) as vLLM and llama.cpp send them too, and `cache_write_tokens` beside them as
+clouds do that bill these apart.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ UnsetType = msgspec.UnsetType
 
 class _PromptDetails(msgspec.Struct):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
 
 
 class WireUsage(msgspec.Struct):
@@ -32,10 +34,12 @@ class WireUsage(msgspec.Struct):
         """The same in our terms; missing figures count as zero, absurd ones as the nearest that is possible."""
         details = self.prompt_tokens_details
         prompt, completion = self.prompt_tokens or 0, self.completion_tokens or 0
-        cached = (details.cached_tokens or 0) if details is not None else 0
-        if not (0 <= prompt <= TOKENS_MAX and 0 <= completion <= TOKENS_MAX and 0 <= cached <= TOKENS_MAX):
-            prompt, completion, cached = _tokens(prompt), _tokens(completion), _tokens(cached)
-        return Usage(prompt, cached, completion)
+        cached, written = 0, 0
+        if details is not None:
+            cached, written = details.cached_tokens or 0, details.cache_write_tokens or 0
+        if min(prompt, completion, cached, written) < 0 or max(prompt, completion, cached, written) > TOKENS_MAX:
+            prompt, completion, cached, written = map(_tokens, (prompt, completion, cached, written))
+        return Usage(prompt, cached, completion, "engine", written)
 
 
 TOKENS_MAX = 2**31 - 1

@@ -34,12 +34,13 @@ class _StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool | None = None
 
 
-class _Own(msgspec.Struct, forbid_unknown_fields=True):
+class _Own(msgspec.Struct, forbid_unknown_fields=True, rename={"request_class": "class"}):
     """The `interlock` body field."""
 
     data_class: str = ""
     purpose: str = ""
     mode: str = ""
+    request_class: str = ""
 
 
 class _Common(msgspec.Struct):
@@ -114,6 +115,7 @@ class Parsed(msgspec.Struct):
     purpose: str
     mode: str
     parameters: dict[str, Any]
+    request_class: str = ""
     generated: int = 0
     """Answers that are made, where that is more than the `n` that come back (`best_of`)."""
 
@@ -294,6 +296,7 @@ def _parse_embedding(top: Fields, shape: _Shape, request: _Embedding, limits: Li
         purpose=own.purpose,
         mode=own.mode,
         parameters={"dimensions": request.dimensions} if request.dimensions else {},
+        request_class=own.request_class,
     )
 
 
@@ -358,6 +361,7 @@ def _common(
         own.purpose,
         own.mode,
         _parameters(request, bound),
+        own.request_class,
     )
 
 

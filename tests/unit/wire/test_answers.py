@@ -20,6 +20,7 @@ from interlock.wire.errors import error_answer, error_body, error_event
         ('{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}', (3, 0, 4)),
         ('{"prompt_tokens":3,"completion_tokens":null,"prompt_tokens_details":{"cached_tokens":2}}', (3, 2, 0)),
         ('{"prompt_tokens":3,"prompt_tokens_details":null}', (3, 0, 0)),
+        ('{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_write_tokens":null}}', (9, 2, 0)),
         ('{"prompt_tokens":-5,"completion_tokens":-1}', (0, 0, 0)),
         ('{"prompt_tokens":' + "9" * 40 + "}", (TOKENS_MAX, 0, 0)),
     ],
@@ -93,3 +94,11 @@ def test_only_errors_worth_a_retry_may_be_retried() -> None:
 def test_a_header_value_never_breaks_its_line() -> None:
     _, headers, _ = error_answer(InterlockError("No.", headers={"x-a": "b\r\nset-cookie: c\0\u20ac"}), "openai")
     assert b"x-a: b  set-cookie: c ?\r\n" in headers
+
+
+def test_tokens_written_to_a_cache_are_read_where_they_are_told() -> None:
+    told = (
+        b'{"choices":[],"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":2,"cache_write_tokens":4}}}'
+    )
+    usage = decode_answer(told).usage
+    assert usage is not None and usage.usage() == Usage(9, 2, 0, "engine", 4)

@@ -52,6 +52,7 @@ def record_intent(call: Call, log: RecordLog) -> None:
             call.trace_id,
             client_request_id(call),
             call.request.peer,
+            call.request_class,
         )
     )
 

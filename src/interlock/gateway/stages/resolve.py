@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _CLASSES = {c.name: c for c in DataClass}
 PURPOSE_MAX = 256
 """Longest purpose taken, characters."""
+CLASS_MAX = 64
+"""Longest request class taken, characters."""
 
 
 def resolve(call: Call, settings: Settings) -> None:
@@ -32,6 +34,7 @@ def resolve(call: Call, settings: Settings) -> None:
         alias = call.alias = catalog.aliases.get(parsed.model)
     call.data_class = data_class = _data_class(call)
     parsed.purpose = _purpose(call)
+    call.request_class = _request_class(call)
     bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0) or settings.completion_tokens_default
     call.completion_tokens_max = bound
     call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated))
@@ -57,6 +60,19 @@ def _purpose(call: Call) -> str:
     if len(purpose) > PURPOSE_MAX or not purpose.isprintable():
         raise BadRequest(f"The purpose must be at most {PURPOSE_MAX} printable characters.", param="interlock.purpose")
     return purpose
+
+
+def _request_class(call: Call) -> str:
+    """The label by which reports tell calls apart: of the body, else the header, else the alias."""
+    assert call.parsed is not None  # noqa: S101 - stage order
+    label = call.parsed.request_class
+    header = call.request.headers.get(b"x-interlock-class")
+    if header is None and not label:
+        return call.alias.request_class if call.alias is not None else ""
+    label = label or (header or b"").decode("utf-8", "replace")
+    if len(label) > CLASS_MAX or not label.isprintable():
+        raise BadRequest(f"The class must be at most {CLASS_MAX} printable characters.", param="interlock.class")
+    return label
 
 
 def _data_class(call: Call) -> DataClass:
