@@ -63,6 +63,8 @@ def scored(
     cost = (price.input_nusd_per_mtok * prompt_tokens + price.output_nusd_per_mtok * completion_tokens) // tokens
     if cost:
         cost = MICRO * cost // (cost + COST_HALF_NUSD_PER_MTOK)
+    elif price.origin == "none" and not offer.source.labels.on_prem:
+        cost = UNKNOWN_MICRO
     energy = UNKNOWN_MICRO
     if power.input_uj_per_token or power.output_uj_per_token:
         energy = (power.input_uj_per_token * prompt_tokens + power.output_uj_per_token * completion_tokens) // tokens

@@ -33,6 +33,15 @@ def test_cost_is_the_mean_price_over_the_tokens() -> None:
     assert scored(offers(source("s", "free"))[0], 1000, 500, WEIGHTS["balanced"])[2] == 0
 
 
+def test_a_cloud_without_a_price_is_not_free() -> None:
+    unpriced = Model(name="m", price=Price(origin="none"))
+    cloud, home = offers(source("cloud", unpriced, on_prem=False), source("home", unpriced))
+    assert scored(cloud, 1000, 500, WEIGHTS["balanced"])[2] == UNKNOWN_MICRO
+    assert scored(home, 1000, 500, WEIGHTS["balanced"])[2] == 0
+    declared = Model(name="m", price=Price(origin="source"))
+    assert scored(offers(source("s", declared, on_prem=False))[0], 1000, 500, WEIGHTS["balanced"])[2] == 0
+
+
 def test_energy_counts_when_it_is_known() -> None:
     model = Model(name="m", power=Power(input_uj_per_token=100_000, output_uj_per_token=2_800_000))
     offer = offers(source("s", model))[0]
