@@ -37,7 +37,8 @@ class WireUsage(msgspec.Struct):
         cached, written = 0, 0
         if details is not None:
             cached, written = details.cached_tokens or 0, details.cache_write_tokens or 0
-        if min(prompt, completion, cached, written) < 0 or max(prompt, completion, cached, written) > TOKENS_MAX:
+        most = TOKENS_MAX
+        if not (0 <= prompt <= most and 0 <= completion <= most and 0 <= cached <= most and 0 <= written <= most):
             prompt, completion, cached, written = map(_tokens, (prompt, completion, cached, written))
         return Usage(prompt, cached, completion, "engine", written)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
+
 from interlock.ledger.folder import CLOSED, RECOVERED, epochs, segment_path
 from interlock.ledger.log import RecordLog
 from interlock.ledger.reader import find_call, read_epoch
 from interlock.ledger.recovery import recover, recover_beside, scan_epoch
 from interlock.types.clock import SystemClock
 from interlock.types.record import EpochRecovered, Interrupted, request_id
+from interlock.types.usage import Cost
 
 from .support import attempt, intent, open_log, outcome, refusal, run, written
 
@@ -70,6 +73,23 @@ def test_open_calls_are_found_exactly_once(tmp_path: Path) -> None:
         again = open_log(tmp_path)
         assert recover(tmp_path, into=again, clock=CLOCK) == []
         await again.close()
+
+    run(main)
+
+
+def test_an_interrupted_call_costs_what_its_last_attempt_reserved(tmp_path: Path) -> None:
+    async def main() -> None:
+        dead = open_log(tmp_path)
+        for number, nusd in ((0, 70), (1, 90)):
+            if not number:
+                dead.append(intent(1))
+            dead.append(msgspec.structs.replace(attempt(1, number), reserved=Cost(nusd, "list", "v")))
+        await written(dead)
+        dead.abandon()
+        log = open_log(tmp_path)
+        recover(tmp_path, into=log, clock=CLOCK)
+        assert [each.cost for each in interrupted(tmp_path)] == [Cost(90, "list", "v")]
+        await log.close()
 
     run(main)
 
