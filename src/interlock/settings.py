@@ -247,6 +247,7 @@ class Settings:
     sources_max: int = setting(512, "Most sources in a snapshot.", group="sources", minimum=1)
 
     # -- metering
+    energy_sample_ms: int = setting(1000, "How often energy meters of sources are read.", group="metering", minimum=100)
     carbon_factors_file: str = setting(
         "", "TOML file with grams of CO2 equivalent per kilowatt-hour by region; empty: none.", group="metering"
     )

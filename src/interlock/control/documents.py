@@ -192,6 +192,15 @@ class CarbonSpec(Spec, frozen=True):
     zone: str = ""
 
 
+class EnergyMeterSpec(Spec, frozen=True):
+    """What measures a source's energy: `devices` (index or UUID, each used by this source alone) of the machine on
+    which the gateway node of that name runs."""
+
+    node: str
+    devices: tuple[str | int, ...]
+    kind: Literal["nvml"] = "nvml"
+
+
 class LabelsSpec(Spec, frozen=True):
     """Facts that policies speak of. `data_class_max` is a hard bound, whatever policies say."""
 
@@ -236,6 +245,7 @@ class SourceSpec(Spec, frozen=True):
     price_list: str = ""
     power: PowerSpec | None = None
     carbon: CarbonSpec | None = None
+    meter: EnergyMeterSpec | None = None
     credential: CredentialSpec | None = None
     tls: TlsSpec | None = None
     egress_proxy: str = ""

@@ -346,6 +346,10 @@ def _metering(spec: SourceSpec) -> Iterator[Fault]:
             yield ("gpu_hour",), "the source has a price per token, which would always win; leave out one of the two"
     if spec.price_list and spec.kind is not SourceKind.openai:
         yield ("price_list",), "only sources of kind openai have list prices"
+    if spec.meter is not None:
+        devices = [str(device) for device in spec.meter.devices]
+        if not spec.meter.node or not devices or "" in devices or len(set(devices)) != len(devices):
+            yield ("meter",), "names the gateway node on the source's machine, and each of its devices once"
     carbon = spec.carbon
     if carbon is None:
         return

@@ -4,11 +4,13 @@
                      NewSnapshot a newer snapshot is stored
                      Reload      look again at credentials, certificates or issuers' keys
                      Stop        finish running calls within the grace, then exit
+                     Measured    energy of calls that ended, from a source's meter
                      Ping        answered here, so that a stuck worker is found
     worker -> node   Ready       serving, on this snapshot
                      Runs        now runs on this snapshot
                      Rejected    keeps the one it had, and why
                      RefreshKeys a token names a key id that the issuer's stored keys do not have
+                     Worked      what was under way at sources that have a meter
                      Pong        its event loop turns
 
 Either end sees the other one die as the end of the stream: a worker whose node is gone stops as if told to, so no
@@ -103,6 +105,29 @@ class RefreshKeys(msgspec.Struct, frozen=True, tag_field="is", tag="refresh_keys
     issuer_id: str
 
 
+class Worked(msgspec.Struct, frozen=True, tag_field="is", tag="worked"):
+    """What a worker did at sources with a meter since it said so last. Instants on the monotonic clock.
+
+    `open`: source id -> when the oldest attempt began that is under way there, `at_ns` when there is none: what began
+    before and ended has been told. `calls`: (source id, call, began, ended, work).
+    """
+
+    epoch: str
+    at_ns: int
+    open: dict[str, int]
+    calls: list[tuple[str, int, int, int, int]]
+    lost_ns: int = 0
+    """Calls that ended until then are not all told; 0: they are."""
+
+
+class Measured(msgspec.Struct, frozen=True, tag_field="is", tag="measured"):
+    """The energy of calls of this epoch: (call, microjoules)."""
+
+    epoch: str
+    method: str
+    calls: list[tuple[int, int]]
+
+
 class Ping(msgspec.Struct, frozen=True, tag_field="is", tag="ping"):
     """Are you there? Answered by the worker's end itself."""
 
@@ -111,8 +136,8 @@ class Pong(msgspec.Struct, frozen=True, tag_field="is", tag="pong"):
     """The answer to Ping."""
 
 
-ToWorker = Configure | NewSnapshot | Reload | Stop | Ping
-ToNode = Ready | Runs | Rejected | RefreshKeys | Pong
+ToWorker = Configure | NewSnapshot | Reload | Stop | Measured | Ping
+ToNode = Ready | Runs | Rejected | RefreshKeys | Worked | Pong
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -209,7 +234,7 @@ async def node_end(
 
 
 async def worker_end(
-    on_message: Callable[[Configure | NewSnapshot | Reload | Stop], None],
+    on_message: Callable[[Configure | NewSnapshot | Reload | Stop | Measured], None],
     on_closed: Callable[[LinkError | None], None],
     fd: int = LINK_FD,
 ) -> WorkerEnd:

@@ -34,8 +34,9 @@ from interlock import __version__
 from interlock.errors import ConfigError, InterlockError, Unavailable
 from interlock.gateway.feed import DatabaseStore, SnapshotFeed, Store
 from interlock.gateway.jwks import JwksFetcher
-from interlock.gateway.link import Configure, NewSnapshot, Rejected
+from interlock.gateway.link import Configure, NewSnapshot, Rejected, Worked
 from interlock.gateway.listen import Listening
+from interlock.gateway.metered import MeterService
 from interlock.gateway.slots import Slot
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
@@ -43,11 +44,12 @@ from interlock.gateway.tls import check as check_tls
 from interlock.metering.limits import LimitTable
 from interlock.settings import Settings, load
 from interlock.sources.board import Board
+from interlock.sources.meters import Meter, open_meter
 from interlock.storage.nodes import Node as NodeRow
 from interlock.telemetry.logs import setup_logging
 from interlock.telemetry.metrics import Metrics, fill_process
 from interlock.types.clock import Clock, SystemClock
-from interlock.types.source import Source
+from interlock.types.source import EnergyMeter, Source
 
 log = logging.getLogger("interlock.gateway.node")
 
@@ -91,11 +93,13 @@ class GatewayNode:
         *,
         store: Store | None = None,
         watcher: Callable[[Board, Settings, Clock, Metrics], Watcher] | None = None,
+        meter: Callable[[EnergyMeter], Meter] = open_meter,
         ready: Callable[[Running], None] = lambda _running: None,
         worker_module: str = WORKER_MODULE,
     ) -> None:
         """`store`: where snapshots come from (default: the database of the settings); `watcher`: what follows the
-        sources' load (default: LoadWatcher). Opens nothing yet. Raises ConfigError without a store or a database."""
+        sources' load (default: LoadWatcher); `meter` opens energy meters. Opens nothing yet. Raises ConfigError without
+        a store or a database."""
         if store is None and not settings.database_url:
             raise ConfigError("database_url is not set: a gateway needs the database of its cell", param="database_url")
         self.settings = settings
@@ -105,6 +109,7 @@ class GatewayNode:
         self.workers = settings.workers or len(os.sched_getaffinity(0))
         self._store = store or DatabaseStore(settings.database_url, settings)
         self._watcher = watcher or load_watcher
+        self._meter = meter
         self._ready = ready
         self._worker_module = worker_module
         self._stopping = asyncio.Event()
@@ -171,6 +176,9 @@ class GatewayNode:
             )
             for number in range(self.workers)
         ]
+        self.meters = MeterService(
+            self.name, lambda: self.slots, self.metrics, self.clock, settings.energy_sample_ms, self._meter
+        )
         self.metrics.before_publish(self._fill)
 
     async def _serve(self) -> None:
@@ -182,6 +190,7 @@ class GatewayNode:
                 ("snapshot feed", self.feed.run),
                 ("load watcher", self.watcher.run),
                 ("issuer keys", self.jwks.run),
+                ("energy meters", self.meters.run),
                 ("housekeeping", self._housekeeping),
             )
         ]
@@ -236,6 +245,7 @@ class GatewayNode:
 
     def _follow(self, view: SnapshotView) -> None:
         self.watcher.update(view.sources)
+        self.meters.update(view.sources)
         hours = {source.name: max((m.price.hour_nusd for m in source.models), default=0) for source in view.sources}
         self._hours = {name: hour_nusd for name, hour_nusd in hours.items() if hour_nusd}
         issuers = view.part_hash("issuers")
@@ -286,6 +296,7 @@ class GatewayNode:
         """See `slots.Host`."""
         self.board.clear_worker(slot)
         self.limits.clear_worker(slot)
+        self.meters.died(slot)
         if not self._stopping.is_set():
             self.metrics.worker_restarts.add()
 
@@ -309,6 +320,10 @@ class GatewayNode:
     def refresh_keys(self, issuer_id: str) -> None:
         """See `slots.Host`."""
         self.jwks.request(issuer_id)
+
+    def worked(self, slot: int, message: Worked) -> None:
+        """See `slots.Host`."""
+        self.meters.worked(slot, message)
 
     # -- the rest
 

@@ -238,7 +238,7 @@ class Run:
             runtime.board.success(attempt.link.row)
             self._judged = True
         self._settle(usage, now_ns)
-        cost, energy = self._metered(attempt, usage)
+        cost, energy = self._metered(attempt, usage, now_ns, len(body))
         outcome = Outcome(
             call.number,
             now_ns,
@@ -274,13 +274,16 @@ class Run:
             return
         runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))
 
-    def _metered(self, attempt: Attempt | None, usage: Usage) -> tuple[Cost, Energy]:
+    def _metered(self, attempt: Attempt | None, usage: Usage, now_ns: int, body_bytes: int) -> tuple[Cost, Energy]:
         """What the usage cost and took where the call ended."""
         if attempt is None:
             return NO_COST, NO_ENERGY
         rates, estimate = attempt.link.meters(attempt.offer)
         if usage is NOTHING_USED:
             return rates.nothing, estimate.nothing
+        desk = self.runtime.desk
+        if desk is not None and attempt.link.source.id in desk.metered:
+            desk.ended(self.call.number, attempt, usage, now_ns, body_bytes)
         return rates.cost(usage), estimate.energy(usage)
 
     def _outcome_durable(

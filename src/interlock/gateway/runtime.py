@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interlock.gateway.identify import Authenticator
     from interlock.gateway.run import Run
     from interlock.gateway.state import State
+    from interlock.gateway.worked import Desk
     from interlock.ledger.log import RecordLog
     from interlock.metering.limits import LimitTable
     from interlock.settings import Settings
@@ -75,6 +76,8 @@ class Runtime:
         """First-byte latency by offer key, in millionths, as this worker has seen it. Recorded with each decision's
         candidates, so that a replay does not need it."""
         self.on_finished: Callable[[Run, Outcome], None] | None = None
+        self.desk: Desk | None = None
+        """Where calls at metered sources are told; None while there is no such source."""
         self._mean_us: dict[str, int] = {}
         self._seed = seed
         self._tallies: dict[tuple[str, str, str], Tally] = {}

@@ -21,6 +21,7 @@ from typing import Protocol
 from interlock.gateway.link import (
     Configure,
     LinkError,
+    Measured,
     NewSnapshot,
     NodeEnd,
     Ping,
@@ -32,6 +33,7 @@ from interlock.gateway.link import (
     Runs,
     Stop,
     ToNode,
+    Worked,
     node_end,
 )
 from interlock.types.clock import Clock
@@ -68,6 +70,9 @@ class Host(Protocol):
 
     def refresh_keys(self, issuer_id: str) -> None:
         """The slot's worker met an unknown key id of this issuer."""
+
+    def worked(self, slot: int, message: Worked) -> None:
+        """The slot's worker tells what it did at sources with a meter."""
 
 
 class Slot:
@@ -126,10 +131,9 @@ class Slot:
             log.error("worker %d did not stop within %d ms and is killed", self.number, grace_ms)
             _signal(process, signal.SIGKILL)
 
-    def send(self, message: NewSnapshot | Reload) -> None:
-        """Tell the worker something; one that is just starting hears it after its configuration."""
-        if self._end is not None:
-            self._end.send(message)
+    def send(self, message: NewSnapshot | Reload | Measured) -> bool:
+        """Tell the worker something; one that is just starting hears it after its configuration. False without one."""
+        return self._end is not None and self._end.send(message)
 
     def look(self) -> None:
         """Ask a ready worker for a sign of life, and end one that has given none for too long. Called every second."""
@@ -205,6 +209,8 @@ class Slot:
                 self._host.rejected(self.number, message)
             case RefreshKeys():
                 self._host.refresh_keys(message.issuer_id)
+            case Worked():
+                self._host.worked(self.number, message)
 
     def _closed(self, process: Process) -> Callable[[LinkError | None], None]:
         def closed(error: LinkError | None) -> None:

@@ -27,6 +27,7 @@ from interlock.gateway.identify import Authenticator
 from interlock.gateway.jwks import KeyStore
 from interlock.gateway.link import (
     Configure,
+    Measured,
     NewSnapshot,
     Ready,
     RefreshKeys,
@@ -47,6 +48,7 @@ from interlock.gateway.state import State, build_state
 from interlock.gateway.tls import ServerTls
 from interlock.gateway.tokens import TokenVerifier
 from interlock.gateway.trace import tell
+from interlock.gateway.worked import Desk
 from interlock.ledger.log import RecordLog
 from interlock.ledger.recovery import recover_beside
 from interlock.metering.limits import LimitTable
@@ -147,6 +149,8 @@ class Worker:
             seed=secrets.randbits(63),
         )
         self.tokens.update(self.view.issuers)
+        self.desk = Desk(config.node, self.record_log, self.clock, self._tell)
+        self._meter_sources(self.view)
         self.metrics.before_publish(self._fill_metrics)
         self._tracer = open_tracer(settings, __version__, config.node, os.urandom)
         if self._tracer is not None:
@@ -158,6 +162,7 @@ class Worker:
         self._every(SWEEP_S, self._sweep)
         self._every(settings.metrics_interval_ms / 1000, self.metrics.publish)
         self._every(settings.credential_check_ms / 1000, self._check_credentials)
+        self._every(settings.energy_sample_ms / 1000, self._report_work)
         if self._tls is not None:
             self._every(settings.tls_reload_interval_ms / 1000, self._check_certificate)
         gc.collect()
@@ -225,6 +230,8 @@ class Worker:
             self.stop(message.grace_ms)
         elif isinstance(message, Reload):
             self.credentials.check(float("inf"))
+        elif isinstance(message, Measured):
+            self.desk.measured(message)
 
     def _take(self, message: NewSnapshot) -> None:
         runtime = self.runtime
@@ -249,6 +256,7 @@ class Worker:
         self.view, runtime.state = view, state
         if old.part_hash("issuers") != view.part_hash("issuers"):
             self.tokens.update(view.issuers)
+        self._meter_sources(view)
         self._cut_revoked(view)
         self._retire_links(before, state)
         self._tell(Runs(view.version))
@@ -290,6 +298,15 @@ class Worker:
             else:
                 self._retired.discard(link)
                 self.loop.create_task(link.pool.close())
+
+    def _meter_sources(self, view: SnapshotView) -> None:
+        assert self.runtime is not None  # noqa: S101 - called after start
+        self.desk.update(view.sources)
+        self.runtime.desk = self.desk if self.desk.metered else None
+
+    def _report_work(self) -> None:
+        assert self.runtime is not None  # noqa: S101 - periodic tasks begin after start
+        self.desk.report(self.runtime.runs)
 
     def _cut_revoked(self, view: SnapshotView) -> None:
         """End running calls of keys that were revoked with `cut`."""
@@ -386,6 +403,7 @@ class Worker:
             give_up_ns = self.clock.mono_ns() + FINISH_NS
             while (runtime.runs or self.server.connections) and self.clock.mono_ns() < give_up_ns:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
+            await self._last_measured(deadline_ns)
             self.metrics.publish()
         if self._recovery is not None:
             await asyncio.wait([self._recovery], timeout=FINISH_NS / 1e9)
@@ -398,6 +416,16 @@ class Worker:
             await link.pool.close()
         if not self.stopped.done():
             self.stopped.set_result(None)
+
+    async def _last_measured(self, deadline_ns: int) -> None:
+        """Give the node the time to tell what the last calls at metered sources took, as far as the grace allows."""
+        wait_ns = 2 * self.settings.energy_sample_ms * 1_000_000
+        if not self.desk.ended_ns:
+            return
+        until_ns = min(deadline_ns, self.desk.ended_ns + wait_ns)
+        self._report_work()
+        while self.clock.mono_ns() < until_ns:  # noqa: ASYNC110 - answers come in callbacks
+            await asyncio.sleep(POLL_S)
 
 
 def read_pepper(settings: Settings) -> bytes:

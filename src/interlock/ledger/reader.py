@@ -18,6 +18,7 @@ from interlock.types.record import (
     Attempt,
     AttemptEnd,
     Chunk,
+    EnergyMeasured,
     EpochClose,
     EpochOpen,
     EpochRecovered,
@@ -204,7 +205,7 @@ class _EpochTail:
         if isinstance(record, EpochOpen):
             self._to_wall_ns = record.wall_ns - record.mono_ns
             wall_ns = record.wall_ns
-        elif isinstance(record, (Intent, Refusal, Interrupted, EpochRecovered, EpochClose)):
+        elif isinstance(record, (Intent, Refusal, Interrupted, EpochRecovered, EpochClose, EnergyMeasured)):
             wall_ns = record.wall_ns
         elif isinstance(record, Chunk):
             return

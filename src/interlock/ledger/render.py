@@ -13,6 +13,7 @@ from interlock.types.record import (
     Attempt,
     AttemptEnd,
     Chunk,
+    EnergyMeasured,
     EpochClose,
     EpochOpen,
     EpochRecovered,
@@ -102,6 +103,8 @@ def _words(record: Record) -> str:
                 f"{record.state} {record.status} {record.source}::{record.model} {tokens}{cost} "
                 f"in {record.total_us} us {record.code} {record.words}"
             )
+        case EnergyMeasured():
+            return f"{record.uj} uJ ({record.method})"
         case EpochClose():
             return f"after #{record.last_seq}"
         case Interrupted():

@@ -15,6 +15,11 @@ DECLARED = "declared"
 LOW_PERCENT, HIGH_PERCENT = 50, 200
 """The range of declared coefficients that name none: half to double."""
 
+WORK_PER_OUTPUT = 1000
+WORK_PER_INPUT = 100
+"""Weights of tokens when measured energy is split: a prompt token counts a tenth of a completion token, unless
+coefficients say otherwise."""
+
 _Per = tuple[int, int, int]
 """Microjoules per call, per input token, per output token."""
 
@@ -22,7 +27,7 @@ _Per = tuple[int, int, int]
 class Estimate:
     """The coefficients of one model at one source, ready to be applied."""
 
-    __slots__ = ("_high", "_low", "_mid", "_unknown", "method", "nothing", "ug_per_kwh")
+    __slots__ = ("_high", "_low", "_mid", "_unknown", "_work_per_input", "method", "nothing", "ug_per_kwh")
 
     def __init__(self, power: Power) -> None:
         self._mid = _per(power.call_uj, power.input_uj_per_token, power.output_uj_per_token)
@@ -33,8 +38,16 @@ class Estimate:
         if not any(self._high):  # of a snapshot from before there were ranges
             self._low, self._high = _percent(self._mid, LOW_PERCENT), _percent(self._mid, HIGH_PERCENT)
         self._unknown = not self.method
+        _, per_input, per_output = self._mid
+        both = per_input > 0 and per_output > 0
+        self._work_per_input = max(per_input * WORK_PER_OUTPUT // per_output, 1) if both else WORK_PER_INPUT
         self.nothing = Energy(0, 0, 0, self.method, self.ug_per_kwh)
         """The energy of a call that no engine worked on."""
+
+    def work(self, usage: Usage) -> int:
+        """How much of a source's work a call was, beside other calls there; in thousandths of a completion token."""
+        worked = max(usage.prompt_tokens - usage.cached_tokens, 0)
+        return worked * self._work_per_input + usage.completion_tokens * WORK_PER_OUTPUT
 
     def energy(self, usage: Usage) -> Energy:
         """The energy of what was used. Of usage that nobody knows: at what was reserved, at the least nothing."""

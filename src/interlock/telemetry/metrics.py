@@ -94,6 +94,11 @@ class Metrics:
             "interlock_energy_uj_total", "Estimated energy of ended calls in microjoules, as their records have it.",
             ("source", "model"),
         )  # fmt: skip
+        self.energy_metered = self._counter(
+            "interlock_energy_metered_uj_total",
+            "Energy that meters of sources counted, in microjoules, by share: calls or unallocated.",
+            ("source", "share"),
+        )
         self.attempts = self._counter(
             "interlock_attempts_total", "Tries at a source, by how they ended: ok, or an error code.",
             ("source", "outcome"),

@@ -6,6 +6,7 @@
       Chunk ...                   streamed text, before it is forwarded
       AttemptEnd                  that try failed before its first byte, and the next follows
     Outcome                       how the call ended
+    EnergyMeasured                some seconds later, where a meter measures the source: what it took
     EpochClose                    the worker stopped in good order
     Interrupted                   written by a later epoch for an intent whose worker died
 
@@ -209,8 +210,30 @@ class EpochRecovered(msgspec.Struct, frozen=True, array_like=True, tag=10):
     torn_bytes: int
 
 
+class EnergyMeasured(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """The energy of a call that ended before in this epoch, measured: microjoules, by `method`.
+
+    It takes the place of the estimate in the Outcome. Written when the readings are in that it is made of.
+    """
+
+    call: int
+    wall_ns: int
+    uj: int
+    method: str
+
+
 Record = (
-    EpochOpen | Intent | Refusal | Attempt | AttemptEnd | Chunk | Outcome | EpochClose | Interrupted | EpochRecovered
+    EpochOpen
+    | Intent
+    | Refusal
+    | Attempt
+    | AttemptEnd
+    | Chunk
+    | Outcome
+    | EpochClose
+    | Interrupted
+    | EpochRecovered
+    | EnergyMeasured
 )
 
 

@@ -104,6 +104,17 @@ class Power(msgspec.Struct, frozen=True, omit_defaults=True):
     grid: str = ""
 
 
+class EnergyMeter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What measures the energy of a source: devices of the machine on which the gateway node named `node` runs too.
+
+    `devices`: index or UUID of each GPU that the source, and no other, uses.
+    """
+
+    node: str
+    devices: tuple[str, ...]
+    kind: str = "nvml"
+
+
 class Timeouts(msgspec.Struct, frozen=True, omit_defaults=True):
     """Per-source overrides of the gateway's time-outs, in milliseconds. None: the setting of the same name."""
 
@@ -174,6 +185,7 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     models: tuple[Model, ...] = ()
     prefix_cache_salt: bool = True
     """Send vLLM's `cache_salt` per tenant, so that prefix-cache timing does not leak across tenants."""
+    meter: EnergyMeter | None = None
 
 
 class Offer(msgspec.Struct, frozen=True):

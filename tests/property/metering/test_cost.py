@@ -3,7 +3,7 @@
 from fractions import Fraction
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.metering.cost import RATE_MAX, Rates, accrued, unallocated
@@ -50,16 +50,19 @@ def exact(price: Price, usage: Usage) -> Fraction:
     return Fraction(total, 1_000_000) + price.call_nusd
 
 
+@settings(deadline=None)
 @given(prices(), usages())
 def test_a_cost_is_the_exact_sum_rounded_once_half_to_even(price: Price, usage: Usage) -> None:
     assert Rates(price).cost(usage) == Cost(round(exact(price, usage)), "list", "v")  # Fraction rounds half to even
 
 
+@settings(deadline=None)
 @given(prices(), usages())
 def test_a_cost_fits_the_records_and_the_database(price: Price, usage: Usage) -> None:
     assert 0 <= Rates(price).cost(usage).nusd < 2**63
 
 
+@settings(deadline=None)
 @given(prices(), usages(), tokens, tokens)
 def test_nothing_costs_more_than_what_was_reserved_for_it(
     price: Price, usage: Usage, more_prompt: int, more_output: int
@@ -69,6 +72,7 @@ def test_nothing_costs_more_than_what_was_reserved_for_it(
     assert (bound.price, bound.version) == ("list", "v")
 
 
+@settings(deadline=None)
 @given(prices(), tokens, tokens)
 def test_the_reservation_is_reached_by_no_less_than_the_dearest_tokens(
     price: Price, prompt: int, completion: int
@@ -87,6 +91,7 @@ def test_the_reservation_is_reached_by_no_less_than_the_dearest_tokens(
     assert Rates(flat).bound(prompt, completion).nusd == dearest
 
 
+@settings(deadline=None)
 @given(prices(tiers=False), usages(), tokens)
 def test_more_tokens_never_cost_less(price: Price, usage: Usage, more: int) -> None:
     rates = Rates(price)
@@ -97,6 +102,7 @@ def test_more_tokens_never_cost_less(price: Price, usage: Usage, more: int) -> N
     assert rates.cost(more_prompt).nusd >= least
 
 
+@settings(deadline=None)
 @given(prices(tiers=False), usages(), usages())
 def test_two_calls_cost_what_one_of_both_would_but_for_one_rounding(price: Price, one: Usage, other: Usage) -> None:
     rates = Rates(price)
@@ -111,6 +117,7 @@ def test_two_calls_cost_what_one_of_both_would_but_for_one_rounding(price: Price
     assert abs(rates.cost(both).nusd + price.call_nusd - apart) <= 1
 
 
+@settings(deadline=None)
 @given(rates, usages())
 def test_a_cached_token_is_not_billed_as_input_too(rate: int, usage: Usage) -> None:
     """With cached tokens free, each that is cached takes a whole input token off."""
@@ -121,6 +128,7 @@ def test_a_cached_token_is_not_billed_as_input_too(rate: int, usage: Usage) -> N
     assert everything.cost(usage) == everything.cost(Usage(usage.prompt_tokens)), "each prompt token exactly once"
 
 
+@settings(deadline=None)
 @given(prices(), tokens, tokens, tokens, tokens)
 def test_a_source_that_reports_more_cached_than_prompt_tokens_is_not_paid_for_them(
     price: Price, prompt: int, cached: int, written: int, completion: int
@@ -129,6 +137,7 @@ def test_a_source_that_reports_more_cached_than_prompt_tokens_is_not_paid_for_th
     assert cost.nusd <= Rates(price).bound(prompt, completion).nusd
 
 
+@settings(deadline=None)
 @given(prices(), tokens, tokens)
 def test_unknown_usage_costs_what_was_reserved(price: Price, prompt: int, completion: int) -> None:
     rates = Rates(price)
@@ -138,6 +147,7 @@ def test_unknown_usage_costs_what_was_reserved(price: Price, prompt: int, comple
 instants = st.integers(0, 4 * 10**18)
 
 
+@settings(deadline=None)
 @given(st.integers(0, RATE_MAX), st.lists(instants, min_size=2, max_size=20))
 def test_hours_add_up_however_they_are_cut(hour_nusd: int, cuts: list[int]) -> None:
     cuts.sort()
@@ -146,6 +156,7 @@ def test_hours_add_up_however_they_are_cut(hour_nusd: int, cuts: list[int]) -> N
     assert abs(sum(parts) - Fraction(hour_nusd * (cuts[-1] - cuts[0]), 3_600_000_000_000)) < 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, RATE_MAX), instants, instants, st.integers(0, 10**18))
 def test_what_is_charged_and_what_is_idle_are_the_price_of_the_hours(
     hour_nusd: int, start: int, end: int, charged: int

@@ -64,6 +64,7 @@ sources:
   gpu_hour: {usd: 2.5, gpus: 2, input_tokens_per_s: 9000, output_tokens_per_s: 1200}
   power: {input_uj_per_token: 90000, output_uj_per_token: 2000000, uj_per_call: 5, low_percent: 80, high_percent: 130}
   carbon: {g_per_kwh: 380.5, basis: "grid operator, 2025"}
+  meter: {node: gpu-host, devices: [0, GPU-5c1d]}
 policies:
 - {id: eu, template: region-stays-in-region, parameters: {regions: [eu]}}
 aliases:

@@ -13,7 +13,7 @@ import pytest
 from genai_prices.data import providers
 from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, Provider, Tier, TieredPrices
 from genai_prices.types import Usage as ListUsage
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.control.documents import GpuHourSpec, ModelSpec, PriceSpec, SourceSpec
@@ -41,6 +41,7 @@ def _info(prices: ModelPrice | list[ConditionalPrice]) -> ModelInfo:
     return ModelInfo(id="m", match=model.match, prices=prices)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(ALL),
     st.integers(0, 2_000_000),

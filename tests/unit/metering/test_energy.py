@@ -1,6 +1,6 @@
 """Energy from tokens: ranges, what is unknown, and carbon."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.metering.energy import COEFFICIENT_MAX, Estimate
@@ -45,6 +45,7 @@ def test_carbon_is_rounded_half_to_even() -> None:
     assert [Energy(1_800_000_000_000 * odd, 0, 0, "m", 1).co2e_ug for odd in (1, 3, 5)] == [0, 2, 2]
 
 
+@settings(deadline=None)
 @given(coefficients, coefficients, coefficients, tokens, tokens, tokens)
 def test_an_energy_lies_in_its_range_and_fits_the_record(
     call: int, per_input: int, per_output: int, prompt: int, cached: int, completion: int
@@ -53,6 +54,7 @@ def test_an_energy_lies_in_its_range_and_fits_the_record(
     assert 0 <= energy.low_uj <= energy.uj <= energy.high_uj < 2**63
 
 
+@settings(deadline=None)
 @given(coefficients, tokens, tokens)
 def test_cached_tokens_take_nothing(per_input: int, prompt: int, cached: int) -> None:
     estimate = Estimate(Power(per_input, 1))

@@ -20,6 +20,7 @@ from interlock.storage.table import Stored
 from interlock.types.identity import DataClass
 from interlock.types.source import (
     CredentialRef,
+    EnergyMeter,
     Labels,
     Model,
     Source,
@@ -219,7 +220,14 @@ def _declared(source: _S, spec: SourceSpec) -> _S:
         egress_proxy_credential=restate(spec.egress_proxy_credential, CredentialRef),
         extra_fields=spec.extra_fields,
         prefix_cache_salt=spec.prefix_cache_salt,
+        meter=_meter(spec),
     )
+
+
+def _meter(spec: SourceSpec) -> EnergyMeter | None:
+    if spec.meter is None:
+        return None
+    return EnergyMeter(spec.meter.node, tuple(str(device) for device in spec.meter.devices), spec.meter.kind)
 
 
 def refresh(tx: Tx, name: str, found: Found) -> bool:

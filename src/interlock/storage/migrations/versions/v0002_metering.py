@@ -1,4 +1,4 @@
-"""The request class of an alias.
+"""The request class of an alias, and what measures a source's energy.
 
 Revision: 0002
 """
@@ -14,5 +14,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Aliases give a label to calls that name none."""
+    """Two columns; what is stored has neither."""
+    op.execute("ALTER TABLE interlock.sources ADD COLUMN meter jsonb")
     op.execute("ALTER TABLE interlock.aliases ADD COLUMN request_class text NOT NULL DEFAULT ''")
