@@ -97,10 +97,9 @@ def _words(record: Record) -> str:
         case Outcome():
             usage = record.usage
             tokens = f"{usage.prompt_tokens}+{usage.completion_tokens} tokens ({usage.origin})"
-            return (
-                f"{record.state} {record.status} {record.source}::{record.model} {tokens} in {record.total_us} us "
-                f"{record.code} {record.words}"
-            )
+            took = f"in {record.total_us / 1e6:.3f} s"
+            where = f"{record.source}::{record.model}"
+            return f"{record.state} {record.status} {where} {tokens} {took} {record.code} {record.words}"
         case EpochClose():
             return f"after #{record.last_seq}"
         case Interrupted():
