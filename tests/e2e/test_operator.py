@@ -176,7 +176,8 @@ def test_a_call_is_explained_and_on_record(demo: Stack, rosa: str) -> None:
     assert told.code == 0
     assert "local::smollm2" in told.out
     assert "spare::smollm2" in told.out
-    assert "permitted: " in told.out
+    assert "Permitted:" in told.out
+    assert "  local: 0 waiting" in told.out, "sources by name, not by id"
     assert demo.ok("route", "explain", request_id)["state"] == "completed"
     mine = [r for r in demo.ok_lines("ledger", "tail", "--since", "1m") if r.get("request_id") == request_id]
     assert [r["kind"] for r in mine] == ["Intent", "Attempt", "Outcome"]

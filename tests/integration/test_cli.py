@@ -123,6 +123,9 @@ def test_sources(shell: Shell, file: str) -> None:
     assert shell.json("source", "show", "local")["drained"]
     assert "in use" in shell.run("source", "undrain", "local")[1]
     assert shell.run("source", "refresh", "local")[0] == 0
+    code, out, _ = shell.run("source", "show", "local")
+    assert code == 0
+    assert "  limits    saturated above " in out
     code, out, _ = shell.run("source", "refresh", "cloud")
     assert (code, "refused the connection" in out) == (1, True)
 

@@ -1,6 +1,7 @@
 """Two vLLM instances, one `interlock up` configured by `interlock apply`, for the whole run.
 
-`near` (eu) is cheap and saturates early; `far` (us) costs more and also serves a LoRA adapter. What each test leaves
+`near` (eu) is cheap, saturates early, and has no tool parser; `far` (us) costs more, has one, and also serves a LoRA
+adapter. What each test leaves
 behind is what the next one finds, except that an instance that was ended is started again.
 """
 
@@ -37,7 +38,8 @@ def _instances_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[s
     folder = tmp_path_factory.mktemp("vllm")
     lora = ("--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"{ADAPTER}={make_adapter(folder)}")
     near = Vllm("near", free_port(), folder / "near.log")
-    far = Vllm("far", free_port(), folder / "far.log", lora)
+    tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+    far = Vllm("far", free_port(), folder / "far.log", lora + tools)
     _instances.extend((near, far))
     _logs.extend((f"vLLM {instance.name}", instance.log) for instance in _instances)
     with ended(_instances):
@@ -81,7 +83,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.vllm)
-            item.add_marker(pytest.mark.timeout(1200))
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,7 +33,7 @@ SLOTS = 2
 """Requests that one instance works on at a time; the others wait in its queue."""
 CACHE_BLOCK = 128
 """Tokens in a block of the prefix cache, on CPUs."""
-READY_S = 300.0
+READY_S = 600.0
 LOG_SHOWN = 6000
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",

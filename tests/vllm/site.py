@@ -48,13 +48,13 @@ class Tap:
         self._listener.close()
 
     def bodies(self) -> list[dict[str, Any]]:
-        """JSON bodies of the requests since the last look."""
+        """JSON bodies of the calls since the last look, without what discovery asks."""
         found: list[dict[str, Any]] = []
         for connection in self._sent:
             sent = bytes(connection)
             del connection[: len(sent)]
             found += [json.loads(sent[m.end() : m.end() + int(m[1])]) for m in _POST.finditer(sent)]
-        return found
+        return [body for body in found if "min_tokens" not in body]
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -101,6 +101,7 @@ def document(vllm: dict[str, Vllm], tap: Tap) -> dict[str, Any]:
         "granted_to": ["acme", "globex"],
         "labels": {"region": "us"},
         "price": {"input_usd_per_mtok": 2, "output_usd_per_mtok": 4},
+        "limits": {"waiting_max": 64},  # takes whatever overflows
     }
     tapped = [
         {"name": f"tapped-{rule}", "kind": "vllm", "url": tap.url, "granted_to": ["initech", "umbrella"]}
@@ -189,10 +190,11 @@ class Site:
         names = {source["id"]: source["name"] for source in self.up.ok("source", "list")}
         return {names[source_id]: reading for source_id, reading in intent.route.readings}
 
-    def gauge(self, name: str, source: str) -> float:
-        """A gauge of the gateway's own metrics; -1 when it is not there."""
+    def gauge(self, name: str, source: str, **more: str) -> float:
+        """A gauge of the gateway's own metrics; -1 when it is not there. `more`: its other labels."""
         page = fetch(self.up.gateway, "/metrics").body.decode()
-        found = re.search(rf'^{name}\{{source="{source}"\}} (\S+)$', page, re.MULTILINE)
+        labels = ",".join(f'{label}="{value}"' for label, value in {"source": source, **more}.items())
+        found = re.search(rf"^{name}\{{{labels}\}} (\S+)$", page, re.MULTILINE)
         return float(found[1]) if found else -1
 
     def settle(self, timeout_s: float = 120) -> None:

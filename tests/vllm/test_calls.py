@@ -75,10 +75,35 @@ def test_completions_streamed_and_not(site: Site) -> None:
     assert [choice.index for choice in several.choices] == [0, 1]
 
 
-def test_tools_without_a_parser_are_refused_in_the_engines_words(site: Site) -> None:
-    with site.client() as client, pytest.raises(openai.BadRequestError) as refused:
+def test_tools_go_where_there_is_a_parser(site: Site) -> None:
+    """`near` is preferred, and would refuse them."""
+    given: dict[str, Any] = {"model": MODEL, "tools": [TOOL], "max_tokens": 40, "temperature": 0}
+    with site.client() as client:
+        raw = client.chat.completions.with_raw_response.create(
+            **given, messages=ASK, tool_choice="required", stream=True
+        )
+        assert raw.headers["x-interlock-source"] == "far"
+        assert "overflow" not in raw.headers["x-interlock-decision"]
+        deltas = [choice.delta for chunk in raw.parse() for choice in chunk.choices]
+        called = [call for delta in deltas for call in delta.tool_calls or []]
+        assert called[0].function is not None
+        assert called[0].function.name == "weather"
+        none = client.chat.completions.with_raw_response.create(**given, messages=ASK, tool_choice="none")
+        assert none.headers["x-interlock-source"] == "near"
+        assert none.parse().choices[0].message.tool_calls in (None, [])
+
+
+def test_tools_that_no_source_can_take_are_refused(site: Site) -> None:
+    with site.client("globex") as client, pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model=MODEL, messages=ASK, tools=[TOOL], max_tokens=8)
-    assert "--enable-auto-tool-choice" in refused.value.message
+    assert refused.value.code == "model_cannot"
+    assert "near cannot do tools" in refused.value.message
+
+
+def test_what_an_engine_refuses_is_refused_in_its_words(site: Site) -> None:
+    with site.client() as client, pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=MODEL, messages=ASK, temperature=9, max_tokens=8)
+    assert "temperature must be in [0, 2], got 9.0" in refused.value.message
     assert refused.value.code == "upstream_refused"
     request_id = refused.value.response.headers["x-interlock-request-id"]
     assert site.outcome(request_id).state == "refused"
@@ -173,7 +198,7 @@ def test_a_gone_reader_frees_the_engine(site: Site) -> None:
     answer = connection.getresponse()
     request_id = answer.headers["x-interlock-request-id"]
     answer.read1(100)
-    assert site.near.queue()[1] == 1
+    until(lambda: site.near.queue() == (0, 1), 20, "the engine to count it", 0.2)
     answer.close()
     connection.close()
     until(lambda: site.near.queue() == (0, 0), 20, "the engine to stop generating", 0.2)

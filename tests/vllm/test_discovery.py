@@ -32,11 +32,22 @@ def test_models_context_version_and_adapter(site: Site) -> None:
     assert (near["engine"], near["engine_version"]) == ("vllm", VERSION)
     (model,) = near["offers"]
     assert (model["name"], model["context_length"]) == (MODEL, CONTEXT)
-    assert set(model["abilities"]) == {"chat", "completions", "tools", "json_schema", "logprobs"}
+    assert set(model["abilities"]) == {"chat", "completions", "json_schema", "logprobs"}
+    assert "no tool parser" in near["warnings"][0]
     models = {model["name"]: model for model in far["offers"]}
     assert set(models) == {MODEL, ADAPTER}
     assert models[ADAPTER]["parent"] == MODEL
     assert models[ADAPTER]["context_length"] == CONTEXT, "an adapter takes its parent's"
+    assert "tools" in models[MODEL]["abilities"]
+    assert far["warnings"] == []
+
+
+def test_discovery_makes_no_model_work(site: Site) -> None:
+    counts = ("vllm:request_success_total", "vllm:generation_tokens_total", "vllm:prompt_tokens_total")
+    before = [[instance.metric(name) for name in counts] for instance in site.vllm.values()]
+    for name in site.vllm:
+        site.up.ok("source", "refresh", name)
+    assert [[instance.metric(name) for name in counts] for instance in site.vllm.values()] == before
 
 
 def test_callers_see_the_models_they_may_use(site: Site) -> None:

@@ -21,6 +21,8 @@ CLIENTS = 24
 BOUND = 6
 """So many of the clients belong to the tenant that must stay in the EU."""
 EVERY_S = 0.25
+TOKENS = 24
+"""So many that the calls of the bound tenant alone come faster than two slots work them off."""
 OVERFLOW_S = 5.0
 """Longest time from the moment the engine's queue is too long until a call goes elsewhere."""
 RETURN_S = 5.0
@@ -64,7 +66,7 @@ def burst(site: Site) -> list[Served]:
         given: dict[str, Any] = {
             "model": MODEL,
             "messages": [{"role": "user", "content": f"Tell me story number {number}."}],
-            "max_tokens": 12,
+            "max_tokens": TOKENS,
             "extra_body": {"ignore_eos": True},
         }
         if number % 3:
@@ -104,24 +106,32 @@ def test_a_burst_overflows_by_queue_depth_and_comes_back(site: Site) -> None:
     assert len([call for call in calls if call.source == "near"]) > SLOTS
 
     intents = {call.request_id: site.record(call.request_id, Intent) for call in calls}
+    over.sort(key=lambda call: intents[call.request_id].wall_ns)
     readings = [site.readings(intents[call.request_id])["near"] for call in over]
     for reading in readings:
         assert reading.saturated or reading.waiting + reading.inflight_since > WAITING_MAX
+    for call in calls:
+        if call.tenant == "acme" and call.source == "near":
+            reading = site.readings(intents[call.request_id])["near"]
+            assert not reading.saturated
+            assert reading.waiting <= WAITING_MAX
     assert any(reading.waiting > WAITING_MAX for reading in readings), "decided by the engine's own figure"
     deepest = max(near[0] for _, near, _ in queues.seen)
     assert deepest > WAITING_MAX
     began = min(intent.wall_ns for intent in intents.values())
-    first = min(intents[call.request_id].wall_ns for call in over)
+    first = intents[over[0].request_id].wall_ns
     explained = site.up.run("route", "explain", over[0].request_id).out
     assert "waiting" in explained
 
     answer = site.chat()
     assert (answer.status, answer.headers["x-interlock-source"]) == (200, "near")
     assert "overflow" not in answer.headers["x-interlock-decision"]
+    free, r = CLIENTS - BOUND, readings[0]
     note(
-        f"burst of {CLIENTS} in {CLIENTS * EVERY_S:.0f} s: {len(over)} of {CLIENTS - BOUND} free calls overflowed, "
-        f"none of the {BOUND} bound ones; first overflow {(first - began) / 1e9:.1f} s after the first call; the "
-        f"engine's queue was at most {deepest} deep"
+        f"burst of {CLIENTS} in {CLIENTS * EVERY_S:.0f} s: {len(over)} of {free} free calls overflowed "
+        f"({len(over) / free:.0%}), none of the {BOUND} bound ones; the first one {(first - began) / 1e9:.1f} s after "
+        f"the first call, with {r.waiting} waiting, {r.running} running and {r.inflight_since} more of ours not in "
+        f"these figures; the engine's own queue was at most {deepest} deep"
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from interlock.ledger.reader import find_call
-from interlock.types.record import Attempt, AttemptEnd, Chunk
-from tests.e2e.stack import fetch, until
+from interlock.types.record import Attempt, AttemptEnd, Chunk, Intent
+from tests.e2e.stack import Answer, fetch, until
 
 from .conftest import note
 from .engines import MODEL, Vllm
@@ -98,13 +98,19 @@ def test_an_instance_is_lost_and_comes_back(site: Site) -> None:
     assert fetch(site.up.gateway, "/ready").status == 200
 
     site.near.start()
-    answered_at = time.monotonic()
-    until(lambda: site.chat().headers["x-interlock-source"] == "near", 15, "calls to come back")
-    back_s = time.monotonic() - answered_at
+    answered_ns = time.time_ns()
+    answers: list[Answer] = []
+
+    def back() -> bool:
+        answers.append(site.chat())
+        return answers[-1].headers["x-interlock-source"] == "near"
+
+    until(back, 15, "calls to come back")
+    back_s = (site.record(answers[-1].request_id, Intent).wall_ns - answered_ns) / 1e9
     assert site.chat("globex").status == 200
     note(
         f"instance killed mid-stream: the caller was told after {broken.told_s:.2f} s; "
-        f"calls came back {back_s:.1f} s after the instance did"
+        f"the first call that came back was sent {back_s:.1f} s after the instance did"
     )
 
 

@@ -69,13 +69,11 @@ def explain(
         else:
             put(f"{request_id} went nowhere: {words}")
         return
-    told = explain_call(call.intent, [stored.record for stored in call.stored])
+    told = explain_call(call.intent, [stored.record for stored in call.stored], _source_names(home))
     if as_json:
         put_json({"request_id": request_id, "state": call.state, **msgspec.to_builtins(told)})
         return
-    permits = [f"permitted: {reason.words}" for reason in call.intent.permits]
-    put(f"{request_id} ({call.state})", told.asked, told.chosen, *permits, *told.order, *told.rejected)
-    put(*told.readings, *told.tried)
+    put(f"{request_id} ({call.state})", *told.lines())
 
 
 def seconds(text: str) -> int:
@@ -84,6 +82,19 @@ def seconds(text: str) -> int:
     if not number.isdigit() or unit not in _UNITS_S:
         raise BadRequest(f"--since {text!r}: a number and s, m, h or d, such as 10m", param="since")
     return int(number) * _UNITS_S[unit]
+
+
+def _source_names(home: str) -> dict[str, str]:
+    """Names of sources by id, from the snapshot that this machine's node has stored; none when it has none."""
+    from interlock.errors import SnapshotError
+    from interlock.gateway.snapshot_folder import SnapshotFolder
+
+    path = settings_of(home).home_path("node", "snapshot")
+    try:
+        view = SnapshotFolder(path, deltas_max=1).load(2) if path.is_dir() else None
+    except (OSError, SnapshotError):
+        return {}
+    return {source.id: source.name for source in view.sources} if view is not None else {}
 
 
 def _folder(home: str) -> Path:

@@ -82,20 +82,62 @@ def _act(name: str, verb: str, reason: str, home: str, url: str, as_json: bool) 
 
 
 def _show(item: dict[str, Any]) -> None:
-    put(
-        f"{item['name']}: {item['kind']} at {item['url']}, {'drained' if item['drained'] else 'in use'}",
-        f"  engine    {item['engine'] or '?'} {item['engine_version']}".rstrip(),
-        f"  looked at {item['discovered_at'] or 'never'}",
-    )
-    if item["discovery_error"]:
-        put(f"  error     {item['discovery_error']}")
-    for words in item["warnings"]:
-        put(f"  warning   {words}")
+    put(*told(item))
+
+
+def told(item: dict[str, Any]) -> list[str]:
+    """A source as lines for a person: what it is, for whom, under which bounds, and what was found there."""
+    state = "drained" if item["drained"] else "in use"
+    lines = [f"{item['name']}: {item['kind']} at {item['url']}, {state}"]
+    looked = f"looked at {item['discovered_at']}" if item["discovered_at"] else "never looked at"
+    engine = f"{item['engine'] or '?'} {item['engine_version']}".rstrip()
+    facts = [
+        ("engine", f"{engine}, {looked}"),
+        ("error", item["discovery_error"]),
+        ("for", _for_whom(item)),
+        ("labels", _labels(item["labels"])),
+        ("limits", _limits(item["limits"])),
+        *(("warning", words) for words in item["warnings"]),
+    ]
     for offer in item["offers"]:
-        length = offer["context_length"] or "unknown"
-        put(f"  offers    {offer['name']} (context {length}; {', '.join(offer['abilities'])})")
-        put(f"    price   {price_words(offer.get('price', {}))}")
-        put(f"    energy  {energy_words(offer.get('power', {}))}")
+        facts.append(("offers", _offer(offer)))
+        facts.append(("  price", price_words(offer.get("price", {}))))
+        facts.append(("  energy", energy_words(offer.get("power", {}))))
+    return lines + [f"  {name:<9} {words}" for name, words in facts if words]
+
+
+def _for_whom(item: dict[str, Any]) -> str:
+    if item["tenant"]:
+        return f"tenant {item['tenant']}, which owns it"
+    if "*" in item["granted_to"]:
+        return "every tenant"
+    return ", ".join(item["granted_to"]) or "nobody: it is granted to no tenant"
+
+
+def _labels(given: dict[str, Any]) -> str:
+    words = [
+        f"region {given['region']}" if given.get("region") else "no region",
+        "on-prem" if given.get("on_prem", True) else "outside the trust boundary",
+        f"data up to {given['data_class_max']}" if "data_class_max" in given else "data of any class",
+    ]
+    return ", ".join(words + [f"{name}={value}" for name, value in given.get("extra", {}).items()])
+
+
+def _limits(given: dict[str, Any]) -> str:
+    from interlock.types.source import SourceLimits
+
+    limits = SourceLimits(**given)
+    words = f"saturated above {limits.waiting_max} waiting requests, until {limits.waiting_resume} wait"
+    if limits.concurrency is None:
+        return words
+    return f"{words}; at most {limits.concurrency} of a node's calls at a time"
+
+
+def _offer(offer: dict[str, Any]) -> str:
+    parent = f"adapter of {offer['parent']}; " if offer["parent"] else ""
+    version = f"version {offer['version']}; " if offer["version"] else ""
+    length = offer["context_length"] or "unknown"
+    return f"{offer['name']} ({parent}{version}context {length}; {', '.join(offer['abilities'])})"
 
 
 ORIGINS = {

@@ -99,10 +99,9 @@ def _words(record: Record) -> str:
             usage = record.usage
             tokens = f"{usage.prompt_tokens}+{usage.completion_tokens} tokens ({usage.origin})"
             cost = f", {record.cost.nusd} nUSD ({record.cost.price})" if record.cost.price else ""
-            return (
-                f"{record.state} {record.status} {record.source}::{record.model} {tokens}{cost} "
-                f"in {record.total_us} us {record.code} {record.words}"
-            )
+            took = f"in {record.total_us / 1e6:.3f} s"
+            where = f"{record.source}::{record.model}"
+            return f"{record.state} {record.status} {where} {tokens}{cost} {took} {record.code} {record.words}"
         case EnergyMeasured():
             return f"{record.uj} uJ ({record.method})"
         case EpochClose():

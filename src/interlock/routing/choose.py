@@ -85,7 +85,7 @@ def saturated(offer: Offer, reading: LoadReading) -> bool:
 
 
 def sent_since(reading: LoadReading) -> int:
-    """By how many calls the engine may hold more than it said, through us: those we sent since and still wait for.
+    """By how many calls the engine may hold more than it said, through us: those it did not know of, still waited for.
 
     Calls that ended since made room for as many. So when the engine says how many it held, only what we have in
     flight beyond that counts; else a fast engine with an empty queue would seem saturated by its own throughput.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -15,13 +15,15 @@ from interlock.types.source import LoadReading
 
 REASONS_SHOWN_MAX = 8
 """Reasons that an error to a caller names; the record holds all."""
+_NO_NAMES: Mapping[str, str] = {}
 
 
 class Explanation(msgspec.Struct, frozen=True):
     """Why a call went where it went. Each field is sentences, in the order they are to be read.
 
-    `asked`: what the name stood for. `order`: each candidate, first to last, and why it stands there. `rejected`: each
-    other offer, and why. `readings`: what was known of each source's load. `tried`: what became of the attempts.
+    `asked`: what the name stood for. `permitted`: what policy allows, by which rules. `order`: each candidate, first
+    to last, and why it stands there. `rejected`: each other offer, and why. `readings`: what was known of each source's
+    load. `tried`: what became of the attempts.
     """
 
     asked: str
@@ -30,10 +32,12 @@ class Explanation(msgspec.Struct, frozen=True):
     rejected: tuple[str, ...]
     readings: tuple[str, ...]
     tried: tuple[str, ...] = ()
+    permitted: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The whole explanation as lines of text."""
         sections = (
+            ("Permitted:", self.permitted),
             ("Candidates, first to last:", self.order),
             ("Rejected:", self.rejected),
             ("Load when it was decided:", self.readings),
@@ -82,22 +86,37 @@ def no_candidate(decision: RouteDecision) -> InterlockError:
     return NoCandidate(f"No source can take this call now: {words or 'none is allowed'}.")
 
 
-def explain(target: Target, asked: str, decision: RouteDecision, tried: Sequence[str] = ()) -> Explanation:
-    """A decision in words. `asked`: the model name as the caller wrote it; `tried`: what became of the attempts."""
+def explain(
+    target: Target,
+    asked: str,
+    decision: RouteDecision,
+    tried: Sequence[str] = (),
+    names: Mapping[str, str] = _NO_NAMES,
+) -> Explanation:
+    """A decision in words. `asked`: the model name as the caller wrote it; `tried`: what became of the attempts.
+
+    `names`: of sources, by id; one without a name is told by its id.
+    """
     candidates = decision.candidates
     return Explanation(
         asked=_asked(target, asked, decision),
         chosen=_chosen(decision),
         order=tuple(_place(i, candidates, decision.mode) for i in range(len(candidates))),
         rejected=tuple(f"{r.offer or 'others'}: {r.words} ({r.stage}: {r.code})." for r in decision.rejected),
-        readings=tuple(f"{source_id}: {reading_words(reading)}." for source_id, reading in decision.readings),
+        readings=tuple(f"{names.get(of, of)}: {reading_words(reading)}." for of, reading in decision.readings),
         tried=tuple(tried),
     )
 
 
-def explain_call(intent: Intent, after: Iterable[object] = ()) -> Explanation:
-    """The decision of a recorded call. `after`: the call's other records in order; the attempts among them are told."""
-    return explain(intent.target, intent.features.asked, intent.route, [s for r in after if (s := _tried(r))])
+def explain_call(intent: Intent, after: Iterable[object] = (), names: Mapping[str, str] = _NO_NAMES) -> Explanation:
+    """The decision of a recorded call. `after`: the call's other records in order; the attempts among them are told.
+
+    `names`: as for `explain`.
+    """
+    tried = [s for r in after if (s := _tried(r))]
+    permits = tuple(f"{reason.words}." for reason in intent.permits)
+    told = explain(intent.target, intent.features.asked, intent.route, tried, names)
+    return msgspec.structs.replace(told, permitted=permits)
 
 
 def reading_words(reading: LoadReading) -> str:
@@ -109,7 +128,10 @@ def reading_words(reading: LoadReading) -> str:
     kv = f", KV cache {reading.kv_permille / 10:.1f} % in use" if reading.kv_permille >= 0 else ""
     state = ", saturated" if reading.saturated else ""
     health = "" if reading.healthy else ", unhealthy"
-    return f"{load}, {reading.inflight} of ours in flight ({reading.inflight_since} since){kv}{state}{health}"
+    ours = f", {reading.inflight} of ours in flight"
+    if reading.waiting >= 0 and reading.inflight_since:
+        ours += f" ({reading.inflight_since} of them not in these figures)"
+    return f"{load}{ours}{kv}{state}{health}"
 
 
 def _asked(target: Target, asked: str, decision: RouteDecision) -> str:

@@ -42,7 +42,7 @@ WORKER_WORDS = 4
 
 FAILURES, OPEN_UNTIL, PROBES, PROBES_END, COOL_UNTIL = 2, 3, 4, 5, 6
 LOAD = 8
-"""Eight words: sequence, waiting, running, KV cache permille, flags, read at, calls entered by then, check."""
+"""Eight words: sequence, waiting, running, KV cache permille, flags, read at, calls that are in it, check."""
 COLUMNS = 16
 """A word of each worker: calls ever entered above INFLIGHT_BITS bits of calls in flight.
 All offsets are words in a row; 0 and 1 are its digest."""
@@ -181,8 +181,8 @@ class Board:
     ) -> None:
         """The node tells what it read of an engine (-1: unknown; `read_at_ns` 0: never read) and what it makes of it.
 
-        `entered` is `self.entered(row)` from before the engine was asked: calls sent after that are not yet in its
-        figures. Without it those sent until now count as known to the engine.
+        `entered`: how many of the calls that ever entered are in its figures, `self.entered(row)` from before it was
+        asked or fewer. Without it those sent until now count as known to the engine.
         """
         at = self._first + row * self._stride + LOAD
         sequence = (self._words[at] | 1) + 1
@@ -262,6 +262,11 @@ class Board:
     def inflight(self, row: int) -> int:
         """Calls in flight to a source, over all workers of the node."""
         return self._calls(row) & INFLIGHT_MASK
+
+    def calls(self, row: int) -> tuple[int, int]:
+        """(`inflight`, `entered`) of one moment."""
+        calls = self._calls(row)
+        return calls & INFLIGHT_MASK, calls >> INFLIGHT_BITS
 
     def entered(self, row: int) -> int:
         """Calls that ever entered a source on this node; see `publish`."""

@@ -49,12 +49,12 @@ class SourceClient:
         """GET below the API prefix, or beside it. Raises UpstreamTimeout (`discovery_timeout`) and UpstreamError."""
         return self._ask(path, build_get(self._source, path, self._header, api=api))
 
-    def post_empty(self, path: str) -> Answer:
-        """POST an empty JSON object below the API prefix: asks whether an endpoint exists, without making it work.
+    def post(self, path: str, body: bytes = b"{}") -> Answer:
+        """POST a JSON body below the API prefix. Raises as `get` does.
 
-        Raises as `get` does.
+        What is asked so must be refused: whether an endpoint exists, or what it takes, without making it work.
         """
-        return self._ask(path, build_head(self._source, path, 2, self._header) + b"{}")
+        return self._ask(path, build_head(self._source, path, len(body), self._header) + body)
 
     def _ask(self, path: str, request: bytes) -> Answer:
         if self._pool is None:

@@ -2,7 +2,8 @@
 
 What is asked, by kind (nothing that makes a model work):
 
-    vllm       /v1/models (context length, LoRA parents), /version, /openapi.json (which endpoints exist)
+    vllm       /v1/models (context length, LoRA parents), /version, /openapi.json (which endpoints exist), a chat with
+               a tool and bounds that contradict each other, which is refused for one or the other
     llamacpp   /v1/models, /props (context of a slot, chat template, modalities, build), an empty POST /v1/embeddings
     openai     /v1/models; abilities are assumed from the model's name
 
@@ -33,6 +34,10 @@ _GENERATES: tuple[str, ...] = (
     Ability.logprobs,
 )
 _CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
+_HELLO = [{"role": "user", "content": "Hello."}]
+_TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+_NO_TOOL_PARSER = b"--enable-auto-tool-choice"
+"""In vLLM's answer to a chat with tools when it was started without the two options for them."""
 _EMBEDS = re.compile(r"embed|(^|[/_-])(bge|e5|gte|minilm)([/_-]|$)", re.IGNORECASE)
 _OTHER_TASK = re.compile(r"whisper|tts|dall-e|moderation|transcribe|realtime|rerank|(^|[/_-])image", re.IGNORECASE)
 
@@ -84,6 +89,12 @@ class _Look:
             self.warnings.append("The engine does not tell its version.")
         paths = self._endpoints()
         abilities = self._vllm_abilities(paths)
+        if Ability.tools in abilities and entries and self._refuses_tools(entries[0]["id"]):
+            abilities = tuple(ability for ability in abilities if ability is not Ability.tools)
+            self.warnings.append(
+                "The engine has no tool parser: calls with tools do not go there. "
+                "Start it with --enable-auto-tool-choice and --tool-call-parser."
+            )
         lengths = {entry["id"]: _length(entry) for entry in entries}
         models = []
         for entry in entries:
@@ -107,6 +118,16 @@ class _Look:
         if not chat:
             self.warnings.append("The engine does not list its endpoints: a model that generates text is assumed.")
         return _GENERATES
+
+    def _refuses_tools(self, model: str) -> bool:
+        """Whether it says that it was started without a tool parser. Else it refuses the bounds, and a version that did
+        not would make one token."""
+        question = {"model": model, "messages": _HELLO, "tools": [_TOOL], "max_tokens": 1, "min_tokens": 2}
+        try:
+            answer = self.client.post("/chat/completions", msgspec.json.encode(question))
+        except UpstreamError:
+            return False  # as before: a help, not a need
+        return answer.status == 400 and _NO_TOOL_PARSER in answer.body
 
     def llamacpp(self) -> Discovered:
         entries = self._models()
@@ -141,7 +162,7 @@ class _Look:
         if isinstance(modalities, dict) and modalities.get("vision") is True:
             abilities.append(Ability.vision)
         # 501 without `--embeddings`, 400 ("input must be provided") with it
-        if self.client.post_empty("/embeddings").status == 400:
+        if self.client.post("/embeddings").status == 400:
             abilities.append(Ability.embeddings)
         return tuple(abilities)
 

@@ -4,6 +4,9 @@ A reading is a fact with an age: what is not known is -1, never 0, and the board
 `load_age_ms_max` into unknown. Saturation has hysteresis: above `waiting_max` a source is saturated until its queue is
 at or below `waiting_resume`.
 
+An engine tells its figures once a step, and a step may take seconds. Calls of ours that it has had for a while and does
+not count wait all the same: they are no part of its figures (`LoadReading.inflight_since`), and saturate it.
+
 Health is what `/health` says, and load is what `/metrics` says: a source whose metrics cannot be read is up, with an
 unknown load.
 """
@@ -42,6 +45,8 @@ SAMPLES_MAX = 4096
 """Samples read from one metrics page: five a data-parallel engine."""
 PHASES = 8
 """Sources are read in this many turns of an interval, not all at one instant."""
+TAKEN_UP_NS = 500_000_000
+"""An engine that does not count a call for so long has not taken it up; before that the call may be on its way."""
 _BREAKER_LEVELS = {"closed": 0, "cooling": 0, "half_open": 1, "open": 2}
 
 
@@ -108,13 +113,41 @@ def _whole(value: float | None, scale: int = 1) -> int:
     return -1 if value is None else min(round(value * scale), 1 << 40)
 
 
-def saturated_now(before: bool, waiting: int, limits: SourceLimits) -> bool:
-    """The next state of the hysteresis. An unknown queue changes nothing: the reading's age decides then."""
+class Marks:
+    """How many calls had entered a source some time ago: two looks at the count, TAKEN_UP_NS apart or more."""
+
+    def __init__(self) -> None:
+        self._older = self._newer = (0, 0)
+
+    def settled(self, now_ns: int, entered: int) -> int:
+        """How many had entered TAKEN_UP_NS before `now_ns`, or earlier; `entered`: how many by now."""
+        if now_ns - self._newer[0] >= TAKEN_UP_NS:
+            self._older, self._newer = self._newer, (now_ns, entered)
+        return self._older[1]
+
+
+def not_taken_up(load: Load, inflight: int, lately: int) -> int:
+    """How many of our calls an engine has had for TAKEN_UP_NS and counts neither as waiting nor as running.
+
+    `inflight`: our calls there; `lately`: those among all that were ever sent that came after TAKEN_UP_NS before it was
+    asked, or more. A lower bound, for what others have there is in its figures too; 0 when it does not tell both.
+    """
+    if load.waiting < 0 or load.running < 0:
+        return 0
+    return max(0, inflight - lately - load.waiting - load.running)
+
+
+def saturated_now(before: bool, waiting: int, limits: SourceLimits, apart: int = 0) -> bool:
+    """The next state of the hysteresis. An unknown queue changes nothing: the reading's age decides then.
+
+    `apart`: calls that wait before the engine's own queue (`not_taken_up`). They make a source saturated like others,
+    but only the engine's queue is held to `waiting_resume`: a few readers that stopped reading are in flight for long.
+    """
     if waiting < 0:
         return before
-    if before:
-        return waiting > min(limits.waiting_resume, limits.waiting_max)
-    return waiting > limits.waiting_max
+    if waiting + apart > limits.waiting_max:
+        return True
+    return before and waiting > limits.waiting_resume
 
 
 class _Series(Protocol):
@@ -143,6 +176,10 @@ class LoadMetrics(Protocol):
     @property
     def source_inflight(self) -> _Series: ...
     @property
+    def source_not_taken_up(self) -> _Series: ...
+    @property
+    def source_prefix_tokens(self) -> _Series: ...
+    @property
     def source_breaker(self) -> _Series: ...
     @property
     def source_probes(self) -> _Count: ...
@@ -158,7 +195,10 @@ class _Watch:
         self.load = Load()
         self.read_at_ns = 0
         self.entered: int | None = None
-        """`Board.entered` from before `load` was asked for."""
+        """How many of the calls that ever entered are in `load`."""
+        self.apart = 0
+        """Calls that are not (`not_taken_up`)."""
+        self.marks = Marks()
         self.queue_at_ns = 0
         """When its queue was last known."""
         self.readings = 0
@@ -170,8 +210,8 @@ class _Watch:
         if before is not None and before.source.base_url == source.base_url and before.source.kind is source.kind:
             # its limits or labels changed, the engine is the same
             self.load, self.read_at_ns, self.queue_at_ns = before.load, before.read_at_ns, before.queue_at_ns
-            self.entered, self.saturated = before.entered, before.saturated
-            self.failures, self.healthy = before.failures, before.healthy
+            self.entered, self.saturated, self.apart = before.entered, before.saturated, before.apart
+            self.failures, self.healthy, self.marks = before.failures, before.healthy, before.marks
 
 
 class LoadWatcher:
@@ -310,16 +350,20 @@ class LoadWatcher:
     async def _read_load(self, watch: _Watch) -> str:
         """Read the metrics page; why there is no load in it, or "". Raises UpstreamError when it cannot be read."""
         asked_ns, entered = self._clock.mono_ns(), self._board.entered(watch.row)
+        settled = watch.marks.settled(asked_ns, entered)
         answer = await self._ask(watch, "/metrics")
         if answer.status != 200:
             return f"its metrics page answers with status {answer.status}"
         load = parse_metrics(watch.source.kind, answer.body)
         if load.waiting < 0 and load.running < 0:
             return "its metrics page does not tell how many requests wait and run"
-        watch.load, watch.read_at_ns, watch.entered = load, asked_ns, entered
+        # Of now, not of when it was asked: what has ended meanwhile may be missing in the figures for that reason.
+        inflight, ever = self._board.calls(watch.row)
+        watch.apart = not_taken_up(load, inflight, ever - settled)
+        watch.load, watch.read_at_ns, watch.entered = load, asked_ns, entered - watch.apart
         if load.waiting >= 0:
             watch.queue_at_ns = asked_ns
-        watch.saturated = saturated_now(watch.saturated, load.waiting, watch.source.limits)
+        watch.saturated = saturated_now(watch.saturated, load.waiting, watch.source.limits, watch.apart)
         if asked_ns - watch.queue_at_ns > self._settings.load_age_ms_max * 1_000_000:
             watch.saturated = False
         return ""
@@ -373,6 +417,8 @@ class LoadWatcher:
             metrics.source_running,
             metrics.source_kv_ratio,
             metrics.source_inflight,
+            metrics.source_not_taken_up,
+            metrics.source_prefix_tokens,
             metrics.source_breaker,
         ):
             series.clear()  # so that a source that was removed has no series any more
@@ -386,4 +432,8 @@ class LoadWatcher:
             if reading.kv_permille >= 0:
                 metrics.source_kv_ratio.set(labels, reading.kv_permille)
             metrics.source_inflight.set(labels, reading.inflight)
+            metrics.source_not_taken_up.set(labels, watch.apart if reading.waiting >= 0 else 0)
+            for kind, tokens in (("queried", watch.load.prefix_queries), ("hit", watch.load.prefix_hits)):
+                if tokens >= 0:
+                    metrics.source_prefix_tokens.set((watch.source.name, kind), tokens)
             metrics.source_breaker.set(labels, _BREAKER_LEVELS[board.breaker_state(watch.row, now_ns)])

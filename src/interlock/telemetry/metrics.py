@@ -166,6 +166,18 @@ class Metrics:
             "interlock_source_kv_ratio", "Share of the engine's KV cache in use.", one, "max", 1000
         )
         self.source_inflight = self._gauge("interlock_source_inflight", "This node's calls at the source.", one, "max")
+        self.source_not_taken_up = self._gauge(
+            "interlock_source_not_taken_up",
+            "Of these, those that it has had for half a second and does not count as waiting or running.",
+            one,
+            "max",
+        )
+        self.source_prefix_tokens = self._gauge(
+            "interlock_source_prefix_tokens",
+            "Prompt tokens looked up in the engine's prefix cache since it started, by kind: queried, hit.",
+            ("source", "kind"),
+            "max",
+        )
         self.source_breaker = self._gauge(
             "interlock_source_breaker", "Circuit breaker: 0 closed, 1 half-open, 2 open.", one, "max"
         )

@@ -59,6 +59,8 @@ class ScriptedEngine:
         self.default: Script = default or answers.answer()
         self.pages: dict[str, Script] = pages.pages_of(kind, models, self.load)
         self.requests: list[Received] = []
+        self.tool_parser = True
+        """Of a vLLM: whether it was started with the options for tools."""
         self.connections = 0
         self.open_connections = 0
         self.closes_on_accept = 0
@@ -80,8 +82,8 @@ class ScriptedEngine:
 
     @property
     def calls(self) -> list[Received]:
-        """The requests that were not for a page: inference calls."""
-        return [r for r in self.requests if r.path.partition("?")[0] not in self.pages]
+        """The requests that were neither for a page nor such as every vLLM refuses: inference calls."""
+        return [r for r in self.requests if r.path.partition("?")[0] not in self.pages and not self._is_refused(r)]
 
     def script(self, *scripts: Script) -> None:
         """Queue scripts for the next inference calls, one each, in order of arrival."""
@@ -97,7 +99,12 @@ class ScriptedEngine:
         page = self.pages.get(received.path.partition("?")[0])
         if page is not None:
             return page
+        if self._is_refused(received):
+            return pages.vllm_refusal(received, self.tool_parser)
         return self._queue.popleft() if self._queue else self.default
+
+    def _is_refused(self, received: Received) -> bool:
+        return self.kind == "vllm" and pages.vllm_refuses(received)
 
     def connection_opened(self, connection: _Connection) -> int | None:
         """Count a connection; None when it is to be closed at once."""

@@ -5,6 +5,7 @@ Forms taken from vLLM 0.32 and llama.cpp's server; "openai" has only `/v1/models
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from interlock.testing.answers import CREATED_S, page
@@ -35,6 +36,22 @@ def pages_of(kind: str, models: tuple[str, ...], load: Load) -> dict[str, Script
         "/props": page(_llamacpp_props(models[0])),
         "/metrics": _llamacpp_metrics(load),
     }
+
+
+def vllm_refuses(received: Received) -> bool:
+    """Whether it is a chat with bounds that contradict each other, as discovery asks."""
+    if not received.path.endswith("/chat/completions") or b'"min_tokens"' not in received.body:
+        return False
+    asked = json.loads(received.body)
+    return bool(asked["min_tokens"] > asked.get("max_tokens", CONTEXT_LENGTH))
+
+
+def vllm_refusal(received: Received, tool_parser: bool) -> Script:
+    """The answer to such a chat: about its bounds, or first about its tools if it was started without a parser."""
+    words = "min_tokens must be less than or equal to max_tokens=1, got 2."
+    if not tool_parser and b'"tools"' in received.body:
+        words = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+    return page({"error": {"message": words, "type": "BadRequestError", "param": None, "code": 400}}, 400)
 
 
 def _openai_model(name: str) -> dict[str, object]:

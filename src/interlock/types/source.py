@@ -200,7 +200,8 @@ class LoadReading(msgspec.Struct, frozen=True, array_like=True):
     """What was known of a source's load when a decision was made. -1 means unknown, never idle.
 
     `waiting`, `running`: requests at the engine. `kv_permille`: KV cache in use. `inflight`: our own calls on this
-    node. `inflight_since`: of these, sent after the reading was taken. `age_ms`: age of the engine's reading.
+    node. `inflight_since`: of these, not in the engine's figures, be it that they were sent after the reading was taken
+    or that the engine had not taken them up. `age_ms`: age of the engine's reading.
     """
 
     waiting: int = -1

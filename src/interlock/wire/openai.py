@@ -62,6 +62,7 @@ class _Chat(_Common):
     max_completion_tokens: Bound | None = None
     tools: list[Raw] | None = None
     functions: list[Raw] | None = None
+    tool_choice: Raw = Raw()
     top_logprobs: int | None = None
 
 
@@ -240,12 +241,13 @@ def _parse_chat(top: Fields, shape: _Shape, request: _Chat, limits: Limits) -> P
 
 
 _ONLY_CHAT: tuple[str, ...] = (_CHAT,)
+_NO_TOOL = Raw(b'"none"')
 _NONE: tuple[str, ...] = ()
 
 
 def _chat_needs(request: _Chat, images: int) -> tuple[str, ...]:
     needs = [_CHAT]
-    if request.tools or request.functions:
+    if (request.tools or request.functions) and request.tool_choice != _NO_TOOL:
         needs.append(Ability.tools.value)
     if images:
         needs.append(Ability.vision.value)

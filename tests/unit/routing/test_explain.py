@@ -82,6 +82,8 @@ def test_every_candidate_and_every_rejection_is_explained() -> None:
     assert "behind because its source is saturated" in told.order[1]
     assert [r.split(":")[0] for r in told.rejected] == ["blind", "broken"]
     assert "failed repeatedly" in text and "12 waiting" in text and "load unknown" in text
+    named = explain(MODEL, "m", decision, names={"src_cloud": "cloud"})
+    assert {"cloud", "src_blind"} <= {r.split(":")[0] for r in named.readings}, "by id only when it has no name"
 
 
 def test_each_kind_of_target_is_told() -> None:
@@ -112,11 +114,11 @@ def test_attempts_are_told_from_the_records() -> None:
 
 
 def test_readings_in_words() -> None:
-    assert reading_words(LoadReading(inflight=2)) == "load unknown, 2 of ours in flight (0 since)"
+    assert reading_words(LoadReading(inflight=2, inflight_since=2)) == "load unknown, 2 of ours in flight"
     full = LoadReading(3, 8, 912, 5, 1, 240, False, True)
     assert reading_words(full) == (
-        "3 waiting, 8 running 240 ms before, 5 of ours in flight (1 since), KV cache 91.2 % in use"
-        ", saturated, unhealthy"
+        "3 waiting, 8 running 240 ms before, 5 of ours in flight (1 of them not in these figures)"
+        ", KV cache 91.2 % in use, saturated, unhealthy"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
 from collections.abc import Iterator
@@ -55,6 +56,29 @@ def test_vllm_with_an_adapter() -> None:
     assert (adapter.name, adapter.parent, adapter.context_length) == ("adapter", "base", 8192)
     assert set(base.abilities) == {"chat", "completions", "tools", "json_schema", "logprobs"}
     assert all(type(ability) is str for ability in base.abilities)
+
+
+def test_vllm_without_a_tool_parser() -> None:
+    with _served("vllm", {}, ("base", "adapter")).in_thread() as engine:
+        engine.tool_parser = False
+        found = _look(engine.base_url, "vllm")
+        assert engine.calls == [], "nothing that makes the model work"
+        (question,) = [r for r in engine.requests if r.method == "POST"]
+        assert json.loads(question.body)["max_tokens"] == 1, "if it did after all, for one token"
+    assert {model.abilities for model in found.models} == {("chat", "completions", "json_schema", "logprobs")}
+    assert "no tool parser" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [faults.never_answers(), faults.closes_at_once(), page({}), page("", 404), page({"error": {"message": "no"}}, 400)],
+    ids=["silent", "closes", "taken", "unknown", "other"],
+)
+def test_tools_are_assumed_when_the_question_is_not_answered(answer: Script) -> None:
+    with _served("vllm", {"/v1/chat/completions": answer}).in_thread() as engine:
+        found = _look(engine.base_url, "vllm", Settings(discovery_timeout_ms=200))
+    assert "tools" in found.models[0].abilities
+    assert found.warnings == ()
 
 
 def test_vllm_that_embeds() -> None:

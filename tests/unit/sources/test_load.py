@@ -15,7 +15,7 @@ from interlock.errors import Unavailable
 from interlock.settings import Settings
 from interlock.sources.board import Board
 from interlock.sources.credentials import CredentialStore
-from interlock.sources.load import Load, LoadWatcher, parse_metrics, saturated_now
+from interlock.sources.load import Load, LoadWatcher, not_taken_up, parse_metrics, saturated_now
 from interlock.telemetry.exposition import render
 from interlock.telemetry.metrics import Metrics
 from interlock.testing import faults
@@ -104,6 +104,30 @@ def test_a_resume_above_the_maximum_cannot_flap() -> None:
     assert not saturated_now(True, 2, limits)
 
 
+@pytest.mark.parametrize(
+    ("load", "inflight", "lately", "expected"),
+    [
+        (Load(0, 1), 14, 2, 11),
+        (Load(3, 8), 14, 2, 1),
+        (Load(30, 8), 14, 2, 0),
+        (Load(0, 0), 50, 500, 0),
+        (Load(-1, 0), 14, 0, 0),
+        (Load(0, -1), 14, 0, 0),
+    ],
+)
+def test_calls_that_an_engine_has_not_taken_up(load: Load, inflight: int, lately: int, expected: int) -> None:
+    assert not_taken_up(load, inflight, lately) == expected
+
+
+def test_calls_not_taken_up_saturate_but_are_not_held_to_the_resume() -> None:
+    limits = SourceLimits(waiting_max=8, waiting_resume=0)
+    assert saturated_now(False, 0, limits, 9)
+    assert saturated_now(False, 5, limits, 4)
+    assert not saturated_now(False, 5, limits, 3)
+    assert not saturated_now(True, 0, limits, 8), "eight readers that stopped reading do not keep it saturated"
+    assert saturated_now(True, 1, limits, 0)
+
+
 class Series:
     """A gauge or counter of a test."""
 
@@ -127,6 +151,7 @@ class Instruments:
         self.source_up, self.source_saturated, self.source_waiting = Series(), Series(), Series()
         self.source_running, self.source_kv_ratio, self.source_inflight = Series(), Series(), Series()
         self.source_breaker, self.source_probes = Series(), Series()
+        self.source_not_taken_up, self.source_prefix_tokens = Series(), Series()
 
 
 SETTINGS = Settings(load_interval_ms=50, probe_timeout_ms=300, health_failures_max=3, load_age_ms_max=400)
@@ -418,6 +443,58 @@ def test_calls_sent_after_the_reading_in_use_are_counted_even_when_later_reading
                 await until(lambda: len(engine.requests) > count + 2)
                 assert it.reading().waiting == 0
                 assert it.reading().inflight_since == 1
+
+    asyncio.run(main())
+
+
+def test_an_engine_whose_figures_lag_is_saturated_by_the_calls_it_does_not_count(tmp_path: Path) -> None:
+    """vLLM tells its figures once a step; a step that takes seconds shows an empty queue all the while."""
+    limits = SourceLimits(waiting_max=3, waiting_resume=0)
+
+    async def main() -> None:
+        async with ScriptedEngine(kind="vllm") as engine, _watching(tmp_path) as it:
+            engine.load.running = 1
+            it.watcher.update([_source(engine, limits=limits)])
+            await until(lambda: it.reading().running == 1)
+            with Board.open(tmp_path / "board.shm", worker=0, settings=SETTINGS) as worker:
+                row = worker.row("src_1")
+                for _ in range(6):
+                    worker.enter(row, None)
+                await until(lambda: it.reading().saturated)
+                reading = it.reading()
+                assert (reading.waiting, reading.inflight, reading.inflight_since) == (0, 6, 5)
+                await until(lambda: it.metrics.source_not_taken_up.values == {("s-src_1",): 5})
+                engine.load.running, engine.load.waiting = 2, 4
+                await until(lambda: it.reading().waiting == 4)
+                assert it.reading().inflight_since == 0, "they are in its figures now"
+                assert it.reading().saturated
+                for _ in range(6):
+                    worker.leave(row)
+                engine.load.running = engine.load.waiting = 0
+                await until(lambda: not it.reading().saturated)
+
+    asyncio.run(main())
+
+
+def test_calls_on_their_way_are_not_held_against_an_engine(tmp_path: Path) -> None:
+    """A fast engine: at each look ten calls are under way that it does not count, never the same for long."""
+    limits = SourceLimits(waiting_max=3, waiting_resume=0)
+
+    async def main() -> None:
+        async with ScriptedEngine(kind="vllm") as engine, _watching(tmp_path) as it:
+            it.watcher.update([_source(engine, limits=limits)])
+            await until(lambda: it.reading().waiting == 0)
+            with Board.open(tmp_path / "board.shm", worker=0, settings=SETTINGS) as worker:
+                row, began = worker.row("src_1"), time.monotonic()
+                for _ in range(10):
+                    worker.enter(row, None)
+                while time.monotonic() - began < 1.5:
+                    await asyncio.sleep(0.01)
+                    for _ in range(10):
+                        worker.enter(row, None)
+                        worker.leave(row)
+                    assert not it.reading().saturated
+                assert it.metrics.source_not_taken_up.values == {("s-src_1",): 0}
 
     asyncio.run(main())
 

@@ -197,6 +197,20 @@ def test_images_are_actions_of_policy(part: dict[str, Any], actions: tuple[str, 
 
 
 @pytest.mark.parametrize(
+    ("choice", "needed"),
+    [
+        ({}, True),
+        ({"tool_choice": "auto"}, True),
+        ({"tool_choice": "required"}, True),
+        ({"tool_choice": "none"}, False),
+    ],
+)
+@pytest.mark.parametrize("field", ["tools", "functions"])
+def test_tools_are_needed_unless_none_may_be_called(field: str, choice: dict[str, Any], needed: bool) -> None:
+    assert ("tools" in chat(**{field: [{"type": "function"}]}, **choice).needs) is needed
+
+
+@pytest.mark.parametrize(
     ("given", "actions"),
     [
         ({"n": 2}, ("multiply",)),
