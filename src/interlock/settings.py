@@ -268,6 +268,13 @@ class Settings:
     # -- control
     control_host: str = setting("127.0.0.1", "Address the admin API listens on.", group="control")
     control_port: int = setting(8081, "Port the admin API listens on; 0: any free one.", group="control", minimum=0)
+    control_tls_cert_file: str = setting(
+        "", "Certificate chain of the admin API (PEM); empty: no TLS.", group="control"
+    )
+    control_tls_key_file: str = setting("", "Private key of that certificate (PEM).", group="control")
+    control_ca_file: str = setting(
+        "", "CA bundle (PEM) that the command line checks an admin API's certificate with.", group="control"
+    )
     admin_body_bytes_max: int = setting(4_000_000, "Largest admin request body.", group="control", minimum=1024)
     page_size_max: int = setting(500, "Most rows of an admin listing.", group="control", minimum=1)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interlock.cli.common import AsJson, Home, Url, client_of, settings_of
+from interlock.cli.common import AsJson, Ca, Home, Url, client_of, settings_of
 from interlock.cli.output import put, put_json
 from interlock.errors import BadRequest, NotFound
 
@@ -81,6 +81,7 @@ def replay(
     request_id: Annotated[str, typer.Argument(help="Id from the x-interlock-request-id header.")],
     home: Home = "",
     url: Url = "",
+    ca: Ca = "",
     as_json: AsJson = False,
 ) -> None:
     """Decide a recorded call again, by policy and route, and say whether it comes out the same. Exit code 3 if not."""
@@ -95,7 +96,7 @@ def replay(
     if call.intent is not None:  # payloads decide nothing, and stay on this machine
         record = msgspec.structs.replace(call.intent, body=b"", parameters={})
     encoded = base64.b64encode(msgspec.msgpack.encode(record)).decode()
-    told = client_of(home, url).call("POST", "/replay", {"record": encoded})
+    told = client_of(home, url, ca).call("POST", "/replay", {"record": encoded})
     if as_json:
         put_json({"request_id": request_id, **told})
     else:

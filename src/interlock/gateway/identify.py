@@ -19,7 +19,7 @@ from interlock.types.snapshot import key_digest
 
 if TYPE_CHECKING:
     from interlock.gateway.snapshot import SnapshotView
-    from interlock.gateway.tokens import TokenVerifier
+    from interlock.identity.tokens import TokenVerifier
     from interlock.types.clock import Clock
 
 _INVALID = "The API key is not valid; check that it was copied whole and belongs to this installation."

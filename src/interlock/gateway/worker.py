@@ -24,7 +24,6 @@ from interlock.gateway.app import Gateway
 from interlock.gateway.http.fallback import Fallback
 from interlock.gateway.http.protocol import Server
 from interlock.gateway.identify import Authenticator
-from interlock.gateway.jwks import KeyStore
 from interlock.gateway.link import (
     Configure,
     NewSnapshot,
@@ -44,9 +43,10 @@ from interlock.gateway.runtime import Runtime
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.gateway.state import State, build_state
-from interlock.gateway.tls import ServerTls
-from interlock.gateway.tokens import TokenVerifier
 from interlock.gateway.trace import tell
+from interlock.identity.certificate import ServerTls, gateway_pair
+from interlock.identity.jwks import KeyStore
+from interlock.identity.tokens import TokenVerifier
 from interlock.ledger.log import RecordLog
 from interlock.ledger.recovery import recover_beside
 from interlock.metering.limits import LimitTable
@@ -186,7 +186,7 @@ class Worker:
         assert self.server is not None  # noqa: S101 - made by start
         settings = self.settings
         if settings.tls_cert_file:
-            self._tls = ServerTls(settings)
+            self._tls = ServerTls(gateway_pair(settings))
         sock = socket.socket(fileno=self.config.listen_fd)
         sock.setblocking(False)
         if settings.gateway_server == "uvicorn":

@@ -20,7 +20,7 @@ from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import Key
 
 from interlock.errors import Unauthenticated, Unavailable
-from interlock.gateway.jwks import KeyStore
+from interlock.identity.jwks import KeyStore
 from interlock.policy.cache import Generations
 from interlock.settings import Settings
 from interlock.types.clock import Clock

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from joserfc import jwk, jws
 
 from interlock.errors import Unauthenticated, Unavailable
-from interlock.gateway.jwks import KeySetFile, KeyStore, file_of, public_keys
-from interlock.gateway.tokens import TokenVerifier
+from interlock.identity.jwks import KeySetFile, KeyStore, file_of, public_keys
+from interlock.identity.tokens import TokenVerifier
 from interlock.settings import Settings
 from interlock.testing.clock import FakeClock
 from interlock.types.identity import DataClass, Issuer, PrincipalKind
-from tests.unit.gateway.issuers import AUDIENCE, EC, EC_384, ED, NAME, NOW_S, RSA, RSA_2, claims, issuer, public, token
+from tests.unit.identity.issuers import AUDIENCE, EC, EC_384, ED, NAME, NOW_S, RSA, RSA_2, claims, issuer, public, token
 
 
 class Bench:
