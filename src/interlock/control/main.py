@@ -26,6 +26,7 @@ from interlock.control.identity import admin_key_path, ensure_admin
 from interlock.control.secrets import ensure_pepper
 from interlock.control.services.base import Tools
 from interlock.control.services.sources import Discover
+from interlock.control.tokens import AdminTokens
 from interlock.control.web import Api
 from interlock.errors import ConfigError, InterlockError
 from interlock.identity.certificate import ServerTls, check, control_pair
@@ -58,7 +59,8 @@ class Control:
         self.discover: Discover = discover or look(settings)
         self.compiler = SnapshotCompiler(self.store, settings, self.tools.clock)
         self.configurator = Configurator(self.store, self.tools, self.discover)
-        self.api = Api(self.store, self.tools, self.configurator, self.compiler)
+        self.tokens = AdminTokens(self.store, self.tools)
+        self.api = Api(self.store, self.tools, self.configurator, self.compiler, self.tokens)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -69,7 +71,11 @@ class Control:
             logger.info("the first administrator's key was written to %s", admin_key_path(self.tools))
         self.compiler.compile_once()
         looking = DiscoveryLoop(self.store, self.tools, self.discover)
-        for name, run in (("compiler", self.compiler.run), ("discovery", looking.run)):
+        for name, run in (
+            ("compiler", self.compiler.run),
+            ("discovery", looking.run),
+            ("issuers", self.tokens.run),
+        ):
             thread = threading.Thread(target=run, args=(self._stop,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)

@@ -21,10 +21,11 @@ from interlock.storage import roles
 from interlock.storage.embedded import EmbeddedPostgres
 from interlock.storage.migrate import HEAD, MIGRATION_LOCK, migrate
 
-_FAILING_STEP = """
+NEXT = f"{int(HEAD) + 1:04}"
+_FAILING_STEP = f"""
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "{NEXT}"
+down_revision = "{HEAD}"
 branch_labels = None
 depends_on = None
 def upgrade():
@@ -89,17 +90,17 @@ def test_a_failing_step_leaves_the_schema_as_it_was(
 ) -> None:
     migrate(postgres_empty_url)
     shutil.copytree(migration.SCRIPTS, tmp_path / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "migrations" / "versions" / "v0002_broken.py").write_text(_FAILING_STEP)
+    (tmp_path / "migrations" / "versions" / f"v{NEXT}_broken.py").write_text(_FAILING_STEP)
     monkeypatch.setattr(migration, "SCRIPTS", tmp_path / "migrations")
-    monkeypatch.setattr(migration, "HEAD", "0002")
+    monkeypatch.setattr(migration, "HEAD", NEXT)
     with _admin(postgres_server, postgres_empty_url) as conn:
         before = _schema(conn)
         with pytest.raises(MigrationError) as caught:
             migrate(postgres_empty_url)
         assert _schema(conn) == before
-        assert conn.execute("SELECT version_num FROM interlock.schema_version").fetchall() == [("0001",)]
+        assert conn.execute("SELECT version_num FROM interlock.schema_version").fetchall() == [(HEAD,)]
     assert caught.value.message == (
-        "the migration failed in the step from schema 0001 to 0002; the schema is as it was:"
+        f"the migration failed in the step from schema {HEAD} to {NEXT}; the schema is as it was:"
         ' invalid input syntax for type integer: "not a number"'
     )
 
