@@ -98,7 +98,11 @@ class Worker:
             changes_max=LIMIT_CHANGES_MAX,
         )
         self.metrics = Metrics(run_dir, str(config.slot), settings, clock)
-        self.snapshots = SnapshotFolder(Path(config.snapshot_dir), deltas_max=settings.snapshot_deltas_max)
+        self.snapshots = SnapshotFolder(
+            Path(config.snapshot_dir),
+            deltas_max=settings.snapshot_deltas_max,
+            catalogs_max=settings.tenant_cache_max,
+        )
         self.credentials = CredentialStore(settings)
         self.pepper = read_pepper(settings)
         self.send: Callable[[ToNode], bool] = lambda _: False
@@ -259,7 +263,7 @@ class Worker:
             view,
             before,
             link=lambda source_id: self._link(by_id[source_id]),
-            policy_cache_max=self.settings.decision_cache_max,
+            settings=self.settings,
             salt_secret=self.pepper,
         )
 
