@@ -203,6 +203,25 @@ class Settings:
         8192, "Decoded keys and principals a worker remembers.", group="snapshot", minimum=16
     )
 
+    tenant_cache_max: int = setting(
+        1024, "Tenants whose models and sources by name a worker keeps ready.", group="snapshot", minimum=1
+    )
+    policy_tenants_max: int = setting(
+        256,
+        "Tenants whose policies a worker keeps parsed; another one's next call parses them.",
+        group="snapshot",
+        minimum=2,
+    )
+    policy_callers_max: int = setting(
+        1024, "Callers whose place among the policies a worker keeps ready.", group="snapshot", minimum=2
+    )
+    policy_tenants_prepared: int = setting(
+        16,
+        "Tenants whose policies are parsed before a new snapshot is used; the others' at their first call.",
+        group="snapshot",
+        minimum=0,
+    )
+
     # -- identity
     jwks_refresh_s: int = setting(300, "Age at which an issuer's keys are fetched again.", group="identity", minimum=5)
     jwks_refetch_min_s: int = setting(
@@ -228,6 +247,9 @@ class Settings:
 
     # -- sources
     load_interval_ms: int = setting(500, "How often an engine's load is read.", group="sources", minimum=50)
+    offers_followed_max: int = setting(
+        4096, "Models at sources whose time to first byte a worker follows.", group="sources", minimum=1
+    )
     load_age_ms_max: int = setting(2000, "Age at which a load reading counts as unknown.", group="sources", minimum=50)
     health_failures_max: int = setting(
         3, "Probes in a row that must fail before a source is down.", group="sources", minimum=1
@@ -274,6 +296,13 @@ class Settings:
     # -- control
     control_host: str = setting("127.0.0.1", "Address the admin API listens on.", group="control")
     control_port: int = setting(8081, "Port the admin API listens on; 0: any free one.", group="control", minimum=0)
+    control_tls_cert_file: str = setting(
+        "", "Certificate chain of the admin API (PEM); empty: no TLS.", group="control"
+    )
+    control_tls_key_file: str = setting("", "Private key of that certificate (PEM).", group="control")
+    control_ca_file: str = setting(
+        "", "CA bundle (PEM) that the command line checks an admin API's certificate with.", group="control"
+    )
     admin_body_bytes_max: int = setting(4_000_000, "Largest admin request body.", group="control", minimum=1024)
     page_size_max: int = setting(500, "Most rows of an admin listing.", group="control", minimum=1)
 

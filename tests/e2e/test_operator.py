@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from interlock.ledger.folder import segment_path
+from interlock.ledger.format import encode, frame
+from interlock.ledger.reader import find_call
+from interlock.types.record import parse_request_id
 
 from .conftest import note
 from .documents import MODEL, written
@@ -185,6 +192,48 @@ def test_a_call_is_explained_and_on_record(demo: Stack, rosa: str) -> None:
     assert "secret sentence" in demo.run("ledger", "tail", "--since", "1m", "--content").out
 
 
+def test_a_call_is_decided_again_from_its_record(demo: Stack, rosa: str, tmp_path: Path) -> None:
+    request_id = demo.chat(rosa, "auto", max_tokens=1).headers["x-interlock-request-id"]
+    told = demo.ok("route", "replay", request_id)
+    assert (told["same"], told["decided"], told["differences"]) == (True, ["resolve", "policy", "route"], [])
+    path = "/tenants/acme/policies"
+    made = demo.admin("POST", path, {"id": "closed", "cedar": "forbid(principal, action, resource);"})
+    assert made.status == 201, made
+    try:
+        until(lambda: demo.chat(rosa, "auto", max_tokens=1).status == 404, 5, "the policy to reach the gateway")
+        denied = demo.chat(rosa, MODEL, max_tokens=1).headers["x-interlock-request-id"]
+        assert demo.ok("route", "replay", denied)["decided"] == ["resolve", "policy"]
+        ran = demo.run("route", "replay", request_id)
+        assert (ran.code, "decided the same on snapshot" in ran.out) == (0, True), "the older one still agrees"
+    finally:
+        demo.admin("DELETE", f"{path}/closed")
+    until(lambda: demo.chat(rosa, "auto", max_tokens=1).status == 200, 5, "the policy to go")
+    forged = tmp_path / "home"
+    shutil.copytree(demo.home / "node" / "log", forged / "node" / "log")
+    forge(forged / "node" / "log", request_id)
+    given = ("route", "replay", request_id, "--home", str(forged), "--url", demo.control)
+    ran = demo.run(*given, environment={"INTERLOCK_ADMIN_KEY": demo.admin_key})
+    assert (ran.code, "differently" in ran.out) == (3, True), ran
+    assert "the order was" in ran.out
+
+
+def forge(log: Path, request_id: str) -> None:
+    """Turn a call's candidates around in its record, with a checksum that is right again."""
+    epoch, call = parse_request_id(request_id)
+    found = find_call(log, request_id)
+    assert found is not None and found.intent is not None and found.intent.call == call
+    route = found.intent.route
+    assert len(route.candidates) > 1
+    turned = msgspec.structs.replace(route, candidates=route.candidates[::-1])
+    stored = found.stored[0]
+    before = frame(stored.seq, encode(found.intent))
+    after = frame(stored.seq, encode(msgspec.structs.replace(found.intent, route=turned)))
+    segment = segment_path(log, epoch, stored.segment)
+    data = segment.read_bytes()
+    assert data[stored.offset : stored.offset + len(before)] == before and len(after) == len(before)
+    segment.write_bytes(data[: stored.offset] + after + data[stored.offset + len(before) :])
+
+
 # -- sources
 
 
@@ -264,7 +313,8 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (("key", "revoke", "none", "-t", "acme"), 1, "there is no key 'none'"),
     (("source", "drain", "none"), 1, "there is no source 'none'"),
     (("route", "explain", "req_0000000000000000_1"), 1, "has no call"),
-    (("route", "explain", "../../secrets/pepper"), 1, "has no call"),
+    (("route", "explain", "../../secrets/pepper"), 1, "is not a request id"),
+    (("route", "replay", "req_0000000000000000_1"), 1, "has no call"),
     (("apply", "-f", "/nowhere.yaml"), 1, "cannot be read"),
     (("policy", "test", "/nowhere.yaml"), 1, "cannot be read"),
     (("ledger", "tail", "--since", "yesterday"), 1, "a number and s, m, h or d"),

@@ -160,7 +160,8 @@ def test_policy_tests_need_no_server(tmp_path: Path, file: str, capsys: pytest.C
         (("apply", "-f", "/nowhere/x.yaml"), "/nowhere/x.yaml: cannot be read: No such file or directory"),
         (("source", "list", "--url", "http://127.0.0.1:1"), "cannot be reached"),
         (("source", "list", "--url", "ftp://x"), "is not the URL of an admin API"),
-        (("route", "explain", "req_nothing"), "the log of this machine has no call"),
+        (("route", "explain", "req_0000000000000000_1"), "the log of this machine has no call"),
+        (("route", "explain", "req_nothing"), "is not a request id"),
         (("ledger", "tail", "--since", "soon"), "a number and s, m, h or d"),
     ],
 )

@@ -6,12 +6,15 @@ import http.client
 import json
 import os
 import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from interlock.errors import ConfigError, InterlockError, Unavailable
 from interlock.settings import Settings
+from interlock.sources.tls import reason
 
+_BEGIN, _END = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 TIMEOUT_S = 120
 ANSWER_BYTES_MAX = 256_000_000
 
@@ -26,15 +29,16 @@ class Refused(InterlockError):
 
 
 class AdminClient:
-    """Requests to /admin/v1 of one control process."""
+    """Requests to /admin/v1 of one control process. `tls`: how its certificate is checked, else by the system's CAs."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"{url!r} is not the URL of an admin API, such as http://127.0.0.1:8081", param="url")
         self._url = url
         self._parts = parts
         self._key = key
+        self._tls = tls
 
     def call(
         self, method: str, path: str, body: object = None, *, reason: str = "", query: dict[str, object] | None = None
@@ -74,7 +78,7 @@ class AdminClient:
         host, port = self._parts.hostname or "", self._parts.port
         connection: http.client.HTTPConnection
         if self._parts.scheme == "https":
-            context = ssl.create_default_context()
+            context = self._tls or ssl.create_default_context()
             connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
         else:
             connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
@@ -82,6 +86,12 @@ class AdminClient:
             connection.request(method, target, body=body, headers=headers)
             response = connection.getresponse()
             return response.status, response.read(ANSWER_BYTES_MAX)
+        except ssl.SSLCertVerificationError as e:
+            raise Unavailable(
+                f"the certificate of the admin API at {self._url} is not trusted ({e.verify_message.rstrip('.')});"
+                " --ca FILE or the setting control_ca_file names the CA that issued it",
+                code="untrusted_certificate",
+            ) from None
         except (OSError, http.client.HTTPException) as e:
             words = getattr(e, "strerror", None) or str(e) or type(e).__name__
             raise Unavailable(
@@ -92,13 +102,47 @@ class AdminClient:
             connection.close()
 
 
-def connect(settings: Settings, url: str = "") -> AdminClient:
+def connect(settings: Settings, url: str = "", ca: str = "") -> AdminClient:
     """The client for `url`, else INTERLOCK_CONTROL_URL, else where this home's control process listens.
 
-    The key is INTERLOCK_ADMIN_KEY, else `secrets/admin_key` of the home. Raises ConfigError when there is none.
+    The key is INTERLOCK_ADMIN_KEY, else `secrets/admin_key` of the home. Certificates are checked with the CA bundle
+    `ca`; else this home's own process is known by the very certificate it was given, and any other by the setting
+    `control_ca_file` or the system's CAs. Raises ConfigError when there is no key, or for a file that cannot be used.
     """
-    chosen = url or os.environ.get("INTERLOCK_CONTROL_URL", "") or _written(settings) or _default(settings)
-    return AdminClient(chosen, _key(settings))
+    chosen = url or os.environ.get("INTERLOCK_CONTROL_URL", "")
+    if chosen or ca or not settings.control_tls_cert_file:
+        bundle = ca or settings.control_ca_file
+        tls = _trusting(bundle) if bundle else None
+    else:
+        tls = own_tls(settings)
+    return AdminClient(chosen or _written(settings) or _default(settings), _key(settings), tls)
+
+
+def own_tls(settings: Settings) -> ssl.SSLContext | None:
+    """How this home's own admin API is known, None when it has no certificate. Raises ConfigError."""
+    return pinned(settings.control_tls_cert_file) if settings.control_tls_cert_file else None
+
+
+def pinned(file: str) -> ssl.SSLContext:
+    """Trusts exactly the first certificate of a chain: a server of our own, which this machine reaches under another
+    name than others do. Raises ConfigError."""
+    try:
+        text = Path(file).read_text()
+        first = text[text.index(_BEGIN) : text.index(_END) + len(_END)]
+        context = ssl.create_default_context(cadata=first)
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{file}: cannot be used as certificate: {reason(e)}", param=file) from None
+    # the chain's other certificates are not loaded: with no name to check, they would vouch for anybody of that CA
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = False
+    return context
+
+
+def _trusting(bundle: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=bundle)
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{bundle}: cannot be used as CA bundle: {reason(e)}", param=bundle) from None
 
 
 def _written(settings: Settings) -> str:
@@ -110,7 +154,8 @@ def _written(settings: Settings) -> str:
 
 def _default(settings: Settings) -> str:
     host = settings.control_host
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.control_port}"
+    scheme = "https" if settings.control_tls_cert_file else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.control_port}"
 
 
 def _key(settings: Settings) -> str:

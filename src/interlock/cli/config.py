@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interlock.cli.common import AsJson, Home, Reason, Url, client_of, reason_or
+from interlock.cli.common import AsJson, Ca, Home, Reason, Url, client_of, reason_or
 from interlock.cli.output import put, put_json
 from interlock.errors import ConfigError
 
@@ -39,9 +39,9 @@ def read_files(names: list[str]) -> list[dict[str, str]]:
     return files
 
 
-def plan(files: FileNames, home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+def plan(files: FileNames, home: Home = "", url: Url = "", ca: Ca = "", as_json: AsJson = False) -> None:
     """Show what `apply` would do, and change nothing."""
-    answer = client_of(home, url).call("POST", "/plan", {"files": read_files(files)})
+    answer = client_of(home, url, ca).call("POST", "/plan", {"files": read_files(files)})
     if as_json:
         put_json(answer)
     else:
@@ -56,12 +56,13 @@ def apply(
     reason: Reason = "",
     home: Home = "",
     url: Url = "",
+    ca: Ca = "",
     as_json: AsJson = False,
 ) -> None:
     """Make the stored configuration what the files say: all of it or nothing. Doing it again changes nothing."""
     given = read_files(files)
     what = "apply " + ", ".join(f["name"] for f in given)
-    answer = client_of(home, url).call("POST", "/apply", {"files": given}, reason=reason_or(reason, what))
+    answer = client_of(home, url, ca).call("POST", "/apply", {"files": given}, reason=reason_or(reason, what))
     if keys_out:
         write_keys(Path(keys_out), answer["keys"])
     if as_json:
@@ -82,10 +83,11 @@ def export(
     tenant: Annotated[str, typer.Option("--tenant", "-t", help="Of this tenant only.")] = "",
     home: Home = "",
     url: Url = "",
+    ca: Ca = "",
     as_json: AsJson = False,
 ) -> None:
     """Print the stored configuration as a document that `apply` takes."""
-    answer = client_of(home, url).call("GET", "/export", query={"tenant": tenant})
+    answer = client_of(home, url, ca).call("GET", "/export", query={"tenant": tenant})
     if as_json:
         put_json(answer)
         return

@@ -11,13 +11,13 @@ import json
 import os
 import shlex
 import socket
-import ssl
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interlock.cli.client import pinned
 from interlock.cli.demo_engine import MODEL, check_engine, model_path
 from interlock.control.secrets import write_secret
 from interlock.errors import Unavailable
@@ -155,7 +155,7 @@ def wait_for_models(settings: Settings, gateway: str, tenants: dict[str, Any], d
     """
     key = next(iter(tenants["acme"]["keys"].values()))
     request = urllib.request.Request(f"{gateway}/v1/models/{MODEL}", headers={"authorization": f"Bearer {key}"})  # noqa: S310
-    tls = _own_certificate(settings.tls_cert_file) if settings.tls_cert_file else None
+    tls = pinned(settings.tls_cert_file) if settings.tls_cert_file else None
     while time.monotonic() < deadline:
         with (
             contextlib.suppress(urllib.error.URLError, OSError),
@@ -164,14 +164,6 @@ def wait_for_models(settings: Settings, gateway: str, tenants: dict[str, Any], d
             return
         time.sleep(0.05)
     raise Unavailable("the demo's configuration did not reach the gateway in time")
-
-
-def _own_certificate(file: str) -> ssl.SSLContext:
-    """Trusts exactly the gateway's own certificate: this machine reaches it under another name than clients do."""
-    context = ssl.create_default_context(cafile=file)
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.check_hostname = False
-    return context
 
 
 def check() -> Path:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from interlock.cli.common import AsJson, Home, InTenant, Reason, Url, client_of, reason_or
+from interlock.cli.common import AsJson, Ca, Home, InTenant, Reason, Url, client_of, reason_or
 from interlock.cli.output import put, put_json, table
 
 app = typer.Typer(help="API keys.", no_args_is_help=True)
@@ -27,6 +27,7 @@ def create(
     reason: Reason = "",
     home: Home = "",
     url: Url = "",
+    ca: Ca = "",
     as_json: AsJson = False,
 ) -> None:
     """Make a key. It is shown once."""
@@ -38,7 +39,7 @@ def create(
         "expires_in_days": expires_in_days,
     }
     path = f"/tenants/{quote(tenant, safe='')}/keys"
-    answer = client_of(home, url).call("POST", path, body, reason=reason_or(reason, f"key create {name}"))
+    answer = client_of(home, url, ca).call("POST", path, body, reason=reason_or(reason, f"key create {name}"))
     _shown_once(answer, as_json)
 
 
@@ -50,12 +51,13 @@ def rotate(
     reason: Reason = "",
     home: Home = "",
     url: Url = "",
+    ca: Ca = "",
     as_json: AsJson = False,
 ) -> None:
     """Make a new key with the same rights; the old one works on for the overlap and no longer."""
     path = f"/tenants/{quote(tenant, safe='')}/keys/{quote(name, safe='')}/rotate"
     words = reason_or(reason, f"key rotate {name}")
-    answer = client_of(home, url).call("POST", path, {"overlap_s": overlap_s}, reason=words)
+    answer = client_of(home, url, ca).call("POST", path, {"overlap_s": overlap_s}, reason=words)
     _shown_once(answer, as_json)
 
 
@@ -67,11 +69,12 @@ def revoke(
     reason: Reason = "",
     home: Home = "",
     url: Url = "",
+    ca: Ca = "",
     as_json: AsJson = False,
 ) -> None:
     """Refuse a key on every gateway, within a second."""
     path = f"/tenants/{quote(tenant, safe='')}/keys/{quote(name, safe='')}/revoke"
-    answer = client_of(home, url).call("POST", path, {"cut": cut}, reason=reason_or(reason, f"key revoke {name}"))
+    answer = client_of(home, url, ca).call("POST", path, {"cut": cut}, reason=reason_or(reason, f"key revoke {name}"))
     if as_json:
         put_json(answer)
     else:
@@ -79,9 +82,9 @@ def revoke(
 
 
 @app.command("list")
-def list_(tenant: InTenant, home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+def list_(tenant: InTenant, home: Home = "", url: Url = "", ca: Ca = "", as_json: AsJson = False) -> None:
     """List the keys of a tenant."""
-    rows = client_of(home, url).pages(f"/tenants/{quote(tenant, safe='')}/keys")
+    rows = client_of(home, url, ca).pages(f"/tenants/{quote(tenant, safe='')}/keys")
     if as_json:
         put_json(rows)
         return

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from interlock.cli.common import AsJson, Home, InTenant, Url, client_of
+from interlock.cli.common import AsJson, Ca, Home, InTenant, Url, client_of
 from interlock.cli.config import read_files
 from interlock.cli.output import put, put_json
 from interlock.errors import ConfigError
@@ -27,6 +27,7 @@ def test(
     ] = None,
     home: Home = "",
     url: Url = "",
+    ca: Ca = "",
     as_json: AsJson = False,
 ) -> None:
     """Check expectations: who may use which model, and because of which policy."""
@@ -34,7 +35,7 @@ def test(
     answer = (
         _locally(file, text, config)
         if config
-        else client_of(home, url).call("POST", "/policy-test", {"name": file, "text": text})
+        else client_of(home, url, ca).call("POST", "/policy-test", {"name": file, "text": text})
     )
     if as_json:
         put_json(answer)
@@ -61,6 +62,7 @@ def explain(
     feature: Annotated[list[str] | None, typer.Option(help="Field action that the request asks for.")] = None,
     home: Home = "",
     url: Url = "",
+    ca: Ca = "",
     as_json: AsJson = False,
 ) -> None:
     """Say whether a call would be permitted, and which rules decide it. Exit code 3 when it is denied."""
@@ -73,7 +75,7 @@ def explain(
         "data_class": data_class,
         "features": feature or [],
     }
-    answer = client_of(home, url).call("POST", f"/tenants/{quote(tenant, safe='')}/explain", question)
+    answer = client_of(home, url, ca).call("POST", f"/tenants/{quote(tenant, safe='')}/explain", question)
     if as_json:
         put_json(answer)
     else:

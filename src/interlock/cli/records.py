@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interlock.cli.common import AsJson, Home, settings_of
+from interlock.cli.common import AsJson, Ca, Home, Url, client_of, settings_of
 from interlock.cli.output import put, put_json
 from interlock.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from interlock.ledger.reader import CallRecords
+
 ledger_app = typer.Typer(help="The record log.", no_args_is_help=True)
 route_app = typer.Typer(help="Routing decisions.", no_args_is_help=True)
+DIFFERS = 3
+"""Exit code when a replay does not give what was recorded."""
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _Since = Annotated[str, typer.Option(help="How far back: 30s, 10m, 2h, 7d; everything when left out.")]
 
@@ -53,15 +57,9 @@ def explain(
     """Say why a recorded call went where it went, and why every other source was left out."""
     import msgspec
 
-    from interlock.ledger.reader import find_call
     from interlock.routing.explain import explain_call
 
-    try:
-        call = find_call(_folder(home), request_id)
-    except ValueError:
-        raise BadRequest(f"{request_id!r} is not a request id, such as req_01h2xcejqtf2nbrexx3vqjhp41_1f") from None
-    if call is None:
-        raise NotFound(f"the log of this machine has no call {request_id}", param="request_id")
+    call = _call(home, request_id)
     if call.intent is None:
         words = call.refusal.words if call.refusal is not None else "its intent is not in the log"
         if as_json:
@@ -74,6 +72,52 @@ def explain(
         put_json({"request_id": request_id, "state": call.state, **msgspec.to_builtins(told)})
         return
     put(f"{request_id} ({call.state})", *told.lines())
+
+
+@route_app.command()
+def replay(
+    request_id: Annotated[str, typer.Argument(help="Id from the x-interlock-request-id header.")],
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    as_json: AsJson = False,
+) -> None:
+    """Decide a recorded call again, by policy and route, and say whether it comes out the same. Exit code 3 if not."""
+    import base64
+
+    import msgspec
+
+    call = _call(home, request_id)
+    record = call.intent or call.refusal
+    if record is None:
+        raise NotFound(f"the log of this machine has lost the intent of {request_id}", code="record_gone")
+    if call.intent is not None:  # payloads decide nothing, and stay on this machine
+        record = msgspec.structs.replace(call.intent, body=b"", parameters={})
+    encoded = base64.b64encode(msgspec.msgpack.encode(record)).decode()
+    told = client_of(home, url, ca).call("POST", "/replay", {"record": encoded})
+    if as_json:
+        put_json({"request_id": request_id, **told})
+    else:
+        how = "the same" if told["same"] else "differently"
+        put(f"{request_id} was decided {how} on snapshot {told['snapshot_version']}: {', '.join(told['decided'])}.")
+        put(*(f"{d['stage']}: {d['words']}" for d in told["differences"]))
+    if not told["same"]:
+        raise typer.Exit(DIFFERS)
+
+
+def _call(home: str, request_id: str) -> CallRecords:
+    """A call of this machine's log. Raises BadRequest for what is no request id, NotFound."""
+    from interlock.ledger.reader import find_call
+    from interlock.types.record import parse_request_id
+
+    try:
+        parse_request_id(request_id)
+    except ValueError:
+        raise BadRequest(f"{request_id!r} is not a request id, such as req_01h2xcejqtf2nbrexx3vqjhp41_1f") from None
+    call = find_call(_folder(home), request_id)
+    if call is None:
+        raise NotFound(f"the log of this machine has no call {request_id}", param="request_id")
+    return call
 
 
 def seconds(text: str) -> int:

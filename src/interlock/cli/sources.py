@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
 
-from interlock.cli.common import AsJson, Home, Reason, Url, client_of, reason_or
+from interlock.cli.common import AsJson, Ca, Home, Reason, Url, client_of, reason_or
 from interlock.cli.output import put, put_json, table
+
+if TYPE_CHECKING:
+    from interlock.cli.client import AdminClient
 
 app = typer.Typer(help="Model sources.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of the source.")]
 
 
 @app.command("list")
-def list_(home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+def list_(home: Home = "", url: Url = "", ca: Ca = "", as_json: AsJson = False) -> None:
     """List the sources, what they offer, and the error of those that do not answer."""
-    rows = client_of(home, url).pages("/sources")
+    rows = client_of(home, url, ca).pages("/sources")
     if as_json:
         put_json(rows)
         return
@@ -41,9 +44,9 @@ def list_(home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
 
 
 @app.command()
-def show(name: Name, home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+def show(name: Name, home: Home = "", url: Url = "", ca: Ca = "", as_json: AsJson = False) -> None:
     """Show one source."""
-    item = client_of(home, url).call("GET", f"/sources/{quote(name, safe='')}")
+    item = client_of(home, url, ca).call("GET", f"/sources/{quote(name, safe='')}")
     if as_json:
         put_json(item)
     else:
@@ -51,29 +54,35 @@ def show(name: Name, home: Home = "", url: Url = "", as_json: AsJson = False) ->
 
 
 @app.command()
-def drain(name: Name, reason: Reason = "", home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+def drain(
+    name: Name, reason: Reason = "", home: Home = "", url: Url = "", ca: Ca = "", as_json: AsJson = False
+) -> None:
     """Give a source no new calls; running ones finish."""
-    _act(name, "drain", reason, home, url, as_json)
+    _act(client_of(home, url, ca), name, "drain", reason, as_json)
 
 
 @app.command()
-def undrain(name: Name, reason: Reason = "", home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+def undrain(
+    name: Name, reason: Reason = "", home: Home = "", url: Url = "", ca: Ca = "", as_json: AsJson = False
+) -> None:
     """Give a drained source calls again."""
-    _act(name, "undrain", reason, home, url, as_json)
+    _act(client_of(home, url, ca), name, "undrain", reason, as_json)
 
 
 @app.command()
-def refresh(name: Name, reason: Reason = "", home: Home = "", url: Url = "", as_json: AsJson = False) -> None:
+def refresh(
+    name: Name, reason: Reason = "", home: Home = "", url: Url = "", ca: Ca = "", as_json: AsJson = False
+) -> None:
     """Ask a source for its models now."""
-    answer = _act(name, "refresh", reason, home, url, as_json)
+    answer = _act(client_of(home, url, ca), name, "refresh", reason, as_json)
     if answer.get("discovery_error"):
         raise typer.Exit(1)
 
 
-def _act(name: str, verb: str, reason: str, home: str, url: str, as_json: bool) -> dict[str, Any]:
+def _act(client: AdminClient, name: str, verb: str, reason: str, as_json: bool) -> dict[str, Any]:
     path = f"/sources/{quote(name, safe='')}/{verb}"
     words = reason_or(reason, f"source {verb} {name}")
-    answer: dict[str, Any] = client_of(home, url).call("POST", path, {}, reason=words)
+    answer: dict[str, Any] = client.call("POST", path, {}, reason=words)
     if as_json:
         put_json(answer)
     else:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from interlock.cli.client import AdminClient
+from interlock.cli.client import AdminClient, own_tls
 from interlock.cli.database import KeptPostgres
 from interlock.cli.demo import ENGINES, first_minute, ports, wait_for_models
 from interlock.cli.demo import check as demo_check
@@ -29,7 +29,8 @@ from interlock.cli.home import held_alone
 from interlock.control.secrets import write_secret
 from interlock.errors import InterlockError, Unavailable
 from interlock.gateway.listen import Listening
-from interlock.gateway.tls import check as check_tls
+from interlock.identity.certificate import check as check_certificate
+from interlock.identity.certificate import control_pair, gateway_pair
 from interlock.settings import Settings
 from interlock.telemetry.logs import setup_logging
 
@@ -125,7 +126,8 @@ class Supervisor:
         setup_logging(self._settings.log_level, "up", settings=self._settings)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stopped)
-        check_tls(self._settings)
+        check_certificate(gateway_pair(self._settings))
+        check_certificate(control_pair(self._settings), key_apart=True)
         if self._demo:
             demo_check()
         with held_alone(self._settings, logger.warning) as self._home:
@@ -187,7 +189,7 @@ class Supervisor:
         tenants: dict[str, Any] = {}
         if engines:
             urls = {name: engine.ready(deadline, self._stopped)["url"] for name, engine in engines.items()}
-            tenants = configure_demo(self._settings, AdminClient(control_url, key), urls)
+            tenants = configure_demo(self._settings, AdminClient(control_url, key, own_tls(self._settings)), urls)
             wait_for_models(self._settings, gateway_url, tenants, deadline)
         return {"gateway": gateway_url, "control": control_url, "admin_key": key, "tenants": tenants}
 

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from interlock.control import state
-from interlock.control.documents import Document, KeySpec, PolicySpec, RoleSpec, SourceSpec, lean, section
-from interlock.control.identity import WRITE_LOCK, Actor, roles_of, tenant_of
+from interlock.control.documents import Document, IssuerSpec, KeySpec, PolicySpec, RoleSpec, SourceSpec, lean, section
+from interlock.control.identity import WRITE_LOCK, Actor, reach_of, roles_of, tenant_of
 from interlock.control.parse import Places, parse, show
 from interlock.control.permissions import Action, require, require_grant
 from interlock.control.plan import AnySpec, Change, Entry, Plan, Ref, flatten, plan, result, sections
@@ -238,6 +238,11 @@ class Configurator:
             principal_id = tx.names.principal(place or "", change.name)
             for binding in roles_of(self._store, principal_id):
                 require_grant(actor.bindings, binding.role, binding.tenant_id or None)
+        elif change.kind == "issuer":
+            # Its word makes administrators: whoever changes where its keys are could sign as any of them.
+            for spec_issuer in (msgspec.convert(f, IssuerSpec) for f in (change.before, change.after) if f):
+                for role in spec_issuer.group_roles.values():
+                    require_grant(actor.bindings, role, reach_of(place or ""))
 
     def _look(self, steps: Plan, declared: Mapping[Ref, Entry]) -> dict[str, Found]:
         chosen = [declared[c.ref].spec for c in steps.changes if c.kind == "source" and c.operation != "delete"]

@@ -132,7 +132,8 @@ class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
 
 
 class IssuerSpec(Spec, frozen=True):
-    """A JWT issuer that the tenant trusts. `group_teams` maps a group's name to a team's name."""
+    """A JWT issuer that the tenant trusts. `group_teams` maps a group's name to a team's name, `group_roles` to an
+    administrative role in the tenant."""
 
     issuer: str
     audience: str
@@ -143,6 +144,7 @@ class IssuerSpec(Spec, frozen=True):
     group_teams: dict[str, str] = {}
     kind: PrincipalKind = PrincipalKind.user
     data_class: DataClassName = "internal"
+    group_roles: dict[str, AdminRole] = {}
 
 
 class RoleSpec(Spec, frozen=True):

@@ -1,9 +1,10 @@
-"""Who asks the admin API: an API key with scope `admin` becomes an `Actor` with the roles of its principal."""
+"""Who asks the admin API: an API key with scope `admin`, or a bearer token of an issuer that maps groups to roles,
+becomes an `Actor` with the roles of its principal or of its groups."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from psycopg import Connection
@@ -27,11 +28,16 @@ ADMIN = "admin"
 WRITE_LOCK = 0x494C_0003
 """Advisory lock that every change of the configuration holds, so that what was checked is so when it is written."""
 
-_INVALID = "the admin key is missing or not valid; send `Authorization: Bearer il_...` with a key of scope admin"
+_INVALID = (
+    "the admin key is missing or not valid; send `Authorization: Bearer il_...` with a key of scope admin, or a token"
+)
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """An authenticated administrator: the principal, its key, and every role it holds."""
+    """An authenticated administrator: the principal, its key or token, and every role it holds.
+
+    `name` is what changes are recorded under: of who signed in by token, the subject and the issuer.
+    """
 
     principal_id: str
     name: str
@@ -45,13 +51,22 @@ class Actor(msgspec.Struct, frozen=True):
         return any(b.tenant_id is None for b in self.bindings)
 
 
-def authenticate(store: Store, tools: Tools, authorization: str) -> Actor:
+class ByToken(Protocol):
+    """Makes an actor of a bearer token. Raises as `authenticate`, and Unavailable without the issuer's keys."""
+
+    def actor(self, token: str) -> Actor:
+        """The administrator that a token proves."""
+
+
+def authenticate(store: Store, tools: Tools, by_token: ByToken, authorization: str) -> Actor:
     """The actor behind an `Authorization` header.
 
     Raises Unauthenticated (no key, malformed, unknown, expired, revoked), Denied (scope or role missing), StoreError.
     """
     scheme, _, secret = authorization.partition(" ")
     secret = secret.strip()
+    if scheme.lower() == "bearer" and secret.count(".") == 2:
+        return by_token.actor(secret)
     if scheme.lower() != "bearer" or not apikey.well_formed(secret):
         raise Unauthenticated(_INVALID)
     digest = key_digest(tools.pepper, secret.encode())
@@ -80,6 +95,12 @@ def _active(conn: Connection[Any], principal_id: str) -> Principal:
     if not stored.value.active or not tenant.value.active:
         raise Unauthenticated("the key's principal or tenant is switched off", code="inactive_principal")
     return stored.value
+
+
+def reach_of(tenant_id: str) -> str | None:
+    """Where the roles that a tenant's issuers hand out hold: in that tenant; of the platform's own tenant, everywhere
+    (None)."""
+    return None if tenant_id == tenants.PLATFORM_TENANT else tenant_id
 
 
 def tenant_of(store: Store, actor: Actor, name: str) -> str:

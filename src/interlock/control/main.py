@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -26,8 +27,10 @@ from interlock.control.power import read_factors
 from interlock.control.secrets import ensure_pepper
 from interlock.control.services.base import Tools
 from interlock.control.services.sources import Discover
+from interlock.control.tokens import AdminTokens
 from interlock.control.web import Api
 from interlock.errors import ConfigError, InterlockError
+from interlock.identity.certificate import ServerTls, check, control_pair
 from interlock.settings import Settings, load
 from interlock.storage.migrate import migrate
 from interlock.storage.pool import Store
@@ -58,7 +61,8 @@ class Control:
         self.discover: Discover = discover or look(settings)
         self.compiler = SnapshotCompiler(self.store, settings, self.tools.clock)
         self.configurator = Configurator(self.store, self.tools, self.discover)
-        self.api = Api(self.store, self.tools, self.configurator, self.compiler)
+        self.tokens = AdminTokens(self.store, self.tools)
+        self.api = Api(self.store, self.tools, self.configurator, self.compiler, self.tokens)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -69,7 +73,11 @@ class Control:
             logger.info("the first administrator's key was written to %s", admin_key_path(self.tools))
         self.compiler.compile_once()
         looking = DiscoveryLoop(self.store, self.tools, self.discover)
-        for name, run in (("compiler", self.compiler.run), ("discovery", looking.run)):
+        for name, run in (
+            ("compiler", self.compiler.run),
+            ("discovery", looking.run),
+            ("issuers", self.tokens.run),
+        ):
             thread = threading.Thread(target=run, args=(self._stop,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -99,11 +107,11 @@ def listen(settings: Settings) -> socket.socket:
     return sock
 
 
-def url_of(sock: socket.socket) -> str:
+def url_of(sock: socket.socket, *, tls: bool = False) -> str:
     """The URL under which a bound socket is reached from this machine."""
     host, port = sock.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    return f"http://{shown}:{port}"
+    return f"{'https' if tls else 'http'}://{shown}:{port}"
 
 
 def _note_url(settings: Settings, url: str) -> None:
@@ -117,17 +125,31 @@ def _note_url(settings: Settings, url: str) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: the process that runs us has one."""
+    """uvicorn without its own signal handling: the process that runs us has one. Keeps its certificate fresh."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], tls: ServerTls | None, look_s: float) -> None:
         super().__init__(config)
         self._ready = ready
+        self._tls = tls
+        self._look_s = look_s
+        self._looked = time.monotonic()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that requests are taken."""
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: now and then take the certificate again, if its files have changed."""
+        if self._tls is not None and time.monotonic() - self._looked >= self._look_s:
+            self._looked = time.monotonic()
+            try:
+                if self._tls.refresh():
+                    logger.info("certificate reloaded")
+            except ConfigError as e:
+                logger.error("certificate not reloaded, the old one stays: %s", e.message)
+        return await super().on_tick(counter)
 
 
 @contextlib.contextmanager
@@ -166,6 +188,9 @@ def run_control(
     `sock`: a bound socket, else `control_host` and `control_port`. `ready(url)` is called once requests are taken.
     Raises MigrationError, StoreError, ConfigError when it cannot start.
     """
+    pair = control_pair(settings)
+    check(pair, key_apart=True)
+    tls = ServerTls(pair) if pair.cert else None
     sock = sock or listen(settings)
     try:
         control = Control(settings, database_url, discover=discover)
@@ -181,15 +206,16 @@ def run_control(
                 limit_concurrency=512,
                 h11_max_incomplete_event_size=settings.head_bytes_max,
                 lifespan="off",
+                ssl_context_factory=(lambda *_: tls.context) if tls is not None else None,
             )
-            url = url_of(sock)
+            url = url_of(sock, tls=tls is not None)
 
             def taking() -> None:
                 _note_url(settings, url)
                 if ready is not None:
                     ready(url)
 
-            server = _Server(config, taking)
+            server = _Server(config, taking, tls, settings.tls_reload_interval_ms / 1000)
             with _asked_to_stop(server, stop):
                 server.run(sockets=[sock])
         finally:

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from interlock import __version__
 from interlock.control.apply import Configurator, Reason
 from interlock.control.compiler import SnapshotCompiler
-from interlock.control.identity import Actor, authenticate
+from interlock.control.identity import Actor, ByToken, authenticate
 from interlock.control.permissions import Action, require
 from interlock.control.plan import ConfigErrors
 from interlock.control.services.base import Tools
@@ -46,6 +46,7 @@ class Api:
     tools: Tools
     configurator: Configurator
     compiler: SnapshotCompiler
+    by_token: ByToken
 
 
 class Json(Response):
@@ -80,7 +81,7 @@ def api_of(request: Request) -> Api:
 def actor_of(request: Request) -> Actor:
     """Who asks. INVARIANT: every route under /admin/v1 depends on this; nothing there is open."""
     api = api_of(request)
-    return authenticate(api.store, api.tools, request.headers.get("authorization", ""))
+    return authenticate(api.store, api.tools, api.by_token, request.headers.get("authorization", ""))
 
 
 Who = Annotated[Actor, Depends(actor_of)]
@@ -282,7 +283,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         _, components = msgspec.json.schema_components(_described, ref_template=_REFERENCE)
         parts = document.setdefault("components", {})
         parts["schemas"] = components
-        parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "il_..."}}
+        parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "bearerFormat": "il_... or JWT"}}
         document["security"] = [{"key": []}]
         app.openapi_schema = document
     return app.openapi_schema

@@ -14,11 +14,12 @@ from interlock.errors import Denied, Unauthenticated
 from interlock.metering.limits import Subject
 from interlock.types.apikey import well_formed
 from interlock.types.identity import ApiKey, Caller, DataClass, PrincipalKind, Scope
+from interlock.types.record import Party
 from interlock.types.snapshot import key_digest
 
 if TYPE_CHECKING:
     from interlock.gateway.snapshot import SnapshotView
-    from interlock.gateway.tokens import TokenVerifier
+    from interlock.identity.tokens import TokenVerifier
     from interlock.types.clock import Clock
 
 _INVALID = "The API key is not valid; check that it was copied whole and belongs to this installation."
@@ -37,6 +38,8 @@ class Identity(NamedTuple):
     asserts: bool
     digest: bytes
     """Digest of the API key (empty for tokens), by which running calls are found when it is cut off."""
+    parties: tuple[Party, ...]
+    """Who calls and whom it acts for, as records have them."""
 
 
 class Authenticator:
@@ -96,7 +99,7 @@ class Authenticator:
             delegation="asserted",
             not_after_s=caller.not_after_s,
         )
-        return identity._replace(caller=acting)
+        return identity._replace(caller=acting, parties=_parties(acting))
 
     def _from_key(self, secret: bytes, digest: bytes, view: SnapshotView) -> Identity:
         key = view.key(digest)
@@ -166,7 +169,12 @@ def _identity(caller: Caller, view: SnapshotView, key: ApiKey | None, digest: by
     if team is not None and team.limits is not None:
         subjects.append(Subject("team", team.id, team.limits))
     asserts = Scope.assert_user.value in caller.scopes
-    return Identity(caller, principal.tenant_id, team_id, tuple(subjects), asserts, digest)
+    return Identity(caller, principal.tenant_id, team_id, tuple(subjects), asserts, digest, _parties(caller))
+
+
+def _parties(caller: Caller) -> tuple[Party, ...]:
+    both = (caller.principal,) if caller.delegator is None else (caller.principal, caller.delegator)
+    return tuple(Party(p.id, p.kind.value, p.name, p.team_ids) for p in both)
 
 
 def raised(base: DataClass, *others: DataClass) -> DataClass:

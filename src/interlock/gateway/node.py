@@ -33,14 +33,15 @@ import msgspec
 from interlock import __version__
 from interlock.errors import ConfigError, InterlockError, Unavailable
 from interlock.gateway.feed import DatabaseStore, SnapshotFeed, Store
-from interlock.gateway.jwks import JwksFetcher
 from interlock.gateway.link import Configure, NewSnapshot, Rejected, Worked
 from interlock.gateway.listen import Listening
 from interlock.gateway.metered import MeterService
 from interlock.gateway.slots import Slot
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
-from interlock.gateway.tls import check as check_tls
+from interlock.identity.certificate import check as check_certificate
+from interlock.identity.certificate import gateway_pair
+from interlock.identity.jwks import JwksFetcher
 from interlock.metering.limits import LimitTable
 from interlock.settings import Settings, load
 from interlock.sources.board import Board
@@ -126,7 +127,7 @@ class GatewayNode:
 
     async def run(self) -> None:
         """Serve until `stop`. Raises ConfigError or Unavailable when the node cannot start."""
-        check_tls(self.settings)
+        check_certificate(gateway_pair(self.settings))
         for folder in ("run", "snapshot", "jwks", "log"):
             self.settings.home_path("node", folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:

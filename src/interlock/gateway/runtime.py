@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 LATENCY_WEIGHT = 8
 """The running mean of a model's first-byte time moves by 1/8 of each new figure."""
-LATENCIES_MAX = 4096
 SEED_MASK = (1 << 63) - 1
 LINES_MAX = 4096
 """Decision headers that are remembered; the same few repeat."""
@@ -79,6 +78,7 @@ class Runtime:
         self.desk: Desk | None = None
         """Where calls at metered sources are told; None while there is no such source."""
         self._mean_us: dict[str, int] = {}
+        self._offers_max = settings.offers_followed_max
         self._seed = seed
         self._tallies: dict[tuple[str, str, str], Tally] = {}
         self._lines: dict[tuple[str, int, bool, str, int, int, int], bytes] = {}
@@ -90,7 +90,7 @@ class Runtime:
     def observe_latency(self, offer: str, first_byte_us: int) -> None:
         """Follow a model's time to first byte."""
         mean = self._mean_us.get(offer)
-        if mean is None and len(self._mean_us) >= LATENCIES_MAX:
+        if mean is None and len(self._mean_us) >= self._offers_max:
             return
         moved = first_byte_us if mean is None else mean + (first_byte_us - mean) // LATENCY_WEIGHT
         if moved != mean:
@@ -101,7 +101,7 @@ class Runtime:
         """The counters of one operation at one offer, held ready so that counting a call costs no look-ups."""
         tally = self._tallies.get((operation, source, model))
         if tally is None:
-            if len(self._tallies) >= LATENCIES_MAX:
+            if len(self._tallies) >= self._offers_max:
                 self.publish_tallies()
                 self._tallies.clear()
             tally = self._tallies[operation, source, model] = Tally(self.metrics, operation, source, model)

@@ -33,7 +33,7 @@ from interlock.types.snapshot import (
 from interlock.types.source import Offer, Source
 
 CATALOGS_MAX = 1024
-"""Tenants whose catalogs a view keeps built; more start over."""
+"""Tenants whose catalogs a view keeps built when nobody says otherwise; more start over."""
 
 NAME_CHARS_MAX = 512
 """Longest principal name that is searched for."""
@@ -116,6 +116,7 @@ class SnapshotView:
 
     __slots__ = (
         "_catalogs",
+        "_catalogs_max",
         "_chunks",
         "_key_parts",
         "_keys",
@@ -140,8 +141,9 @@ class SnapshotView:
         "version",
     )
 
-    def __init__(self, before: SnapshotView | None, cache_max: int) -> None:
+    def __init__(self, before: SnapshotView | None, cache_max: int, catalogs_max: int = CATALOGS_MAX) -> None:
         """An unfinished copy of `before`; `from_parts` and `apply` are the ways to make one."""
+        self._catalogs_max = before._catalogs_max if before else catalogs_max
         self._keys: Remembered[ApiKey] = before._keys if before else Remembered(cache_max // 2)
         self._principals: Remembered[Principal] = before._principals if before else Remembered(cache_max // 2)
         self._names: Names = before._names if before else Names(cache_max)
@@ -152,13 +154,16 @@ class SnapshotView:
         self._chunks: list[bytes] = list(before._chunks) if before else []
 
     @classmethod
-    def from_parts(cls, parts: Iterable[Part], head: Head, *, cache_max: int) -> SnapshotView:
+    def from_parts(
+        cls, parts: Iterable[Part], head: Head, *, cache_max: int, catalogs_max: int = CATALOGS_MAX
+    ) -> SnapshotView:
         """A view of all parts of a snapshot. `cache_max`: keys and principals remembered decoded, together.
+        `catalogs_max`: tenants whose catalogs are kept built.
 
         Raises SnapshotError when the format is another one, a part does not have its hash, the parts do not add up
         to the head's root, or a part cannot be decoded.
         """
-        view = cls(None, cache_max)
+        view = cls(None, cache_max, catalogs_max)
         view._take(list(parts), head, None)
         return view
 
@@ -221,7 +226,7 @@ class SnapshotView:
         sources and aliases stay the same, so that the identity of its tuples can key a cache."""
         catalog = self._catalogs.get(tenant_id)
         if catalog is None:
-            if len(self._catalogs) >= CATALOGS_MAX:
+            if len(self._catalogs) >= self._catalogs_max:
                 self._catalogs.clear()
             catalog = self._catalogs[tenant_id] = Catalog(tenant_id, self.offers, self.aliases)
         return catalog

@@ -23,7 +23,7 @@ from typing import BinaryIO
 import msgspec
 
 from interlock.errors import SnapshotError
-from interlock.gateway.snapshot import SnapshotView
+from interlock.gateway.snapshot import CATALOGS_MAX, SnapshotView
 from interlock.types.snapshot import Head, Part
 
 MAGIC = b"ILSNAP1\n"
@@ -58,11 +58,12 @@ _CONFIRMED = msgspec.msgpack.Decoder(Confirmed)
 class SnapshotFolder:
     """The stored snapshot of a node. `path` is created with mode 0700: keys' digests are in it.
 
-    `deltas_max`: deltas after which the snapshot is written whole again.
+    `deltas_max`: deltas after which the snapshot is written whole again. `catalogs_max`: of the views it gives.
     """
 
-    def __init__(self, path: Path, *, deltas_max: int) -> None:
+    def __init__(self, path: Path, *, deltas_max: int, catalogs_max: int = CATALOGS_MAX) -> None:
         self.path = path
+        self._catalogs_max = catalogs_max
         self._deltas_max = deltas_max
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -129,7 +130,7 @@ class SnapshotFolder:
         if not fulls:
             return None
         title, parts = read_file(self.path / numbered[fulls[-1]][1])
-        view = SnapshotView.from_parts(parts, title.head, cache_max=cache_max)
+        view = SnapshotView.from_parts(parts, title.head, cache_max=cache_max, catalogs_max=self._catalogs_max)
         for _, name in numbered[fulls[-1] + 1 :]:
             try:
                 title, parts = read_file(self.path / name)

@@ -12,17 +12,15 @@ from interlock.policy.engine import PolicyEngine
 
 if TYPE_CHECKING:
     from interlock.gateway.snapshot import SnapshotView
-
-PREPARED_TENANTS_MAX = 16
-"""Tenants whose policies are parsed before a snapshot is used (some ms each); others at their first call."""
-SALTS_MAX = 4096
-"""Tenants whose cache salts are remembered; more start over."""
+    from interlock.settings import Settings
 
 
 class State:
     """A snapshot, the policies compiled from it, and the links to its sources. Immutable but for its caches."""
 
-    def __init__(self, view: SnapshotView, policy: PolicyEngine, links: dict[str, Link], salt_secret: bytes) -> None:
+    def __init__(
+        self, view: SnapshotView, policy: PolicyEngine, links: dict[str, Link], salt_secret: bytes, salts_max: int
+    ) -> None:
         self.view = view
         self.version = view.version
         self.root = view.root
@@ -31,12 +29,13 @@ class State:
         """By source id."""
         self._salt_secret = salt_secret
         self._salts: dict[str, str] = {}
+        self._salts_max = salts_max
 
     def cache_salt(self, tenant_id: str) -> str:
         """The tenant's prefix-cache salt: same tenant, same cache; another tenant cannot guess or share it."""
         salt = self._salts.get(tenant_id)
         if salt is None:
-            if len(self._salts) >= SALTS_MAX:
+            if len(self._salts) >= self._salts_max:
                 self._salts.clear()
             digest = hmac.digest(self._salt_secret, b"cache-salt\0" + tenant_id.encode(), hashlib.sha256)
             salt = self._salts[tenant_id] = digest.hex()[:32]
@@ -48,17 +47,26 @@ def build_state(
     before: State | None,
     *,
     link: Callable[[str], Link],
-    policy_cache_max: int,
+    settings: Settings,
     salt_secret: bytes,
 ) -> State:
     """The state of a new snapshot; policies are compiled again only when something they depend on has changed."""
     if before is not None and _same_policies(before.view, view):
         policy = before.policy
     else:
-        policy = PolicyEngine(view.policies, view.tenants, view.teams, view.sources, policy_cache_max)
-        for tenant in view.tenants[:PREPARED_TENANTS_MAX]:
-            policy.slice(tenant.id)  # parsed now, so that no tenant's first call waits for it
-    return State(view, policy, {source.id: link(source.id) for source in view.sources}, salt_secret)
+        policy = PolicyEngine(
+            view.policies,
+            view.tenants,
+            view.teams,
+            view.sources,
+            settings.decision_cache_max,
+            tenants_max=settings.policy_tenants_max,
+            callers_max=settings.policy_callers_max,
+        )
+        for tenant in view.tenants[: settings.policy_tenants_prepared]:
+            policy.slice(tenant.id)  # parsed now, some ms each, so that no tenant's first call waits for it
+    links = {source.id: link(source.id) for source in view.sources}
+    return State(view, policy, links, salt_secret, settings.tenant_cache_max)
 
 
 def _same_policies(old: SnapshotView, new: SnapshotView) -> bool:

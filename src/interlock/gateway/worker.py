@@ -24,7 +24,6 @@ from interlock.gateway.app import Gateway
 from interlock.gateway.http.fallback import Fallback
 from interlock.gateway.http.protocol import Server
 from interlock.gateway.identify import Authenticator
-from interlock.gateway.jwks import KeyStore
 from interlock.gateway.link import (
     Configure,
     Measured,
@@ -45,10 +44,11 @@ from interlock.gateway.runtime import Runtime
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.gateway.state import State, build_state
-from interlock.gateway.tls import ServerTls
-from interlock.gateway.tokens import TokenVerifier
 from interlock.gateway.trace import tell
 from interlock.gateway.worked import Desk
+from interlock.identity.certificate import ServerTls, gateway_pair
+from interlock.identity.jwks import KeyStore
+from interlock.identity.tokens import TokenVerifier
 from interlock.ledger.log import RecordLog
 from interlock.ledger.recovery import recover_beside
 from interlock.metering.limits import LimitTable
@@ -100,7 +100,11 @@ class Worker:
             changes_max=LIMIT_CHANGES_MAX,
         )
         self.metrics = Metrics(run_dir, str(config.slot), settings, clock)
-        self.snapshots = SnapshotFolder(Path(config.snapshot_dir), deltas_max=settings.snapshot_deltas_max)
+        self.snapshots = SnapshotFolder(
+            Path(config.snapshot_dir),
+            deltas_max=settings.snapshot_deltas_max,
+            catalogs_max=settings.tenant_cache_max,
+        )
         self.credentials = CredentialStore(settings)
         self.pepper = read_pepper(settings)
         self.send: Callable[[ToNode], bool] = lambda _: False
@@ -191,7 +195,7 @@ class Worker:
         assert self.server is not None  # noqa: S101 - made by start
         settings = self.settings
         if settings.tls_cert_file:
-            self._tls = ServerTls(settings)
+            self._tls = ServerTls(gateway_pair(settings))
         sock = socket.socket(fileno=self.config.listen_fd)
         sock.setblocking(False)
         if settings.gateway_server == "uvicorn":
@@ -267,7 +271,7 @@ class Worker:
             view,
             before,
             link=lambda source_id: self._link(by_id[source_id]),
-            policy_cache_max=self.settings.decision_cache_max,
+            settings=self.settings,
             salt_secret=self.pepper,
         )
 

@@ -38,9 +38,8 @@ from interlock.types.source import Offer, Source
 
 CACHE_MAX = 65_536
 SLICES_MAX = 256
-"""Most tenants whose policies and entities are kept parsed; the others are parsed again when they call."""
 ASKERS_MAX = 1024
-"""Most callers whose entity graph is kept; only decisions that are not remembered need it."""
+"""What an engine keeps when nobody says otherwise; workers take theirs from the settings."""
 
 OPERATIONS = ("chat", "completions", "embeddings")
 BASE_POLICY = PolicyText(id=BASE_ID, cedar=BASE_CEDAR, words=BASE_WORDS)
@@ -99,7 +98,12 @@ class TenantSlice:
     """What all callers of one tenant share. Raises ConfigError when a policy or entity cannot be taken."""
 
     def __init__(
-        self, tenant: Tenant, teams: Iterable[Team], sources: Iterable[Source], policies: Iterable[PolicyText]
+        self,
+        tenant: Tenant,
+        teams: Iterable[Team],
+        sources: Iterable[Source],
+        policies: Iterable[PolicyText],
+        sets_max: int = ASKERS_MAX,
     ) -> None:
         self.tenant = tenant
         self.teams = {team.id: team for team in teams}
@@ -115,7 +119,7 @@ class TenantSlice:
             self.entities = cedarpy.Entities.from_json_str(json.dumps(base), schema())
         except ValueError as e:
             raise ConfigError(f"tenant {tenant.name}: its teams and sources do not fit the schema: {e}") from None
-        self._sets: Generations[tuple[int, ...], cedarpy.PolicySet] = Generations(ASKERS_MAX)
+        self._sets: Generations[tuple[int, ...], cedarpy.PolicySet] = Generations(sets_max)
 
     def asker(self, serial: int, principal: Principal) -> Asker | Problem:
         """The caller's slice, or why there is none."""
@@ -145,6 +149,8 @@ class PolicyEngine:
 
     A new snapshot that changes any of the four needs a new engine; otherwise the old one should be kept, with what it
     remembers. Not for use by two threads at once. `cache_max`: decisions remembered, and as many of their parts.
+    `tenants_max`: tenants whose policies and entities are kept parsed; the others are parsed again when they call.
+    `callers_max`: callers whose entity graph is kept; only decisions that are not remembered need it.
     """
 
     def __init__(
@@ -154,6 +160,9 @@ class PolicyEngine:
         teams: Iterable[Team],
         sources: Sequence[Source],
         cache_max: int = CACHE_MAX,
+        *,
+        tenants_max: int = SLICES_MAX,
+        callers_max: int = ASKERS_MAX,
     ) -> None:
         self._policies = tuple(policies)
         self._tenants = {tenant.id: tenant for tenant in tenants}
@@ -164,8 +173,9 @@ class PolicyEngine:
         self._rulings: Generations[tuple[object, ...], _Remembered] = Generations(cache_max)
         self._young = self._rulings.young
         self._outcomes: Generations[tuple[object, ...], Outcome] = Generations(cache_max)
-        self._slices: Generations[str, TenantSlice | Problem] = Generations(SLICES_MAX)
-        self._askers: Generations[tuple[object, ...], Asker | Problem] = Generations(ASKERS_MAX)
+        self._slices: Generations[str, TenantSlice | Problem] = Generations(tenants_max)
+        self._askers: Generations[tuple[object, ...], Asker | Problem] = Generations(callers_max)
+        self._callers_max = callers_max
         self._serial = 0
         self.decided = 0
         """Decisions that were not remembered, since the engine was made."""
@@ -368,7 +378,7 @@ class PolicyEngine:
         policies = [BASE_POLICY, *(p for p in self._policies if p.tenant_id in ("", tenant_id))]
         sources = [s for s in self._sources if self.visible(tenant_id, s)]
         try:
-            return TenantSlice(tenant, self._teams.get(tenant_id, ()), sources, policies)
+            return TenantSlice(tenant, self._teams.get(tenant_id, ()), sources, policies, self._callers_max)
         except ConfigError as e:
             return Problem("policy_error", e.message)
 

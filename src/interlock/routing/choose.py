@@ -32,6 +32,8 @@ UNKNOWN = LoadReading()
 """The reading of a source that nothing is known of: not idle, not saturated, taken for healthy."""
 LOAD_HALF = 8
 """Queue depth at which `load_micro` is one half."""
+CUT_CODES = ("candidates_max", "reasons_max")
+"""Codes of the reasons that say how much more was considered than is kept."""
 
 _NO_LATENCIES: Mapping[str, int] = {}
 

@@ -4,6 +4,9 @@ The record holds the features, the target, every reading, the seed and the names
 an open circuit breaker is recorded as the reason of what it rejected, and an observed latency as the candidate's
 latency part. What an offer was (its model, price, labels) comes from the sources of the snapshot version named in the
 record. Only that the weights of the modes are still those of the version that decided is assumed.
+
+Where more was considered than a record keeps (`candidates_max`), the record says so, and what it kept is decided again
+among itself: a score depends on its offer alone, so that the order of the kept ones does not depend on the others.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from interlock.routing.choose import decide
+from interlock.routing.choose import CUT_CODES, decide
 from interlock.types.decision import Candidate, Reason, RouteDecision
-from interlock.types.record import Intent
+from interlock.types.record import Intent, Refusal
+from interlock.types.request import Features, Target
 from interlock.types.source import Offer
 
 
@@ -30,30 +34,42 @@ class Replay(msgspec.Struct, frozen=True):
         return not self.differences
 
 
-def replay(intent: Intent, offers: Mapping[str, Offer], *, candidates_max: int) -> Replay:
+def replay(call: Intent | Refusal, offers: Mapping[str, Offer]) -> Replay:
     """Decide a recorded call again.
 
-    `offers`: the tenant's offers by key, from the snapshot that the record names (`Catalog.by_key`).
-    `candidates_max`: the setting of that name when the call was decided.
+    `offers`: the tenant's offers by key, from the snapshot that the record names (`Catalog.by_key`). Raises ValueError
+    for a refusal before offers were ordered.
     """
-    recorded = intent.route
-    considered = _considered(intent)
-    known = [offers[key] for key in considered if key in offers]
+    features, target, recorded = call.features, call.target, call.route
+    if features is None or target is None or recorded is None:
+        raise ValueError("the call was refused before its offers were ordered")
+    cut = any(reason.code in CUT_CODES for reason in recorded.rejected)
+    if cut:
+        recorded = _kept(recorded)
+    considered = _considered(recorded, () if cut else call.permits)
     missing = [f"{key} is not in the snapshot given" for key in considered if key not in offers]
-    again = decide(
-        intent.features,
-        intent.target,
+    again = _again(features, target, recorded, [offers[key] for key in considered if key in offers], offers)
+    if cut:
+        again = _kept(again)
+    return Replay(again, tuple(missing + compare(recorded, again)))
+
+
+def _again(
+    features: Features, target: Target, recorded: RouteDecision, known: list[Offer], offers: Mapping[str, Offer]
+) -> RouteDecision:
+    return decide(
+        features,
+        target,
         known,
         dict(recorded.readings),
         open_breakers={
             offers[r.offer].source.id for r in recorded.rejected if r.stage == "breaker" and r.offer in offers
         },
         latencies={c.offer: c.latency_micro for c in recorded.candidates},
-        candidates_max=candidates_max,
+        candidates_max=len(known) + 1,
         router_version=recorded.router_version,
         seed=recorded.seed,
     )
-    return Replay(again, tuple(missing + compare(recorded, again)))
 
 
 def compare(recorded: RouteDecision, again: RouteDecision) -> list[str]:
@@ -76,12 +92,20 @@ def compare(recorded: RouteDecision, again: RouteDecision) -> list[str]:
     return differences
 
 
-def _considered(intent: Intent) -> list[str]:
-    route = intent.route
-    names = {c.offer for c in route.candidates}
-    names.update(r.offer for r in route.rejected if r.offer)
-    names.update(r.offer for r in intent.permits if r.offer)
+def _considered(recorded: RouteDecision, permits: Iterable[Reason]) -> list[str]:
+    names = {c.offer for c in recorded.candidates}
+    names.update(r.offer for r in recorded.rejected if r.offer)
+    names.update(r.offer for r in permits if r.offer)
     return sorted(names)
+
+
+def _kept(decision: RouteDecision) -> RouteDecision:
+    """What can be compared of a decision that was cut: whether a candidate took an excess depended on the others."""
+    return msgspec.structs.replace(
+        decision,
+        candidates=tuple(msgspec.structs.replace(c, overflow=False) for c in decision.candidates),
+        rejected=tuple(r for r in decision.rejected if r.code not in CUT_CODES),
+    )
 
 
 def _changed(before: Candidate, after: Candidate) -> str:

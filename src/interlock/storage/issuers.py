@@ -26,8 +26,9 @@ TABLE = Table(
         "group_teams",
         "kind",
         "data_class",
+        "group_roles",
     ),
-    json=("group_teams",),
+    json=("group_teams", "group_roles"),
     parts=lambda _: ("issuers",),
 )
 

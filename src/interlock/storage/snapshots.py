@@ -83,6 +83,24 @@ def newer(conn: Connection[Any], than: int, up_to: int) -> list[Part]:
     return [Part(n, v, bytes(h), bytes(b)) for n, v, h, b in conn.execute(NEWER_SQL, (than, up_to))]
 
 
+def head_of(conn: Connection[Any], version: int) -> Head | None:
+    """The head of a version, or None when there never was one. Heads are kept for good."""
+    row = conn.execute(
+        "SELECT version, root, format, compiled_ns FROM interlock.snapshot_head WHERE version = %s", (version,)
+    ).fetchone()
+    return None if row is None else Head(row[0], bytes(row[1]), row[2], row[3])
+
+
+def small_parts(conn: Connection[Any], version: int) -> list[Part]:
+    """The small parts as they were in a version, in name order: what its decisions were made from."""
+    rows = conn.execute(
+        "SELECT DISTINCT ON (name) name, version, sha256, body FROM interlock.snapshot_part"
+        " WHERE name = ANY(%s) AND version <= %s ORDER BY name, version DESC",
+        (list(SMALL_PARTS), version),
+    )
+    return [Part(n, v, bytes(h), bytes(b)) for n, v, h, b in rows]
+
+
 def publish(conn: Connection[Any], head: Head, parts: Sequence[Part], done: Dirty) -> None:
     """Store a new snapshot version, remove the marks it answers, and tell the nodes when the transaction commits."""
     with conn.cursor() as cursor:

@@ -104,7 +104,8 @@ class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
 class Issuer(msgspec.Struct, frozen=True, omit_defaults=True):
     """A JWT issuer a tenant trusts, and how its claims become a principal.
 
-    `group_teams` maps a group name in `groups_claim` to a team id, so that nobody is provisioned by hand.
+    `group_teams` maps a group name in `groups_claim` to a team id, `group_roles` to an administrative role in the
+    issuer's own tenant (of the platform's tenant: over the installation), so that nobody is provisioned by hand.
     """
 
     id: str
@@ -118,6 +119,7 @@ class Issuer(msgspec.Struct, frozen=True, omit_defaults=True):
     group_teams: dict[str, str] = {}
     kind: PrincipalKind = PrincipalKind.user
     data_class: DataClass = DataClass.internal
+    group_roles: dict[str, AdminRole] = {}
 
 
 class Caller(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -25,6 +25,18 @@ from interlock.types.request import Features, Target
 from interlock.types.usage import Cost, Energy, Usage
 
 
+class Party(msgspec.Struct, frozen=True, array_like=True):
+    """One side of a caller as policy saw it: who called, or the one it acted for.
+
+    A bearer token's principal is in no snapshot: what policy may look at is here or nowhere.
+    """
+
+    id: str
+    kind: str
+    name: str
+    team_ids: tuple[str, ...] = ()
+
+
 class EpochOpen(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """First record of an epoch. `wall_ns` Unix nanoseconds, `mono_ns` the monotonic clock at the same instant."""
 
@@ -42,7 +54,8 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """A call that was admitted: who, what, under which policy, and where it will go.
 
     `body` is the request body as the caller sent it, `body_sha256` stands for it where it is not kept; `parameters` are
-    its small fields, decoded. `request_class` is the label that the caller, or else the alias, gave the call.
+    its small fields, decoded. `request_class` is the label that caller or alias gave the call; `parties`: who
+    called and, in a delegated call, whom it acts for.
     """
 
     call: int
@@ -71,10 +84,15 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     client_request_id: str = ""
     peer: str = ""
     request_class: str = ""
+    parties: tuple[Party, ...] = ()
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """A call of an authenticated caller that was not made, and why."""
+    """A call of an authenticated caller that was not made, and why.
+
+    From `snapshot_root` on: what had been decided before it was refused, so that this can be decided again. `features`
+    and `target` are None when it was refused before they were known, `route` before offers were ordered.
+    """
 
     call: int
     wall_ns: int
@@ -97,6 +115,13 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
     trace_id: str = ""
     client_request_id: str = ""
     peer: str = ""
+    parties: tuple[Party, ...] = ()
+    snapshot_root: bytes = b""
+    features: Features | None = None
+    target: Target | None = None
+    permits: tuple[Reason, ...] = ()
+    route: RouteDecision | None = None
+    seed: int = 0
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -28,7 +28,7 @@ from tests.integration.gateway.client import (
     read_until,
     serving,
 )
-from tests.unit.gateway import issuers
+from tests.unit.identity import issuers
 
 STREAM = {**CHAT, "stream": True}
 

@@ -31,7 +31,7 @@ def test_every_decision_is_made_again_from_its_record() -> None:
         catalog = gateway.view.catalog("ten_acme")
         assert len(intents) == 40
         for intent in intents:
-            again = replay(intent, catalog.by_key, candidates_max=gateway.settings.candidates_max)
+            again = replay(intent, catalog.by_key)
             assert again.same, (intent.features.asked, again)
             target = resolve(intent.features.asked, catalog, now_s=0, seed=intent.route.seed)
             assert target == intent.target

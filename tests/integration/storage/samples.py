@@ -109,6 +109,7 @@ def issuer(tenant_id: str, url: str = "https://id.example.org") -> Issuer:
         audience="interlock",
         jwks_url=f"{url}/jwks",
         group_teams={"researchers": "team_1"},
+        group_roles={"researchers": AdminRole.viewer},
     )
 
 

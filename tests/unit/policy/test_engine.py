@@ -363,3 +363,15 @@ def test_listing_needs_no_more_than_a_public_call() -> None:
     restricted = Features("chat", "large", DataClass.restricted)
     assert "cloud::large" not in decide.authorize(caller(ALICE), restricted, OFFERS).allowed
     assert decide.may_list(caller(ALICE), OFFERS[3])
+
+
+def test_what_an_engine_keeps_is_bounded_and_forgetting_changes_nothing() -> None:
+    tenants = [msgspec.structs.replace(ACME, id=f"ten_{n}", name=f"t{n}") for n in range(9)]
+    people = [msgspec.structs.replace(ALICE, id=f"prn_{t.id}", tenant_id=t.id, team_ids=()) for t in tenants]
+    small = PolicyEngine((EVERYTHING,), tenants, (), (LOCAL,), 16, tenants_max=2, callers_max=2)
+    large = PolicyEngine((EVERYTHING,), tenants, (), (LOCAL,), 4096, tenants_max=64, callers_max=64)
+    for someone in [*people, *people]:
+        given = caller(someone), asks(), OFFERS
+        assert small.authorize(*given) == large.authorize(*given)
+    assert len(small._slices) <= 2 and len(small._askers) <= 2
+    assert len(large._slices) == len(large._askers) == len(tenants)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.errors import ConfigError
@@ -120,6 +120,7 @@ LISTS = st.lists(NAMES, min_size=1, max_size=5)
         ),
     )
 )
+@settings(deadline=None)
 def test_any_names_render_to_exactly_one_valid_statement(made_of: tuple[str, dict[str, object]]) -> None:
     cedar = render(*made_of).cedar
     assert len(statements(cedar)) == 1

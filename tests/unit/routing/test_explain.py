@@ -125,7 +125,7 @@ def test_readings_in_words() -> None:
 def test_a_decision_replays_from_its_encoded_record() -> None:
     decision, among = busy_case()
     wire = msgspec.msgpack.encode(intent_of(decision, features(), MODEL))
-    again = replay(msgspec.msgpack.decode(wire, type=Intent), {o.key: o for o in among}, candidates_max=50)
+    again = replay(msgspec.msgpack.decode(wire, type=Intent), {o.key: o for o in among})
     assert again.same, again.differences
     assert again.decision == decision
 
@@ -135,7 +135,21 @@ def test_a_truncated_decision_replays_with_the_permitted_offers() -> None:
     decision = decide(features(), MODEL, among, {}, candidates_max=4, seed=9)
     permits = tuple(Reason(o.key, "policy", "permit", "") for o in among)
     intent = intent_of(decision, features(), MODEL, permits)
-    assert replay(intent, {o.key: o for o in among}, candidates_max=4).same
+    assert replay(intent, {o.key: o for o in among}).same
+
+
+def test_what_a_truncated_decision_kept_replays_without_what_it_dropped() -> None:
+    """Latencies of dropped offers are in no record, and the one whose excess was taken may be among them."""
+    full = LoadReading(waiting=9, running=1, saturated=True)
+    among = offers(source("best", Model(name="m", quality_milli=1000)), *(source(f"s{i}", "m") for i in range(6)))
+    latencies = {o.key: 900_000 - i for i, o in enumerate(among)}
+    decision = decide(features(), MODEL, among, {"src_best": full}, latencies=latencies, candidates_max=3)
+    assert all(c.overflow for c in decision.candidates) and "best::m" not in {c.offer for c in decision.candidates}
+    permits = tuple(Reason(o.key, "policy", "permit", "") for o in among)
+    intent = intent_of(decision, features(), MODEL, permits)
+    assert replay(intent, {o.key: o for o in among}).same
+    worse = msgspec.structs.replace(decision, candidates=decision.candidates[::-1])
+    assert not replay(intent_of(worse, features(), MODEL, permits), {o.key: o for o in among}).same
 
 
 def test_a_replay_says_what_differs() -> None:
@@ -143,11 +157,11 @@ def test_a_replay_says_what_differs() -> None:
     intent = intent_of(decision, features(), MODEL)
     offers_then = {o.key: o for o in among}
     dearer = offers_then | {"cloud::m": offers(source("cloud", priced("m", 30)))[0]}
-    assert any("cost_micro" in d for d in replay(intent, dearer, candidates_max=50).differences)
+    assert any("cost_micro" in d for d in replay(intent, dearer).differences)
     gone = {k: o for k, o in offers_then.items() if k != "home::m"}
-    differences = replay(intent, gone, candidates_max=50).differences
+    differences = replay(intent, gone).differences
     assert "home::m is not in the snapshot given" in differences and any("order was" in d for d in differences)
     able = offers_then | {"blind::m": offers(source("blind", "m"))[0]}
-    assert any("no longer rejected" in d for d in replay(intent, able, candidates_max=50).differences)
+    assert any("no longer rejected" in d for d in replay(intent, able).differences)
     blind = offers_then | {"home::m": offers(source("home", Model(name="m", abilities=())))[0]}
-    assert any("now rejected" in d for d in replay(intent, blind, candidates_max=50).differences)
+    assert any("now rejected" in d for d in replay(intent, blind).differences)

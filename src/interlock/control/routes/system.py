@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from interlock.control import explain
+from interlock.control import replay as past_calls
 from interlock.control.apply import Applied
 from interlock.control.documents import Document, lean
 from interlock.control.parse import dump
@@ -41,6 +42,12 @@ class Files(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not 1 <= len(self.files) <= _FILES_MAX:
             raise BadRequest(f"give 1 to {_FILES_MAX} files", param="files")
         return [(file.name, file.text) for file in self.files]
+
+
+class Recorded(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An Intent or Refusal as the record log has it (msgpack), in base64. Its payloads may be left out."""
+
+    record: bytes
 
 
 class Whoami(msgspec.Struct, frozen=True):
@@ -99,6 +106,8 @@ def router() -> APIRouter:
     summary = "May a caller use a model, and why"
     path = "/tenants/{tenant}/explain"
     route(out, "POST", path, explained, summary, tag="policies", body=explain.Question, answer=explain.Answer)
+    summary = "Decide a recorded call again, on the snapshot that it names"
+    route(out, "POST", "/replay", replay, summary, tag="policies", body=Recorded, answer=past_calls.Replayed)
     summary = "Run a policy test file on the stored configuration"
     route(out, "POST", "/policy-test", policy_test, summary, tag="policies", body=File, answer=explain.TestAnswer)
     return out
@@ -199,3 +208,12 @@ def policy_test(request: Request, who: Who, body: Body) -> Response:
     allow(who, Action.config_export, None)
     with api_of(request).store.platform() as conn:
         return Json(explain.run_tests(conn, file.name, file.text))
+
+
+def replay(request: Request, who: Who, body: Body) -> Response:
+    """Policy and routing, from the record and what that snapshot version said; names each difference."""
+    record = past_calls.read(Given(request, body).as_(Recorded).record)
+    allow(who, Action.explain, record.tenant_id or None)
+    with api_of(request).store.platform() as conn:
+        then = past_calls.past(conn, record.snapshot_version)
+    return Json(past_calls.replay(record, then))

@@ -26,6 +26,7 @@ def spec_of(issuer: Issuer, names: Names) -> IssuerSpec:
         group_teams={group: names.of(team) for group, team in issuer.group_teams.items()},
         kind=issuer.kind,
         data_class=data_class_name(issuer.data_class),
+        group_roles=dict(issuer.group_roles),
     )
 
 
@@ -78,4 +79,5 @@ def _with(tx: Tx, issuer: Issuer, spec: IssuerSpec) -> Issuer:
         group_teams=teams,
         kind=spec.kind,
         data_class=DataClass[spec.data_class],
+        group_roles=dict(spec.group_roles),
     )

@@ -53,6 +53,7 @@ def record_intent(call: Call, log: RecordLog) -> None:
             client_request_id(call),
             call.request.peer,
             call.request_class,
+            identity.parties,
         )
     )
 
@@ -63,6 +64,7 @@ def record_refusal(call: Call, error: InterlockError, log: RecordLog) -> int:
     assert identity is not None  # noqa: S101 - only authenticated calls are recorded
     caller = identity.caller
     reasons = call.authorization.denials if call.authorization is not None else ()
+    permits = call.authorization.permits if call.authorization is not None else ()
     if call.route is not None:
         reasons = (*reasons, *call.route.rejected)
     data_class = call.data_class if call.data_class is not None else caller.data_class
@@ -89,6 +91,13 @@ def record_refusal(call: Call, error: InterlockError, log: RecordLog) -> int:
             call.trace_id,
             client_request_id(call),
             call.request.peer,
+            identity.parties,
+            call.state.root,
+            features,
+            call.target,
+            permits,
+            call.route,
+            call.seed,
         )
     )
 

@@ -1,4 +1,4 @@
-"""The gateway's certificate and its reload."""
+"""A server's certificate and its reload."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from interlock.errors import ConfigError
-from interlock.gateway.tls import ServerTls, check
+from interlock.identity.certificate import Pair, ServerTls, check, control_pair, gateway_pair
 from interlock.settings import Settings
 from tests.e2e.certificates import make
 
@@ -28,13 +28,13 @@ def served(context: ssl.SSLContext) -> bytes:
     return client.getpeercert(binary_form=True) or b""
 
 
-def settings(folder: Path) -> Settings:
-    return Settings(tls_cert_file=str(folder / "cert.pem"), tls_key_file=str(folder / "key.pem"))
+def pair(folder: Path) -> Pair:
+    return gateway_pair(Settings(tls_cert_file=str(folder / "cert.pem"), tls_key_file=str(folder / "key.pem")))
 
 
 def test_a_certificate_before_its_key_leaves_the_old_pair_in_use(tmp_path: Path) -> None:
     first = make(tmp_path / "cert.pem", tmp_path / "key.pem", "first")
-    tls = ServerTls(settings(tmp_path))
+    tls = ServerTls(pair(tmp_path))
     assert not tls.refresh()
     second = make(tmp_path / "cert.new", tmp_path / "key.new", "second")
     (tmp_path / "cert.new").replace(tmp_path / "cert.pem")
@@ -48,12 +48,23 @@ def test_a_certificate_before_its_key_leaves_the_old_pair_in_use(tmp_path: Path)
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     make(tmp_path / "cert.pem", tmp_path / "key.pem", "x")
-    check(Settings())
-    check(settings(tmp_path))
+    check(gateway_pair(Settings()))
+    check(pair(tmp_path))
     with pytest.raises(ConfigError, match="tls_cert_file is not"):
-        check(Settings(tls_key_file=str(tmp_path / "key.pem")))
+        check(gateway_pair(Settings(tls_key_file=str(tmp_path / "key.pem"))))
     (tmp_path / "cert.pem").write_text("no")
     with pytest.raises(ConfigError, match=r"cert\.pem with .*key\.pem: cannot be used as certificate"):
-        check(settings(tmp_path))
+        check(pair(tmp_path))
     with pytest.raises(ConfigError, match="No such file or directory"):
-        check(Settings(tls_cert_file=str(tmp_path / "none.pem")))
+        check(gateway_pair(Settings(tls_cert_file=str(tmp_path / "none.pem"))))
+
+
+def test_the_admin_api_wants_both_files(tmp_path: Path) -> None:
+    make(tmp_path / "cert.pem", tmp_path / "key.pem", "x")
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    check(control_pair(Settings()), key_apart=True)
+    check(control_pair(Settings(control_tls_cert_file=cert, control_tls_key_file=key)), key_apart=True)
+    with pytest.raises(ConfigError, match="control_tls_key_file is set and control_tls_cert_file is not"):
+        check(control_pair(Settings(control_tls_key_file=key)), key_apart=True)
+    with pytest.raises(ConfigError, match="control_tls_cert_file is set and control_tls_key_file is not"):
+        check(control_pair(Settings(control_tls_cert_file=cert)), key_apart=True)

@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jwk
 
 from interlock.errors import ConfigError, Unavailable
-from interlock.gateway.jwks import JwksFetcher, KeyStore, Resolve, file_of, public_keys
-from interlock.gateway.tokens import TokenVerifier
+from interlock.identity.jwks import JwksFetcher, KeyStore, Resolve, file_of, public_keys
+from interlock.identity.tokens import TokenVerifier
 from interlock.settings import Settings
 from interlock.testing.clock import FakeClock
 from interlock.types.clock import SystemClock
-from tests.unit.gateway.issuers import EC, ED, RSA, RSA_2, Published, issuer, public, serving, token
+from tests.unit.identity.issuers import EC, ED, RSA, RSA_2, Published, issuer, public, serving, token
 
 HOSTS = "localhost,127.0.0.1,id.test"
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from joserfc import jwk, jws
 
 from interlock.errors import Unauthenticated, Unavailable
-from interlock.gateway.jwks import KeySetFile, KeyStore, file_of, public_keys
-from interlock.gateway.tokens import TokenVerifier
+from interlock.identity.jwks import KeySetFile, KeyStore, file_of, public_keys
+from interlock.identity.tokens import TokenVerifier, admin_roles, scopes_of
 from interlock.settings import Settings
 from interlock.testing.clock import FakeClock
-from interlock.types.identity import DataClass, Issuer, PrincipalKind
-from tests.unit.gateway.issuers import AUDIENCE, EC, EC_384, ED, NAME, NOW_S, RSA, RSA_2, claims, issuer, public, token
+from interlock.types.identity import AdminRole, DataClass, Issuer, PrincipalKind
+from tests.unit.identity.issuers import AUDIENCE, EC, EC_384, ED, NAME, NOW_S, RSA, RSA_2, claims, issuer, public, token
 
 
 class Bench:
@@ -448,3 +448,18 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 SHARED: Bench
+
+
+def test_groups_become_administrative_roles_by_the_issuers_mapping() -> None:
+    mapped = issuer(group_roles={"ops": AdminRole.admin, "all": AdminRole.viewer, "root": AdminRole.admin})
+    assert admin_roles(mapped, {"groups": ["root", "all", "ops", 7]}) == (AdminRole.admin, AdminRole.viewer)
+    assert admin_roles(mapped, {"groups": "all"}) == (AdminRole.viewer,)
+    for nothing in ({}, {"groups": {"ops": 1}}, {"groups": ["admin", "Ops"]}, {"roles": ["ops"]}):
+        assert admin_roles(mapped, nothing) == ()
+    assert admin_roles(issuer(), {"groups": ["ops"]}) == ()
+
+
+def test_scopes_are_words_of_scope_or_scp() -> None:
+    assert scopes_of({"scope": "openid admin", "scp": ["infer", 3]}) == {"openid", "admin", "infer"}
+    assert scopes_of({"scope": {"admin": 1}, "scp": None}) == frozenset()
+    assert "admin" not in scopes_of({"scope": "administrator admin.read"})

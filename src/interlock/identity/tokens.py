@@ -20,11 +20,11 @@ from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import Key
 
 from interlock.errors import Unauthenticated, Unavailable
-from interlock.gateway.jwks import KeyStore
+from interlock.identity.jwks import KeyStore
 from interlock.policy.cache import Generations
 from interlock.settings import Settings
 from interlock.types.clock import Clock
-from interlock.types.identity import Caller, Issuer, Principal, PrincipalKind, Scope
+from interlock.types.identity import AdminRole, Caller, Issuer, Principal, PrincipalKind, Scope
 
 ALGORITHMS = frozenset(
     ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA")
@@ -40,6 +40,15 @@ _S = 1_000_000_000
 class _Remembered(NamedTuple):
     caller: Caller
     issuer_id: str
+    generation: bytes
+
+
+class Proven(NamedTuple):
+    """What a token proved: its issuer's entry, its claims, and who calls by it. `generation`: of the issuer's keys."""
+
+    issuer: Issuer
+    claims: Mapping[str, Any]
+    caller: Caller
     generation: bytes
 
 
@@ -80,8 +89,6 @@ class TokenVerifier:
         Raises Unauthenticated with the reason (code `invalid_token` or `expired_token`), or Unavailable while the
         issuer's keys are not known (`issuer_keys_unavailable`) or are just being fetched (`issuer_keys_refreshing`).
         """
-        if len(token) > self._bytes_max:
-            _refuse(f"it is larger than {self._bytes_max} bytes")
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         remembered = self._cache.get(digest)
         now_ns = self._clock.wall_ns()
@@ -90,14 +97,27 @@ class TokenVerifier:
             if ring is not None and ring.generation == remembered.generation:
                 _check_expiry(remembered.caller.not_after_s, now_ns, self._leeway_ns)
                 return remembered.caller
-        header, claims = _read(token)
+        proven = self.prove(token)
+        if self._cache_max:
+            self._cache.put(digest, _Remembered(proven.caller, proven.issuer.id, proven.generation))
+        return proven.caller
+
+    def prove(self, token: str) -> Proven:
+        """As `verify`, with the claims, and without remembering anything."""
+        header, claims = self._read(token)
         issuer = self._issuer(claims)
         generation = self._check_signature(token, header, issuer)
-        self._check_times(claims, now_ns)
-        caller = _caller(issuer, claims)
-        if self._cache_max:
-            self._cache.put(digest, _Remembered(caller, issuer.id, generation))
-        return caller
+        self._check_times(claims, self._clock.wall_ns())
+        return Proven(issuer, claims, _caller(issuer, claims), generation)
+
+    def named_issuer(self, token: str) -> Issuer:
+        """The issuer that a token names. INVARIANT: nothing is proven by it. Raises Unauthenticated."""
+        return self._issuer(self._read(token)[1])
+
+    def _read(self, token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        if len(token) > self._bytes_max:
+            _refuse(f"it is larger than {self._bytes_max} bytes")
+        return _read(token)
 
     def _issuer(self, claims: Mapping[str, Any]) -> Issuer:
         """The issuer's entry that `iss` and `aud` name. The claims are not proven yet: they only choose the entry."""
@@ -255,17 +275,37 @@ def _name(value: object, claim: str) -> str:
     return value
 
 
+def admin_roles(issuer: Issuer, claims: Mapping[str, Any]) -> tuple[AdminRole, ...]:
+    """The administrative roles of a token's groups, by the issuer's mapping. Refuses a token with too many groups."""
+    named = _groups(issuer, claims)
+    return tuple(dict.fromkeys(role for group, role in issuer.group_roles.items() if group in named))
+
+
+def scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:
+    """What a token may be used for: the claim `scope` (RFC 8693, section 4.2), or `scp`, as text or list."""
+    found: set[str] = set()
+    for name in ("scope", "scp"):
+        value = claims.get(name)
+        listed = value.split() if isinstance(value, str) else value if isinstance(value, list) else ()
+        found.update(entry for entry in listed if isinstance(entry, str))
+    return frozenset(found)
+
+
 def _teams(issuer: Issuer, claims: Mapping[str, Any]) -> tuple[str, ...]:
     """Team ids of the token's groups, in the order of the issuer's mapping, so that the first is always the same."""
+    named = _groups(issuer, claims)
+    return tuple(dict.fromkeys(team for group, team in issuer.group_teams.items() if group in named))
+
+
+def _groups(issuer: Issuer, claims: Mapping[str, Any]) -> frozenset[str]:
     groups = _claim(claims, issuer.groups_claim)
     if isinstance(groups, str):
         groups = [groups]
     if not isinstance(groups, list):
-        return ()
+        return frozenset()
     if len(groups) > GROUPS_MAX:
         _refuse(f"it names more than {GROUPS_MAX} groups")
-    named = {group for group in groups if isinstance(group, str)}
-    return tuple(dict.fromkeys(team for group, team in issuer.group_teams.items() if group in named))
+    return frozenset(group for group in groups if isinstance(group, str))
 
 
 def _claim(claims: Mapping[str, Any], path: str) -> object:
