@@ -143,7 +143,7 @@ class SnapshotView:
 
     def __init__(self, before: SnapshotView | None, cache_max: int, catalogs_max: int = CATALOGS_MAX) -> None:
         """An unfinished copy of `before`; `from_parts` and `apply` are the ways to make one."""
-        self._catalogs_max = before._catalogs_max if before else catalogs_max
+        self._catalogs_max: int = before._catalogs_max if before else catalogs_max
         self._keys: Remembered[ApiKey] = before._keys if before else Remembered(cache_max // 2)
         self._principals: Remembered[Principal] = before._principals if before else Remembered(cache_max // 2)
         self._names: Names = before._names if before else Names(cache_max)

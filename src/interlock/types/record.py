@@ -54,8 +54,8 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """A call that was admitted: who, what, under which policy, and where it will go.
 
     `body` is the request body as the caller sent it, `body_sha256` stands for it where it is not kept; `parameters` are
-    its small fields, decoded. `request_class` is the label that caller or alias gave the call; `parties`: who
-    called and, in a delegated call, whom it acts for.
+    its small fields, decoded. `request_class` is the label that the caller, or else the alias, gave the call.
+    `parties`: who called and, in a delegated call, whom it acts for.
     """
 
     call: int
