@@ -81,6 +81,9 @@ class Settings:
         8192, "Client connections per worker; more are closed at once.", group="gateway", minimum=1
     )
     head_bytes_max: int = setting(32768, "Largest request line plus headers.", group="gateway", minimum=1024)
+    head_memo_max: int = setting(
+        4096, "Connections per worker whose last request head is remembered; 0: none.", group="gateway", minimum=0
+    )
     headers_max: int = setting(100, "Most header fields in a request.", group="gateway", minimum=8)
     body_bytes_max: int = setting(20_000_000, "Largest request body.", group="gateway", minimum=1024)
     bodies_bytes_max: int = setting(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SPECIAL = frozenset((b"transfer-encoding", b"content-encoding", b"keep-alive"))
 HEADERS_MAX = 256
 """Most header fields taken from an answer."""
+JOIN_BYTES_MAX = 65_536
+"""Up to here a copy of the body costs less than a second buffer."""
 _KEEP_ALIVE = re.compile(rb"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
 
 
@@ -105,6 +107,8 @@ class Connection(asyncio.Protocol):
         data = call.data
         if isinstance(data, bytes):
             self.transport.write(data)
+        elif len(data[-1]) <= JOIN_BYTES_MAX:
+            self.transport.write(b"".join(data))
         else:
             self.transport.writelines(data)
         if not self.used:

@@ -210,6 +210,26 @@ def test_pipelined_requests_are_answered_in_order() -> None:
     asyncio.run(main())
 
 
+def test_a_request_that_comes_between_two_turns_waits_behind_those_before_it() -> None:
+    app = Recorder(later=True)
+
+    async def main() -> None:
+        protocol, wire = connect(app)
+        request = b"POST /%d HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+        protocol.data_received(request % 0 + request % 1)
+        app.sinks[0].respond(200, b"", b"answer 0")
+        protocol.data_received(request % 2)  # before the loop has come to number 1
+        await asyncio.sleep(0)
+        for n in (1, 2):
+            assert app.requests[-1].path == f"/{n}"
+            app.sinks[n].respond(200, b"", b"answer %d" % n)
+            await asyncio.sleep(0)
+        assert [request.path for request in app.requests] == ["/0", "/1", "/2"]
+        assert wire.sent.index(b"answer 1") < wire.sent.index(b"answer 2")
+
+    asyncio.run(main())
+
+
 def test_a_malformed_request_behind_a_good_one_is_refused_after_its_answer() -> None:
     app = Recorder(later=True)
 
@@ -369,5 +389,53 @@ def test_too_many_connections_are_closed_at_once() -> None:
             wires.append(wire)
         assert [wire.aborted for wire in wires] == [False, True]
         assert server.refused_connections == 1
+
+    run(test)
+
+
+AGAIN = HOST + b"Authorization: Bearer il_live_a\r\nContent-Length: %d\r\nAccept: */*\r\n\r\n%b"
+
+
+def test_a_head_that_repeats_is_not_parsed_again_and_cannot_be_changed() -> None:
+    def test() -> None:
+        app = Recorder()
+        protocol, wire = connect(app)
+        bodies = [b"", b"a", b"x" * 999, b"bc", b"d" * 70]
+        for body in bodies[:2]:
+            protocol.data_received(AGAIN % (len(body), body))
+        parser, protocol._parser = protocol._parser, None
+        for body in bodies[2:]:
+            protocol.data_received(AGAIN % (len(body), body))
+        protocol._parser = parser
+        protocol.data_received(AGAIN.replace(b"il_live_a", b"il_live_b") % (1, b"z"))
+        assert [request.body for request in app.requests] == [*bodies, b"z"]
+        heads = [request.head for request in app.requests]
+        assert heads[0] is None and heads[1] is not None and heads[1:5] == [heads[1]] * 4 and heads[5] is not heads[1]
+        assert app.requests[4].headers[b"authorization"] == b"Bearer il_live_a"
+        assert app.requests[5].headers[b"authorization"] == b"Bearer il_live_b"
+        for change in (dict.clear, dict.pop, dict.update, dict.setdefault, dict.__setitem__, dict.__delitem__):
+            with pytest.raises(TypeError):
+                getattr(app.requests[4].headers, change.__name__)(b"host", b"b")
+        assert not wire.closed
+
+    run(test)
+
+
+def test_no_more_heads_are_remembered_than_the_limit_and_none_that_keep_changing() -> None:
+    def test() -> None:
+        app = Recorder()
+        server = Server(app, Settings(head_memo_max=2), FakeClock())
+        protocols = [server.protocol() for _ in range(4)]
+        for protocol in protocols:
+            protocol.connection_made(Wire())
+            for _ in range(3):
+                protocol.data_received(AGAIN % (1, b"a"))
+        assert server.heads == 2
+        protocols[0].connection_lost(None)
+        assert server.heads == 1
+        for n in range(20):
+            protocols[1].data_received(AGAIN.replace(b"il_live_a", b"%d" % n) % (1, b"a"))
+        assert server.heads == 0
+        assert len(app.requests) == 32
 
     run(test)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from interlock.errors import BadRequest, BodyTooLarge, InterlockError
 from interlock.gateway.http.exchange import Application, Exchange, Headers, Request
-from interlock.gateway.http.protocol import UNIQUE
+from interlock.gateway.http.rules import UNIQUE
 from interlock.wire.errors import error_answer
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ async def _read(scope: MutableMapping[str, Any], receive: Receive, settings: Set
                 )
             value = headers[name] + b", " + value
         headers[name] = value
+    headers.pop(b"content-length", None)
     body, size, more = [], 0, True
     while more:
         message = await receive()

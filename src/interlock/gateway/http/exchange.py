@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from interlock.gateway.http.heads import Head
 
 Headers = bytes
 """Header lines as they are sent, each ended by CR LF; made by `header_line` or known to be safe."""
@@ -18,13 +21,26 @@ def header_line(name: bytes, value: bytes) -> bytes:
 
 class Request:
     """One whole request. Header names are lower case; a name given twice is refused by the server
-    for those that must be unique (`protocol.UNIQUE`), otherwise joined with a comma (RFC 9110 section 5.3)."""
+    for those that must be unique (`rules.UNIQUE`), otherwise joined with a comma (RFC 9110 section 5.3).
 
-    __slots__ = ("body", "headers", "method", "path", "peer", "received_ns")
+    `headers` is for reading: requests with the same head may share it. Content-length is not among them, as the body
+    is here. `head` is the same object for requests whose heads are known to be the same, or None: what has been found
+    out about the fields of one holds for the others (`Head.note` is the place to keep it).
+    """
+
+    __slots__ = ("body", "head", "headers", "method", "path", "peer", "received_ns")
 
     def __init__(
-        self, method: str, path: str, headers: dict[bytes, bytes], body: bytes, peer: str, received_ns: int
+        self,
+        method: str,
+        path: str,
+        headers: dict[bytes, bytes],
+        body: bytes,
+        peer: str,
+        received_ns: int,
+        head: Head | None = None,
     ) -> None:
+        self.head = head
         self.method = method
         self.path = path
         self.headers = headers

@@ -4,6 +4,9 @@ llhttp in its strict mode already refuses Content-Length together with Transfer-
 obsolete line folding, bare LF and CR, NUL, and malformed chunk sizes. This adds: exactly one Host (RFC 9112
 section 3.2), no transfer coding but `chunked`, HTTP/1.0 and 1.1 only, no upgrade, limits on everything, and closing
 the connection after any refusal, so that bytes that follow a malformed message are never read as a request.
+
+A head that is the same as the connection's last one, but for its length, is not parsed again (see `heads`). Its body
+is then counted here, and llhttp stands at the beginning of a message all the while.
 """
 
 from __future__ import annotations
@@ -24,52 +27,13 @@ from interlock.errors import (
     Unavailable,
 )
 from interlock.gateway.http.exchange import Application, Exchange, Headers, Request
+from interlock.gateway.http.heads import HEAD_MEMO_BYTES_MAX, TRIES, Head, head_of
+from interlock.gateway.http.rules import STATUS_LINES, UNIQUE, absolute_path, status_line
 from interlock.wire.errors import error_answer
 
 if TYPE_CHECKING:
     from interlock.settings import Settings
     from interlock.types.clock import Clock
-
-UNIQUE = frozenset(
-    {
-        b"host",
-        b"authorization",
-        b"content-length",
-        b"content-type",
-        b"transfer-encoding",
-        b"x-api-key",
-        b"api-key",
-        b"x-interlock-assert-user",
-        b"x-interlock-data-class",
-        b"x-interlock-purpose",
-    }
-)
-"""Header fields that a request may carry only once: two values would be read differently by different readers."""
-
-REASONS = {
-    200: b"OK",
-    400: b"Bad Request",
-    401: b"Unauthorized",
-    403: b"Forbidden",
-    404: b"Not Found",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    409: b"Conflict",
-    413: b"Content Too Large",
-    422: b"Unprocessable Content",
-    429: b"Too Many Requests",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    501: b"Not Implemented",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-}
-_STATUS_LINES = {status: b"HTTP/1.1 %d %s\r\n" % (status, reason) for status, reason in REASONS.items()}
-
-
-def _status_line(status: int) -> bytes:
-    return b"HTTP/1.1 %d \r\n" % status
 
 
 class Server:
@@ -79,7 +43,13 @@ class Server:
         self.app = app
         self.settings = settings
         self.clock = clock
+        self.mono_ns = clock.mono_ns
+        self.head_timeout_ns = settings.head_timeout_ms * 1_000_000
+        self.body_timeout_ns = settings.body_timeout_ms * 1_000_000
+        self.idle_timeout_ns = settings.idle_timeout_ms * 1_000_000
         self.connections: set[HttpProtocol] = set()
+        self.heads = 0
+        """Connections that remember a head."""
         self.held_bytes = 0
         self.draining = False
         self.refused_connections = 0
@@ -112,20 +82,27 @@ class HttpProtocol(asyncio.Protocol):
         "_exchange",
         "_failed",
         "_field_bytes",
+        "_head",
         "_head_bytes",
         "_head_done",
         "_headers",
         "_held",
         "_in_head",
+        "_in_message",
         "_keep_alive",
+        "_known",
         "_minor_10",
         "_no_body",
         "_parser",
         "_paused",
         "_queue",
+        "_raw",
         "_refusal",
+        "_served",
         "_serving",
+        "_tries",
         "_url",
+        "_wanted",
         "busy",
         "paused_since_ns",
         "peer",
@@ -151,11 +128,18 @@ class HttpProtocol(asyncio.Protocol):
         self._keep_alive = True
         self._minor_10 = False
         self._no_body = False
+        self._in_message = False
+        self._served = False
+        self._head: Head | None = None
+        self._tries = TRIES if server.settings.head_memo_max else 0
         self._begin()
         self._deadline_ns = 0
 
     def _begin(self) -> None:
         """Forget the last request's parts: another one may follow."""
+        self._known: Head | None = None
+        self._wanted = 0
+        self._raw = b""
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
@@ -179,11 +163,13 @@ class HttpProtocol(asyncio.Protocol):
         self.peer = f"{peername[0]}:{peername[1]}" if isinstance(peername, tuple) else ""
         self.transport.set_write_buffer_limits(high=server.settings.write_buffer_bytes_max)
         server.connections.add(self)
-        self._deadline_ns = server.clock.mono_ns() + server.settings.head_timeout_ms * 1_000_000
+        self._deadline_ns = server.mono_ns() + server.head_timeout_ns
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.server.connections.discard(self)
         self._failed = True
+        self._tries = 0
+        self._forget_head()
         self._release()
         self._parser = None  # it refers back to this object
         exchange, self._exchange = self._exchange, None
@@ -198,10 +184,17 @@ class HttpProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._failed or self._refusal is not None:
             return
+        if self._wanted:
+            self._more_of_known(data)
+            return
+        if self._head_bytes == 0 and not self._in_message and self._tries:
+            if self._head is not None and self._take_known(self._head, data):
+                return
+            self._raw = data
         if not self._in_head and self._head_bytes == 0:
             self._in_head = True
             if not self.busy:
-                self._deadline_ns = self.server.clock.mono_ns() + self.server.settings.head_timeout_ms * 1_000_000
+                self._deadline_ns = self.server.mono_ns() + self.server.head_timeout_ns
         if self._in_head:
             self._head_bytes += len(data)
         self._feed(data)
@@ -218,6 +211,88 @@ class HttpProtocol(asyncio.Protocol):
         self._paused = False
         if self._exchange is not None:
             self._exchange.on_resume()
+
+    # -- a head that is known
+
+    def _take_known(self, head: Head, data: bytes) -> bool:
+        """Take a read that is the known head and not more than its body; False, and nothing done, when it is not.
+
+        Whatever is to be refused is left to the parser and its callbacks.
+        """
+        if not data.startswith(head.before) or self.busy or self._queue:
+            return False
+        end = data.find(head.after, head.at, head.reach)
+        digits = data[head.at : end]
+        if end < 0 or not digits.isdigit():
+            return False
+        server = self.server
+        settings = server.settings
+        body = data[end + head.after_bytes :]
+        size, length = len(body), int(digits)
+        held_bytes = server.held_bytes + size
+        if size > length or length > settings.body_bytes_max or held_bytes > settings.bodies_bytes_max:
+            return False
+        server.held_bytes = held_bytes
+        self._held += size
+        self._tries = TRIES
+        if size == length:
+            self._dispatch(
+                Request("POST", head.path, head.fields, body, self.peer, server.mono_ns(), head), True, False
+            )
+            return True
+        self._known, self._wanted = head, length - size
+        self._body = [body] if body else []
+        self._body_bytes = size
+        self._head_bytes = head.at + head.after_bytes
+        self._deadline_ns = server.mono_ns() + server.body_timeout_ns
+        return True
+
+    def _more_of_known(self, data: bytes) -> None:
+        """More of the body behind a known head. What is beyond it begins another request, and is parsed."""
+        head, wanted = self._known, self._wanted
+        assert head is not None  # noqa: S101 - set together with _wanted
+        rest = data[wanted:]
+        piece = data[:wanted] if rest else data
+        self._wanted = wanted - len(piece)
+        try:
+            self.on_body(piece)
+        except InterlockError as error:
+            self._refuse(error)
+            return
+        if self._wanted:
+            return
+        request = Request("POST", head.path, head.fields, b"".join(self._body), self.peer, self.server.mono_ns(), head)
+        self._begin()
+        self._dispatch(request, True, False)
+        if rest and not self._failed:
+            self._feed(rest)
+            if len(self._queue) >= self.server.settings.pipelined_requests_max:
+                self.transport.pause_reading()
+
+    def _remember(self, path: str) -> Head | None:
+        """Remember the head of the request that llhttp has just ended, if the connection's next may well be the same.
+
+        A connection's first is not: many are used once.
+        """
+        raw, self._raw = self._raw, b""
+        server = self.server
+        if not self._served:
+            self._served = True
+            return None
+        if self._head is None and server.heads >= server.settings.head_memo_max:
+            return None
+        self._tries -= 1
+        self._forget_head()
+        head = head_of(raw, path, self._headers) if self._tries else None
+        if head is not None:
+            self._head = head
+            server.heads += 1
+        return head
+
+    def _forget_head(self) -> None:
+        if self._head is not None:
+            self._head = None
+            self.server.heads -= 1
 
     # -- parsing
 
@@ -240,6 +315,9 @@ class HttpProtocol(asyncio.Protocol):
             self._refuse(
                 HeadersTooLarge(f"The request head is larger than {self.server.settings.head_bytes_max} bytes.")
             )
+
+    def on_message_begin(self) -> None:
+        self._in_message = True
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -288,7 +366,14 @@ class HttpProtocol(asyncio.Protocol):
         if headers.get(b"expect", b"").lower() == b"100-continue" and not self.busy:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if coding is not None or length is not None:
-            self._deadline_ns = self.server.clock.mono_ns() + settings.body_timeout_ms * 1_000_000
+            self._deadline_ns = self.server.mono_ns() + self.server.body_timeout_ns
+        if self._raw:
+            end = self._raw.find(b"\r\n\r\n") + 4
+            repeats = (
+                length is not None and version == "1.1" and b"expect" not in headers and parser.should_keep_alive()
+            )
+            whole = self._raw.startswith(b"POST ") and 4 <= end <= HEAD_MEMO_BYTES_MAX
+            self._raw = self._raw[:end] if repeats and whole else b""
 
     def _expect_body(self, length: int) -> None:
         settings = self.server.settings
@@ -310,26 +395,32 @@ class HttpProtocol(asyncio.Protocol):
         self._body.append(data)
 
     def on_message_complete(self) -> None:
+        if self._failed:
+            return  # the answer before it has closed the connection
         server = self.server
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         url = self._url
         path = url.decode("latin-1")
         if not path.startswith("/"):
-            path = _absolute_path(url)
+            path = absolute_path(url)
         if "?" in path:
             path = path.partition("?")[0]
+        self._headers.pop(b"content-length", None)
+        head = self._remember(path) if self._raw else None
         request = Request(
             self._parser.get_method().decode("latin-1"),
             path,
-            self._headers,
+            head.fields if head is not None else self._headers,
             body,
             self.peer,
-            server.clock.mono_ns(),
+            server.mono_ns(),
+            head,
         )
         keep_alive = self._parser.should_keep_alive()
         minor_10 = self._parser.get_http_version() == "1.0"
+        self._in_message = False
         self._begin()
-        if self.busy:
+        if self.busy or self._queue:
             self._queue.append((request, keep_alive, minor_10))
         else:
             self._dispatch(request, keep_alive, minor_10)
@@ -357,7 +448,7 @@ class HttpProtocol(asyncio.Protocol):
             body = b""
         self.transport.write(
             b"%b%bcontent-length: %d\r\n%b\r\n%b"
-            % (_STATUS_LINES.get(status) or _status_line(status), headers, size, self._connection(), body)
+            % (STATUS_LINES.get(status) or status_line(status), headers, size, self._connection(), body)
         )
         self._finish()
 
@@ -368,7 +459,7 @@ class HttpProtocol(asyncio.Protocol):
         coding = b"transfer-encoding: chunked\r\n" if self._chunked else b""
         if not self._chunked:
             self._keep_alive = False
-        line = _STATUS_LINES.get(status) or _status_line(status)
+        line = STATUS_LINES.get(status) or status_line(status)
         self.transport.write(b"%b%b%b%b\r\n" % (line, headers, coding, self._connection()))
 
     def write(self, data: bytes) -> None:
@@ -403,8 +494,9 @@ class HttpProtocol(asyncio.Protocol):
 
     def _finish(self) -> None:
         """The answer is complete: close, or take the next request of the connection."""
+        server = self.server
         # Only this request's body: those of pipelined ones are still held.
-        self.server.held_bytes -= self._serving
+        server.held_bytes -= self._serving
         self._held -= self._serving
         self._serving = 0
         self._exchange = None
@@ -412,13 +504,11 @@ class HttpProtocol(asyncio.Protocol):
         self.busy = False
         if not self._keep_alive:
             self._close()
-            return
-        if self._queue or self._refusal is not None:
+        elif self._queue or self._refusal is not None:
             asyncio.get_running_loop().call_soon(self._next)
         else:
-            settings = self.server.settings
-            wait_ms = settings.head_timeout_ms if self._head_bytes else settings.idle_timeout_ms
-            self._deadline_ns = self.server.clock.mono_ns() + wait_ms * 1_000_000
+            wait_ns = server.head_timeout_ns if self._head_bytes else server.idle_timeout_ns
+            self._deadline_ns = server.mono_ns() + wait_ns
 
     def _next(self) -> None:
         """Take the next pipelined request, or give the refusal that waited for its turn."""
@@ -484,7 +574,7 @@ class HttpProtocol(asyncio.Protocol):
             if now_ns - self.paused_since_ns > limit:
                 self.transport.abort()
             return
-        if not self._deadline_ns or now_ns < self._deadline_ns or self.busy:
+        if not self._deadline_ns or now_ns < self._deadline_ns or self.busy or self._queue:
             return
         if self._head_bytes == 0:
             self._close()
@@ -496,17 +586,6 @@ class HttpProtocol(asyncio.Protocol):
         """Close now when no request is under way."""
         if not self.busy and not self._failed:
             self._close()
-
-
-def _absolute_path(url: bytes) -> str:
-    """The path of a request target in absolute form (RFC 9112 section 3.2.2); any other is left as it is."""
-    if b"://" not in url:
-        return url.decode("latin-1")
-    try:
-        path = httptools.parse_url(url).path
-    except httptools.HttpParserInvalidURLError:
-        raise BadRequest("The request target is not a valid URL.", code="malformed_http") from None
-    return path.decode("latin-1") if path else "/"
 
 
 def method_not_allowed(method: str, path: str, allowed: str) -> MethodNotAllowed:
