@@ -165,7 +165,7 @@ class Settings:
     )
     log_sync_gap_ms: int = setting(
         2,
-        "Least time between the starts of two fsyncs while a worker is short of CPU; 0: never wait.",
+        "Longest wait of an fsync for a pause in a worker's work; 0: never wait.",
         group="record log",
         minimum=0,
     )

@@ -100,8 +100,13 @@ class ThreadFlusher:
                 return  # the event loop is closed: nobody is left to be told
 
 
-def sync(files: Files, fd: int, seq: int, total_bytes: int) -> Flushed:
-    """Make a segment durable; its frames up to `seq`, `total_bytes` of this epoch, were written before."""
+def sync(files: Files, fd: int, written: Callable[[], tuple[int, int]]) -> Flushed:
+    """Make a segment durable. `written`: the last frame in the file now, and how many bytes of this epoch.
+
+    INVARIANT: that is asked before fdatasync is called, and answered only with what `write` has taken. As late as
+    this, so that what was written while this thread waited for its turn is covered too.
+    """
+    seq, total_bytes = written()
     started = time.perf_counter_ns()
     while True:
         try:
@@ -126,7 +131,7 @@ def switch(
             files.ftruncate(fd, keep_bytes)
         except OSError as e:
             return Flushed(seq, total_bytes, False, 0, None, e)
-    synced = sync(files, fd, seq, total_bytes)
+    synced = sync(files, fd, lambda: (seq, total_bytes))
     if not synced.synced:
         return synced
     try:

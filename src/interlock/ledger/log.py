@@ -16,7 +16,6 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from time import process_time_ns
 from typing import NoReturn
 from zlib import crc32
 
@@ -82,6 +81,7 @@ class RecordLog:
         self.epoch = header.epoch
         self.refusal = None
         self.durable_seq = self.written_seq = 0
+        self._written = (0, 0)
         self._folder, self._header, self._settings = folder, header, settings
         self._loop, self._clock, self._files, self._entropy = loop, clock, files, entropy
         self._lock_fd, self._fd = lock_fd, fd
@@ -97,8 +97,8 @@ class RecordLog:
         self._waiters = Waiters()
         self._sync_through = 0
         self._sync_timer: asyncio.TimerHandle | None = None
-        self._gap_timer: asyncio.TimerHandle | None = None
-        self._pace = Pace(settings.log_sync_gap_ms * 1_000_000, clock.mono_ns, process_time_ns)
+        gap_ns = settings.log_sync_gap_ms * 1_000_000
+        self._pace = Pace(gap_ns, clock.mono_ns, loop.call_soon, lambda: self._seq, self._sync_now)
         self._check_timer: asyncio.TimerHandle | None = None
         self._failure_callbacks: list[Callable[[LogError], None]] = []
         self._losses = Losses(settings.calls_max)
@@ -322,10 +322,10 @@ class RecordLog:
             return
         self._state = _CLOSED
         self._gate = self.refusal = closed()
-        for timer in (self._sync_timer, self._gap_timer, self._check_timer):
+        for timer in (self._sync_timer, self._check_timer):
             if timer is not None:
                 timer.cancel()
-        self._sync_timer = self._gap_timer = self._check_timer = None
+        self._sync_timer = self._check_timer = None
         self._waiters.clear()
         self._written_callbacks.clear()
         self._flusher.stop()
@@ -380,10 +380,11 @@ class RecordLog:
         self._segment_size += done
         self.written_seq = self._last_framed = self._seq
         self._written_total = self._appended_total
+        self._written = (self.written_seq, self._written_total)
         if self._segment_size >= self._segment_bytes:
             self._state = _SEALING
             self._advance()
-        elif not (self._busy or self._gap_timer) and (self._waiters or self._sync_through > self.durable_seq):
+        elif not (self._busy or self._pace.waiting) and (self._waiters or self._sync_through > self.durable_seq):
             self._advance()
         pending = self._appended_total - self._durable_total
         if pending > self._pending_max or self.refusal is not None or self._written_total > self._disk.allows_total:
@@ -403,26 +404,21 @@ class RecordLog:
         if self._state == _SEALING:
             self._submit_switch(None)
         elif wanted > self.durable_seq and self.written_seq > self.durable_seq:
-            if not at_once and self._too_soon():
+            if not at_once and self._pace.waits():
                 return
             self._busy = True
-            self._flusher.submit(partial(sync, self._files, self._fd, self.written_seq, self._written_total))
+            self._flusher.submit(partial(sync, self._files, self._fd, self._reached))
         elif self._state == _FULL and self._space_back:
             self._space_back = False
             self._submit_switch(self._segment_size)
 
-    def _too_soon(self) -> bool:
-        if self._gap_timer is None:
-            wait_ns = self._pace.wait_ns()
-            if wait_ns == 0:
-                return False
-            self._gap_timer = self._loop.call_later(wait_ns / 1e9, self._gap_over)
-        return True
-
-    def _gap_over(self) -> None:
-        self._gap_timer = None
-        self._pace.started()
+    def _sync_now(self) -> None:
+        self._write()
         self._advance(at_once=True)
+
+    def _reached(self) -> tuple[int, int]:
+        """The flusher's thread asks this when its fdatasync is about to begin: (last seq, bytes) written until then."""
+        return self._written
 
     def _submit_switch(self, keep_bytes: int | None) -> None:
         self._busy = True
@@ -501,6 +497,7 @@ class RecordLog:
         self._state = _OPEN
         if was_full:
             self.written_seq = self.durable_seq = self._seq
+            self._written = (self._seq, self._written_total)
             self._gate = None
             self._weigh()
         self._write()
@@ -528,6 +525,7 @@ class RecordLog:
         if last:
             self.written_seq = self._last_framed = last
         self._written_total += sum(len(body) + HEAD_BYTES for _, body in frames)
+        self._written = (self.written_seq, self._written_total)
         if error.errno in NO_SPACE:
             self._fill(data[whole:], error)
             self._advance()

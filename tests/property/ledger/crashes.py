@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,13 +36,14 @@ class Event:
 class TracingFiles(FaultyFiles):
     """Real system calls, noted, with the faults one asks for; only syncs are left to the model.
 
-    A sync is two events: it covers what was there when it started.
+    A sync is two events: it covers what was there when it started. `meanwhile` is called once between the two.
     """
 
     def __init__(self, root: Path) -> None:
         super().__init__()
         self.root = root
         self.events: list[Event] = []
+        self.meanwhile: Callable[[], object] | None = None
         self._paths: dict[int, Path] = {}
         self._mutex = threading.Lock()
         self._tickets = 0
@@ -88,6 +90,9 @@ class TracingFiles(FaultyFiles):
             self._tickets += 1
             ticket = self._tickets
             self.events.append(Event("sync-start", self._paths[fd], ticket=ticket))
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
         self._note(Event("sync-end", self._paths[fd], ticket=ticket))
 
     def _note(self, event: Event) -> None:

@@ -8,7 +8,8 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,20 +74,29 @@ async def workload(folder: Path, files: TracingFiles, steps: list[tuple[str, int
     def note_written(seq: int) -> None:
         log.on_written(lambda: files.ack("written", seq))
 
+    def call(size: int) -> None:
+        note_durable(log.append(intent(log.next_call(), body=b"x" * size)))
+
+    def write_one_more(size: int) -> None:
+        with suppress(LogError):
+            call(size)
+        log._write()
+
     log = open_log(folder, files=files, flusher=flusher, segment_bytes=1500)
     files.ack("durable", 1)
     for what, size in steps:
         try:
             match what:
                 case "call":
-                    note_durable(log.append(intent(log.next_call(), body=b"x" * size)))
+                    call(size)
                 case "chunk":
                     note_written(log.append_chunk(1, 0, "y" * size, b""))
                 case "end":
                     note_durable(log.append(outcome(1 + size % 5)))
                 case "turn":
                     await asyncio.sleep(0)
-                case "flush":
+                case "flush" | "race":
+                    files.meanwhile = partial(write_one_more, size) if what == "race" else None
                     flushers[0].step()
                     await asyncio.sleep(0)
                 case "full":
@@ -101,7 +111,7 @@ async def workload(folder: Path, files: TracingFiles, steps: list[tuple[str, int
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["call", "chunk", "end", "turn", "turn", "flush", "flush", "full", "room"]),
+        st.sampled_from(["call", "chunk", "end", "turn", "turn", "flush", "flush", "race", "full", "room"]),
         st.integers(0, 700),
     ),
     max_size=30,

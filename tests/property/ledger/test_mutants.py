@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from interlock.ledger.folder import RECOVERED
 
 from .test_crashes import crash_recoveries, look_at_every_crash, scratch
 
-ROUND = ["call", "turn", "flush", "chunk", "turn", "end", "turn", "flush"]
+ROUND = ["call", "turn", "flush", "chunk", "turn", "end", "turn", "race"]
 STEPS = [(what, 600 if what == "chunk" else 300) for what in ROUND] * 4
 
 
@@ -36,7 +37,20 @@ def test_the_unchanged_log_passes() -> None:
 
 
 def test_a_flusher_that_does_not_sync_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "sync", lambda files, fd, seq, total: Flushed(seq, total, True, 1))
+    monkeypatch.setattr(log, "sync", lambda files, fd, written: Flushed(*written(), True, 1))
+    with pytest.raises(AssertionError):
+        crash_everywhere()
+
+
+def test_a_sync_that_vouches_for_what_was_written_while_it_ran_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = flusher.sync
+
+    def generous(files: Any, fd: int, written: Callable[[], tuple[int, int]]) -> Flushed:
+        flushed = real(files, fd, written)
+        seq, total = written()
+        return flushed._replace(seq=seq, total_bytes=total)
+
+    monkeypatch.setattr(log, "sync", generous)
     with pytest.raises(AssertionError):
         crash_everywhere()
 
@@ -61,7 +75,7 @@ def test_a_segment_made_before_the_last_is_durable_is_noticed(monkeypatch: pytes
 
     def hasty(files: Any, fd: int, keep: int | None, seq: int, total: int, folder: Path, header: Any) -> Flushed:
         made = flusher.create_segment(files, folder, header)
-        return real(files, fd, seq, total)._replace(fd=made)
+        return real(files, fd, lambda: (seq, total))._replace(fd=made)
 
     monkeypatch.setattr(log, "switch", hasty)
     with pytest.raises((AssertionError, LogCorrupt)):

@@ -160,6 +160,15 @@ async def written(log: RecordLog) -> None:
     await asyncio.wait_for(future, 5)
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until it is true: what the log does by itself takes as long as the machine is busy."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it did not come true")
+
+
 class ManualFlusher:
     """Runs work when the test says so, on its thread."""
 

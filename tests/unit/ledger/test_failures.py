@@ -15,7 +15,7 @@ from interlock.ledger.recovery import recover
 from interlock.types.clock import SystemClock
 from interlock.types.record import Interrupted, request_id
 
-from .support import FaultyFiles, durable, intent, open_log, outcome, refused, run, written
+from .support import FaultyFiles, durable, intent, open_log, outcome, refused, run, until, written
 
 
 @pytest.mark.parametrize("short", [1, 7, 100])
@@ -61,8 +61,7 @@ def test_a_full_disk_is_told_and_the_log_goes_on_when_there_is_room(tmp_path: Pa
         await asyncio.sleep(0.05)
         assert refused(log), "there is no room yet"
         files.room, files.free = None, 1 << 40
-        await asyncio.sleep(0.1)
-        assert not refused(log)
+        await until(lambda: not refused(log))
         for seq, error in zip(seqs, errors, strict=True):
             again = await durable(log, seq)
             assert (again is None) == (error is None), "a record is not durable afterwards that was refused before"
@@ -91,7 +90,7 @@ def test_an_outcome_that_met_a_full_disk_is_written_later_as_cut(tmp_path: Path)
         with pytest.raises(LogError):
             log.append(outcome(2, body=b"answer"))  # refused at once
         files.room, files.free = None, 1 << 40
-        await asyncio.sleep(0.1)
+        await until(lambda: not refused(log))
         await written(log)
         for call in (1, 2):
             found = find_call(tmp_path, request_id(log.epoch, call))
@@ -126,11 +125,11 @@ def test_no_room_for_the_next_segment(tmp_path: Path) -> None:
         big = log.append(intent(1, body=b"x" * 3000))
         files.room, files.free = 3300, 0
         assert await durable(log, big) is None
-        await asyncio.sleep(0.03)
-        assert refused(log) and segments(tmp_path, log.epoch) == [0]
+        await until(lambda: refused(log))
+        assert segments(tmp_path, log.epoch) == [0]
         files.room, files.free = None, 1 << 40
-        await asyncio.sleep(0.1)
-        assert not refused(log) and segments(tmp_path, log.epoch) == [0, 1]
+        await until(lambda: not refused(log))
+        assert segments(tmp_path, log.epoch) == [0, 1]
         assert await durable(log, log.append(intent(2))) is None
         await log.close()
         assert len(list(read_epoch(tmp_path, log.epoch))) == 4

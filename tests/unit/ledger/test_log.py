@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from interlock.ledger.folder import CLOSED, epoch_ms, is_epoch, segments, take_l
 from interlock.ledger.reader import read_epoch
 from interlock.types.record import Chunk, EpochClose, EpochOpen, Outcome, Record
 
-from .support import FaultyFiles, attempt, durable, intent, manual_log, open_log, outcome, refused, run, written
+from .support import FaultyFiles, attempt, durable, intent, manual_log, open_log, outcome, refused, run, until, written
 
 
 def records(folder: Path, epoch: str) -> list[Record]:
@@ -109,27 +111,90 @@ def test_written_is_told_after_the_write_and_before_the_sync(tmp_path: Path) -> 
 
 
 def test_group_commit_is_self_clocked(tmp_path: Path) -> None:
-    """While one fdatasync runs everything else gathers; the next one covers all of it."""
+    """A sync covers what was written until it began. What is written while it runs gathers, and the next covers it."""
 
     async def main() -> None:
-        log, flusher = manual_log(tmp_path)
+        files = HookedFiles()
+        log, flusher = manual_log(tmp_path, files=files)
         done: list[int] = []
         fsyncs = log.stats().fsyncs
-        for call in range(1, 11):
+
+        def append(call: int) -> None:
             seq = log.append(intent(call))
-            log.on_durable(seq, lambda error, seq=seq: done.append(seq))  # type: ignore[misc]
+            log.on_durable(seq, lambda error: done.append(seq))
+
+        def append_more() -> None:
+            for call in range(6, 11):
+                append(call)
+            log._write()
+
+        for call in range(1, 6):
+            append(call)
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         assert len(flusher.work) == 1 and done == []
+        files.meanwhile = append_more
         flusher.step()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert done == [2] and len(flusher.work) == 1
+        assert done == list(range(2, 7)) and len(flusher.work) == 1
         flusher.step()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert done == list(range(2, 12)) and not flusher.work
         assert log.stats().fsyncs == fsyncs + 2
+        log.abandon()
+
+    run(main)
+
+
+class HookedFiles(FaultyFiles):
+    """`meanwhile` is called once, while an fdatasync runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], None] | None = None
+
+    def fdatasync(self, fd: int) -> None:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        super().fdatasync(fd)
+        if meanwhile is not None:
+            meanwhile()
+
+
+def test_a_sync_starts_in_a_pause_of_the_loop(tmp_path: Path) -> None:
+    """While every iteration appends, a sync waits and covers more; the first one that appends nothing starts it."""
+
+    async def main() -> None:
+        log, flusher = manual_log(tmp_path, log_sync_gap_ms=60_000)
+        first = log.append(intent(1))
+        log.on_durable(first, lambda _: None)
+        for call in range(2, 10):
+            await asyncio.sleep(0)
+            last = log.append(intent(call))
+        assert not flusher.work
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert flusher.step() and not flusher.work
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert log.durable_seq == last
+        log.abandon()
+
+    run(main)
+
+
+def test_a_loop_without_a_pause_syncs_after_the_gap(tmp_path: Path) -> None:
+    async def main() -> None:
+        log, flusher = manual_log(tmp_path, log_sync_gap_ms=5)
+        log.on_durable(log.append(intent(1)), lambda _: None)
+        started = time.monotonic()
+        call = 1
+        while not flusher.work:
+            call += 1
+            log.append(intent(call))
+            await asyncio.sleep(0)
+        assert 0.005 <= time.monotonic() - started < 1
         log.abandon()
 
     run(main)
@@ -175,8 +240,7 @@ def test_sync_within_syncs_without_a_waiter(tmp_path: Path) -> None:
         seq = log.append_chunk(1, 0, "x", b"")
         log.sync_within(20)
         log.sync_within(20)
-        await asyncio.sleep(0.2)
-        assert log.durable_seq == seq
+        await until(lambda: log.durable_seq == seq)
         fsyncs = log.stats().fsyncs
         await asyncio.sleep(0.05)
         assert log.stats().fsyncs == fsyncs
@@ -194,8 +258,7 @@ def test_sync_within_covers_what_is_appended_just_before_the_timer(tmp_path: Pat
         seq = log.append_chunk(1, 1, "y", b"")
         log.sync_within(20)
         log._sync_due()  # the timer fires in this same iteration
-        await asyncio.sleep(0.1)
-        assert log.durable_seq == seq
+        await until(lambda: log.durable_seq == seq)
         log.abandon()
 
     run(main)
@@ -314,11 +377,9 @@ def test_new_calls_are_refused_when_little_disk_is_free(tmp_path: Path) -> None:
         log = open_log(tmp_path, files=files, log_disk_free_bytes_min=9000, log_check_ms=10)
         assert refused(log) == ""
         files.free = 8000
-        await asyncio.sleep(0.05)
-        assert refused(log) == "record_log_disk_full"
+        await until(lambda: refused(log) == "record_log_disk_full")
         files.free = 20_000
-        await asyncio.sleep(0.05)
-        assert refused(log) == ""
+        await until(lambda: not refused(log))
         await log.close()
 
     run(main)
@@ -337,7 +398,7 @@ def test_a_backlog_refuses_new_calls_and_then_everything(tmp_path: Path) -> None
         with pytest.raises(LogError):
             log.append(outcome(1, body=b"answer"))
         log.sync_within(1)
-        await asyncio.sleep(0.02)
+        await until(lambda: flusher.work)
         flusher.step()
         for _ in range(5):
             await asyncio.sleep(0)
