@@ -19,6 +19,9 @@ from tests.engines import free_port
 from .engines import ADAPTER, Vllm, ended, last_words, make_adapter, missing
 from .site import Site, Tap, configure
 
+SETTINGS = {"INTERLOCK_WORKERS": "2", "INTERLOCK_HEALTH_FAILURES_MAX": "8"}
+"""Four seconds until the probes say that an instance is lost: on a busy machine, time for calls to find out first."""
+
 _figures: list[str] = []
 _instances: list[Vllm] = []
 _logs: list[tuple[str, Path]] = []
@@ -64,7 +67,7 @@ def _site_once(_instances_once: dict[str, Vllm]) -> Iterator[Site]:
     with contextlib.ExitStack() as stack:
         tap = stack.enter_context(Tap(_instances_once["near"].port))
         home = stack.enter_context(temporary_home())
-        up = stack.enter_context(running(home, environment={"INTERLOCK_WORKERS": "2"}))
+        up = stack.enter_context(running(home, environment=SETTINGS))
         _logs.append(("interlock up", up.log))
         keys = configure(up, _instances_once, tap)
         yield Site(up, keys, _instances_once, tap)

@@ -9,14 +9,15 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import openai
 
-from interlock.ledger.reader import find_call
-from interlock.types.record import Intent, Outcome
+from interlock.ledger.reader import find_call, tail
+from interlock.types.record import AttemptEnd, Intent, Outcome
 from interlock.types.source import LoadReading
 from tests.e2e.documents import written
 from tests.e2e.stack import Answer, Stack, fetch, until
@@ -181,13 +182,21 @@ class Site:
         assert call is not None
         return [stored.record for stored in call.stored if isinstance(stored.record, kind)][-1]
 
+    def lost_at(self, source: str) -> int:
+        """How many attempts at a source have ended because nobody answered there, by the log."""
+        records = (tailed.stored.record for tailed in tail(self.up.home / "node" / "log"))
+        return sum(isinstance(r, AttemptEnd) and r.code == "connect_failed" and source in r.words for r in records)
+
     def outcome(self, request_id: str) -> Outcome:
         """How a recorded call ended."""
         return self.record(request_id, Outcome)
 
-    def readings(self, intent: Intent) -> dict[str, LoadReading]:
+    def names(self) -> dict[str, str]:
+        """Names of the sources, by id."""
+        return {source["id"]: source["name"] for source in self.up.ok("source", "list")}
+
+    def readings(self, intent: Intent, names: Mapping[str, str]) -> dict[str, LoadReading]:
         """What was known of each source's load when a call was routed, by source name."""
-        names = {source["id"]: source["name"] for source in self.up.ok("source", "list")}
         return {names[source_id]: reading for source_id, reading in intent.route.readings}
 
     def gauge(self, name: str, source: str, **more: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
@@ -106,16 +107,16 @@ def test_a_burst_overflows_by_queue_depth_and_comes_back(site: Site) -> None:
     assert len([call for call in calls if call.source == "near"]) > SLOTS
 
     intents = {call.request_id: site.record(call.request_id, Intent) for call in calls}
+    names = site.names()
     over.sort(key=lambda call: intents[call.request_id].wall_ns)
-    readings = [site.readings(intents[call.request_id])["near"] for call in over]
+    readings = [site.readings(intents[call.request_id], names)["near"] for call in over]
     for reading in readings:
         assert reading.saturated or reading.waiting + reading.inflight_since > WAITING_MAX
     for call in calls:
         if call.tenant == "acme" and call.source == "near":
-            reading = site.readings(intents[call.request_id])["near"]
+            reading = site.readings(intents[call.request_id], names)["near"]
             assert not reading.saturated
             assert reading.waiting <= WAITING_MAX
-    assert any(reading.waiting > WAITING_MAX for reading in readings), "decided by the engine's own figure"
     deepest = max(near[0] for _, near, _ in queues.seen)
     assert deepest > WAITING_MAX
     began = min(intent.wall_ns for intent in intents.values())
@@ -135,9 +136,11 @@ def test_a_burst_overflows_by_queue_depth_and_comes_back(site: Site) -> None:
     )
 
 
-def sent_to(site: Site, pool: ThreadPoolExecutor, source: str, within_s: float) -> tuple[float, Answer]:
-    """(seconds from now until the first call that went to `source` was sent, its answer). One call every 250 ms: those
-    that go elsewhere may wait there and hold up nobody."""
+def sent_to(
+    site: Site, pool: ThreadPoolExecutor, source: str, within_s: float, why: Callable[[Answer], bool] = lambda _: True
+) -> tuple[float, Answer]:
+    """(seconds from now until the first call that went to `source`, and for this reason, was sent, its answer). One
+    call every 250 ms: those that go elsewhere may wait there and hold up nobody."""
     began = time.monotonic()
     found = threading.Event()
 
@@ -150,7 +153,7 @@ def sent_to(site: Site, pool: ThreadPoolExecutor, source: str, within_s: float) 
     try:
         for done in as_completed(pool.submit(probe, number) for number in range(int(within_s / EVERY_S))):
             one = done.result()
-            if one is not None and one[1].headers.get("x-interlock-source") == source:
+            if one is not None and one[1].headers.get("x-interlock-source") == source and why(one[1]):
                 return one
     finally:
         found.set()
@@ -165,10 +168,14 @@ def test_a_queue_that_others_made_counts(site: Site) -> None:
         for _ in range(crowd):
             pool.submit(site.near.post, "/v1/completions", body)
         until(lambda: site.near.queue()[0] > WAITING_MAX, 60, "a long queue", 0.05)
-        over_s, over = sent_to(site, pool, "far", OVERFLOW_S)
-        reading = site.readings(site.record(over.request_id, Intent))["near"]
-        assert reading.waiting > WAITING_MAX
-        assert reading.inflight < reading.waiting
+        names = site.names()
+
+        def by_the_engines_figures(answer: Answer) -> bool:
+            """And not by what this test has under way there itself."""
+            reading = site.readings(site.record(answer.request_id, Intent), names)["near"]
+            return reading.waiting > WAITING_MAX and reading.inflight < reading.waiting
+
+        over_s, over = sent_to(site, pool, "far", OVERFLOW_S, by_the_engines_figures)
         assert "; overflow" in over.headers["x-interlock-decision"]
         until(lambda: site.near.queue()[0] == 0, 120, "the queue to drain", 0.05)
         back_s, back = sent_to(site, pool, "near", RETURN_S)

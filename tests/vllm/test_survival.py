@@ -76,9 +76,11 @@ def test_an_instance_is_lost_and_comes_back(site: Site) -> None:
     broken = Broken(site, MODEL, site.near.kill)
     check_broken(site, broken, site.near)
 
+    lost = site.lost_at("near")
     with ThreadPoolExecutor() as pool:  # before the probes notice
         next_call = pool.submit(site.chat, text="And now?")
-        refused = list(pool.map(lambda _: site.chat("acme", f"near::{MODEL}"), range(BREAKER_FAILURES)))
+        until(lambda: site.lost_at("near") > lost, 10, "the next call to find out", 0.02)
+        refused = [site.chat("acme", f"near::{MODEL}") for _ in range(BREAKER_FAILURES)]
     answer = next_call.result()
     assert (answer.status, answer.headers["x-interlock-source"]) == (200, "far")
     attempts = [s.record for s in find_stored(site, answer.request_id)]
@@ -87,8 +89,8 @@ def test_an_instance_is_lost_and_comes_back(site: Site) -> None:
     assert tried == ["near", "far"], "the next call finds out, and goes on"
     assert failed[0].code == "connect_failed"
     assert {a.status for a in refused} <= {502, 503}
-    until(lambda: site.gauge("interlock_source_breaker", "near") == 2, 5, "the breaker to open")
-    until(lambda: site.gauge("interlock_source_up", "near") == 0, 10, "the probes to notice")
+    until(lambda: site.gauge("interlock_source_breaker", "near") > 0, 20, "the breaker to open")
+    until(lambda: site.gauge("interlock_source_up", "near") == 0, 60, "the probes to notice")
     answer = site.chat()
     assert [r.source for r in (s.record for s in find_stored(site, answer.request_id)) if isinstance(r, Attempt)] == [
         "far"
