@@ -125,7 +125,7 @@ class Settings:
     )
     between_events_timeout_ms: int = setting(60_000, "Longest silence inside an answer.", group="upstream", minimum=1)
     total_timeout_ms: int = setting(900_000, "Longest call altogether.", group="upstream", minimum=1)
-    pool_connections_max: int = setting(1024, "Connections to one source per worker.", group="upstream", minimum=1)
+    pool_connections_max: int = setting(4096, "Connections to one source per worker.", group="upstream", minimum=1)
     pool_idle_max: int = setting(256, "Idle connections kept to one source per worker.", group="upstream", minimum=0)
     pool_idle_ms: int = setting(30_000, "How long an idle upstream connection is kept.", group="upstream", minimum=1)
     response_bytes_max: int = setting(

@@ -159,6 +159,11 @@ class Run:
             error = NoCandidate(
                 f"Every allowed source is at its limit or failing ({why}).", headers={"retry-after": "1"}
             )
+        elif error.code == "upstream_pool_full":
+            error = NoCandidate(
+                "Every allowed source has all the connections in use that it may have; try again.",
+                headers={"retry-after": "1"},
+            )
         elif isinstance(error, LimitExceeded):
             error = LimitExceeded(
                 "Every allowed source asks to slow down; try again later.",

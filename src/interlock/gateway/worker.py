@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -74,6 +75,8 @@ POLL_S = 0.02
 """How often a drain looks whether the last call has ended."""
 FINISH_NS = 1_000_000_000
 """How long calls that were cut at the end of the grace may take to record their outcome."""
+OPEN_FILES_MAX = 1_048_576
+"""Open files a worker asks for at most."""
 LIMIT_CHANGES_MAX = 64
 """Settled calls that may wait for the next admission, or the next sweep, to be counted down."""
 PEPPER_BYTES_MIN = 32
@@ -444,6 +447,19 @@ def read_pepper(settings: Settings) -> bytes:
     return pepper
 
 
+def raise_file_limit() -> int:
+    """Let this process open as many files as it may, since each stream takes two: the usual soft limit is 1,024.
+
+    Returns the limit that now holds.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX)
+    if wanted > soft >= 0:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
+
+
 async def serve() -> None:
     """Be a worker on the link it inherited until told to stop, or until the node is gone."""
     loop = asyncio.get_running_loop()
@@ -466,6 +482,7 @@ async def serve() -> None:
     config = await configured
     settings = Settings(**config.settings)
     setup_logging(settings.log_level, f"worker-{config.slot}", settings=settings)
+    raise_file_limit()
     worker = Worker(config, SystemClock(), loop)
     worker.send = end.send
     await worker.start()

@@ -430,3 +430,19 @@ def test_without_another_source_a_full_one_is_said_to_be_full() -> None:
         caller.join(5)
         assert ask(gateway, CHAT).status == 200
         one_end_for_each_intent(gateway)
+
+
+def test_a_call_that_finds_all_connections_in_use_is_told_to_come_again() -> None:
+    from threading import Thread
+
+    with serving(pool_connections_max=1) as (gateway, engine):
+        engine.script(answers.answer(delay_ms=400))
+        caller = Thread(target=lambda: ask(gateway, CHAT))
+        caller.start()
+        eventually(lambda: engine.calls)
+        answer = ask(gateway, CHAT)
+        assert answer.status == 503 and "connections" in answer.error["message"]
+        assert answer.headers["retry-after"] == "1"
+        caller.join(5)
+        assert ask(gateway, CHAT).status == 200
+        one_end_for_each_intent(gateway)
