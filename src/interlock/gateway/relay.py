@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from interlock.errors import InterlockError, LogError, UpstreamError
+from interlock.gateway.http.exchange import chunk, unchunked
+from interlock.sources.connection import CHUNK_BYTES_MAX
 from interlock.types.usage import Usage
 from interlock.wire.answers import WireUsage, decode_event, decode_plain, error_words, plain_text
 from interlock.wire.sse import Splitter, data_of
+from interlock.wire.stencil import BACKSLASH, HEAD, QUOTE, TAIL, Stencil, cut_stencil, plain
 
 if TYPE_CHECKING:
     from interlock.gateway.attempt import Attempt
@@ -23,6 +26,10 @@ DONE = b"[DONE]"
 DONE_EVENT = b"data: [DONE]\n\n"
 PLAIN_TRIES = 8
 """Events in a row that may turn out not to be plain text before the short way is given up for a stream."""
+STENCIL_TRIES = 8
+"""Stencils that are cut for a stream: an engine whose events differ in more than their text has no use for them."""
+CR, LF = b"\r\n"
+"""As numbers: `in` looks for one seven times as fast as for bytes of length one."""
 
 
 class Relay:
@@ -38,16 +45,23 @@ class Relay:
         "_finished",
         "_held",
         "_hide_usage",
-        "_log",
         "_n",
         "_number",
+        "_on_written",
         "_out",
+        "_out_bytes",
         "_plain_tries",
+        "_runtime",
         "_splitter",
+        "_stencil",
+        "_stencil_tries",
         "_sync_ms",
+        "_sync_within",
         "_tail",
         "_tail_bytes",
+        "_tell_at_ns",
         "_waiting",
+        "_write_chunks",
         "bytes_sent",
         "chunks",
         "digest",
@@ -62,22 +76,34 @@ class Relay:
 
     def __init__(self, attempt: Attempt) -> None:
         run = attempt.run
+        runtime = run.runtime
+        settings = runtime.settings
         parsed = run.parsed
         self._attempt = attempt
-        self._splitter = Splitter(run.runtime.settings.event_bytes_max)
-        self._log = run.runtime.log
-        self._sync_ms = run.runtime.settings.stream_sync_ms
-        self._append = self._log.append_chunk
+        self._runtime = runtime
+        self._splitter = Splitter(settings.event_bytes_max)
+        self._sync_ms = settings.stream_sync_ms
+        self._append = runtime.log.append_chunk
+        self._on_written = runtime.log.on_written
+        self._sync_within = runtime.log.sync_within
+        self._write_chunks = run.call.sink.write_chunks
         self._number = run.call.number
         self._n = parsed.n
         self._hide_usage = not parsed.wants_usage
+        self._tell_at_ns = 0
+        """When the run has to hear again that the stream is alive; at first, so that it begins the answer."""
         self._out: list[bytes] = []
+        """Events on their way, each as a chunk: one that came as a chunk leaves as the bytes it came as."""
+        self._out_bytes = 0
         self._tail: list[bytes] = []
         self._tail_bytes = 0
         self._finished: set[int] = set()
         self._waiting = False
         self._held = 0
         self._plain_tries = PLAIN_TRIES
+        self._stencil_tries = STENCIL_TRIES
+        self._stencil: Stencil | None = None
+        """How the pieces of text look in this stream. None as well when no more of them is to come."""
         self.ended = False
         self.finish_reasons: tuple[str, ...] = ()
         self.usage: WireUsage | None = None
@@ -88,6 +114,8 @@ class Relay:
         self.bytes_sent = 0
         self.first_ns = 0
         self.digest = sha256()
+        if attempt.upstream is not None and settings.event_bytes_max >= CHUNK_BYTES_MAX:
+            attempt.upstream.take_chunks(self.feed_chunk)
 
     # -- from the source
 
@@ -96,10 +124,9 @@ class Relay:
         if self.ended:
             return
         try:
-            if not (self._plain_tries and self.first_ns and self._splitter.is_one(data) and self._plain(data)):
-                for event in self._splitter.feed(data):
-                    if not self._event(event):
-                        return
+            for event in self._splitter.feed(data):
+                if not self._event(event):
+                    return
         except LogError as error:
             self._attempt.cancel()
             self._attempt.run.log_failed(error)
@@ -107,14 +134,79 @@ class Relay:
         except UpstreamError as error:
             self.broken(error)
             return
-        if not self._out:
-            return
+        if self._out:
+            self._queue(len(data))
+
+    def feed_chunk(self, framed: bytes, at: int) -> None:
+        """One whole chunk of the body with its framing, the data from `at` on: mostly one event with a piece of text,
+        which leaves as the bytes it came as."""
+        stencil = self._stencil
+        if stencil is not None and not self._splitter.rest:
+            before, after, begin, end, least = stencil
+            if framed.startswith(before, at) and framed.endswith(after) and len(framed) - at >= least:
+                piece = framed[at + begin : end]
+                if QUOTE not in piece and BACKSLASH not in piece:
+                    try:
+                        text = piece.decode()
+                    except UnicodeDecodeError:
+                        text = "\0"
+                    if text.isprintable():
+                        self._take_text(text, piece, framed, at)
+                        return
+        self._feed_chunk(framed, at)
+
+    def _take_text(self, text: str, piece: bytes, framed: bytes, at: int) -> None:
+        """Record an event that is nothing but a piece of text, and queue the chunk that it is."""
+        attempt = self._attempt
+        if attempt.upstream is not None:
+            attempt.upstream.event_seen = True
+        if piece:
+            try:
+                self._append(self._number, self.chunks, text, b"")
+            except LogError as error:
+                attempt.cancel()
+                attempt.run.log_failed(error)
+                return
+            self.chunks += 1
+            self.text_bytes += len(piece)
+            self.digest.update(piece)
+        self.events += 1
+        self._out.append(framed)
+        self._out_bytes += len(framed) - at - 2
+        self._queue(len(framed))
+
+    def _feed_chunk(self, framed: bytes, at: int) -> None:
+        """A chunk that is not known to be a piece of text."""
+        if self._plain_tries and self.first_ns and not self._finished and not self.ended and not self._splitter.rest:
+            payload = framed[at + 6 : -4]
+            one = framed.startswith(HEAD, at) and framed.endswith(TAIL) and LF not in payload and CR not in payload
+            text = self._plain(payload) if one else None
+            if text is not None:
+                self._take_text(text, text.encode(), framed, at)
+                return
+        self.feed(framed[at:-2])
+
+    def _plain(self, payload: bytes) -> str | None:
+        """The text of an event that is nothing but a piece of text; None when it is more than that."""
+        try:
+            text = decode_plain(payload).choices[0].delta.content
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            self._plain_tries -= 1  # a source whose events are never plain is not asked for long
+            return None
+        self._plain_tries = PLAIN_TRIES
+        if self._stencil_tries and text and plain(text):
+            self._stencil_tries -= 1
+            self._stencil = cut_stencil(payload, text)
+        return text
+
+    def _queue(self, size: int) -> None:
+        """Let what waits leave when its records are written; `size`: bytes by which this read has made it more."""
         if self._waiting or not self._attempt.durable:
-            self._hold(len(data))
+            self._hold(size)
         if not self._waiting:
             self._waiting = True
-            self._log.on_written(self._written)
-            self._log.sync_within(self._sync_ms)
+            self._on_written(self._forward)
+            self._sync_within(self._sync_ms)
 
     def _hold(self, size: int) -> None:
         """The source is faster than the log, or even than one turn of the event loop (which may read megabytes of a
@@ -158,29 +250,6 @@ class Relay:
             attempt.run.stream_broken(error)
         else:
             attempt.run.failed(attempt, error)
-
-    def _plain(self, event: bytes) -> bool:
-        """Take an event that is nothing but a piece of text; False, and nothing done, when it is more than that."""
-        if self._finished:
-            return False
-        try:
-            text = decode_plain(event[6:-2]).choices[0].delta.content
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self._plain_tries -= 1  # a source whose events are never plain is not asked for long
-            return False
-        self._plain_tries = PLAIN_TRIES
-        upstream = self._attempt.upstream
-        if upstream is not None:
-            upstream.event_seen = True
-        if text:
-            self._append(self._number, self.chunks, text, b"")
-            self.chunks += 1
-            data = text.encode()
-            self.text_bytes += len(data)
-            self.digest.update(data)
-        self.events += 1
-        self._out.append(event)
-        return True
 
     def _event(self, event: bytes) -> bool:
         """Record one event and queue it. False when it was the last."""
@@ -230,6 +299,7 @@ class Relay:
             self._record("", payload)
         for choice in choices:
             if choice.finish_reason and choice.index not in self._finished:
+                self._stencil = None  # from here on events may be held
                 self._finished.add(choice.index)
                 self.finish_reasons = (*self.finish_reasons, choice.finish_reason)
         return self._take(event)
@@ -245,7 +315,8 @@ class Relay:
         """Queue an event for the caller. False when it is to be the last: the end that is held must not grow."""
         self.events += 1
         if len(self._finished) < self._n:
-            self._out.append(event)
+            self._out.append(chunk(event))
+            self._out_bytes += len(event)
             return True
         self._tail.append(event)
         self._tail_bytes += len(event)
@@ -261,45 +332,52 @@ class Relay:
         if not self._waiting:
             self._forward()
 
-    def _written(self) -> None:
-        self._waiting = False
-        self._forward()
-
     def _forward(self) -> None:
-        out = self._out
-        if not out or not self._attempt.durable or self._attempt.ended:
+        """The records of what is queued have been written."""
+        self._waiting = False
+        out, attempt = self._out, self._attempt
+        if not out or not attempt.durable or attempt.ended:
             return  # nothing to send, not yet, or not any more: then the run decides what of it still leaves
-        data = out[0] if len(out) == 1 else b"".join(out)
-        self._out = []
-        self.bytes_sent += len(data)
-        run = self._attempt.run
-        run.forward(data)
+        now_ns = self._runtime.swept_ns
+        if now_ns < self._tell_at_ns:
+            self.bytes_sent += self._out_bytes
+            self._out_bytes = 0
+            if len(out) == 1:
+                self._write_chunks(out.pop())
+            else:
+                self._out = []
+                self._write_chunks(b"".join(out))
+        else:
+            self._tell_at_ns = now_ns + self._runtime.settings.keepalive_comment_ms * 1_000_000 // 4
+            attempt.run.forward(self.unsent())
         if self._held:
             self._held = 0
-            if self._attempt.upstream is not None and not run.paused:
-                self._attempt.upstream.resume()
+            if attempt.upstream is not None and not attempt.run.paused:
+                attempt.upstream.resume()
 
     def _complete(self) -> None:
         """All has been said: hold the end until its outcome is durable."""
         self.ended = True
+        self._stencil = None
         self._attempt.run.stream_complete(self)
 
     def rest(self) -> bytes:
         """What is still to be sent once the outcome is durable, with the end marker."""
-        data = b"".join((*self._out, *self._tail, DONE_EVENT))
-        self._out, self._tail = [], []
-        self.bytes_sent += len(data)
+        data = b"".join((self.unsent(), *self._tail, DONE_EVENT))
+        self._tail = []
+        self.bytes_sent += self._tail_bytes + len(DONE_EVENT)
         return data
 
     @property
     def bytes_whole(self) -> int:
         """Bytes the caller has got when the stream is complete: what was sent and what `rest` will be."""
-        return self.bytes_sent + sum(map(len, self._out)) + self._tail_bytes + len(DONE_EVENT)
+        return self.bytes_sent + self._out_bytes + self._tail_bytes + len(DONE_EVENT)
 
     def unsent(self) -> bytes:
         """Recorded events that were not forwarded yet (their records are written by now)."""
-        data = b"".join(self._out)
+        data = unchunked(b"".join(self._out))
         self._out = []
+        self._out_bytes = 0
         self.bytes_sent += len(data)
         return data
 

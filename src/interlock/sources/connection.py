@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import httptools
@@ -25,7 +26,27 @@ HEADERS_MAX = 256
 """Most header fields taken from an answer."""
 JOIN_BYTES_MAX = 65_536
 """Up to here a copy of the body costs less than a second buffer."""
+TakeChunk = Callable[[bytes, int], None]
+"""Takes one whole chunk of a chunked body with its framing (RFC 9112 section 7.1), and where in it the data begins; the
+data ends two bytes before the chunk does."""
+CHUNK_BYTES_MAX = 4096
+"""Longest chunk that is recognised without the parser."""
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,4})\r\n")
 _KEEP_ALIVE = re.compile(rb"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
+
+
+def _size_lines() -> list[tuple[tuple[bytes, ...], int]]:
+    """For each length of a whole chunk, the lines that it may begin with (the size in hexadecimal, in either case) and
+    their length."""
+    lines: list[tuple[tuple[bytes, ...], int]] = [((), 0)] * (CHUNK_BYTES_MAX + 1)
+    for size in range(1, CHUNK_BYTES_MAX):
+        line = b"%x\r\n" % size
+        if (length := len(line) + size + 2) <= CHUNK_BYTES_MAX:
+            lines[length] = (line, line.upper()), len(line)
+    return lines
+
+
+_SIZE_LINES = _size_lines()
 
 
 class Handler(Protocol):
@@ -51,7 +72,9 @@ class Connection(asyncio.Protocol):
     """A connection and its parser. Used by one call at a time; the pool decides which."""
 
     __slots__ = (
+        "between_chunks",
         "call",
+        "chunk_taker",
         "complete",
         "ended",
         "generation",
@@ -68,6 +91,7 @@ class Connection(asyncio.Protocol):
         "pool",
         "sent_s",
         "surplus",
+        "take_chunk",
         "transport",
         "used",
     )
@@ -79,6 +103,11 @@ class Connection(asyncio.Protocol):
         self.call: Call | None = None
         self.handler: Handler | None = None
         self.ended: Handler | None = None
+        self.chunk_taker: TakeChunk | None = None
+        """What the call wants whole chunks to be given to."""
+        self.take_chunk: TakeChunk | None = None
+        """The same, while the parser stands exactly before a chunk."""
+        self.between_chunks = False
         self.headers: list[tuple[bytes, bytes]] = []
         self.head_bytes = 0
         self.head_done = False
@@ -120,6 +149,7 @@ class Connection(asyncio.Protocol):
         """Close at once. No callback of the call follows."""
         self.open = False
         self.call = self.handler = self.ended = None
+        self.chunk_taker = self.take_chunk = None
         self.transport.abort()
 
     # -- from the transport
@@ -132,11 +162,26 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""
+        take_chunk = self.take_chunk
+        if take_chunk is not None:
+            # INVARIANT: a chunk that is taken here whole leaves the parser where it stood: before the next one
+            if len(data) <= CHUNK_BYTES_MAX:
+                lines, at = _SIZE_LINES[len(data)]
+                if data.startswith(lines) and data.endswith(b"\r\n"):
+                    try:
+                        take_chunk(data, at)
+                    except Exception as e:  # noqa: BLE001 - as from the parser's callbacks
+                        self._handler_failed(e)
+                    return
+            data = self._take_chunks(data)
+            if not data:
+                return
         if self.call is None:
             self.abort()
             return
         if not self.head_done:
             self.head_bytes += len(data)
+        self.take_chunk = None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserCallbackError as e:
@@ -152,6 +197,9 @@ class Connection(asyncio.Protocol):
             self.surplus = True
         if self.complete:
             self._finish()
+        elif self.between_chunks and data.endswith(b"\r\n"):
+            # Nothing of the next size was read: it would not end with a line end without `on_chunk_header`.
+            self.take_chunk = self.chunk_taker
         elif not self.head_done and self.head_bytes > self.pool.head_bytes_max:
             self._fail("upstream_invalid_response", f"sent a head of more than {self.pool.head_bytes_max} bytes")
 
@@ -164,7 +212,7 @@ class Connection(asyncio.Protocol):
         """Closed by the source, the network or us."""
         self.open = False
         call, handler = self.call, self.handler
-        self.call = self.handler = None
+        self.call = self.handler = self.chunk_taker = self.take_chunk = None
         self.pool.lost(self)
         del self.parser  # it refers back to this object
         if call is None or handler is None:
@@ -213,6 +261,14 @@ class Connection(asyncio.Protocol):
         call.data = b""
         handler.on_head(status, self.headers)
 
+    def on_chunk_header(self) -> None:
+        """The size of a chunk was read."""
+        self.between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        """A chunk has ended, its line end included."""
+        self.between_chunks = True
+
     def on_body(self, data: bytes) -> None:
         """Bytes of the body."""
         handler = self.handler
@@ -232,6 +288,25 @@ class Connection(asyncio.Protocol):
 
     # -- inside
 
+    def _take_chunks(self, data: bytes) -> bytes:
+        """Take the whole chunks that a read begins with, and give back what follows them."""
+        at = 0
+        try:
+            while (take_chunk := self.take_chunk) is not None:
+                line = _SIZE_LINE.match(data, at)
+                if line is None:
+                    break
+                begin = line.end()
+                end = begin + int(line[1], 16) + 2
+                if end == begin + 2 or end - at > CHUNK_BYTES_MAX or data[end - 2 : end] != b"\r\n":
+                    break
+                take_chunk(data[at:end], begin - at)
+                at = end
+        except Exception as e:  # noqa: BLE001 - as from the parser's callbacks
+            self._handler_failed(e)
+            return b""
+        return data[at:]
+
     def _special(self, name: bytes, value: bytes) -> None:
         if name == b"keep-alive":
             found = _KEEP_ALIVE.search(value)
@@ -249,7 +324,8 @@ class Connection(asyncio.Protocol):
         call, handler = self.call, self.ended
         if call is None or handler is None:
             return
-        self.call = self.ended = None
+        self.call = self.ended = self.chunk_taker = None
+        self.between_chunks = False
         self.pool.done(call)
         self.used = True
         transport = self.transport

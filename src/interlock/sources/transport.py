@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from interlock.errors import UpstreamError, UpstreamTimeout
 from interlock.settings import Settings
-from interlock.sources.connection import Connection, Handler
+from interlock.sources.connection import Connection, Handler, TakeChunk
 from interlock.sources.credentials import CredentialStore
 from interlock.sources.dial import Proxy, Target, dial
 from interlock.sources.requests import split_url
@@ -117,6 +117,14 @@ class Call:
     def event(self) -> None:
         """The handler saw a data event: with `count_bytes=False` only this holds the event time-outs off."""
         self.event_seen = True
+
+    def take_chunks(self, take: TakeChunk) -> None:
+        """Have whole chunks of a chunked body given to `take`, where they come as such, instead of to `on_body`.
+
+        For `on_head` to call. They are not counted as events: see `event`.
+        """
+        if self.conn is not None and self.handler is not None:
+            self.conn.chunk_taker = take
 
     def cancel(self) -> None:
         """Close the connection, so that the source stops working on it. No callback follows. Idempotent."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from interlock.gateway.http.protocol import HttpProtocol
 from interlock.testing import answers, faults
 from interlock.testing.script import HANG, STREAM_HEAD, Pause, chunk, event, steps
 from interlock.types.record import Chunk, Outcome
@@ -181,17 +182,20 @@ def test_a_slow_reader_stops_the_source_instead_of_filling_memory() -> None:
 
 def test_a_loop_turn_never_holds_more_than_the_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     """One turn of the event loop may read megabytes of a fast source, all before anything can be forwarded."""
-    from interlock.gateway.run import Run
-
     largest = 0
-    forward = Run.forward
 
-    def measured(self: Run, data: bytes) -> None:
-        nonlocal largest
-        largest = max(largest, len(data))
-        forward(self, data)
+    def measure(name: str) -> None:
+        write = getattr(HttpProtocol, name)
 
-    monkeypatch.setattr(Run, "forward", measured)
+        def measured(self: HttpProtocol, data: bytes) -> None:
+            nonlocal largest
+            largest = max(largest, len(data))
+            write(self, data)
+
+        monkeypatch.setattr(HttpProtocol, name, measured)
+
+    measure("write")
+    measure("write_chunks")
     piece = event({"choices": [{"index": 0, "delta": {"content": "x" * 4000}, "finish_reason": None}]})
     block = piece * 2000
     with serving(write_buffer_bytes_max=65_536) as (gateway, engine), connected(gateway) as sock:

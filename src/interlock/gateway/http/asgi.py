@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from interlock.errors import BadRequest, BodyTooLarge, InterlockError
-from interlock.gateway.http.exchange import Application, Exchange, Headers, Request
+from interlock.gateway.http.exchange import Application, Exchange, Headers, Request, unchunked
 from interlock.gateway.http.rules import UNIQUE
 from interlock.wire.errors import error_answer
 
@@ -49,6 +49,10 @@ class AsgiSink:
     def write(self, data: bytes) -> None:
         """See `exchange.Sink`."""
         self._put({"type": "http.response.body", "body": data, "more_body": True})
+
+    def write_chunks(self, chunks: bytes) -> None:
+        """See `exchange.Sink`."""
+        self.write(unchunked(chunks))
 
     def end(self) -> None:
         """See `exchange.Sink`."""

@@ -19,6 +19,22 @@ def header_line(name: bytes, value: bytes) -> bytes:
     return b"%b: %b\r\n" % (name, value)
 
 
+def chunk(data: bytes) -> bytes:
+    """A piece of a body as a chunk (RFC 9112 section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def unchunked(chunks: bytes) -> bytes:
+    """What whole chunks without extensions hold."""
+    data, at = b"", 0
+    while at < len(chunks):
+        begin = chunks.index(b"\n", at) + 1
+        end = begin + int(chunks[at:begin], 16)
+        data += chunks[begin:end]
+        at = end + 2
+    return data
+
+
 class Request:
     """One whole request. Header names are lower case; a name given twice is refused by the server
     for those that must be unique (`rules.UNIQUE`), otherwise joined with a comma (RFC 9110 section 5.3).
@@ -60,6 +76,9 @@ class Sink(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send a piece of a streamed answer. Never blocks; `Exchange.on_pause` tells when the reader is slow."""
+
+    def write_chunks(self, chunks: bytes) -> None:
+        """Send pieces that are framed already, as whole chunks of HTTP/1.1's chunked coding without extensions."""
 
     def end(self) -> None:
         """End a streamed answer properly."""

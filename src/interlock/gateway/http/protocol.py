@@ -26,7 +26,7 @@ from interlock.errors import (
     RequestTimeout,
     Unavailable,
 )
-from interlock.gateway.http.exchange import Application, Exchange, Headers, Request
+from interlock.gateway.http.exchange import Application, Exchange, Headers, Request, chunk, unchunked
 from interlock.gateway.http.heads import HEAD_MEMO_BYTES_MAX, TRIES, Head, head_of
 from interlock.gateway.http.rules import STATUS_LINES, UNIQUE, absolute_path, status_line
 from interlock.wire.errors import error_answer
@@ -465,10 +465,11 @@ class HttpProtocol(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self._failed:
             return
-        if self._chunked:
-            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        else:
-            self.transport.write(data)
+        self.transport.write(chunk(data) if self._chunked else data)
+
+    def write_chunks(self, chunks: bytes) -> None:
+        if not self._failed:
+            self.transport.write(chunks if self._chunked else unchunked(chunks))
 
     def end(self) -> None:
         if self._failed:
