@@ -194,7 +194,7 @@ def many_streams(bench: Bench, subject: Subject) -> dict[str, Any]:
     bench.pace(plan.interval_ms)
     return {
         "streams": answer["streams"], "events": answer["events"], "seconds": round(answer["seconds"], 2),
-        "first_byte": answer["first_byte"],
+        "faults": answer["faults"], "first_byte": answer["first_byte"],
         "cpu_us_per_event": round(spent.total_us / max(1, answer["events"]), 2),
         "rss_mb": round(procs.rss_mb(pids), 1),
     }  # fmt: skip
