@@ -19,7 +19,7 @@ from .site import Site
 
 BREAKER_FAILURES = 5
 """The setting's default."""
-CODES = {"upstream_cut_off", "upstream_error", "upstream_closed"}
+CODES = {"upstream_cut_off", "upstream_error", "upstream_closed", "upstream_stale"}
 
 
 class Broken:

@@ -40,8 +40,10 @@ class Attempt:
     _error_status = 0
     _retry_after = b""
 
-    def __init__(self, run: Run, number: int, link: Link, offer: Offer) -> None:
+    def __init__(self, run: Run, number: int, link: Link, offer: Offer, *, fresh: bool = False) -> None:
         self.run = run
+        self.fresh = fresh
+        """Sent over a connection of its own: the last try met one that its source had closed."""
         self.number = number
         self.link = link
         self.offer = offer
@@ -128,6 +130,7 @@ class Attempt:
             self,
             deadlines=self.link.deadlines if run.stream else self.link.deadlines_whole,
             count_bytes=not run.stream,
+            fresh=self.fresh,
         )
         if run.paused and run.stream:
             self.upstream.pause()

@@ -33,9 +33,9 @@ log = logging.getLogger("interlock.gateway")
 
 FINAL_CODES = frozenset(("upstream_refused", "invalid_header"))
 """Failures that another source would repeat: the caller is told at once."""
-HARMLESS_CODES = frozenset(
-    ("upstream_refused", "upstream_rate_limited", "context_length_exceeded", "upstream_pool_full", "invalid_header")
-)
+STALE_CODE = "upstream_stale"
+"""The source had closed a kept connection: it has not seen the request, which goes to it once more, on a new one."""
+HARMLESS_CODES = FINAL_CODES | {"upstream_rate_limited", "context_length_exceeded", "upstream_pool_full", STALE_CODE}
 """Failures that say nothing about the source's health: they do not count for its circuit breaker."""
 COMMENT = b": keep-alive\n\n"
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
@@ -53,6 +53,7 @@ class Run:
     head_sent = False
     _index = 0
     _rank = -1
+    _resends = 0
     _attempt: Attempt | None = None
     _seated = -1
     _judged = False
@@ -81,14 +82,21 @@ class Run:
 
     # -- attempts
 
-    def _next(self) -> None:
-        """Try the next candidate that has room; with none left, the call fails with the last error."""
+    def _next(self, again: int = -1) -> None:
+        """Try the next candidate that has room; with none left, the call fails with the last error.
+
+        `again`: the rank of a candidate that is tried once more, over a new connection, before the others.
+        """
         call, runtime = self.call, self.runtime
         assert call.route is not None  # noqa: S101
         candidates = call.route.candidates
         board, now_ns = runtime.board, runtime.clock.mono_ns()
+        if again >= 0:
+            self._index = again
+            self._resends += 1
+        attempts_max = runtime.settings.attempts_max + self._resends
         try:
-            while self._index < len(candidates) and self.attempts < runtime.settings.attempts_max:
+            while self._index < len(candidates) and self.attempts < attempts_max:
                 candidate = candidates[self._index]
                 self._rank = self._index
                 self._index += 1
@@ -103,7 +111,7 @@ class Run:
                     continue
                 self._seated = link.row
                 self._judged = False
-                self._try(candidate, Attempt(self, self.attempts, link, offer))
+                self._try(candidate, Attempt(self, self.attempts, link, offer, fresh=self._rank == again))
                 return
         except LogError as error:
             self.log_failed(error)
@@ -148,6 +156,8 @@ class Run:
             return
         if error.code in FINAL_CODES:
             self._give_up()
+        elif error.code == STALE_CODE and not attempt.fresh:
+            self._next(again=self._rank)
         else:
             self._next()
 

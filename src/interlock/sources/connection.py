@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from interlock.sources.transport import Call, Pool
 
 SPECIAL = frozenset((b"transfer-encoding", b"content-encoding", b"keep-alive"))
+STALE_WINDOW_S = 1.0
+"""How soon after sending a lost connection still counts as one that had been closed while idle."""
 HEADERS_MAX = 256
 """Most header fields taken from an answer."""
 JOIN_BYTES_MAX = 65_536
@@ -140,8 +142,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"".join(data))
         else:
             self.transport.writelines(data)
-        if not self.used:
-            call.data = b""  # only a connection that was used before may turn out stale, and need it again
+        call.data = b""
         if call.paused:
             self.transport.pause_reading()
 
@@ -217,14 +218,11 @@ class Connection(asyncio.Protocol):
         del self.parser  # it refers back to this object
         if call is None or handler is None:
             return
-        if not self.head_bytes and self.used and call.retry_allowed(self.sent_s, self.pool.loop.time()):
-            self.pool.retry(call)
-            return
         self.pool.done(call)
         if self.head_done and exc is None and self._until_close():
             handler.on_end()
         elif not self.head_bytes:
-            handler.on_error(self.pool.error("upstream_closed", "closed the connection without an answer"))
+            handler.on_error(self._closed_unanswered())
         else:
             handler.on_error(self.pool.error("upstream_cut_off", "closed the connection in the middle of its answer"))
 
@@ -258,7 +256,6 @@ class Connection(asyncio.Protocol):
             self._fail("upstream_invalid_response", f"sent more than {HEADERS_MAX} header fields")
             return
         self.head_done = True
-        call.data = b""
         handler.on_head(status, self.headers)
 
     def on_chunk_header(self) -> None:
@@ -340,6 +337,11 @@ class Connection(asyncio.Protocol):
             handler.on_end()
         except Exception as e:  # noqa: BLE001 - the connection may carry another call already: it must not be torn down
             self._report(e)
+
+    def _closed_unanswered(self) -> UpstreamError:
+        if self.used and self.pool.loop.time() - self.sent_s <= STALE_WINDOW_S:
+            return self.pool.error("upstream_stale", "had closed the connection that was kept")
+        return self.pool.error("upstream_closed", "closed the connection without an answer")
 
     def _until_close(self) -> bool:
         """True when the answer's only end is the end of the connection (RFC 9112 section 6.3, rule 8)."""

@@ -50,15 +50,25 @@ class _Collector:
 
 
 async def fetch(pool: Pool, request: bytes, *, timeout_s: float, bytes_max: int) -> Answer:
-    """Send a request and wait for the whole answer.
+    """Send an idempotent request and wait for the whole answer; it is sent again when a kept connection was stale.
 
     Raises UpstreamTimeout (`probe_timeout`) and UpstreamError (`upstream_too_large`, or what `Pool.send` says).
     """
+    until_s = pool.loop.time() + timeout_s
+    try:
+        return await _fetch(pool, request, timeout_s, bytes_max)
+    except UpstreamError as error:
+        if error.code != "upstream_stale":
+            raise
+    return await _fetch(pool, request, max(0.0, until_s - pool.loop.time()), bytes_max, fresh=True)
+
+
+async def _fetch(pool: Pool, request: bytes, timeout_s: float, bytes_max: int, *, fresh: bool = False) -> Answer:
     who = f"source {pool.target.name!r}"
     done: asyncio.Future[Answer] = pool.loop.create_future()
     # a connection being opened outlives its call, for the next one: where a sweep runs, it is given up in time too
     deadlines = Deadlines(timeout_s, _NEVER_S, _NEVER_S, _NEVER_S)
-    call = pool.send(request, _Collector(who, done, bytes_max), deadlines=deadlines)
+    call = pool.send(request, _Collector(who, done, bytes_max), deadlines=deadlines, fresh=fresh)
     try:
         async with asyncio.timeout(timeout_s):
             return await done

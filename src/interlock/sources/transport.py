@@ -27,9 +27,6 @@ from interlock.types.source import Source
 
 __all__ = ["Call", "Deadlines", "Handler", "Pool", "Proxy", "Target", "deadlines_of", "target_of"]
 
-RETRY_WINDOW_S = 1.0
-"""How soon after sending a lost connection still counts as one that had been closed while idle."""
-
 
 class Deadlines(NamedTuple):
     """Time-outs of one call in seconds, from `Pool.send` on (`between_events_s`: from the last event)."""
@@ -88,7 +85,6 @@ class Call:
         "last",
         "paused",
         "pool",
-        "retried",
         "started",
     )
 
@@ -107,7 +103,6 @@ class Call:
         self.bytes_seen = False
         self.event_seen = False
         self.paused = False
-        self.retried = False
 
     @property
     def sent(self) -> bool:
@@ -147,10 +142,6 @@ class Call:
             self.paused = False
             if self.handler is not None and self.conn is not None and self.conn.open:
                 self.conn.transport.resume_reading()
-
-    def retry_allowed(self, sent_s: float, now_s: float) -> bool:
-        """Whether a connection lost without a byte was just stale, and the request may go out once more."""
-        return not self.retried and bool(self.data) and now_s - sent_s <= RETRY_WINDOW_S
 
     def expired(self, now: float) -> str:
         """The code of the time-out that has passed, or "". Called by `Pool.sweep` only."""
@@ -217,19 +208,28 @@ class Pool:
     # -- hot path
 
     def send(
-        self, data: bytes | list[bytes], handler: Handler, *, deadlines: Deadlines, count_bytes: bool = True
+        self,
+        data: bytes | list[bytes],
+        handler: Handler,
+        *,
+        deadlines: Deadlines,
+        count_bytes: bool = True,
+        fresh: bool = False,
     ) -> Call:
         """Send a whole request (head and body) and return at once; `handler` hears of everything that follows.
 
         `count_bytes`: any body byte counts as an event for the time-outs; False leaves that to `Call.event`.
+        `fresh`: open a connection rather than use an idle one, where there is room.
         Errors (UpstreamError) only reach `handler.on_error`, later: `upstream_pool_full`, `upstream_pool_closed`, those
         of `dial`, `upstream_closed`, `upstream_cut_off`, `upstream_invalid_response` and the time-outs
         (UpstreamTimeout): `connect_timeout`, `first_event_timeout`, `between_events_timeout`, `total_timeout`.
+        `upstream_stale`: the source had most likely closed a kept connection before the request came; nothing is sent
+        again here, as whoever sends twice has to say so in the record.
         """
         call = Call(self, data, handler, deadlines, count_bytes)
         self._active[call] = None
         idle = self._idle
-        while idle:
+        while idle and not (fresh and self._room()):
             conn = idle.pop()
             if conn.open:
                 conn.start(call, self.loop.time())
@@ -263,14 +263,14 @@ class Pool:
 
     # -- opening
 
-    def _wait_for_connection(self, call: Call, *, first: bool = False) -> None:
+    def _wait_for_connection(self, call: Call) -> None:
         if self._closed:
             self._fail_soon(call, self.error("upstream_pool_closed", "is being removed from this gateway"))
         elif len(self._dials) <= len(self._waiting) and not self._room():
             words = f"has all its {self._connections_max} connections in use"
             self._fail_soon(call, self.error("upstream_pool_full", words))
         else:
-            (self._waiting.appendleft if first else self._waiting.append)(call)
+            self._waiting.append(call)
             self._dial_for_waiting()
 
     def _room(self) -> bool:
@@ -325,12 +325,6 @@ class Pool:
         """A connection is gone. Called by the connection."""
         self._connections.discard(conn)
         self._notify_if_empty()
-
-    def retry(self, call: Call) -> None:
-        """Send a call again, on a fresh connection, whose used connection was gone. Called by the connection."""
-        call.retried = True
-        call.conn = None
-        self._wait_for_connection(call, first=True)
 
     # -- errors and time
 

@@ -40,27 +40,36 @@ def closes_at_once(how: End = CLOSE) -> Script:
     return steps(how)
 
 
+def _beginning(whole: Script, received: Received, after: int) -> Iterator[Step]:
+    """The head and `after` events of a streamed answer; all but the last bytes of one that comes in a piece."""
+    for step in islice(whole(received), after + 1):
+        yield step if received.json.get("stream") or not isinstance(step, bytes) else step[:-10]
+
+
 def dies_mid_stream(after: int = 3, how: End = RESET, text: str = "one two three four five six seven") -> Script:
-    """Ends the connection after the head and `after` events of a good stream."""
+    """Ends the connection after the head and `after` events of a good stream, or amid the body of a whole answer."""
 
     def script(received: Received) -> Iterator[Step]:
-        yield from islice(answer(text)(received), after + 1)
+        yield from _beginning(answer(text), received, after)
         yield how
 
     return script
 
 
 def stalls_mid_stream(after: int = 3) -> Script:
-    """Goes silent after the head and `after` events, and keeps the connection."""
+    """Goes silent where `dies_mid_stream` would die, and keeps the connection."""
     return dies_mid_stream(after, HANG)
 
 
 def ends_without_done(after: int = 3) -> Script:
-    """Ends the body in good order after `after` events, without a finish reason and without `[DONE]`."""
+    """Ends a stream's body in good order after `after` events, without a finish reason and without `[DONE]`.
+
+    An answer that is not streamed is cut short, with the connection.
+    """
 
     def script(received: Received) -> Iterator[Step]:
-        yield from islice(answer()(received), after + 1)
-        yield chunk(b"")
+        yield from _beginning(answer(), received, after)
+        yield chunk(b"") if received.json.get("stream") else CLOSE
 
     return script
 

@@ -194,6 +194,27 @@ def test_a_stream_that_breaks_is_told_in_the_stream_and_has_no_end(script: Scrip
         assert gateway.call(lambda: gateway.board.inflight(gateway.board.row("src_first"))) == 0
 
 
+@pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "streamed"])
+def test_a_call_that_met_a_closed_connection_goes_out_again_as_an_attempt_of_its_own(body: dict[str, Any]) -> None:
+    with two(attempts_max=1, breaker_failures=1) as (gateway, first, second):
+        first.script(answers.answer(), faults.closes_at_once())
+        assert [ask(gateway, body).status for _ in range(3)] == [200] * 3
+        assert [r.connection for r in first.calls] == [0, 0, 1, 1] and second.calls == []
+        outcomes = one_end_for_each_intent(gateway)
+        assert [(o.state, o.attempt) for o in outcomes] == [("completed", n) for n in (0, 1, 0)]
+        assert [a.source for a in gateway.records_of(Attempt)] == ["first"] * 4
+        assert [e.code for e in gateway.records_of(AttemptEnd)] == ["upstream_stale"]
+
+
+def test_it_goes_out_again_once_and_then_to_the_next_source() -> None:
+    with two() as (gateway, first, second):
+        first.script(answers.answer(), faults.closes_at_once(), faults.closes_at_once())
+        assert [ask(gateway, CHAT).status for _ in range(2)] == [200] * 2
+        assert (len(first.calls), len(second.calls)) == (3, 1)
+        assert [e.code for e in gateway.records_of(AttemptEnd)] == ["upstream_stale", "upstream_closed"]
+        one_end_for_each_intent(gateway)
+
+
 def test_after_any_event_has_left_there_is_no_other_source() -> None:
     """An event without choices has reached the caller too: what follows it must come from the same source."""
     first_event = event({"choices": [], "model": "", "prompt_filter_results": ["fine"]})

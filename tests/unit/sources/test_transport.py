@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from interlock.errors import UpstreamError
 from interlock.settings import Settings
+from interlock.sources.fetch import fetch
 from interlock.sources.transport import Deadlines, Pool
 from interlock.types.source import Source, SourceKind
 from tests.unit.sources.upstream import (
@@ -174,43 +176,27 @@ def test_a_fresh_connection_closed_without_an_answer_is_not_tried_again(run: Run
     run(main())
 
 
-def test_a_stale_connection_is_replaced_once(run: Run) -> None:
+async def _stale(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.write(OK)
+    await read_request(reader)  # and closes without a word, as an idle time-out does
+
+
+def test_a_stale_connection_is_told_apart_and_nothing_is_sent_again(run: Run) -> None:
     async def main() -> None:
-        seen: list[bytes] = []
-
-        async def stale(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await read_request(reader)
-            writer.write(OK)
-            await read_request(reader)  # and closes without a word, as an idle time-out does
-
-        async def fresh(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            seen.append(await read_request(reader))
-            writer.write(OK)
-            await reader.read()
-
-        async with upstream(stale, fresh) as server, pool_to(server.port) as pool:
+        async with upstream(_stale) as server, pool_to(server.port) as pool:
             await exchange(pool)
-            got = await exchange(pool, request(b"the second"))
-            assert (got.body, got.ends, server.accepted) == (b"ok", 1, 2)
-            assert seen == [request(b"the second")]
-        async with upstream(stale, answers(b"", close=True)) as server, pool_to(server.port) as pool:
-            await exchange(pool)
-            assert (await exchange(pool)).code == "upstream_closed"
-            assert server.accepted == 2
+            assert (await exchange(pool)).code == "upstream_stale"
+            assert server.accepted == 1
 
     run(main())
 
 
-def test_a_connection_lost_long_after_sending_is_not_retried(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interlock.sources.transport.RETRY_WINDOW_S", -1.0)
+def test_a_connection_lost_long_after_sending_was_not_stale(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interlock.sources.connection.STALE_WINDOW_S", -1.0)
 
     async def main() -> None:
-        async def worked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await read_request(reader)
-            writer.write(OK)
-            await read_request(reader)
-
-        async with upstream(worked) as server, pool_to(server.port) as pool:
+        async with upstream(_stale) as server, pool_to(server.port) as pool:
             await exchange(pool)
             assert (await exchange(pool)).code == "upstream_closed"
             assert server.accepted == 1
@@ -218,17 +204,30 @@ def test_a_connection_lost_long_after_sending_is_not_retried(run: Run, monkeypat
     run(main())
 
 
-def test_a_call_is_retried_once_and_only_while_its_request_is_there(run: Run) -> None:
+def test_a_fresh_connection_is_opened_beside_idle_ones_while_there_is_room(run: Run) -> None:
     async def main() -> None:
-        async with upstream(_silent) as server, pool_to(server.port) as pool:
-            call, _ = send(pool)
-            assert call.retry_allowed(10.0, 10.5)
-            assert not call.retry_allowed(10.0, 11.5)
-            call.retried = True
-            assert not call.retry_allowed(10.0, 10.5)
-            call.retried, call.data = False, b""
-            assert not call.retry_allowed(10.0, 10.5)
-            call.cancel()
+        settings = Settings(pool_connections_max=2)
+        async with upstream(answers(OK, OK)) as server, pool_to(server.port, settings) as pool:
+            await exchange(pool)
+            assert (await exchange(pool, fresh=True)).body == b"ok"
+            assert (server.accepted, pool.idle) == (2, 2)
+            assert (await exchange(pool, fresh=True)).body == b"ok"
+            assert (server.accepted, pool.idle) == (2, 2)
+
+    run(main())
+
+
+def test_an_idempotent_fetch_is_sent_again_once_when_its_connection_was_stale(run: Run) -> None:
+    async def main() -> None:
+        async with upstream(_stale, answers(OK)) as server, pool_to(server.port) as pool:
+            for _ in range(2):
+                assert (await fetch(pool, request(), timeout_s=5, bytes_max=10)).body == b"ok"
+            assert server.accepted == 2
+        async with upstream(_stale, answers(b"", close=True)) as server, pool_to(server.port) as pool:
+            await fetch(pool, request(), timeout_s=5, bytes_max=10)
+            with pytest.raises(UpstreamError) as caught:
+                await fetch(pool, request(), timeout_s=5, bytes_max=10)
+            assert (caught.value.code, server.accepted) == ("upstream_closed", 2)
 
     run(main())
 

@@ -153,10 +153,12 @@ def request(body: bytes = b"{}") -> bytes:
     return b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
 
 
-async def exchange(pool: Pool, data: bytes | list[bytes] | None = None, deadlines: Deadlines = PATIENT) -> Recorder:
+async def exchange(
+    pool: Pool, data: bytes | list[bytes] | None = None, deadlines: Deadlines = PATIENT, *, fresh: bool = False
+) -> Recorder:
     """Send one request and wait for its end."""
     recorder = Recorder()
-    pool.send(request() if data is None else data, recorder, deadlines=deadlines)
+    pool.send(request() if data is None else data, recorder, deadlines=deadlines, fresh=fresh)
     await asyncio.wait_for(recorder.over, 5)
     return recorder
 

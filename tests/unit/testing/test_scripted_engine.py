@@ -124,6 +124,13 @@ def test_dies_after_exactly_so_many_events() -> None:
     assert got.count(b"data: ") == 3 and b"[DONE]" not in got
 
 
+@pytest.mark.parametrize("script", [faults.dies_mid_stream(), faults.stalls_mid_stream(), faults.ends_without_done()])
+def test_what_breaks_a_stream_cuts_a_whole_answer_short(script: Script) -> None:
+    got = run_script(script, wait_s=0.1)
+    head, _, body = got.partition(b"\r\n\r\n")
+    assert 0 < len(body) < int(head.lower().partition(b"content-length: ")[2].split()[0])
+
+
 def test_ends_without_done_is_a_complete_body() -> None:
     got = run_script(faults.ends_without_done(after=2), ASK | {"stream": True})
     assert got.count(b"data: ") == 2 and got.endswith(b"0\r\n\r\n") and b"[DONE]" not in got
