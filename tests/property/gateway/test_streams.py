@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from interlock.errors import InterlockError
@@ -283,6 +283,14 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     assert problems == []
 
 
+def chunked(*events: bytes) -> list[bytes]:
+    """Each event a chunk, each chunk a read, and the end of the body."""
+    return [b"%x\r\n%b\r\n" % (len(event), event) for event in events] + [b"0\r\n\r\n"]
+
+
+PIECE = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+
+
 class Count:
     """How many chunks went past the parser over all examples."""
 
@@ -295,6 +303,13 @@ class Count:
     durable_at=st.integers(0, 3),
     sweeps=st.sets(st.integers(0, 12), max_size=3),
     http_10=st.sampled_from([False] * 5 + [True]),
+)
+@example(
+    reads=chunked(*[PIECE] * 4, FINISH, *[PIECE] * 4, b"data: [DONE]\n\n"),
+    turns=[],
+    durable_at=0,
+    sweeps=set(),
+    http_10=False,
 )
 @settings(max_examples=500, deadline=None)
 def _same(
