@@ -11,11 +11,12 @@ UP_ARGS ?=
 
 .PHONY: up test prove check bench test-vllm setup lock wheel clean format
 
-.venv/.ready: pyproject.toml requirements/dev.txt requirements/uv.txt
+.venv/.ready: pyproject.toml requirements/dev.txt requirements/uv.txt requirements/peers.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Interlock needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --require-hashes --no-deps -r requirements/uv.txt
 	$(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes requirements/dev.txt
+	$(BIN)/pip install -q --require-hashes --no-deps --ignore-requires-python -r requirements/peers.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -1,0 +1,21 @@
+"""Proofs over the record: one Merkle tree for each tenant, signed checkpoints, and exports that anyone can verify.
+
+`docs/ledger-proofs.md` is the specification. Nothing here opens a socket, asks a clock or holds a private key longer
+than its signer lives. Read the files in this order:
+
+    errors        ProofError: what is not the proof it claims to be
+    merkle        hashes, compact ranges, proofs of inclusion and of consistency (RFC 9162)
+    tiles         the tree in files of 256 hashes
+    note          signed notes: texts with Ed25519 signatures (C2SP signed-note)
+    checkpoint    the text that is signed: origin, size, root, time, coverage (C2SP tlog-checkpoint)
+    coverage      which epochs are in the tree, and until when; the chain of settled epochs
+    entry         the leaf: canonical JSON, and many of them at once
+    folder        the export folder: its manifest, and the writer
+    readme        the page for people that lies in each export
+    source        read an export folder that may be hostile
+    findings      what the verifier found, and the verdict that follows
+    epochs        what the coverage said so far, held against the entries and against itself
+    entries       the entries in order, from checkpoint to checkpoint
+    contents      the ciphertexts, held against the entries
+    verify        verify_export: all of it, in one pass
+"""

@@ -1,0 +1,186 @@
+"""The leaf: canonical JSON of one entry. Here many are read at once, into what must be held against the coverage.
+
+Canonical means as msgspec writes it with sorted keys: no blanks, each key once, shortest escapes, no floats.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from interlock.ledger.proof.coverage import EPOCH_CHARS
+from interlock.ledger.proof.errors import ProofError
+from interlock.ledger.proof.merkle import SIZE_MAX, leaf_hash, subtrees
+
+LEAF_BYTES_MAX = 16 << 20
+"""Longest leaf, and longest line of an export."""
+
+CONTENT_ID = re.compile(r"[0-9a-f]{4,128}")
+_HEX32 = re.compile(r"[0-9a-f]{64}")
+
+
+def _no_floats(text: str) -> None:
+    raise ValueError(f"a number that is not an integer: {text[:40]}")
+
+
+_ENCODER = msgspec.json.Encoder(order="sorted")
+_DECODER = msgspec.json.Decoder(dict[str, Any], float_hook=_no_floats)
+
+
+class Rules(NamedTuple):
+    """What entries are held against: their tree, the range [from_ns, to_ns), whether references are wanted."""
+
+    tree: str
+    from_ns: int
+    to_ns: int
+    payloads: bool
+
+
+class Run(NamedTuple):
+    """Entries of one epoch in a block: the first and last `n`, and the earliest `at` with the place that has it."""
+
+    first: int
+    last: int
+    earliest: int
+    place: int
+
+
+class Reference(NamedTuple):
+    """A ciphertext, or list of them, that the entry at index `place` names. `size`: its bytes, or the list's items."""
+
+    place: int
+    is_list: bool
+    id: str
+    digest: str
+    size: int
+    subject: str | None
+
+
+class Block(NamedTuple):
+    """What the consecutive entries from index `start` come to.
+
+    `roots` are their `merkle.subtrees`, `epochs` a run for each epoch, `erased` the subjects of entries that tell of an
+    erasure, `problems` (index, what is wrong with the entry).
+    """
+
+    start: int
+    roots: list[tuple[int, bytes]]
+    epochs: dict[str, Run]
+    in_range: int
+    references: list[Reference]
+    erased: list[str]
+    problems: list[tuple[int, str]]
+
+
+def encode_leaf(value: dict[str, Any]) -> bytes:
+    """The leaf of an entry. ProofError if it holds what a leaf cannot: floats, other types, keys that are not str."""
+    try:
+        data = _ENCODER.encode(value)
+        same = _DECODER.decode(data) == value
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        raise ProofError(f"not a leaf: {str(error)[:200]}") from None
+    if not same or len(data) > LEAF_BYTES_MAX:
+        raise ProofError("not a leaf: its JSON does not read as the same value, or is too long")
+    return data
+
+
+def decode_leaf(leaf: bytes) -> dict[str, Any]:
+    """The entry of a leaf. ProofError unless the leaf is its canonical JSON."""
+    try:
+        value = _DECODER.decode(leaf)
+        same = _ENCODER.encode(value) == leaf
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProofError(f"not a leaf: {str(error)[:200]}") from None
+    if not same:
+        raise ProofError("not written as canonical JSON")
+    return value
+
+
+def scan(start: int, lines: Sequence[bytes], rules: Rules) -> Block:
+    """Read the leaves [start, start + len(lines)). Never raises for hostile input: what is wrong is in `problems`.
+
+    This is where an export's time goes, so it is one loop. It is pure: blocks may be read by several processes.
+    """
+    decode, encode = _DECODER.decode, _ENCODER.encode
+    tree, from_ns, to_ns, payloads = rules
+    problems: list[tuple[int, str]] = []
+    runs: dict[str, list[int]] = {}
+    references: list[Reference] = []
+    erased: list[str] = []
+    in_range = 0
+    for place, line in enumerate(lines, start):
+        try:
+            value = decode(line)
+            same = encode(value) == line
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            problems.append((place, "is not the JSON of an entry"))
+            continue
+        get: Callable[[str], Any] = value.get
+        epoch, n, at, kind = get("epoch"), get("n"), get("at"), get("kind")
+        if not same or value.get("tree") != tree or _malformed(value, epoch, n, at, kind):
+            problems.append((place, _why(value, same, tree)))
+            continue
+        run = runs.get(epoch)
+        if run is None:
+            runs[epoch] = [n, n, at, place]
+        else:
+            if n != run[1] + 1:
+                problems.append((place, f"is number {n} of epoch {epoch}, after number {run[1]}"))
+            run[1] = n
+            if at < run[2]:
+                run[2:] = at, place
+        if from_ns <= at < to_ns:
+            in_range += 1
+        if kind == "erasure" and type(value.get("subject")) is str:
+            erased.append(value["subject"])
+        if payloads and "contents" in value and not _collect(place, value, references):
+            problems.append((place, "has contents that are not references"))
+    roots = subtrees(start, [leaf_hash(line) for line in lines])
+    made = {epoch: Run(*run) for epoch, run in runs.items()}
+    return Block(start, roots, made, in_range, references, erased, problems)
+
+
+def _malformed(value: dict[str, Any], epoch: Any, n: Any, at: Any, kind: Any) -> bool:
+    """Whether a field that every leaf has is missing or of another type (True is not the number 1)."""
+    return (
+        type(n) is not int
+        or type(at) is not int
+        or type(epoch) is not str
+        or type(kind) is not str
+        or len(epoch) != EPOCH_CHARS
+        or not 1 <= n <= SIZE_MAX
+        or not 0 <= at <= SIZE_MAX
+        or value.get("v") != 1
+        or type(value["v"]) is not int
+    )
+
+
+def _why(value: dict[str, Any], same: bool, tree: str) -> str:
+    if not same:
+        return "is not written as canonical JSON"
+    if value.get("tree") != tree:
+        return f"is not of the tree {tree}"
+    return "lacks a field that every entry has, or has it with a wrong value"
+
+
+def _collect(place: int, value: dict[str, Any], references: list[Reference]) -> bool:
+    """Add the references of an entry. False if its contents are malformed."""
+    contents, who = value["contents"], value.get("who")
+    subject = who.get("subject") if type(who) is dict else None
+    if type(contents) is not list or type(subject) not in {str, type(None)}:
+        return False
+    for each in contents:
+        if type(each) is not dict:
+            return False
+        is_list = "list" in each
+        names = ("list", "digest", "count") if is_list else ("id", "sha256", "bytes")
+        id_, digest, size = (each.get(name) for name in names)
+        if type(id_) is not str or type(digest) is not str or type(size) is not int or not 0 <= size <= SIZE_MAX:
+            return False
+        if not CONTENT_ID.fullmatch(id_) or not _HEX32.fullmatch(digest):
+            return False
+        references.append(Reference(place, is_list, id_, digest, size, subject))
+    return True

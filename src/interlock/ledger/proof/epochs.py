@@ -1,0 +1,175 @@
+"""What the coverage said so far, held against the entries and against itself.
+
+INVARIANT: at a checkpoint, each epoch with entries in the tree is either in its coverage, with exactly as many entries,
+or in the settled chain, with exactly as many entries and none to follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from interlock.ledger.proof.coverage import (
+    SETTLED_START,
+    Coverage,
+    NodeSeen,
+    OpenEpoch,
+    Settled,
+    SettledHead,
+    settled_digest,
+)
+from interlock.ledger.proof.entry import Block
+from interlock.ledger.proof.findings import Findings
+
+
+class Epochs:
+    """Counts entries by epoch and checks one coverage after another. Memory: O(epochs).
+
+    `counts` are those at the start of the export, `settled` its lines of the settled chain with their bytes.
+    """
+
+    def __init__(
+        self, counts: dict[str, int], settled: Sequence[tuple[bytes, Settled]], findings: Findings, first_line: int
+    ) -> None:
+        self._counts = {epoch: n for epoch, n in counts.items() if n}
+        self._lines = settled
+        self._findings = findings
+        self._first_line = first_line
+        self._done = 0
+        self._base: int | None = None
+        self._digest = SETTLED_START
+        self._settled: set[str] = set()
+        self._open: dict[str, OpenEpoch] = {}
+        self._nodes: dict[str, int] = {}
+        self._fresh: dict[str, tuple[int, int]] = {}
+        self._damaged: dict[str, str] = {}
+
+    def begin_at(self, head: SettledHead) -> None:
+        """Take the settled chain up to here as given: it is that of the start checkpoint."""
+        self._base = head.count
+        self._digest = bytes.fromhex(head.digest)
+
+    def entries(self, block: Block) -> None:
+        """Entries that were appended to the tree."""
+        for epoch, run in block.epochs.items():
+            expected = self._counts.get(epoch, 0) + 1
+            if run.first != expected:
+                self._findings.altered(
+                    f"entries.jsonl: the first entry of epoch {epoch} from index {block.start} on is number "
+                    f"{run.first}, but number {expected} is next"
+                )
+            self._counts[epoch] = run.last
+            if epoch in self._settled:
+                self._findings.altered(
+                    f"entries.jsonl: an entry of the settled epoch {epoch} at or after {block.start}"
+                )
+            listed = self._open.get(epoch)
+            if listed is None:
+                earliest = self._fresh.get(epoch)
+                if earliest is None or run.earliest < earliest[0]:
+                    self._fresh[epoch] = (run.earliest, run.place)
+            elif run.earliest < listed.watermark:
+                self._findings.altered(
+                    f"entries.jsonl: index {run.place} of epoch {epoch} was admitted at {run.earliest}, but an earlier "
+                    f"checkpoint had everything before {listed.watermark}"
+                )
+
+    def checkpoint(self, name: str, coverage: Coverage) -> None:
+        """The coverage of a checkpoint whose size has been reached."""
+        self._settle(name, coverage.settled)
+        listed = {each.epoch: each for each in coverage.epochs}
+        for each in coverage.epochs:
+            self._check_open(name, each)
+        for epoch in self._open.keys() - listed.keys():
+            self._findings.altered(f"{name}: epoch {epoch} has vanished without being settled")
+        for epoch in self._counts.keys() - listed.keys() - self._open.keys():
+            self._findings.altered(f"{name}: epoch {epoch} has entries in the tree, but is not covered")
+        self._open = listed
+        self._fresh.clear()
+        self._see_nodes(name, coverage.nodes)
+
+    def finish(self) -> None:
+        """The end: lines of the chain that no checkpoint reached, and damage."""
+        if self._done < len(self._lines):
+            self._findings.altered(f"{self._line(self._done)}: no checkpoint of the export reaches this line")
+        for epoch, name in sorted(self._damaged.items()):
+            self._findings.incomplete(f"{name}: records of epoch {epoch} were damaged and cannot be read")
+
+    def until(self, empty: int) -> int:
+        """Through which instant (Unix ns) the last coverage promises everything; `empty` if it names no one.
+
+        A node that was listed once and no longer is still bounds it: nothing is known of what it began since. An open
+        epoch of a node that was never listed bounds it to 0.
+        """
+        bounds = [each.watermark for each in self._open.values()]
+        bounds += self._nodes.values()
+        bounds += [self._nodes.get(each.node, 0) for each in self._open.values()]
+        return min(bounds, default=empty)
+
+    def _check_open(self, name: str, each: OpenEpoch) -> None:
+        epoch, found = each.epoch, self._counts.get(each.epoch, 0)
+        if found != each.n:
+            self._findings.altered(f"{name}: epoch {epoch} has {each.n} entries in the tree, but {found} were found")
+        if epoch in self._settled:
+            self._findings.altered(f"{name}: epoch {epoch} was settled before")
+        if each.damaged:
+            self._damaged.setdefault(epoch, name)
+        before = self._open.get(epoch)
+        if before is None:
+            self._check_begun(name, epoch, each.node)
+            return
+        if each.watermark < before.watermark:
+            self._findings.altered(f"{name}: the watermark of epoch {epoch} goes back")
+        if each.node != before.node:
+            self._findings.altered(f"{name}: epoch {epoch} is of another node than before")
+
+    def _check_begun(self, name: str, epoch: str, node: str) -> None:
+        """A new epoch must not hold entries from before an instant by which all epochs of its node were listed."""
+        earliest = self._fresh.get(epoch)
+        promised = self._nodes.get(node, 0)
+        if earliest is not None and earliest[0] < promised:
+            self._findings.altered(
+                f"{name}: epoch {epoch} has an entry (index {earliest[1]}) admitted at {earliest[0]}, but an earlier "
+                f"checkpoint had every epoch that node {node} began before {promised}"
+            )
+
+    def _settle(self, name: str, head: SettledHead) -> None:
+        """Follow the settled chain to where this coverage says it is."""
+        base = self._base or 0
+        if head.count < base + self._done:
+            self._findings.altered(f"{name}: the settled chain is shorter than before")
+            return
+        if head.count > base + len(self._lines):
+            self._findings.altered(f"{name}: settled.jsonl lacks lines up to line {head.count} of the chain")
+            return
+        while base + self._done < head.count:
+            data, line = self._lines[self._done]
+            self._settle_one(self._line(self._done), line)
+            self._digest = settled_digest(self._digest, data)
+            self._done += 1
+        if self._digest.hex() != head.digest:
+            self._findings.altered(f"{name}: the settled chain has another digest at line {head.count}")
+
+    def _settle_one(self, name: str, line: Settled) -> None:
+        found = self._counts.pop(line.epoch, 0)
+        before = self._open.pop(line.epoch, None)
+        if found != line.n:
+            self._findings.altered(f"{name}: epoch {line.epoch} has {line.n} entries, but {found} were found")
+        if line.epoch in self._settled:
+            self._findings.altered(f"{name}: epoch {line.epoch} is settled a second time")
+        if before is not None and before.node != line.node:
+            self._findings.altered(f"{name}: epoch {line.epoch} is of another node than before")
+        if before is None:
+            self._check_begun(name, line.epoch, line.node)
+        if line.damaged:
+            self._damaged.setdefault(line.epoch, name)
+        self._settled.add(line.epoch)
+
+    def _see_nodes(self, name: str, nodes: Sequence[NodeSeen]) -> None:
+        for each in nodes:
+            before = self._nodes.get(each.node)
+            if before is not None and each.registered < before:
+                self._findings.altered(f"{name}: the registration of node {each.node} goes back")
+            self._nodes[each.node] = each.registered
+
+    def _line(self, number: int) -> str:
+        return f"settled.jsonl:{self._first_line + number}"

@@ -1,0 +1,346 @@
+"""verify_export: whether an export is all of a tree in a range of time, unchanged. One pass, memory O(epochs).
+
+The roots of the checkpoints are computed from the entries; the coverage of each is held against the entries counted so
+far. What the signatures cannot vouch for (the manifest's range and names) only says what is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from interlock.ledger.proof.checkpoint import Checkpoint
+from interlock.ledger.proof.contents import Contents
+from interlock.ledger.proof.coverage import SETTLED_START, Coverage, Settled, settled_digest
+from interlock.ledger.proof.entry import Block, Rules, scan
+from interlock.ledger.proof.epochs import Epochs
+from interlock.ledger.proof.errors import ProofError
+from interlock.ledger.proof.findings import Findings, Report, words
+from interlock.ledger.proof.folder import (
+    CHECKPOINTS,
+    CONTENTS,
+    ENTRIES,
+    LISTS,
+    MANIFEST,
+    SETTLED,
+    START,
+    Manifest,
+    Start,
+    checkpoint_name,
+    decode_json,
+)
+from interlock.ledger.proof.note import NOTE_BYTES_MAX, VerifierKey
+from interlock.ledger.proof.seen import Seen, open_checkpoint
+from interlock.ledger.proof.source import Missing, Source
+
+BLOCK = 4096
+"""Most entries that are read at once."""
+
+Progress = Callable[[int, int], None]
+_NAME = re.compile(r"([0-9]{20}-[0-9]{20})\.(note|coverage\.json)")
+
+
+class Place(NamedTuple):
+    """What the names of a checkpoint's files say."""
+
+    name: str
+    at: int
+    size: int
+
+
+def verify_export(
+    path: Path,
+    keys: Sequence[VerifierKey],
+    *,
+    seen: Sequence[str] = (),
+    progress: Progress | None = None,
+    processes: int = 1,
+) -> Report:
+    """Verify an export folder and say what it proves.
+
+    `keys` are those the auditor trusts; without any, signatures are not checked and the report says so. `seen` are
+    checkpoint notes kept from before: they must lie on this tree. `progress(done, total)` counts entries. With
+    `processes` above 1, entries are read by as many worker processes. Never raises for what is in the folder.
+    """
+    findings = Findings()
+    try:
+        with Source(path) as source, tempfile.TemporaryDirectory(prefix="interlock-verify-") as scratch:
+            manifest = _manifest(source)
+            return _Export(source, manifest, keys, findings, Path(scratch)).verify(seen, progress, processes)
+    except ProofError as error:
+        findings.altered(str(error))
+    report = Report("altered", "", findings.listed(), 0, 0, 0, bool(keys), 0, "", 0, 0)
+    report.words = words(report, 0)
+    return report
+
+
+def _manifest(source: Source) -> Manifest:
+    data = source.read(MANIFEST)
+    try:
+        return Manifest.decode(data)
+    except ProofError as error:
+        raise ProofError(f"{MANIFEST}: {error}") from None
+
+
+class _Export:
+    """One verification."""
+
+    def __init__(
+        self, source: Source, manifest: Manifest, keys: Sequence[VerifierKey], findings: Findings, scratch: Path
+    ) -> None:
+        self._source = source
+        self._manifest = manifest
+        self._keys = keys
+        self._findings = findings
+        self._places: deque[Place] = deque()
+        self._contents = Contents(source, findings, scratch) if manifest.payloads else None
+        self._origin: str | None = None
+        self._roots_match = True
+        self._last_at = 0
+        self._in_range = 0
+
+    def verify(self, seen: Sequence[str], progress: Progress | None, processes: int) -> Report:
+        manifest, findings = self._manifest, self._findings
+        try:
+            start = decode_json(self._source.read(START), Start)
+            self._range = start.range()
+        except ProofError as error:
+            raise ProofError(f"{START}: {error}") from None
+        if start.size != manifest.start_size:
+            findings.altered(f"{START}: is of size {start.size}, the manifest starts at {manifest.start_size}")
+        self._seen = Seen(seen, self._keys, findings)
+        self._settled = list(self._read_settled())
+        self._places.extend(self._read_places())
+        self._check_ends()
+        self._epochs = Epochs(start.counts, self._settled, findings, 1)
+        self._begin()
+        self._read_entries(progress, processes)
+        self._epochs.finish()
+        checked = self._check_contents()
+        return self._report(checked)
+
+    def _report(self, checked: int) -> Report:
+        manifest, findings = self._manifest, self._findings
+        until = 0 if findings.is_altered else min(manifest.to_ns, self._epochs.until(self._last_at))
+        report = Report(
+            verdict=findings.verdict(until, manifest.to_ns),
+            words="",
+            problems=findings.listed(),
+            entries=max(0, self._range.size - manifest.start_size),
+            in_range=self._in_range,
+            until=until,
+            signed=bool(self._keys),
+            contents=checked,
+            tree=manifest.tree,
+            from_ns=manifest.from_ns,
+            to_ns=manifest.to_ns,
+        )
+        report.words = words(report, self._seen.uncompared)
+        return report
+
+    def _read_settled(self) -> Iterator[tuple[bytes, Settled]]:
+        number = 0
+        try:
+            for lines in self._source.lines(SETTLED):
+                for line in lines:
+                    number += 1
+                    yield line, Settled.decode(line)
+        except ProofError as error:
+            self._findings.altered(f"{SETTLED}:{number}: {error}")
+
+    def _read_places(self) -> Iterator[Place]:
+        """The checkpoints in order, by their names. Those that are out of place are reported and left out."""
+        kinds: dict[str, set[str]] = {}
+        try:
+            names = self._source.names(CHECKPOINTS)
+        except ProofError as error:
+            self._findings.altered(str(error))
+            return
+        for name in names:
+            matched = _NAME.fullmatch(name)
+            if matched is None:
+                self._findings.altered(f"{CHECKPOINTS}/{name}: is no checkpoint of an export")
+            else:
+                kinds.setdefault(matched[1], set()).add(matched[2])
+        if self._manifest.checkpoints not in {None, len(kinds)}:
+            self._findings.altered(f"{CHECKPOINTS}: holds {len(kinds)}, the manifest {self._manifest.checkpoints}")
+        size = self._manifest.start_size
+        for name, found in sorted(kinds.items()):
+            place = Place(name, int(name[:20]), int(name[21:]))
+            if len(found) != 2:
+                self._findings.altered(
+                    f"{CHECKPOINTS}/{name}: its {'note' if 'note' not in found else 'coverage'} is missing"
+                )
+            elif not size <= place.size <= self._manifest.end_size:
+                self._findings.altered(f"{CHECKPOINTS}/{name}: its size is out of order, or outside the export")
+            else:
+                size = place.size
+                yield place
+
+    def _check_ends(self) -> None:
+        """There must be a checkpoint at the end, and at the start unless the export begins with an empty tree."""
+        manifest, findings = self._manifest, self._findings
+        if not self._places:
+            findings.altered(f"{CHECKPOINTS}: there is none, so nothing is signed")
+            return
+        first, last = self._places[0], self._places[-1]
+        if last.size != manifest.end_size:
+            findings.altered(f"{CHECKPOINTS}: the last is of size {last.size}, the export ends at {manifest.end_size}")
+        if manifest.start_size == 0:
+            return
+        if first.size != manifest.start_size:
+            findings.altered(f"{CHECKPOINTS}: the first is of size {first.size}, not {manifest.start_size}")
+        elif first.at > manifest.from_ns:
+            findings.incomplete(
+                f"{CHECKPOINTS}/{first.name}: the export starts with a checkpoint from after the range begins"
+            )
+
+    def _begin(self) -> None:
+        """The checkpoints at the start, where the settled chain is taken as given unless its first lines are there."""
+        if self._places and self._places[0].size == self._manifest.start_size:
+            opened = self._open(self._places[0], quiet=True)
+            if opened is not None and not self._chain_from_nothing(opened[1]):
+                self._epochs.begin_at(opened[1].settled)
+
+    def _chain_from_nothing(self, coverage: Coverage) -> bool:
+        """Whether settled.jsonl begins with the first line of the chain and reaches this coverage."""
+        head = coverage.settled
+        if self._manifest.start_size or head.count > len(self._settled):
+            return False
+        digest = SETTLED_START
+        for data, _ in self._settled[: head.count]:
+            digest = settled_digest(digest, data)
+        return digest.hex() == head.digest
+
+    def _open(self, place: Place, *, quiet: bool = False) -> tuple[Checkpoint, Coverage] | None:
+        """Read a checkpoint and its coverage. What is wrong with them is reported unless `quiet`."""
+        name = f"{CHECKPOINTS}/{place.name}"
+        try:
+            note = self._source.read(CHECKPOINTS, f"{place.name}.note", limit=NOTE_BYTES_MAX)
+            data = self._source.read(CHECKPOINTS, f"{place.name}.coverage.json")
+            made = open_checkpoint(_text(note), self._keys)
+            if checkpoint_name(made.at, made.size) != place.name:
+                raise ProofError("its name is not that of its time and size")
+            if hashlib.sha256(data).digest() != made.coverage:
+                raise ProofError("its coverage is not the one that was signed")
+            coverage = Coverage.decode(data)
+            if coverage.tree != self._manifest.tree:
+                raise ProofError(f"is of the tree {coverage.tree}, the manifest of {self._manifest.tree}")
+        except ProofError as error:
+            if not quiet:
+                self._findings.altered(f"{name}: {error}")
+            return None
+        return made, coverage
+
+    def _reached(self) -> None:
+        """Check every checkpoint, of the export and kept, at the size the tree has now."""
+        size = self._range.size
+        root = self._range.root()
+        while self._places and self._places[0].size <= size:
+            place = self._places.popleft()
+            opened = self._open(place)
+            if opened is None:
+                continue
+            made, coverage = opened
+            name = f"{CHECKPOINTS}/{place.name}"
+            if made.root != root and self._roots_match:
+                self._roots_match = False
+                self._findings.altered(f"{name}: the first {size} entries do not give the root that was signed")
+            self._check_origin(name, made.origin)
+            self._seen.checkpoint(name, made)
+            self._epochs.checkpoint(name, coverage)
+            self._last_at = made.at
+        self._seen.root(size, root)
+
+    def _check_origin(self, name: str, origin: str) -> None:
+        if self._origin is None:
+            self._origin = origin
+            self._seen.origin(origin)
+        elif origin != self._origin:
+            self._findings.altered(f"{name}: is of {origin}, those before of {self._origin}")
+
+    def _read_entries(self, progress: Progress | None, processes: int) -> None:
+        manifest, findings = self._manifest, self._findings
+        total = manifest.end_size - manifest.start_size
+        sizes = {each.size for each in self._places} | set(self._seen.sizes(manifest.start_size, manifest.end_size))
+        rules = Rules(manifest.tree, manifest.from_ns, manifest.to_ns, manifest.payloads)
+        self._reached()
+        for block in _scanned(self._blocks(sorted(sizes)), rules, processes):
+            for index, problem in block.problems:
+                line = index - manifest.start_size + 1
+                findings.altered(f"{ENTRIES}:{line}: the entry at index {index} {problem}")
+            self._range.add(block.roots)
+            self._epochs.entries(block)
+            self._in_range += block.in_range
+            if self._contents is not None:
+                self._contents.add(block.references, block.erased)
+            if self._range.size in sizes:
+                self._reached()
+            if progress is not None:
+                progress(self._range.size - manifest.start_size, total)
+        if self._range.size != manifest.end_size:
+            found = self._range.size - manifest.start_size
+            findings.altered(f"{ENTRIES}: has {found} entries, the manifest says {total}")
+
+    def _blocks(self, sizes: Sequence[int]) -> Iterator[tuple[int, list[bytes]]]:
+        """The entries in blocks that end where a root must be compared: (index of the first, lines)."""
+        index, end = self._manifest.start_size, self._manifest.end_size
+        bounds = deque(size for size in [*sizes, end] if size > index)
+        try:
+            for lines in self._source.lines(ENTRIES):
+                at = 0
+                while at < len(lines):
+                    if index >= end:
+                        raise ProofError(f"has more entries than the {end - self._manifest.start_size} of the manifest")
+                    take = min(BLOCK, bounds[0] - index, len(lines) - at)
+                    yield index, lines[at : at + take]
+                    at += take
+                    index += take
+                    if index >= bounds[0]:
+                        bounds.popleft()
+        except ProofError as error:
+            self._findings.altered(f"{ENTRIES}: {error}")
+
+    def _check_contents(self) -> int:
+        """The ciphertexts; without payloads there must be none. Returns how many files were checked."""
+        if self._contents is not None:
+            return self._contents.check()
+        for name, look in ((CONTENTS, self._source.names), (LISTS, self._source.read)):
+            try:
+                look(name)
+            except Missing:
+                continue
+            except ProofError:
+                pass
+            self._findings.altered(f"{name}: is there, but the manifest says that the export has no payloads")
+        return 0
+
+
+def _scanned(blocks: Iterator[tuple[int, list[bytes]]], rules: Rules, processes: int) -> Iterator[Block]:
+    """Scan blocks, in order; a few blocks ahead when there are worker processes."""
+    if processes <= 1:
+        for index, lines in blocks:
+            yield scan(index, lines, rules)
+        return
+    ahead: deque[Future[Block]] = deque()
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for index, lines in blocks:
+            ahead.append(pool.submit(scan, index, lines, rules))
+            if len(ahead) > 2 * processes:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _text(note: bytes) -> str:
+    try:
+        return note.decode()
+    except UnicodeDecodeError:
+        raise ProofError("is not UTF-8") from None
