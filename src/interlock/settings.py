@@ -173,6 +173,66 @@ class Settings:
         1000, "How often the log's disk use and free disk are looked at.", group="record log", minimum=10
     )
     record_bytes_max: int = setting(134_217_728, "Largest single record.", group="record log", minimum=65536)
+    log_alive_ms: int = setting(
+        1000,
+        "How often a worker notes in its log that it is there, so that a quiet hour can be proved complete.",
+        group="record log",
+        minimum=50,
+    )
+
+    # -- ledger
+    ledger_name: str = setting(
+        "interlock.local",
+        "Name that checkpoints are signed under; one for all processes of a cell, and never changed.",
+        group="ledger",
+    )
+    ledger_key_file: str = setting(
+        "",
+        "File with the master key of recorded contents; empty: `secrets/ledger_key` in the home.",
+        group="ledger",
+    )
+    ledger_signing_key_file: str = setting(
+        "",
+        "File with the key that checkpoints are signed with; empty: `secrets/ledger_signing_key` in the home.",
+        group="ledger",
+    )
+    ledger_ship_ms: int = setting(
+        250, "How often new records are shipped from a node's log to the database.", group="ledger", minimum=10
+    )
+    log_keep_s: int = setting(
+        86_400,
+        "How long what is shipped stays in a node's log, for `ledger tail` and `route explain` there.",
+        group="ledger",
+        minimum=0,
+    )
+    ledger_batch_entries: int = setting(
+        500, "Most entries shipped or sequenced in one transaction.", group="ledger", minimum=1
+    )
+    ledger_batch_bytes: int = setting(
+        16_777_216, "Size of contents at which a transaction of the shipper ends.", group="ledger", minimum=65536
+    )
+    ledger_open_bytes_max: int = setting(
+        268_435_456,
+        "Records of running calls a shipper holds; what is more is read from the log again.",
+        group="ledger",
+        minimum=1_048_576,
+    )
+    ledger_keys_max: int = setting(10_000, "Subjects whose keys a process keeps ready.", group="ledger", minimum=16)
+    ledger_sequence_ms: int = setting(
+        250, "How often shipped entries are given their place in the ledger.", group="ledger", minimum=10
+    )
+    ledger_clock_skew_ms: int = setting(
+        60_000,
+        "Difference of clocks between machines that an export allows for: it begins that much earlier.",
+        group="ledger",
+        minimum=0,
+    )
+    ledger_checkpoint_s: int = setting(
+        10, "How often a tenant's tree is signed while it grows; 0: with every batch.", group="ledger", minimum=0
+    )
+    ledger_quiet_checkpoint_s: int = setting(
+        60, "How often a tenant's tree is signed while nothing happens.", group="ledger", minimum=1
+    )
 
     # -- snapshot
     snapshot_poll_ms: int = setting(
@@ -339,6 +399,17 @@ class Settings:
     def pepper_path(self) -> Path:
         """The file of the secret that API keys are hashed under; its content without surrounding white space counts."""
         return Path(self.pepper_file).expanduser() if self.pepper_file else self.home_path("secrets", "pepper")
+
+    def ledger_key_path(self) -> Path:
+        """The file of the master key of recorded contents: 64 hexadecimal characters."""
+        return (
+            Path(self.ledger_key_file).expanduser() if self.ledger_key_file else self.home_path("secrets", "ledger_key")
+        )
+
+    def ledger_signing_key_path(self) -> Path:
+        """The file of the key that checkpoints are signed with: 64 hexadecimal characters."""
+        given = self.ledger_signing_key_file
+        return Path(given).expanduser() if given else self.home_path("secrets", "ledger_signing_key")
 
     def snapshot_age_max_s(self, data_class: int) -> int:
         """Oldest confirmed snapshot, in seconds, on which a call of this data class may be served."""

@@ -52,7 +52,7 @@ def test_the_examples_of_documents_are_sound() -> None:
 
 def test_every_path_and_permission_is_listed_and_nothing_else() -> None:
     nothing = cast("Any", None)
-    described = make_app(Api(nothing, nothing, nothing, nothing, nothing)).openapi()["paths"]
+    described = make_app(Api(nothing, nothing, nothing, nothing, nothing, nothing, ())).openapi()["paths"]
     there = {f"{m.upper()} {p.removeprefix('/admin/v1')}" for p, methods in described.items() for m in methods}
     text = _read("admin-api.md")
     assert set(re.findall(r"`((?:GET|POST|PUT|DELETE) /[^`]*)` \|", text)) == there
@@ -88,6 +88,10 @@ def test_every_metric_is_described() -> None:
         class compiler:
             last = None
             failure = ""
+
+        class sequencer:
+            placed = 0
+            failing = False
 
     shown = ControlMetrics().text(cast("Any", Idle)).decode()
     for family in text_string_to_metric_families(shown):

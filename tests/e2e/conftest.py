@@ -15,7 +15,12 @@ _figures: list[str] = []
 @pytest.fixture(scope="session")
 def demo() -> Iterator[Stack]:
     """The demo, stopped with SIGTERM when the last test has run. Tests leave its configuration as they found it."""
-    with temporary_home() as home, running(home, demo=True, environment={"INTERLOCK_WORKERS": "2"}) as stack:
+    environment = {
+        "INTERLOCK_WORKERS": "2",
+        "INTERLOCK_LEDGER_CHECKPOINT_S": "1",
+        "INTERLOCK_LEDGER_QUIET_CHECKPOINT_S": "2",
+    }
+    with temporary_home() as home, running(home, demo=True, environment=environment) as stack:
         note(f"interlock up --demo on an empty home: ready in {stack.ready_s:.1f} s")
         yield stack
 

@@ -13,6 +13,7 @@ from interlock.ledger.epoch import EpochReader
 from interlock.ledger.folder import CLOSED, RECOVERED, epochs
 from interlock.ledger.format import HEAD_BYTES, decode
 from interlock.types.record import (
+    Alive,
     Attempt,
     AttemptEnd,
     Chunk,
@@ -120,6 +121,8 @@ class EpochBook:
     def _take(self, record: Record, place: Place) -> None:
         if self.closed:
             self.problems.append(f"epoch {self.epoch}: {type(record).__name__} after EpochClose")
+        if isinstance(record, Alive):
+            return
         if isinstance(record, EpochOpen):
             self.pid = record.pid
         elif isinstance(record, EpochClose):

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from interlock.gateway.node import SHIPPER_MODULE
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from tests.gateway import PEPPER, Who, World, model, permit_all, source
@@ -128,8 +129,8 @@ class Gateway:
         raise RuntimeError(f"the node does not start: {(self.home / 'node.err').read_text()[-2000:]}")
 
     def workers(self) -> list[int]:
-        """Process ids of the node's children that live."""
-        return [pid for pid in children(self.node.pid) if alive(pid)] if self.node is not None else []
+        """Process ids of the node's workers that live."""
+        return [pid for pid in workers_of(self.node.pid) if alive(pid)] if self.node is not None else []
 
     def kill_worker(self, pid: int) -> bool:
         """SIGKILL to a child of our node; False when it is none any more."""
@@ -220,6 +221,19 @@ def far_labels() -> Any:
     from interlock.types.source import Labels
 
     return Labels(region="eu", on_prem=False, data_class_max=DataClass.internal)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Process ids of a node's workers: its children but the shipper."""
+    return [child for child in children(pid) if SHIPPER_MODULE.encode() not in command_of(child)]
+
+
+def command_of(pid: int) -> bytes:
+    """The command line of a process, b"" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def children(pid: int) -> list[int]:

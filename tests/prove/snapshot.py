@@ -29,7 +29,7 @@ from interlock.storage.embedded import EmbeddedPostgres
 from interlock.storage.pool import Store
 from tests.postgres import owned_home
 
-from .gateway import Process
+from .gateway import Process, workers_of
 from .script import STEADY
 
 WORKERS = 4
@@ -71,7 +71,7 @@ def prove(*, keys: int, revocations: int, seed: int, progress: bool = True) -> d
             failures.append(f"a revocation was seen by all workers only after {slowest:.3f} s")
         outage = _outage(server, admin, workers, secrets[names[-1]], names[-3], secrets[names[0]], failures)
         outage["back_s"] = _back(server, admin, workers, names[-2], secrets[names[-2]], failures)
-        rss = {str(pid): _rss_mb(pid) for pid in _children(node.pid)}
+        rss = {str(pid): _rss_mb(pid) for pid in workers_of(node.pid)}
     each_worst = [max(each) for each in seen]
     evidence = {
         "seed": seed,
@@ -312,10 +312,6 @@ def _until(done: Callable[[], bool], seconds: float, what: str) -> None:
     while not done():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
         time.sleep(0.02)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _rss_mb(pid: int) -> float:

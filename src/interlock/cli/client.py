@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -41,10 +43,22 @@ class AdminClient:
         self._tls = tls
 
     def call(
-        self, method: str, path: str, body: object = None, *, reason: str = "", query: dict[str, object] | None = None
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        reason: str = "",
+        why: str = "",
+        query: dict[str, object] | None = None,
     ) -> Any:
-        """The answer's JSON. Raises Refused for an error of the API, Unavailable when it cannot be reached."""
+        """The answer's JSON. `reason` goes in the body, `why` is the reason of a request without one.
+
+        Raises Refused for an error of the API, Unavailable when it cannot be reached.
+        """
         headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
+        if why:
+            headers["x-interlock-reason"] = why
         data: dict[str, Any] | None = None
         if body is not None or reason:
             data = dict(body) if isinstance(body, dict) else {}
@@ -53,7 +67,12 @@ class AdminClient:
         target = f"{self._parts.path.rstrip('/')}/admin/v1{path}"
         if query:
             target += "?" + urlencode({k: v for k, v in query.items() if v not in ("", None)})
-        status, raw = self._exchange(method, target, None if data is None else json.dumps(data).encode(), headers)
+        body_bytes = None if data is None else json.dumps(data).encode()
+        with self._response(method, target, body_bytes, headers) as response:
+            status, raw = response.status, response.read(ANSWER_BYTES_MAX)
+        return self._answer(status, raw)
+
+    def _answer(self, status: int, raw: bytes) -> Any:
         try:
             answer = json.loads(raw)
         except ValueError:
@@ -62,6 +81,16 @@ class AdminClient:
             error = answer.get("error") if isinstance(answer, dict) else None
             raise Refused(status, error if isinstance(error, dict) else {"message": f"status {status}"})
         return answer
+
+    def lines(self, path: str, *, reason: str, query: dict[str, object]) -> Iterator[Any]:
+        """The JSON values of an answer of many lines, as they come. Raises as `call`."""
+        headers = {"authorization": f"Bearer {self._key}", "x-interlock-reason": reason}
+        target = f"{self._parts.path.rstrip('/')}/admin/v1{path}?{urlencode(query)}"
+        with self._response("GET", target, None, headers) as response:
+            if response.status >= 400:
+                self._answer(response.status, response.read(ANSWER_BYTES_MAX))
+            for line in response:
+                yield json.loads(line)
 
     def pages(self, path: str) -> list[dict[str, Any]]:
         """Every row of a listing."""
@@ -74,7 +103,10 @@ class AdminClient:
                 return rows
             after = str(page["next"])
 
-    def _exchange(self, method: str, target: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+    @contextlib.contextmanager
+    def _response(
+        self, method: str, target: str, body: bytes | None, headers: dict[str, str]
+    ) -> Iterator[http.client.HTTPResponse]:
         host, port = self._parts.hostname or "", self._parts.port
         connection: http.client.HTTPConnection
         if self._parts.scheme == "https":
@@ -84,8 +116,7 @@ class AdminClient:
             connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
         try:
             connection.request(method, target, body=body, headers=headers)
-            response = connection.getresponse()
-            return response.status, response.read(ANSWER_BYTES_MAX)
+            yield connection.getresponse()
         except ssl.SSLCertVerificationError as e:
             raise Unavailable(
                 f"the certificate of the admin API at {self._url} is not trusted ({e.verify_message.rstrip('.')});"

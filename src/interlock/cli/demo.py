@@ -194,7 +194,8 @@ def first_minute(settings: Settings, gateway: str, tenants: dict[str, Any]) -> s
         f"   for i in 1 2 3 4; do {curl} -si {url} -H 'authorization: Bearer {rosa}' --json "
         f"'{ask % (MODEL, 'Tell me a story.')}' | grep -i -E 'x-interlock-(source|decision)' & done; wait",
         "",
-        f"Then: interlock ledger tail{home}    interlock route explain REQUEST_ID{home}    Ctrl-C stops everything.",
+        f"Then: interlock ledger tail{home}    interlock route explain REQUEST_ID{home}",
+        f"      interlock ledger show REQUEST_ID -t acme{home}    Ctrl-C stops everything.",
         "",
     ]
     return "\n".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from interlock.ledger.reader import CallRecords
 
-ledger_app = typer.Typer(help="The record log.", no_args_is_help=True)
+ledger_app = typer.Typer(help="The record log and the ledger made of it.", no_args_is_help=True)
 route_app = typer.Typer(help="Routing decisions.", no_args_is_help=True)
 DIFFERS = 3
 """Exit code when a replay does not give what was recorded."""
@@ -37,9 +37,12 @@ def tail(
     """Print the records of this machine's log, oldest first; payloads only when asked for."""
     from interlock.ledger.reader import tail as records
     from interlock.ledger.render import as_dict, as_line
+    from interlock.types.record import Alive
 
     since_ns = time.time_ns() - seconds(since) * 1_000_000_000 if since else 0
     for record in records(_folder(home), follow=follow, since_ns=since_ns):
+        if isinstance(record.stored.record, Alive):
+            continue
         if as_json:
             put(json.dumps(as_dict(record, content=content), ensure_ascii=False))
         else:
@@ -94,7 +97,11 @@ def replay(
     if call.intent is not None:  # payloads decide nothing, and stay on this machine
         record = msgspec.structs.replace(call.intent, body=b"", parameters={})
     encoded = base64.b64encode(msgspec.msgpack.encode(record)).decode()
-    told = client_of(home, url, ca).call("POST", "/replay", {"record": encoded})
+    show_replay(request_id, client_of(home, url, ca).call("POST", "/replay", {"record": encoded}), as_json)
+
+
+def show_replay(request_id: str, told: dict[str, Any], as_json: bool) -> None:
+    """Print how a replay came out, and end with `DIFFERS` when it did not come out the same."""
     if as_json:
         put_json({"request_id": request_id, **told})
     else:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
+import psycopg
 import uvicorn
 
 from interlock.control.app import make_app
@@ -24,27 +25,45 @@ from interlock.control.compiler import SnapshotCompiler
 from interlock.control.discovery import DiscoveryLoop, look
 from interlock.control.identity import admin_key_path, ensure_admin
 from interlock.control.power import read_factors
-from interlock.control.secrets import ensure_pepper
+from interlock.control.secrets import ensure_ledger_keys, ensure_pepper
+from interlock.control.sequencer import Sequencer
 from interlock.control.services.base import Tools
 from interlock.control.services.sources import Discover
 from interlock.control.tokens import AdminTokens
 from interlock.control.web import Api
 from interlock.errors import ConfigError, InterlockError
 from interlock.identity.certificate import ServerTls, check, control_pair
+from interlock.ledger.proof.errors import ProofError
+from interlock.ledger.proof.note import Ed25519Signer
 from interlock.settings import Settings, load
+from interlock.storage.ledger_keys import read_key
+from interlock.storage.ledger_months import ensure_months
 from interlock.storage.migrate import migrate
-from interlock.storage.pool import Store
+from interlock.storage.pool import Store, connect
 from interlock.telemetry.logs import setup_logging
 from interlock.types.clock import Clock, SystemClock
 
 logger = logging.getLogger(__name__)
 
+MONTHS_S = 3600.0
+"""How often the ledger's next months are looked after."""
+
 
 def make_tools(settings: Settings, clock: Clock | None = None) -> Tools:
     """The real clock and randomness, the pepper (made on first use), carbon factors. Raises ConfigError."""
     pepper = ensure_pepper(settings, secrets.token_bytes)
+    ensure_ledger_keys(settings, secrets.token_bytes)
     factors = read_factors(settings.carbon_factors_file)
     return Tools(settings, clock or SystemClock(), secrets.token_bytes, secrets.randbelow, pepper, factors)
+
+
+def ledger_signer(settings: Settings) -> Ed25519Signer:
+    """What signs the ledger's checkpoints. Raises ConfigError."""
+    key = read_key(settings.ledger_signing_key_path(), "the ledger's signing key")
+    try:
+        return Ed25519Signer(settings.ledger_name, key)
+    except ProofError as e:
+        raise ConfigError(f"ledger_name: {e}", param="ledger_name") from None
 
 
 class Control:
@@ -62,7 +81,12 @@ class Control:
         self.compiler = SnapshotCompiler(self.store, settings, self.tools.clock)
         self.configurator = Configurator(self.store, self.tools, self.discover)
         self.tokens = AdminTokens(self.store, self.tools)
-        self.api = Api(self.store, self.tools, self.configurator, self.compiler, self.tokens)
+        signer = ledger_signer(settings)
+        self.sequencer = Sequencer(self.store, settings, self.tools.clock, [signer])
+        ledger_keys = (signer.verifier_key.text,)
+        self.api = Api(
+            self.store, self.tools, self.configurator, self.compiler, self.tokens, self.sequencer, ledger_keys
+        )
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -71,16 +95,30 @@ class Control:
         migrate(self.url, self.settings)
         if ensure_admin(self.store, self.tools):
             logger.info("the first administrator's key was written to %s", admin_key_path(self.tools))
+        self._ensure_months()
         self.compiler.compile_once()
         looking = DiscoveryLoop(self.store, self.tools, self.discover)
         for name, run in (
             ("compiler", self.compiler.run),
             ("discovery", looking.run),
             ("issuers", self.tokens.run),
+            ("sequencer", self.sequencer.run),
+            ("months", self._keep_months),
         ):
             thread = threading.Thread(target=run, args=(self._stop,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def _ensure_months(self) -> None:
+        with contextlib.closing(connect(self.url, self.settings, name="months")) as conn:
+            ensure_months(conn, self.tools.now())
+
+    def _keep_months(self, stop: threading.Event) -> None:
+        while not stop.wait(MONTHS_S):
+            try:
+                self._ensure_months()
+            except (InterlockError, psycopg.Error) as e:
+                logger.warning("the next month of the ledger was not made: %s", e)
 
     def close(self) -> None:
         """Stop the threads and close the connections."""

@@ -43,6 +43,16 @@ class ControlMetrics:
             "interlock_control_compile_seconds", "How long the last compilation took.", registry=self._registry
         )
 
+        self._placed = Counter(
+            "interlock_control_ledger_placed_total", "Entries given their place in the ledger.", registry=self._registry
+        )
+        self._ledger_failing = Gauge(
+            "interlock_control_ledger_failing",
+            "1 while shipped entries wait because they cannot be placed.",
+            registry=self._registry,
+        )
+        self._placed_before = 0
+
     def install(self, app: FastAPI) -> None:
         """Count and time every request to the admin API."""
 
@@ -62,4 +72,8 @@ class ControlMetrics:
             self._version.set(last.version)
             self._compile.set(last.took_us / 1e6)
         self._failing.set(1 if api.compiler.failure else 0)
+        placed = api.sequencer.placed
+        self._placed.inc(placed - self._placed_before)
+        self._placed_before = placed
+        self._ledger_failing.set(1 if api.sequencer.failing else 0)
         return generate_latest(self._registry)

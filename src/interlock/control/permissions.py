@@ -16,7 +16,7 @@ from interlock.errors import Denied
 from interlock.types.identity import AdminRole
 
 STRENGTH = {role: len(AdminRole) - place for place, role in enumerate(AdminRole)}
-"""owner 5 ... viewer 1."""
+"""owner 6 ... viewer 2, payload_reader 1: it allows nothing by itself."""
 
 
 class Action(StrEnum):
@@ -50,18 +50,23 @@ class Action(StrEnum):
     config_plan = "config.plan"
     config_apply = "config.apply"
     explain = "explain"
+    ledger_read = "ledger.read"
+    ledger_content = "ledger.content"
+    usage_read = "usage.read"
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """The least role that may do an action, whether only a platform binding counts, and the reason for it."""
+    """The least role that may do an action, whether only a platform binding counts, the reason for it, and a second
+    role that must be held besides."""
 
     least: AdminRole
     platform_only: bool
     why: str
+    grant: AdminRole | None = None
 
 
-def _rule(least: AdminRole, why: str, *, platform_only: bool = False) -> Rule:
-    return Rule(least=least, platform_only=platform_only, why=why)
+def _rule(least: AdminRole, why: str, *, platform_only: bool = False, grant: AdminRole | None = None) -> Rule:
+    return Rule(least=least, platform_only=platform_only, why=why, grant=grant)
 
 
 RULES: dict[Action, Rule] = {
@@ -97,6 +102,11 @@ RULES: dict[Action, Rule] = {
     Action.config_plan: _rule(AdminRole.auditor, "a plan compares against the whole configuration"),
     Action.config_apply: _rule(AdminRole.admin, "applying writes whatever the document says"),
     Action.explain: _rule(AdminRole.developer, "asking why a call is allowed helps those who build"),
+    Action.ledger_read: _rule(AdminRole.auditor, "what was done, by whom and at what cost is the auditor's"),
+    Action.ledger_content: _rule(
+        AdminRole.auditor, "what people asked and were told is shown by a second grant", grant=AdminRole.payload_reader
+    ),
+    Action.usage_read: _rule(AdminRole.auditor, "who used and spent what is for those who account for it"),
 }
 
 
@@ -124,6 +134,8 @@ def decide(bindings: Iterable[Binding], action: Action, tenant_id: str | None) -
     ]
     best = max(counting, key=lambda b: STRENGTH[b.role], default=None)
     if best is not None and STRENGTH[best.role] >= STRENGTH[rule.least]:
+        if rule.grant is not None and not any(b.role is rule.grant for b in counting):
+            return Verdict(False, f"{action} needs role {rule.grant} besides {rule.least} on {place}: {rule.why}")
         where = "the platform" if best.tenant_id is None else f"tenant {best.tenant_id}"
         return Verdict(True, f"role {best.role} on {where} may {action}, which needs {rule.least}: {rule.why}")
     have = f"the strongest held there is {best.role}" if best else "none is held there"

@@ -65,6 +65,11 @@ def read(encoded: bytes) -> Decided:
         record = _decoder.decode(encoded)
     except msgspec.MsgspecError as e:
         raise BadRequest(f"this is not the record of a call: {e}", param="record") from None
+    return decidable(record)
+
+
+def decidable(record: Decided) -> Decided:
+    """The record itself. Raises BadRequest (`nothing_to_replay`) when it holds too little to decide on."""
     if record.features is None or record.target is None:
         raise BadRequest(
             "nothing was decided on this call: it was refused before its model was known", code="nothing_to_replay"

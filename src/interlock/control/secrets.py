@@ -1,4 +1,4 @@
-"""Secrets that the installation keeps in files: the pepper of API keys, and the first administrator's key."""
+"""Secrets that the installation keeps in files: the pepper of API keys, keys of the ledger, the first admin's key."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ def ensure_pepper(settings: Settings, random: Callable[[int], bytes]) -> bytes:
             f"{path}: the pepper of the API keys must have at least {PEPPER_CHARACTERS_MIN} characters", param=str(path)
         )
     return pepper
+
+
+def ensure_ledger_keys(settings: Settings, random: Callable[[int], bytes]) -> None:
+    """The ledger's master key and signing key, made on first use: 64 hexadecimal characters each, for their owner only.
+
+    A file that the settings name is never made: it is shared between machines, and another one would open nothing.
+    """
+    for named, path in (
+        (settings.ledger_key_file, settings.ledger_key_path()),
+        (settings.ledger_signing_key_file, settings.ledger_signing_key_path()),
+    ):
+        if not named and not path.exists():
+            with contextlib.suppress(FileExistsError):
+                write_secret(path, random(32).hex() + "\n", replace=False)
 
 
 def write_secret(path: Path, text: str, *, replace: bool = True) -> None:

@@ -25,6 +25,7 @@ from interlock.control.compiler import SnapshotCompiler
 from interlock.control.identity import Actor, ByToken, authenticate
 from interlock.control.permissions import Action, require
 from interlock.control.plan import ConfigErrors
+from interlock.control.sequencer import Sequencer
 from interlock.control.services.base import Tools
 from interlock.errors import BadRequest, BodyTooLarge, InterlockError
 from interlock.storage.pool import Store
@@ -47,6 +48,9 @@ class Api:
     configurator: Configurator
     compiler: SnapshotCompiler
     by_token: ByToken
+    sequencer: Sequencer
+    ledger_keys: tuple[str, ...]
+    """The keys that checkpoints are signed with, as verifiers take them."""
 
 
 class Json(Response):

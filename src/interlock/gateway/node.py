@@ -22,6 +22,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
@@ -60,7 +61,8 @@ TICK_S = 1.0
 PARENT_POLL_S = 0.5
 SERVICE_PAUSE_S = 1.0
 """Pause before a background service that failed is started again."""
-GOODBYE_S = 2.0
+SHIPPER_MODULE = "interlock.gateway.shipper"
+GOODBYE_S = 2.5
 """How long the background services may take to end."""
 
 
@@ -192,6 +194,7 @@ class GatewayNode:
                 ("load watcher", self.watcher.run),
                 ("issuer keys", self.jwks.run),
                 ("energy meters", self.meters.run),
+                ("shipper", self._shipper),
                 ("housekeeping", self._housekeeping),
             )
         ]
@@ -207,7 +210,7 @@ class GatewayNode:
             await asyncio.gather(*lives, return_exceptions=True)
             for task in services:
                 task.cancel()
-            await asyncio.wait(services, timeout=GOODBYE_S)
+            await asyncio.wait(services, timeout=GOODBYE_S + 1)
             (self.run_dir / "node.json").unlink(missing_ok=True)
             log.info("node stopped")
 
@@ -230,6 +233,38 @@ class GatewayNode:
             except Exception:
                 log.exception("%s failed and is started again", name)
             await asyncio.sleep(SERVICE_PAUSE_S)
+
+    async def _shipper(self) -> None:
+        """Keep the shipper running. It brings what the workers wrote last before it ends."""
+        if not self.settings.database_url:
+            await asyncio.Event().wait()  # a node without a database of its own (tests) ships nothing
+        environment = {
+            **os.environ,
+            "INTERLOCK_HOME": str(self.settings.home_path()),
+            "INTERLOCK_DATABASE_URL": self.settings.database_url,
+            "INTERLOCK_NODE": self.name,
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            SHIPPER_MODULE,
+            "--parent",
+            str(os.getpid()),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            process.terminate()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await process.wait()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            raise
+        log.error("the shipper ended by itself (exit code %s) and is started again", code)
 
     # -- what the feed says
 

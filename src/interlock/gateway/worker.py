@@ -6,6 +6,7 @@ python -m interlock.gateway.worker     (file descriptors and configuration come 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -61,6 +62,7 @@ from interlock.telemetry.logs import setup_logging
 from interlock.telemetry.metrics import Metrics, fill_process
 from interlock.telemetry.tracing import Tracer, open_tracer
 from interlock.types.clock import SystemClock
+from interlock.types.record import Alive
 from interlock.types.snapshot import FORMAT, Head, root_hash
 
 if TYPE_CHECKING:
@@ -170,6 +172,7 @@ class Worker:
         self._every(settings.metrics_interval_ms / 1000, self.metrics.publish)
         self._every(settings.credential_check_ms / 1000, self._check_credentials)
         self._every(settings.energy_sample_ms / 1000, self._report_work)
+        self._every(settings.log_alive_ms / 1000, self._say_alive)
         if self._tls is not None:
             self._every(settings.tls_reload_interval_ms / 1000, self._check_certificate)
         gc.collect()
@@ -310,6 +313,12 @@ class Worker:
         assert self.runtime is not None  # noqa: S101 - called after start
         self.desk.update(view.sources)
         self.runtime.desk = self.desk if self.desk.metered else None
+
+    def _say_alive(self) -> None:
+        """Let the ledger know how far this epoch's log tells everything, also while nobody calls."""
+        assert self.record_log is not None  # noqa: S101 - periodic tasks begin after start
+        with contextlib.suppress(LogError):
+            self.record_log.append(Alive(self.clock.wall_ns()))
 
     def _report_work(self) -> None:
         assert self.runtime is not None  # noqa: S101 - periodic tasks begin after start

@@ -1,8 +1,8 @@
 """How much of the disk the record log of this node takes, over all its workers and all its epochs, and what is free.
 
 Measured about once a second on the event loop, so it must be cheap: a segment that has a successor does not change
-any more, an epoch that is closed or recovered does not either, and the list of epochs is read again only when the
-folder has changed. What is left is one `stat` for each worker that runs now.
+any more, an epoch that is closed or recovered does not either, and folders are listed again only when they have
+changed. What is left is a few `stat` for each worker that runs now.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from pathlib import Path
 
 from interlock.errors import LogError
 from interlock.ledger.files import Files
-from interlock.ledger.folder import CLOSED, RECOVERED, epochs, segment_path
+from interlock.ledger.folder import CLOSED, RECOVERED, epochs, segment_path, segments
 from interlock.ledger.refusals import little_room, over_budget, unmeasured
 from interlock.settings import Settings
 
 
 @dataclass(slots=True)
 class _Epoch:
+    listed_ns: int = -1
+    settled: bool = False
     sealed_bytes: int = 0
-    index: int = 0
+    last: int = -1
     last_bytes: int = 0
     ended: bool = False
 
@@ -57,14 +59,18 @@ class DiskUse:
     def _measure(self, name: str, epoch: _Epoch) -> None:
         folder = self._folder / name
         ended = (folder / CLOSED).exists() or (folder / RECOVERED).exists()
-        while True:
-            size = _size(segment_path(self._folder, name, epoch.index))
-            if _size(segment_path(self._folder, name, epoch.index + 1)) is None:
-                epoch.last_bytes = size or 0
-                break
-            epoch.sealed_bytes += _size(segment_path(self._folder, name, epoch.index)) or 0
-            epoch.index += 1
-        epoch.ended = ended
+        try:
+            changed_ns = folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            self._epochs[name] = _Epoch()  # removed, as everything of it is in the ledger
+            return
+        if changed_ns != epoch.listed_ns or not epoch.settled:
+            epoch.settled = changed_ns == epoch.listed_ns
+            epoch.listed_ns = changed_ns
+            *sealed, epoch.last = segments(self._folder, name) or [-1]
+            epoch.sealed_bytes = sum(_size(segment_path(self._folder, name, index)) for index in sealed)
+        epoch.last_bytes = _size(segment_path(self._folder, name, epoch.last)) if epoch.last >= 0 else 0
+        epoch.ended = ended and epoch.settled
 
 
 class DiskBudget:
@@ -108,8 +114,8 @@ class DiskBudget:
         return over_budget(self.used_bytes) if budget else little_room(self.free_bytes)
 
 
-def _size(path: Path) -> int | None:
+def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:
-        return None
+        return 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from interlock.errors import LogCorrupt
-from interlock.ledger.folder import segment_path, segments
+from interlock.ledger.folder import first_segment, segment_path, segments
 from interlock.ledger.segment import Frame, SegmentReader
 
 
@@ -27,10 +27,12 @@ class Place(NamedTuple):
 class EpochReader:
     """Frames of one epoch in passes: each continues where the last stopped. Close it, or use it in a `with`.
 
-    `from_segment` starts there without looking at the ones before. `torn_bytes`: see `end` and `salvage`.
+    `from_segment` starts there without looking at the ones before; 0: with the first that is kept. `torn_bytes`: see
+    `end` and `salvage`.
     """
 
     def __init__(self, folder: Path, epoch: str, *, from_segment: int = 0) -> None:
+        from_segment = from_segment or first_segment(folder, epoch)
         self.epoch = epoch
         self.torn_bytes = 0
         self.last_seq: int | None = 0 if from_segment == 0 else None

@@ -3,6 +3,7 @@
     <folder>/birth.lock                  held while an epoch is being made, and while epochs are listed for recovery
     <folder>/<epoch>/lock                flock held by the worker for as long as it lives
     <folder>/<epoch>/000000.wal ...      segments
+    <folder>/<epoch>/first               the first segment that is kept; those before are in the ledger
     <folder>/<epoch>/closed              the epoch ended in good order and left no call open
     <folder>/<epoch>/recovering.<other>  epoch <other> began to write what was interrupted here
     <folder>/<epoch>/recovered           what was interrupted here is written, durably, in the epoch named inside
@@ -21,6 +22,9 @@ from pathlib import Path
 from interlock.ledger.files import Files
 
 BIRTH_LOCK = "birth.lock"
+FIRST = "first"
+GONE = ".gone."
+"""Prefix of an epoch's folder that is being removed."""
 LOCK = "lock"
 CLOSED = "closed"
 RECOVERED = "recovered"
@@ -70,6 +74,14 @@ def segments(folder: Path, epoch: str) -> list[int]:
     except FileNotFoundError:
         return []
     return sorted(int(match[1]) for match in names if match)
+
+
+def first_segment(folder: Path, epoch: str) -> int:
+    """Where an epoch begins now: 0, unless what is in the ledger was removed here."""
+    try:
+        return int((folder / epoch / FIRST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def recovering_in(folder: Path, epoch: str) -> list[str]:

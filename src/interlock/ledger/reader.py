@@ -15,6 +15,7 @@ from interlock.ledger.epoch import EpochReader, Place
 from interlock.ledger.folder import CLOSED, RECOVERED, epoch_ms, epochs, is_epoch, recovering_in, segment_path, segments
 from interlock.ledger.format import call_prefix, decode, encode, record_call, record_kind
 from interlock.types.record import (
+    Alive,
     Attempt,
     AttemptEnd,
     Chunk,
@@ -123,7 +124,7 @@ def find_call(folder: Path, request_id: str) -> CallRecords | None:
         attempt_ends=tuple(r for r in records if isinstance(r, AttemptEnd)),
         chunks=tuple(r for r in records if isinstance(r, Chunk)),
         outcome=outcome,
-        interrupted=_interrupted(folder, epoch, call) if outcome is None else None,
+        interrupted=interrupted_of(folder, epoch).get(call) if outcome is None else None,
     )
 
 
@@ -205,7 +206,7 @@ class _EpochTail:
         if isinstance(record, EpochOpen):
             self._to_wall_ns = record.wall_ns - record.mono_ns
             wall_ns = record.wall_ns
-        elif isinstance(record, (Intent, Refusal, Interrupted, EpochRecovered, EpochClose, EnergyMeasured)):
+        elif isinstance(record, (Intent, Refusal, Interrupted, EpochRecovered, EpochClose, EnergyMeasured, Alive)):
             wall_ns = record.wall_ns
         elif isinstance(record, Chunk):
             return
@@ -285,8 +286,9 @@ def _first_call(folder: Path, epoch: str, segment: int) -> int | None:
     return None
 
 
-def _interrupted(folder: Path, epoch: str, call: int) -> Interrupted | None:
-    """The record that a later epoch wrote of this call, looked for where the markers say."""
+def interrupted_of(folder: Path, epoch: str) -> dict[int, Interrupted]:
+    """What later epochs wrote of the calls that this one left open, by number, looked for where the markers say."""
+    found: dict[int, Interrupted] = {}
     others = recovering_in(folder, epoch)
     marker = folder / epoch / RECOVERED
     if marker.exists():
@@ -294,8 +296,8 @@ def _interrupted(folder: Path, epoch: str, call: int) -> Interrupted | None:
     for other in sorted({name for name in others if name}):
         for stored in read_epoch(folder, other):
             record = stored.record
-            if isinstance(record, Interrupted) and (record.epoch, record.call) == (epoch, call):
-                return record
+            if isinstance(record, Interrupted) and record.epoch == epoch:
+                found.setdefault(record.call, record)
             if isinstance(record, EpochRecovered) and record.epoch == epoch:
                 break
-    return None
+    return found

@@ -197,7 +197,7 @@ def _take_over(folder: Path, epoch: str, own: str, files: Files) -> _Takeover | 
     try:
         if _settled(folder, epoch):
             return None
-        _make_durable(folder, epoch, files)
+        make_durable(folder, epoch, files)
         scan = scan_epoch(folder, epoch)
         if scan.closed and not scan.open_calls and not scan.damaged:
             put_marker(files, folder / epoch / CLOSED)
@@ -213,7 +213,7 @@ def _take_over(folder: Path, epoch: str, own: str, files: Files) -> _Takeover | 
             files.close(lock_fd)
 
 
-def _make_durable(folder: Path, epoch: str, files: Files) -> None:
+def make_durable(folder: Path, epoch: str, files: Files) -> None:
     """The last segment of an epoch, and its name; the segments before are durable since it was made."""
     indices = segments(folder, epoch)
     if not indices:
@@ -228,7 +228,7 @@ def _make_durable(folder: Path, epoch: str, files: Files) -> None:
 
 def _find_written(folder: Path, other: str, takeover: _Takeover, files: Files) -> None:
     """What epoch `other` wrote of this one before it died."""
-    _make_durable(folder, other, files)
+    make_durable(folder, other, files)
     with EpochReader(folder, other) as reader:
         for place in reader.frames():
             if record_kind(place.frame.body) not in (9, 10):

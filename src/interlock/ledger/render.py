@@ -10,6 +10,7 @@ import msgspec
 
 from interlock.ledger.reader import CallRecords, Tailed
 from interlock.types.record import (
+    Alive,
     Attempt,
     AttemptEnd,
     Chunk,
@@ -104,6 +105,8 @@ def _words(record: Record) -> str:
             return f"{record.state} {record.status} {where} {tokens}{cost} {took} {record.code} {record.words}"
         case EnergyMeasured():
             return f"{record.uj} uJ ({record.method})"
+        case Alive():
+            return ""
         case EpochClose():
             return f"after #{record.last_seq}"
         case Interrupted():
@@ -125,7 +128,7 @@ def _content(record: Record) -> str:
 
 def _call(tailed: Tailed) -> str:
     record = tailed.stored.record
-    if isinstance(record, (EpochOpen, EpochClose, EpochRecovered)):
+    if isinstance(record, (EpochOpen, EpochClose, EpochRecovered, Alive)):
         return ""
     if isinstance(record, Interrupted):
         return request_id(record.epoch, record.call)

@@ -119,6 +119,18 @@ class Store:
             yield conn
 
     @contextmanager
+    def shipping(self) -> Iterator[Connection[Any]]:
+        """A transaction of a shipper: it adds to the ledger's inbox, contents and keys."""
+        with self._transaction(roles.SHIPPER) as conn:
+            yield conn
+
+    @contextmanager
+    def sequencing(self) -> Iterator[Connection[Any]]:
+        """A transaction of the sequencer: inbox to trees."""
+        with self._transaction(roles.SEQUENCER) as conn:
+            yield conn
+
+    @contextmanager
     def compiling(self) -> Iterator[Connection[Any] | None]:
         """The compile lock and, inside it, one REPEATABLE READ transaction; None while another process compiles."""
         with self._lend() as conn:

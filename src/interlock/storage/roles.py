@@ -13,13 +13,23 @@ from psycopg import errors as pg
 
 from interlock.errors import MigrationError
 
-Role = Literal["interlock_migrator", "interlock_app", "interlock_platform", "interlock_compiler", "interlock_node"]
+Role = Literal[
+    "interlock_migrator",
+    "interlock_app",
+    "interlock_platform",
+    "interlock_compiler",
+    "interlock_node",
+    "interlock_shipper",
+    "interlock_sequencer",
+]
 
 MIGRATOR: Role = "interlock_migrator"
 APP: Role = "interlock_app"
 PLATFORM: Role = "interlock_platform"
 COMPILER: Role = "interlock_compiler"
 NODE: Role = "interlock_node"
+SHIPPER: Role = "interlock_shipper"
+SEQUENCER: Role = "interlock_sequencer"
 
 
 class RoleInfo(NamedTuple):
@@ -62,6 +72,19 @@ ROLES: tuple[RoleInfo, ...] = (
         False,
         "gateway nodes",
         "reads compiled snapshots and writes its own row in the list of nodes; sees no configuration table at all",
+    ),
+    RoleInfo(
+        SHIPPER,
+        True,
+        "the shippers of gateway nodes",
+        "a node's log holds calls of all tenants; adds entries, encrypted contents and wrapped keys to the ledger's"
+        " inbox, and changes nothing that is there",
+    ),
+    RoleInfo(
+        SEQUENCER,
+        True,
+        "the sequencer",
+        "gives the entries of every tenant their place in that tenant's tree and signs it; sees no content",
     ),
 )
 

@@ -132,6 +132,12 @@ class Metrics:
             "interlock_log_interrupted_total", "Calls found interrupted when a dead worker's log was recovered."
         )
         self.log_pending_bytes = self._gauge("interlock_log_pending_bytes", "Record bytes that wait for the disk.")
+        self.ledger_shipped = self._counter(
+            "interlock_ledger_shipped_records_total", "Records of the log that the shipper has brought to the database."
+        )
+        self.ledger_failing = self._gauge(
+            "interlock_ledger_shipper_failing", "1 while records wait in the log because they cannot be shipped."
+        )
         self.log_refusing = self._gauge(
             "interlock_log_refusing", "Workers that refuse calls because their record log can take no more."
         )

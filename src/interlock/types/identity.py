@@ -33,13 +33,17 @@ class Scope(StrEnum):
 
 
 class AdminRole(StrEnum):
-    """Administrative roles, strongest first. They say nothing about inference: that is Cedar's part."""
+    """Administrative roles, strongest first. They say nothing about inference: that is Cedar's part.
+
+    The last allows nothing by itself: with `auditor`, it shows what people asked and were told.
+    """
 
     owner = "owner"
     admin = "admin"
     auditor = "auditor"
     developer = "developer"
     viewer = "viewer"
+    payload_reader = "payload_reader"
 
 
 class LimitSet(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -7,6 +7,7 @@
       AttemptEnd                  that try failed before its first byte, and the next follows
     Outcome                       how the call ended
     EnergyMeasured                some seconds later, where a meter measures the source: what it took
+    Alive                         now and then: no call before this instant is missing here
     EpochClose                    the worker stopped in good order
     Interrupted                   written by a later epoch for an intent whose worker died
 
@@ -247,6 +248,12 @@ class EnergyMeasured(msgspec.Struct, frozen=True, array_like=True, tag=11):
     method: str
 
 
+class Alive(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """A worker's word that every call it admitted before `wall_ns` is in its log by now. Written now and then."""
+
+    wall_ns: int
+
+
 Record = (
     EpochOpen
     | Intent
@@ -259,6 +266,7 @@ Record = (
     | Interrupted
     | EpochRecovered
     | EnergyMeasured
+    | Alive
 )
 
 

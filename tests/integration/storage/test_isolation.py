@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from interlock.errors import StoreError
 from interlock.settings import Settings
 from interlock.storage import aliases, changes, issuers, keys, policies, principals, roles, sources, teams, tenants
+from interlock.storage.ledger_months import ensure_months
 from interlock.storage.pool import Store
 from interlock.types.identity import Tenant
 
@@ -27,6 +29,24 @@ _TENANT_TABLES = """
       AND (c.relname = 'tenants' OR EXISTS (SELECT 1 FROM pg_attribute a
            WHERE a.attrelid = c.oid AND a.attname ~ 'tenant' AND NOT a.attisdropped))
 """
+LEDGER_TABLES = (
+    "ledger_keys",
+    "ledger_contents",
+    "ledger_lists",
+    "ledger_shipped",
+    "ledger_inbox",
+    "ledger_trees",
+    "ledger_sequenced",
+    "ledger_settled_lines",
+    "ledger_tiles",
+    "ledger_checkpoints",
+    "ledger_entries",
+    "ledger_entries_other",
+    "ledger_entries_2026_03",
+    "ledger_entries_2026_04",
+    "ledger_entries_2026_05",
+)
+"""The last three: months, made as the control process makes them."""
 _POLICIES = """
     SELECT tablename, policyname, roles::text[], cmd, qual, with_check FROM pg_policies
     WHERE schemaname = 'interlock' AND tablename = %s
@@ -41,6 +61,8 @@ def bare(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) -> None:
+    assert ensure_months(bare, datetime(2026, 3, 31, 23, tzinfo=UTC)) == 3
+    assert ensure_months(bare, datetime(2026, 3, 31, 23, tzinfo=UTC)) == 0
     found = bare.execute(_TENANT_TABLES).fetchall()
     assert {row[0] for row in found} == {
         "tenants",
@@ -54,6 +76,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "issuers",
         "role_bindings",
         "changes",
+        *LEDGER_TABLES,
     }
     crossing = {role.name for role in roles.ROLES if role.crosses_tenants}
     for table, enabled, forced, owner in found:

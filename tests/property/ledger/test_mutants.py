@@ -110,6 +110,6 @@ def test_a_marker_before_the_records_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_recovery_that_trusts_bytes_not_yet_on_the_disk_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "_make_durable", lambda folder, epoch, files: None)
+    monkeypatch.setattr(recovery, "make_durable", lambda folder, epoch, files: None)
     with pytest.raises((AssertionError, LogCorrupt)):
         crash_some_recoveries("power")

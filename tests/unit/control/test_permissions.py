@@ -19,7 +19,7 @@ from interlock.control.permissions import (
 from interlock.errors import Denied
 from interlock.types.identity import AdminRole
 
-# The least role that may do each action; P: only with a platform binding. Written out so that a change shows here.
+# The least role for each action; P: only with a platform binding, G: with a second grant. Written out to show changes.
 EXPECTED = """
 tenant.read viewer      tenant.create P:admin    tenant.update admin      tenant.delete P:owner
 team.read viewer        team.write admin         principal.read viewer    principal.write admin
@@ -29,6 +29,7 @@ source.read viewer      source.write P:admin     source.operate admin
 alias.read viewer       alias.write admin        issuer.read auditor      issuer.write owner
 role.read auditor       role.write admin         change.read auditor      snapshot.read P:viewer
 config.export auditor   config.plan auditor      config.apply admin       explain developer
+ledger.read auditor     ledger.content G:auditor  usage.read auditor
 """
 MATRIX = dict(zip(*[iter(EXPECTED.split())] * 2, strict=True))
 PLACES: tuple[str | None, ...] = ("ten_a", "ten_b", None)
@@ -42,10 +43,19 @@ def test_every_action_has_one_rule_and_stands_in_the_expected_matrix() -> None:
 def test_matrix(action: Action) -> None:
     expected = MATRIX[action]
     platform_only = expected.startswith("P:")
-    least = AdminRole(expected.removeprefix("P:"))
+    granted = expected.startswith("G:")
+    least = AdminRole(expected.removeprefix("P:").removeprefix("G:"))
     for role, held_at, asked_at in itertools.product(AdminRole, PLACES, PLACES):
         allowed = STRENGTH[role] >= STRENGTH[least] and (held_at is None or (not platform_only and held_at == asked_at))
-        verdict = decide([Binding(role, held_at)], action, asked_at)
+        held = [Binding(role, held_at)]
+        if granted:
+            alone = decide(held, action, asked_at)
+            assert not alone.allowed and action in alone.words, "one grant is not enough"
+            for other in PLACES:
+                if other not in (None, asked_at):
+                    assert not decide([*held, Binding(AdminRole.payload_reader, other)], action, asked_at).allowed
+            held.append(Binding(AdminRole.payload_reader, asked_at))
+        verdict = decide(held, action, asked_at)
         assert verdict.allowed == allowed, (role, held_at, asked_at)
         assert action in verdict.words
         assert (role in verdict.words) or not allowed

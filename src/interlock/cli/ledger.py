@@ -1,0 +1,274 @@
+"""The ledger: search it, show a call with its proof, export a range of it, and verify an export, offline."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from interlock.cli.common import AsJson, Ca, Home, InTenant, Reason, Url, client_of, reason_or
+from interlock.cli.output import put, put_json
+from interlock.cli.records import seconds, show_replay
+from interlock.errors import BadRequest, InterlockError
+
+NOT_COMPLETE = 3
+"""Exit code of `verify` when an export is not proved complete."""
+_Since = Annotated[str, typer.Option(help="How far back: 30s, 10m, 2h, 7d.")]
+_From = Annotated[str, typer.Option("--from", help="Begin: 2026-03-01 or 2026-03-01T12:00:00Z (UTC).")]
+_To = Annotated[str, typer.Option("--to", help="End, not included; now when left out.")]
+
+
+def search(
+    tenant: InTenant,
+    since: _Since = "",
+    kind: Annotated[str, typer.Option(help="call, refusal or energy.")] = "",
+    principal: Annotated[str, typer.Option(help="Who called: name, or id.")] = "",
+    subject: Annotated[str, typer.Option(help="Whom it was for: name, or id.")] = "",
+    team: Annotated[str, typer.Option(help="Name, or id.")] = "",
+    model: Annotated[str, typer.Option(help="Model that answered.")] = "",
+    source: Annotated[str, typer.Option(help="Source that answered.")] = "",
+    state: Annotated[str, typer.Option(help="completed, failed, cut, disconnected, refused or interrupted.")] = "",
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """List entries of a tenant's ledger, newest first. The search itself is recorded."""
+    since_ns = time.time_ns() - seconds(since) * 1_000_000_000 if since else 0
+    query: dict[str, object] = {
+        "since_ns": since_ns or "",
+        "kind": kind,
+        "principal": principal,
+        "subject": subject,
+        "team": team,
+        "model": model,
+        "source": source,
+        "state": state,
+        "limit": limit,
+    }
+    page = client_of(home, url, ca).call("GET", f"/tenants/{tenant}/ledger/entries", query=query, why=reason)
+    if as_json:
+        put_json(page)
+        return
+    for item in page["items"]:
+        put(_line(item))
+
+
+def show(
+    request_id: Annotated[str, typer.Argument(help="Id from the x-interlock-request-id header.")],
+    tenant: InTenant,
+    content: Annotated[bool, typer.Option("--content", help="What was asked and answered, too.")] = False,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show a call as the ledger has it, and check its proof. The look is recorded; contents need a second grant."""
+    path = f"/tenants/{tenant}/ledger/calls/{request_id}"
+    query: dict[str, object] = {"content": "true"} if content else {}
+    why = reason_or(reason, "ledger show --content") if content else reason
+    view = client_of(home, url, ca).call("GET", path, query=query, why=why)
+    proved = _proved(view)
+    if as_json:
+        put_json({**view, "proved": proved})
+        return
+    for entry in view["entries"]:
+        put(_line(entry), json.dumps(entry["leaf"], indent=2, ensure_ascii=False))
+    if view["contents"] is not None:
+        put(json.dumps(view["contents"], indent=2, ensure_ascii=False))
+    size = _checkpoint(view["proofs"][0]["checkpoint"]).size if view["proofs"] else 0
+    put(f"In the tree of {size} entries that the newest checkpoint signs: {'proved' if proved else 'NOT YET'}.")
+
+
+def replay(
+    request_id: Annotated[str, typer.Argument(help="Id from the x-interlock-request-id header.")],
+    tenant: InTenant,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Decide a call of the ledger again, from its record alone, and say whether it comes out the same. Exit code 3 if
+    not."""
+    path = f"/tenants/{tenant}/ledger/calls/{request_id}/replay"
+    show_replay(request_id, client_of(home, url, ca).call("GET", path, why=reason), as_json)
+
+
+def checkpoint(
+    tenant: InTenant,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print the newest signed checkpoint of a tenant. Keep some: a later export must agree with each."""
+    view = client_of(home, url, ca).call("GET", f"/tenants/{tenant}/ledger/checkpoint")
+    if as_json:
+        put_json(view)
+    else:
+        sys.stdout.write(view["note"])
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    tenant: InTenant,
+    from_: _From,
+    to: _To = "",
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write what a tenant's ledger has of a range of time to a folder that proves itself. The export is recorded."""
+    from interlock.ledger.proof.folder import ExportWriter, Manifest
+
+    from_ns, to_ns = instant(from_), instant(to) if to else time.time_ns()
+    if from_ns >= to_ns:
+        raise BadRequest("--from must be before --to", param="from")
+    query: dict[str, object] = {"from_ns": from_ns, "to_ns": to_ns}
+    why = reason_or(reason, "ledger export")
+    lines = client_of(home, url, ca).lines(f"/tenants/{tenant}/ledger/export", reason=why, query=query)
+    kind, head = next(lines)
+    if kind != "manifest":
+        raise InterlockError("the admin API sent no export")
+    keys = head.pop("keys")
+    writer = ExportWriter(folder, Manifest.decode(json.dumps(head).encode()), keys)
+    ended, written = False, 0
+    for kind, value in lines:
+        match kind:
+            case "start":
+                writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
+            case "settled":
+                writer.settled(value.encode())
+            case "checkpoint":
+                writer.checkpoint(value["note"], value["coverage"].encode())
+            case "entry":
+                writer.entry(value.encode())
+                written += 1
+            case "end":
+                ended = True
+    writer.close()
+    if not ended:
+        raise InterlockError(f"the export broke off after {written} entries: {folder} is not whole; export again")
+    if as_json:
+        put_json({"folder": str(folder), "entries": written, "size": head["end_size"]})
+    else:
+        put(f"{written} entries in {folder}; check it with: interlock ledger verify {folder} --key KEY")
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="An export.")],
+    key: Annotated[list[str] | None, typer.Option("--key", "-k", help="A key you trust, or a file of them.")] = None,
+    seen: Annotated[list[Path] | None, typer.Option("--seen", help="A checkpoint you kept: it must agree.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check an export by what is in its folder alone. Exit code 0: complete; 3: not, and the verdict says why."""
+    import msgspec
+
+    from interlock.ledger.proof.verify import verify_export
+
+    if not folder.is_dir():
+        raise BadRequest(f"{folder} is not a folder", param="folder")
+    notes = [_text(path) for path in seen or ()]
+    report = verify_export(folder, _keys(key or ()), seen=notes, progress=None if as_json else _progress())
+    if as_json:
+        put_json(msgspec.to_builtins(report))
+    else:
+        put(f"{report.verdict.upper()}: {report.words}", *(f"  {problem}" for problem in report.problems))
+    if report.verdict != "complete":
+        raise typer.Exit(NOT_COMPLETE)
+
+
+def add_to(app: typer.Typer) -> None:
+    """The commands of this file."""
+    for command in (search, show, replay, checkpoint, export, verify):
+        app.command()(command)
+
+
+def instant(text: str) -> int:
+    """Unix nanoseconds of a date or time; UTC unless it says otherwise. Raises BadRequest."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadRequest(f"{text!r}: a date or time such as 2026-03-01 or 2026-03-01T12:00:00Z") from None
+    at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1000
+
+
+def _keys(given: list[str] | tuple[str, ...]) -> list[Any]:
+    from interlock.ledger.proof.errors import ProofError
+    from interlock.ledger.proof.note import VerifierKey
+
+    texts: list[str] = []
+    for each in given:
+        path = Path(each)
+        texts += _text(path).splitlines() if "+" not in each and path.is_file() else [each]
+    try:
+        return [VerifierKey.parse(text) for text in texts if text.strip()]
+    except ProofError as e:
+        raise BadRequest(f"--key: {e}", param="key") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadRequest(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}") from None
+
+
+def _progress() -> Any:
+    """A line on a terminal that says how far the check is; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+
+    def say(done: int, total: int) -> None:
+        end = "\n" if done >= total else ""
+        sys.stderr.write(f"\r{done:,} of {total:,} entries{end}")
+        sys.stderr.flush()
+
+    return say
+
+
+def _checkpoint(note: str) -> Any:
+    from interlock.ledger.proof.checkpoint import parse
+    from interlock.ledger.proof.note import split_note
+
+    return parse(split_note(note)[0])
+
+
+def _proved(view: dict[str, Any]) -> bool:
+    """Whether each entry's proof leads to the root that its checkpoint names (signatures are `verify`'s)."""
+    from interlock.ledger.entry import encode_leaf
+    from interlock.ledger.proof.merkle import leaf_hash, verify_inclusion
+
+    proofs = {proof["position"]: proof for proof in view["proofs"]}
+    for entry in view["entries"]:
+        proof = proofs.get(entry["position"])
+        if proof is None:
+            return False
+        signed = _checkpoint(proof["checkpoint"])
+        hashes = [bytes.fromhex(each) for each in proof["hashes"]]
+        leaf = leaf_hash(encode_leaf(entry["leaf"]))
+        if not verify_inclusion(leaf, entry["position"], signed.size, hashes, signed.root):
+            return False
+    return bool(view["entries"])
+
+
+def _line(item: dict[str, Any]) -> str:
+    leaf = item["leaf"]
+    at = datetime.fromtimestamp(leaf["at"] / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    who, where, result = leaf.get("who", {}), leaf.get("where", {}), leaf.get("result", {})
+    place = f"{where['name']}::{where['model']}" if where.get("name") else leaf.get("what", {}).get("model", "")
+    cost = f"{leaf['cost']['nusd']} nUSD" if "cost" in leaf else ""
+    words = (at, f"#{item['position']}", leaf["kind"], leaf.get("request", ""), who.get("principal", ""), place)
+    return " ".join(str(word) for word in (*words, result.get("state", ""), cost) if word)

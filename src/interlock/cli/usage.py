@@ -1,0 +1,86 @@
+"""`interlock usage`: what was used, by whom, and what it cost."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from interlock.cli.common import AsJson, Ca, Home, Url, client_of
+from interlock.cli.output import put, put_json
+from interlock.errors import BadRequest
+
+_SUMS = ("calls", "refusals", "failures", "prompt_tokens", "cached_tokens", "completion_tokens", "nusd", "usd",
+         "reserved_nusd", "uj", "low_uj", "high_uj", "measured_uj")  # fmt: skip
+_FIGURES = ("calls", "refused", "failed", "tokens in", "cached", "tokens out", "USD", "Wh", "g CO2e")
+_CARBON = ("o_ug", "r", "o_ug_per_call", "uj_without_factor")
+
+
+def usage(
+    tenant: Annotated[str, typer.Option("--tenant", "-t", help="Name of the tenant; all when left out.")] = "",
+    from_: Annotated[str, typer.Option("--from", help="First day; the first of this month when left out.")] = "",
+    to: Annotated[str, typer.Option("--to", help="Day after the last; up to now when left out.")] = "",
+    by: Annotated[
+        str, typer.Option(help="Columns: tenant, day, month, team, cost_center, principal, source, model, class.")
+    ] = "team,model",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    as_json: AsJson = False,
+) -> None:
+    """Sum up calls, tokens, cost, energy and carbon. Days are those of each tenant's time zone."""
+    if as_csv and as_json:
+        raise BadRequest("--csv or --json, not both")
+    today = datetime.datetime.now(datetime.UTC).date()
+    first = from_ or today.replace(day=1).isoformat()
+    after = to or (today + datetime.timedelta(days=2)).isoformat()
+    path = f"/tenants/{tenant}/usage" if tenant else "/usage"
+    query: dict[str, object] = {"from": first, "to": after, "by": by}
+    report = client_of(home, url, ca).call("GET", path, query=query)
+    if as_json:
+        put_json(report)
+    elif as_csv:
+        _csv(report)
+    else:
+        _table(report)
+
+
+def _csv(report: dict[str, Any]) -> None:
+    out = csv.writer(sys.stdout)
+    out.writerow([*report["by"], *_SUMS, *(f"sci_{name}" for name in _CARBON)])
+    for row in report["rows"]:
+        names = [_harmless(row["by"][name]) for name in report["by"]]
+        out.writerow([*names, *(row[name] for name in _SUMS), *(row["sci"][name] for name in _CARBON)])
+
+
+def _harmless(text: str) -> str:
+    """A name that a spreadsheet will not take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def _table(report: dict[str, Any]) -> None:
+    rows = report["rows"]
+    if not rows:
+        put(f"Nothing was called from {report['from']} to {report['to']}.")
+        return
+    head = [*report["by"], *_FIGURES]
+    lines = [[*(row["by"][name] for name in report["by"]), *_figures(row)] for row in rows]
+    total = [*("total" if n == 0 else "" for n in range(len(report["by"]))), *_figures(report["total"])]
+    widths = [max(len(line[at]) for line in (head, *lines, total)) for at in range(len(head))]
+    for line in (head, *lines, total):
+        cells = [
+            cell.ljust(width) if at < len(report["by"]) else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        put("  ".join(cells).rstrip())
+
+
+def _figures(row: dict[str, Any]) -> list[str]:
+    counts = ("calls", "refusals", "failures", "prompt_tokens", "cached_tokens", "completion_tokens")
+    energy = f"{row['uj'] / 3.6e9:,.3f}" if row["uj"] else "-"
+    carbon = f"{row['sci']['o_ug'] / 1e6:,.3f}" if row["sci"]["o_ug"] else "-"
+    return [*(f"{row[name]:,}" for name in counts), row["usd"], energy, carbon]

@@ -1,0 +1,207 @@
+"""Looks at the ledger: search, one call, an export, the newest checkpoint. Each look is recorded among the changes."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from collections.abc import Iterator
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response, StreamingResponse
+
+from interlock.control import replay as past_calls
+from interlock.control.identity import Actor, tenant_of
+from interlock.control.permissions import Action
+from interlock.control.services import ledger
+from interlock.control.services.base import Names
+from interlock.control.web import REASON_HEADER, REQUEST_ID_HEADER, Json, Who, allow, api_of, page_size, route
+from interlock.errors import BadRequest, NotFound
+from interlock.ledger.vault import KeyWrapper
+from interlock.settings import Settings
+from interlock.storage import changes, ledger_read
+from interlock.storage.changes import Author, Change
+from interlock.storage.ledger_keys import LedgerKeys, read_key
+
+NO_REASON = "(no reason given)"
+NUMBER_MAX = 1 << 63
+
+
+class EntryPage(msgspec.Struct, frozen=True):
+    """Entries, newest first. `next`: pass it as `before` for older ones; null at the end."""
+
+    items: list[ledger.EntryView]
+    next: int | None
+
+
+class CheckpointView(msgspec.Struct, frozen=True):
+    """The newest checkpoint of a tenant's tree: a signed note, its coverage, and the keys that it is signed with.
+
+    `complete_until`: every call admitted before this instant is in the tree.
+    """
+
+    note: str
+    coverage: msgspec.Raw
+    size: int
+    complete_until: datetime.datetime
+    keys: list[str]
+
+
+def router() -> APIRouter:
+    """The endpoints."""
+    out = APIRouter()
+    base = "/tenants/{tenant}/ledger"
+    route(out, "GET", f"{base}/entries", entries, "Search the ledger", tag="ledger", answer=EntryPage)
+    summary = "One call: its entries, proofs and, by a second grant, contents"
+    route(out, "GET", f"{base}/calls/{{request_id}}", call, summary, tag="ledger", answer=ledger.CallView)
+    summary = "Decide a call again from its record alone, on the snapshot that it names"
+    path = f"{base}/calls/{{request_id}}/replay"
+    route(out, "GET", path, replay, summary, tag="ledger", answer=past_calls.Replayed)
+    summary = "The newest checkpoint"
+    route(out, "GET", f"{base}/checkpoint", checkpoint, summary, tag="ledger", answer=CheckpointView)
+    summary = "What an export folder is made of, a JSON array [kind, value] a line"
+    route(out, "GET", f"{base}/export", export, summary, tag="ledger", reason=True)
+    return out
+
+
+def entries(
+    request: Request,
+    who: Who,
+    since_ns: int = 0,
+    until_ns: int = 0,
+    kind: str = "",
+    team: str = "",
+    principal: str = "",
+    subject: str = "",
+    source: str = "",
+    model: str = "",
+    state: str = "",
+    before: int = 0,
+    limit: int = 100,
+) -> Response:
+    """By time of admission, kind, team and principal (name or id), source, model and state."""
+    api = api_of(request)
+    limit = page_size(request, limit)
+    for name, value in (("since_ns", since_ns), ("until_ns", until_ns), ("before", before)):
+        if not 0 <= value < NUMBER_MAX:
+            raise BadRequest(f"{name} must be from 0 to 2^63", param=name)
+    if "\0" in "".join((kind, team, principal, subject, source, model, state)):
+        raise BadRequest("a filter holds no NUL character")
+    tenant_id = _tenant(request, who, Action.ledger_read)
+    with api.store.tenant(tenant_id) as conn:
+        names = Names(conn)
+        wanted = ledger_read.Filter(
+            since_ns,
+            until_ns,
+            kind,
+            _id(names.team, tenant_id, team),
+            _id(names.principal, tenant_id, principal),
+            _id(names.principal, tenant_id, subject),
+            source,
+            model,
+            state,
+        )
+        found = ledger.search(conn, tenant_id, wanted, before, limit)
+    asked = {name: value for name, value in wanted._asdict().items() if value}
+    _look(request, who, tenant_id, "ledger.search", "", {**asked, "found": len(found)})
+    return Json(EntryPage(found, found[-1].position if len(found) == limit else None))
+
+
+def call(request: Request, who: Who, content: bool = False) -> Response:
+    """With `content` what was asked and answered too, for whoever holds the role payload_reader and gives a reason."""
+    api = api_of(request)
+    tenant_id = _tenant(request, who, Action.ledger_content if content else Action.ledger_read)
+    request_id = request.path_params["request_id"]
+    if content:  # recorded first: what was shown can never be missing from the list of looks
+        _look(request, who, tenant_id, "ledger.content", request_id, None, reason_needed=True)
+    keys = _keys(api.tools.settings) if content else None
+    with api.store.tenant(tenant_id) as conn:
+        view = ledger.show(conn, tenant_id, request_id, keys, api.tools.settings)
+    if not content:
+        _look(request, who, tenant_id, "ledger.show", request_id, None)
+    return Json(view)
+
+
+def replay(request: Request, who: Who) -> Response:
+    """Policy and routing, as `POST /replay` does for a record that is sent; nothing of the record is shown."""
+    api = api_of(request)
+    tenant_id = _tenant(request, who, Action.ledger_read)
+    request_id = request.path_params["request_id"]
+    with api.store.tenant(tenant_id) as conn:
+        record = ledger.record_of(conn, tenant_id, request_id, _keys(api.tools.settings), api.tools.settings)
+    record = past_calls.decidable(record)
+    with api.store.platform() as conn:
+        then = past_calls.past(conn, record.snapshot_version)
+    _look(request, who, tenant_id, "ledger.replay", request_id, None)
+    return Json(past_calls.replay(record, then))
+
+
+def checkpoint(request: Request, who: Who) -> Response:
+    """Keep one now and then: a later export must agree with it."""
+    api = api_of(request)
+    tenant_id = _tenant(request, who, Action.ledger_read)
+    with api.store.tenant(tenant_id) as conn:
+        found = ledger_read.latest_checkpoint(conn, tenant_id)
+    if found is None:
+        raise NotFound("this tenant has no ledger yet", param="tenant")
+    until = datetime.datetime.fromtimestamp(found.complete_ns / 1e9, datetime.UTC)
+    view = CheckpointView(found.note, msgspec.Raw(found.coverage), found.size, until, list(api.ledger_keys))
+    return Json(view)
+
+
+def export(request: Request, who: Who, from_ns: int, to_ns: int) -> Response:
+    """Entries admitted in [from_ns, to_ns), with what proves them; `interlock ledger export` makes a folder of it."""
+    api = api_of(request)
+    if not 0 <= from_ns < to_ns < NUMBER_MAX:
+        raise BadRequest("from_ns must be before to_ns, both Unix nanoseconds", param="from_ns")
+    tenant_id = _tenant(request, who, Action.ledger_read)
+    made = ledger.Export(api.store, api.tools.settings, tenant_id, from_ns, to_ns, list(api.ledger_keys))
+    _look(request, who, tenant_id, "ledger.export", "", {"from_ns": from_ns, "to_ns": to_ns}, reason_needed=True)
+
+    def lines() -> Iterator[bytes]:
+        encode = msgspec.json.encode
+        yield encode(["manifest", made.manifest]) + b"\n"
+        for kind, value in made.lines():
+            yield encode([kind, value]) + b"\n"
+
+    return StreamingResponse(lines(), media_type="application/jsonl")
+
+
+def _keys(settings: Settings) -> LedgerKeys:
+    """Subjects' keys for one look: none is made, none is kept in memory."""
+    master = KeyWrapper(read_key(settings.ledger_key_path(), "the ledger's master key"), secrets.token_bytes)
+    return LedgerKeys(master, secrets.token_bytes, settings.ledger_keys_max)
+
+
+def _tenant(request: Request, who: Actor, action: Action) -> str:
+    tenant_id = tenant_of(api_of(request).store, who, request.path_params["tenant"])
+    allow(who, action, tenant_id)
+    return tenant_id
+
+
+def _id(find: object, tenant_id: str, name: str) -> str:
+    """The id of a declared thing, or the text itself: callers by token are in no table."""
+    if not name:
+        return ""
+    try:
+        return str(find(tenant_id, name))  # type: ignore[operator]
+    except NotFound:
+        return name
+
+
+def _look(
+    request: Request,
+    who: Actor,
+    tenant_id: str,
+    action: str,
+    object_id: str,
+    after: dict[str, object] | None,
+    *,
+    reason_needed: bool = False,
+) -> None:
+    """Record a look. Raises BadRequest without a reason where one is needed."""
+    api = api_of(request)
+    reason = request.headers.get(REASON_HEADER, "") or ("" if reason_needed else NO_REASON)
+    by = Author(who.principal_id, who.name, reason, api.tools.now(), request.headers.get(REQUEST_ID_HEADER, "")[:128])
+    with api.store.platform() as conn:
+        changes.record(conn, Change(tenant_id, action, "ledger", object_id or tenant_id, None, after), by)

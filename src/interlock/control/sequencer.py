@@ -1,0 +1,268 @@
+"""The sequencer: gives shipped entries their places in their tenant's tree, and signs what the tree is.
+
+One process at a time works on a tree (an advisory lock of the transaction), any number on different ones. Entries,
+tree, and checkpoint change in one transaction. A checkpoint says more than the tree's size and root: its *coverage*
+names every epoch that may hold entries of this tenant, how many of its entries are in the tree, and up to which
+instant they are all there, so that a range of time can be proved complete, and an epoch cannot be left out unnoticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+from psycopg import Connection
+
+from interlock.errors import InterlockError
+from interlock.ledger.proof.checkpoint import Checkpoint
+from interlock.ledger.proof.coverage import Coverage, NodeSeen, OpenEpoch, Settled, SettledHead, settled_digest
+from interlock.ledger.proof.merkle import CompactRange, leaf_hash
+from interlock.ledger.proof.note import Signer, sign_note
+from interlock.ledger.proof.tiles import full_tiles
+from interlock.ledger.sums import Key, Leaf, Sums, decode_leaf, key_of, measured, sums_of
+from interlock.settings import Settings
+from interlock.storage import sequencing, usage
+from interlock.storage.pool import Store, away
+from interlock.types.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+NOTHING = Sums()
+
+
+class LedgerBroken(InterlockError):
+    """The inbox holds what cannot be: a number that does not follow, or another tenant's entry. Nothing is placed."""
+
+    code, status = "ledger_broken", 500
+
+
+class Sequencer:
+    """Places entries and signs checkpoints. `run` is a thread's body; `pass_once` does what there is to do now."""
+
+    def __init__(self, store: Store, settings: Settings, clock: Clock, signers: Sequence[Signer]) -> None:
+        self.placed = 0
+        self.failing = False
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._signers = list(signers)
+        self._quiet_due_ns = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop`. An outage of the database is waited for."""
+        while True:
+            wait_s = self._settings.ledger_sequence_ms / 1000
+            try:
+                self.pass_once()
+                self.failing = False
+            except InterlockError as e:
+                wait_s = RETRY_S
+                if not self.failing:
+                    logger.log(
+                        logging.WARNING if away(e) else logging.ERROR, "entries wait in the inbox: %s", e.message
+                    )
+                self.failing = True
+            if stop.wait(wait_s):
+                return
+
+    def pass_once(self) -> None:
+        """Empty the inbox; sign what is due, of quiet tenants too. Raises StoreError, LedgerBroken."""
+        now_ns = self._clock.wall_ns()
+        with self._store.sequencing() as conn:
+            waiting = sequencing.waiting_tenants(conn)
+            due = sequencing.unsigned_tenants(conn, now_ns - self._settings.ledger_checkpoint_s * 1_000_000_000)
+            if now_ns >= self._quiet_due_ns:
+                due = sequencing.tenants(conn)
+                self._quiet_due_ns = now_ns + self._settings.ledger_quiet_checkpoint_s * 1_000_000_000
+        for tenant_id in waiting:
+            while self.sequence(tenant_id) >= self._settings.ledger_batch_entries:
+                pass
+        for tenant_id in due:
+            self.sequence(tenant_id)
+
+    def sequence(self, tenant_id: str) -> int:
+        """Place at most one batch of a tenant's entries, and sign the tree if that is due. Returns how many were
+        placed."""
+        with self._store.sequencing() as conn:
+            tree = sequencing.take_tree(conn, tenant_id)
+            if tree is None:
+                return 0
+            count = _Step(conn, tree, self._settings, self._clock, self._signers).take()
+        self.placed += count
+        return count
+
+
+class _Step:
+    """One transaction on one tree."""
+
+    def __init__(
+        self, conn: Connection[Any], tree: sequencing.Tree, settings: Settings, clock: Clock, signers: list[Signer]
+    ) -> None:
+        self._conn = conn
+        self._tree = tree
+        self._settings = settings
+        self._signers = signers
+        self._now_ns = max(clock.wall_ns(), tree.checkpoint_ns + 1)
+
+    def take(self) -> int:
+        """Do it."""
+        conn, tenant_id = self._conn, self._tree.tenant_id
+        # Each of these must be read before the next: what a later one says may only be more.
+        nodes = sequencing.nodes(conn)
+        states = sequencing.epochs(conn, self._tree)
+        taken = sequencing.inbox(conn, tenant_id, self._settings.ledger_batch_entries)
+        counts = {state.epoch: state.sequenced for state in states}
+        placed = self._place(taken, counts)
+        tree = self._grown(placed)
+        marks = {
+            state.epoch: max(state.published_ns, state.watermark_ns)
+            if counts[state.epoch] >= state.shipped
+            else state.published_ns
+            for state in states
+        }
+        tree, unsettled = self._settle(tree, states, counts)
+        sequencing.put_sequenced(
+            conn,
+            tenant_id,
+            [
+                (state.epoch, counts[state.epoch], marks[state.epoch])
+                for state in unsettled
+                if counts[state.epoch] or marks[state.epoch]
+            ],
+        )
+        if self._now_ns - tree.checkpoint_ns < self._settings.ledger_checkpoint_s * 1_000_000_000:
+            sequencing.put_tree(conn, msgspec.structs.replace(tree, signed=False))
+            return len(placed)
+        coverage = Coverage(
+            tenant_id,
+            self._now_ns,
+            SettledHead(tree.settled_count, tree.settled_digest.hex()),
+            tuple(
+                OpenEpoch(state.epoch, state.node, counts[state.epoch], marks[state.epoch], state.damaged)
+                for state in unsettled
+            ),
+            tuple(NodeSeen(node, registered_ns) for node, registered_ns in nodes),
+        )
+        self._sign(tree, coverage)
+        return len(placed)
+
+    def _place(self, taken: list[sequencing.Waiting], counts: dict[str, int]) -> list[sequencing.Placed]:
+        """Give entries their places, up to one of an epoch that was not known yet when `counts` were read."""
+        placed: list[sequencing.Placed] = []
+        leaves: list[Leaf] = []
+        tenant_id, size = self._tree.tenant_id, self._tree.size
+        for entry in taken:
+            if entry.epoch not in counts:
+                break
+            if entry.n != counts[entry.epoch] + 1:
+                raise LedgerBroken(
+                    f"entry {entry.n} of epoch {entry.epoch} of {tenant_id} does not follow {counts[entry.epoch]}"
+                )
+            counts[entry.epoch] = entry.n
+            leaf = decode_leaf(entry.leaf)
+            if leaf.tree != tenant_id:
+                raise LedgerBroken(f"entry {entry.n} of epoch {entry.epoch} is of {leaf.tree}, not of {tenant_id}")
+            placed.append(
+                sequencing.Placed(
+                    size + len(placed),
+                    leaf.at,
+                    leaf.kind,
+                    leaf.request,
+                    leaf.who.team,
+                    leaf.who.principal,
+                    leaf.who.subject,
+                    leaf.where.name,
+                    leaf.model,
+                    leaf.result.state,
+                    entry.leaf,
+                    leaf_hash(entry.leaf),
+                )
+            )
+            leaves.append(leaf)
+        if placed:
+            self._sum(leaves)
+            sequencing.place(self._conn, tenant_id, taken[: len(placed)], placed)
+        return placed
+
+    def _sum(self, leaves: list[Leaf]) -> None:
+        """Add entries that are about to be placed to the sums of their days."""
+        conn, tenant_id = self._conn, self._tree.tenant_id
+        zone = ZoneInfo(usage.time_zone(conn, tenant_id))
+        calls = {leaf.request: leaf for leaf in leaves if leaf.kind == "call"}
+        sums: dict[Key, Sums] = {}
+        for leaf in leaves:
+            if leaf.kind == "energy":
+                call = calls.get(leaf.request) or usage.call_leaf(conn, tenant_id, leaf.request)
+                if call is None:
+                    continue  # its call was refused its place: there is nothing that it would correct
+                key, more = key_of(call, zone), measured(call, leaf)
+            else:
+                key, more = key_of(leaf, zone), sums_of(leaf)
+            sums[key] = sums.get(key, NOTHING).plus(more)
+        usage.add(conn, tenant_id, sums)
+
+    def _grown(self, placed: list[sequencing.Placed]) -> sequencing.Tree:
+        tree = self._tree
+        compact = CompactRange.of(tree.size, tree.hashes)
+        hashes = [entry.hash for entry in placed]
+        for each in hashes:
+            compact.append(each)
+        sequencing.put_tiles(
+            self._conn,
+            tree.tenant_id,
+            list(full_tiles(tree.size, hashes, lambda level, index: self._partial(level, index))),
+        )
+        return msgspec.structs.replace(tree, size=compact.size, hashes=list(compact.hashes))
+
+    def _partial(self, level: int, index: int) -> bytes:
+        """The hashes that were in a tile before this step, which it did not fill."""
+        return sequencing.tile(self._conn, self._tree.tenant_id, level, index, self._tree.size)
+
+    def _settle(
+        self, tree: sequencing.Tree, states: list[sequencing.EpochState], counts: dict[str, int]
+    ) -> tuple[sequencing.Tree, list[sequencing.EpochState]]:
+        """Put epochs of which everything is in the tree into the chain, in their order."""
+        ended = sorted((state for state in states if state.settled is not None), key=lambda state: state.settled or 0)
+        lines, names = [], []
+        settled, count, digest = tree.settled, tree.settled_count, tree.settled_digest
+        for state in ended:
+            if counts[state.epoch] < state.shipped:
+                break
+            line = Settled(
+                state.epoch,
+                state.node,
+                "closed" if state.closed else "recovered",
+                counts[state.epoch],
+                state.damaged,
+            ).encode()
+            count += 1
+            settled, digest = state.settled or 0, settled_digest(digest, line)
+            lines.append((count, line))
+            names.append(state.epoch)
+        if lines:
+            sequencing.put_settled(self._conn, tree.tenant_id, lines, names)
+        tree = msgspec.structs.replace(tree, settled=settled, settled_count=count, settled_digest=digest)
+        return tree, [state for state in states if state.epoch not in names]
+
+    def _sign(self, tree: sequencing.Tree, coverage: Coverage) -> None:
+        body = coverage.encode()
+        root = CompactRange.of(tree.size, tree.hashes).root()
+        origin = f"{self._settings.ledger_name}/{tree.tenant_id}"
+        checkpoint = Checkpoint(origin, tree.size, root, self._now_ns, hashlib.sha256(body).digest())
+        marks = [each.watermark for each in coverage.epochs] + [each.registered for each in coverage.nodes]
+        sequencing.put_tree(self._conn, msgspec.structs.replace(tree, checkpoint_ns=self._now_ns, signed=True))
+        sequencing.put_checkpoint(
+            self._conn,
+            tree.tenant_id,
+            at_ns=self._now_ns,
+            size=tree.size,
+            note=sign_note(checkpoint.text(), self._signers),
+            coverage=body,
+            complete_ns=min(marks, default=0),
+        )

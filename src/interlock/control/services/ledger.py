@@ -1,0 +1,233 @@
+"""Looks at the ledger: search, one call with its proof, an export. Each look is in the list of changes."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from psycopg import Connection
+
+from interlock.control.replay import Decided
+from interlock.errors import NotFound
+from interlock.ledger.proof.coverage import Coverage
+from interlock.ledger.proof.merkle import inclusion_proof
+from interlock.settings import Settings
+from interlock.storage import ledger_read
+from interlock.storage.ledger_keys import Erased, LedgerKeys
+from interlock.storage.pool import Store
+from interlock.types.record import Intent, Record, Refusal
+
+LEAVES_AT_ONCE = 500
+CHECKPOINTS_AT_ONCE = 100
+
+
+class EntryView(msgspec.Struct, frozen=True):
+    """An entry: its place in the tree and its leaf, which says everything but contents."""
+
+    position: int
+    leaf: msgspec.Raw
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """That a leaf is in the tree: `hashes` (hex) lead from it to the root that `checkpoint`, a signed note, names."""
+
+    position: int
+    hashes: tuple[str, ...]
+    checkpoint: str
+
+
+class CallView(msgspec.Struct, frozen=True):
+    """Everything that the ledger has of one call. `contents` by role, where they were asked for and may be seen:
+    text, or {"base64"} for what is not UTF-8; null: erased."""
+
+    request: str
+    entries: list[EntryView]
+    proofs: list[Proof]
+    contents: dict[str, Any] | None = None
+
+
+def search(
+    conn: Connection[Any], tenant_id: str, wanted: ledger_read.Filter, before: int, limit: int
+) -> list[EntryView]:
+    """Entries, newest first."""
+    found = ledger_read.search(conn, tenant_id, wanted, before=before, limit=limit)
+    return [EntryView(entry.position, msgspec.Raw(entry.leaf)) for entry in found]
+
+
+def show(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys | None, settings: Settings) -> CallView:
+    """One call with proofs under the newest checkpoint; with `keys` also its contents. Raises NotFound."""
+    entries = ledger_read.of_request(conn, tenant_id, request)
+    checkpoint = ledger_read.latest_checkpoint(conn, tenant_id)
+    if not entries or checkpoint is None:
+        raise NotFound(
+            f"the ledger of this tenant has no call {request}; a call of the last seconds may still be on its way",
+            param="request",
+        )
+    read = ledger_read.node_reader(conn, tenant_id, checkpoint.size)
+    proofs = [
+        Proof(
+            entry.position,
+            tuple(each.hex() for each in inclusion_proof(entry.position, checkpoint.size, read)),
+            checkpoint.note,
+        )
+        for entry in entries
+        if entry.position < checkpoint.size
+    ]
+    views = [EntryView(entry.position, msgspec.Raw(entry.leaf)) for entry in entries]
+    contents = None
+    if keys is not None:
+        contents = _contents(conn, tenant_id, msgspec.json.decode(entries[0].leaf), keys, settings)
+    return CallView(request, views, proofs, contents)
+
+
+def _contents(
+    conn: Connection[Any], tenant_id: str, leaf: dict[str, Any], keys: LedgerKeys, settings: Settings
+) -> dict[str, Any]:
+    subject = leaf.get("who", {}).get("subject", "")
+    out: dict[str, Any] = {}
+    try:
+        key = keys.of(conn, tenant_id, subject)
+    except Erased:
+        return {each["role"]: None for each in leaf["contents"]}
+
+    def opened(name: bytes) -> Any:
+        data = ledger_read.content(conn, tenant_id, subject, name)
+        return None if data is None else _shown(key.open(name, data, bytes_max=settings.record_bytes_max))
+
+    for each in leaf["contents"]:
+        if "list" in each:
+            items = ledger_read.list_items(conn, tenant_id, subject, bytes.fromhex(each["list"]))
+            out[each["role"]] = [opened(name) for name in items]
+        else:
+            out[each["role"]] = opened(bytes.fromhex(each["id"]))
+    return out
+
+
+def _shown(plain: bytes) -> Any:
+    try:
+        return msgspec.json.decode(plain)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        pass
+    try:
+        return plain.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(plain).decode()}
+
+
+def record_of(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys, settings: Settings) -> Decided:
+    """What was recorded of a call's decisions. Raises NotFound; with code `features_erased` after an erasure."""
+    for entry in ledger_read.of_request(conn, tenant_id, request):
+        leaf = msgspec.json.decode(entry.leaf)
+        for each in leaf["contents"]:
+            if each["role"] == "record":
+                subject = leaf["who"]["subject"]
+                try:
+                    key = keys.of(conn, tenant_id, subject)
+                except Erased:
+                    data = None
+                else:
+                    data = ledger_read.content(conn, tenant_id, subject, bytes.fromhex(each["id"]))
+                if data is None:
+                    raise NotFound(
+                        f"{request} cannot be decided again: features erased", code="features_erased", param="request"
+                    )
+                plain = key.open(bytes.fromhex(each["id"]), data, bytes_max=settings.record_bytes_max)
+                record = _records.decode(plain)[0]
+                assert isinstance(record, (Intent, Refusal))  # noqa: S101 - the first of an entry's records
+                return record
+    raise NotFound(f"the ledger of this tenant has no call {request}", param="request")
+
+
+_records = msgspec.json.Decoder(list[Record])
+
+
+class Export:
+    """The lines of an export of one tenant's entries admitted in [from, to): (kind, value), in the order of `lines`.
+
+    It reaches back to a checkpoint from before the range and forward to the first one under which the range is
+    complete, or to the newest; who verifies it is told which.
+    """
+
+    def __init__(self, store: Store, settings: Settings, tenant_id: str, from_ns: int, to_ns: int, keys: list[str]):
+        """Raises NotFound when the tenant has no ledger yet."""
+        self._store = store
+        self._tenant_id = tenant_id
+        with store.tenant(tenant_id) as conn:
+            # A node's clock may be behind ours: what it admitted later may be named earlier.
+            margin_ns = settings.ledger_clock_skew_ms * 1_000_000
+            self._start = ledger_read.checkpoint_before(conn, tenant_id, from_ns - margin_ns)
+            end = ledger_read.checkpoint_complete(conn, tenant_id, to_ns)
+            end = end or ledger_read.latest_checkpoint(conn, tenant_id)
+        if end is None:
+            raise NotFound("this tenant has no ledger yet", param="tenant")
+        self._end = end
+        self.manifest = {
+            "v": 1,
+            "tree": tenant_id,
+            "cell": settings.ledger_name,
+            "from": from_ns,
+            "to": to_ns,
+            "start_size": self._start.size if self._start is not None else 0,
+            "end_size": end.size,
+            "made_at": end.at_ns,
+            "payloads": False,
+            "keys": keys,
+        }
+
+    def lines(self) -> Iterator[tuple[str, Any]]:
+        """("start", {...}), ("settled", line), ("checkpoint", {...}), ("entry", leaf), ("end", {})."""
+        yield "start", self._start_state()
+        yield from self._settled()
+        yield from self._checkpoints()
+        size = self._start.size if self._start is not None else 0
+        while size < self._end.size:
+            until = min(size + LEAVES_AT_ONCE, self._end.size)
+            with self._store.tenant(self._tenant_id) as conn:
+                found = ledger_read.leaves(conn, self._tenant_id, size, until)
+            for leaf in found:
+                yield "entry", leaf.decode()
+            size = until
+        yield "end", {}
+
+    def _start_state(self) -> dict[str, Any]:
+        start = self._start
+        if start is None:
+            return {"size": 0, "hashes": [], "counts": {}}
+        with self._store.tenant(self._tenant_id) as conn:
+            read = ledger_read.node_reader(conn, self._tenant_id, start.size)
+            hashes = [read(level, index).hex() for level, index in _subtrees(start.size)]
+        counts = {each.epoch: each.n for each in Coverage.decode(start.coverage).epochs}
+        return {"size": start.size, "hashes": hashes, "counts": counts}
+
+    def _settled(self) -> Iterator[tuple[str, Any]]:
+        after = Coverage.decode(self._start.coverage).settled.count if self._start is not None else 0
+        through = Coverage.decode(self._end.coverage).settled.count
+        while after < through:
+            until = min(after + LEAVES_AT_ONCE, through)
+            with self._store.tenant(self._tenant_id) as conn:
+                found = ledger_read.settled_lines(conn, self._tenant_id, after, until)
+            for line in found:
+                yield "settled", line.decode()
+            after = until
+
+    def _checkpoints(self) -> Iterator[tuple[str, Any]]:
+        at_ns = self._start.at_ns if self._start is not None else 0
+        while True:
+            with self._store.tenant(self._tenant_id) as conn:
+                found = ledger_read.checkpoints(conn, self._tenant_id, at_ns, self._end.at_ns, CHECKPOINTS_AT_ONCE)
+            for each in found:
+                yield "checkpoint", {"note": each.note, "coverage": each.coverage.decode()}
+            if len(found) < CHECKPOINTS_AT_ONCE:
+                return
+            at_ns = found[-1].at_ns + 1
+
+
+def _subtrees(size: int) -> Iterator[tuple[int, int]]:
+    """(level, index) of the complete subtrees that a tree of `size` leaves consists of, largest first."""
+    start = 0
+    for level in range(size.bit_length() - 1, -1, -1):
+        if size >> level & 1:
+            yield level, start >> level
+            start += 1 << level

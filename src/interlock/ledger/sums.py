@@ -1,0 +1,173 @@
+"""What entries add up to: by day, team, principal, source, model and label. Pure; integers only, so sums are exact.
+
+A measurement of energy comes after its call and takes the place of the estimate there: its entry adds the difference.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from interlock.types.usage import Energy
+
+
+class Who(msgspec.Struct, frozen=True):
+    """Of a leaf's `who`, what entries are looked up and summed by."""
+
+    subject: str = ""
+    team: str = ""
+    principal: str = ""
+
+
+class What(msgspec.Struct, frozen=True, rename={"request_class": "class"}):
+    """Of a leaf's `what`."""
+
+    model: str = ""
+    request_class: str = ""
+
+
+class Where(msgspec.Struct, frozen=True):
+    """Of a leaf's `where`."""
+
+    name: str = ""
+    model: str = ""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """Of a leaf's `result`."""
+
+    state: str = ""
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """A leaf's `tokens`."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    origin: str = ""
+
+
+class Money(msgspec.Struct, frozen=True):
+    """Of a leaf's `cost`."""
+
+    nusd: int = 0
+
+
+class Joules(msgspec.Struct, frozen=True):
+    """A leaf's `energy`: an estimate with its range, or (kind "energy") what was measured."""
+
+    uj: int = 0
+    low_uj: int = 0
+    high_uj: int = 0
+    method: str = ""
+    ug_per_kwh: int = 0
+
+
+class Leaf(msgspec.Struct, frozen=True):
+    """What of a leaf entries are looked up and summed by."""
+
+    tree: str
+    at: int
+    kind: str
+    request: str = ""
+    who: Who = Who()
+    what: What = What()
+    where: Where = Where()
+    result: Result = Result()
+    tokens: Tokens = Tokens()
+    cost: Money = Money()
+    energy: Joules = Joules()
+
+    @property
+    def model(self) -> str:
+        """The model that answered, else the one that was asked for."""
+        return self.where.model or self.what.model
+
+
+decode_leaf = msgspec.json.Decoder(Leaf).decode
+
+
+class Key(NamedTuple):
+    """What sums are kept by."""
+
+    day: date
+    team_id: str
+    principal_id: str
+    source: str
+    model: str
+    request_class: str
+
+
+class Sums(NamedTuple):
+    """Sums over some entries. `calls` were made, `failures` of them not completed; `reserved_nusd`: the part of `nusd`
+    where nobody knows what was used. Energy in microjoules, `measured_uj` a part of it; `co2e_ug` micrograms, without
+    `unplaced_uj`, for whose place no factor is known."""
+
+    calls: int = 0
+    refusals: int = 0
+    failures: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    nusd: int = 0
+    reserved_nusd: int = 0
+    uj: int = 0
+    low_uj: int = 0
+    high_uj: int = 0
+    measured_uj: int = 0
+    co2e_ug: int = 0
+    unplaced_uj: int = 0
+
+    def plus(self, other: Sums) -> Sums:
+        """The sums over both."""
+        return Sums(*[a + b for a, b in zip(self, other, strict=True)])
+
+
+def key_of(leaf: Leaf, zone: ZoneInfo) -> Key:
+    """Where a call or a refusal counts: on the day of its admission in the tenant's time zone."""
+    seconds = leaf.at // 1_000_000_000
+    day = datetime.fromtimestamp(seconds, UTC).astimezone(zone).date()
+    return Key(day, leaf.who.team, leaf.who.principal, leaf.where.name, leaf.model, leaf.what.request_class)
+
+
+def sums_of(leaf: Leaf) -> Sums:
+    """What a call or a refusal adds."""
+    if leaf.kind == "refusal":
+        return Sums(refusals=1)
+    energy, tokens = leaf.energy, leaf.tokens
+    return Sums(
+        calls=1,
+        failures=int(leaf.result.state != "completed"),
+        prompt_tokens=tokens.prompt,
+        cached_tokens=tokens.cached,
+        completion_tokens=tokens.completion,
+        nusd=leaf.cost.nusd,
+        reserved_nusd=leaf.cost.nusd if tokens.origin == "reserved" else 0,
+        uj=energy.uj,
+        low_uj=energy.low_uj,
+        high_uj=energy.high_uj,
+        co2e_ug=_co2e_ug(energy.uj, energy.ug_per_kwh),
+        unplaced_uj=0 if energy.ug_per_kwh else energy.uj,
+    )
+
+
+def measured(call: Leaf, leaf: Leaf) -> Sums:
+    """What the measurement of a call adds to what the call has added."""
+    uj, estimate = leaf.energy.uj, call.energy
+    factor = estimate.ug_per_kwh
+    return Sums(
+        uj=uj - estimate.uj,
+        low_uj=uj - estimate.low_uj,
+        high_uj=uj - estimate.high_uj,
+        measured_uj=uj,
+        co2e_ug=_co2e_ug(uj, factor) - _co2e_ug(estimate.uj, factor),
+        unplaced_uj=0 if factor else uj - estimate.uj,
+    )
+
+
+def _co2e_ug(uj: int, ug_per_kwh: int) -> int:
+    return Energy(uj, uj, uj, "", ug_per_kwh).co2e_ug

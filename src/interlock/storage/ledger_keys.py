@@ -1,0 +1,103 @@
+"""The keys of recorded contents: made on first use, kept wrapped in the database, unwrapped only in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from psycopg import Connection
+
+from interlock.errors import ConfigError
+from interlock.ledger.vault import (
+    KEY_BYTES,
+    KeyWrapper,
+    SubjectKey,
+    VaultError,
+    Wrapper,
+    subject_context,
+    tenant_context,
+)
+from interlock.storage import shipping
+
+TENANT = ""
+"""The subject under which a tenant's own key is kept."""
+
+
+class Erased(VaultError):
+    """The subject's key was destroyed."""
+
+
+def read_key(path: Path, what: str) -> bytes:
+    """A 32-byte key from a file of 64 hexadecimal characters. Raises ConfigError."""
+    try:
+        text = path.read_text("ascii").strip()
+        key = bytes.fromhex(text)
+    except OSError as e:
+        raise ConfigError(f"{path}: {what} cannot be read: {e.strerror}", param=str(path)) from None
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ConfigError(f"{path}: {what} must be {2 * KEY_BYTES} hexadecimal characters", param=str(path))
+    return key
+
+
+class LedgerKeys:
+    """Subjects' keys, by tenant and subject; the least recently used are forgotten first. One thread uses it.
+
+    `making`: a transaction in which new keys are kept; without it none is made. It is one of its own: a key must be
+    safe before anything is encrypted under it, whatever becomes of that.
+    """
+
+    def __init__(
+        self,
+        master: Wrapper,
+        random: Callable[[int], bytes],
+        keys_max: int,
+        making: Callable[[], AbstractContextManager[Connection[Any]]] | None = None,
+    ) -> None:
+        self._making = making
+        self._master = master
+        self._random = random
+        self._max = keys_max
+        self._tenants: OrderedDict[str, KeyWrapper] = OrderedDict()
+        self._subjects: OrderedDict[tuple[str, str], SubjectKey] = OrderedDict()
+
+    def of(self, conn: Connection[Any], tenant_id: str, subject: str) -> SubjectKey:
+        """The key of a subject; a first use makes it.
+
+        Raises Erased when it was destroyed, VaultError when it does not open or (without `making`) does not exist.
+        """
+        known = self._subjects.get((tenant_id, subject))
+        if known is not None:
+            self._subjects.move_to_end((tenant_id, subject))
+            return known
+        wrapper = self._tenant(conn, tenant_id)
+        key = self._key(conn, wrapper, tenant_id, subject, subject_context(tenant_id, subject))
+        known = self._subjects[tenant_id, subject] = SubjectKey(key)
+        if len(self._subjects) > self._max:
+            self._subjects.popitem(last=False)
+        return known
+
+    def _tenant(self, conn: Connection[Any], tenant_id: str) -> KeyWrapper:
+        known = self._tenants.get(tenant_id)
+        if known is None:
+            key = self._key(conn, self._master, tenant_id, TENANT, tenant_context(tenant_id))
+            known = self._tenants[tenant_id] = KeyWrapper(key, self._random)
+            if len(self._tenants) > self._max:
+                self._tenants.popitem(last=False)
+        return known
+
+    def _key(self, conn: Connection[Any], wrapper: Wrapper, tenant_id: str, subject: str, context: str) -> bytes:
+        wrapped = shipping.wrapped_key(conn, tenant_id, subject)
+        if wrapped is None and self._making is not None:
+            with self._making() as own:
+                shipping.keep_key(own, tenant_id, subject, wrapper.wrap(self._random(KEY_BYTES), context))
+            wrapped = shipping.wrapped_key(conn, tenant_id, subject)
+        if wrapped is None:
+            raise VaultError(f"there is no key of {context}")
+        if not wrapped:
+            raise Erased(f"the key of {context} was destroyed")
+        return wrapper.unwrap(wrapped, context)

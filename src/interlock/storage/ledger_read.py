@@ -1,0 +1,153 @@
+"""Reading the ledger: entries by what they are looked up by, checkpoints, proofs' material. Nothing here writes.
+
+What is read is only ever added, never changed, so that a long export may read it in many short transactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, LiteralString, NamedTuple
+
+import msgspec
+from psycopg import Connection, sql
+from psycopg.rows import class_row
+
+from interlock.ledger.proof.tiles import TileTree
+from interlock.storage.sequencing import tile
+
+_ENTRY = sql.SQL("SELECT position, at_ns, kind, request, leaf FROM interlock.ledger_entries WHERE ")
+_CHECKPOINT = sql.SQL("SELECT at_ns, size, note, coverage, complete_ns FROM interlock.ledger_checkpoints WHERE ")
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """An entry and its place in its tenant's tree. `leaf`: the bytes that its hash is over."""
+
+    position: int
+    at_ns: int
+    kind: str
+    request: str
+    leaf: bytes
+
+
+class StoredCheckpoint(msgspec.Struct, frozen=True):
+    """A signed checkpoint with its coverage. `complete_ns`: every entry admitted before it is in the tree."""
+
+    at_ns: int
+    size: int
+    note: str
+    coverage: bytes
+    complete_ns: int
+
+
+class Filter(NamedTuple):
+    """What entries are looked for; "" and 0 leave a field open. Instants in Unix nanoseconds, [since, until)."""
+
+    since_ns: int = 0
+    until_ns: int = 0
+    kind: str = ""
+    team_id: str = ""
+    principal_id: str = ""
+    subject: str = ""
+    source: str = ""
+    model: str = ""
+    state: str = ""
+
+
+def search(conn: Connection[Any], tenant_id: str, wanted: Filter, *, before: int = 0, limit: int = 100) -> list[Entry]:
+    """At most `limit` entries, the newest places first; `before`: a place, 0 from the end."""
+    clauses: list[sql.Composable] = [sql.SQL("tenant_id = %s")]
+    args: list[object] = [tenant_id]
+    for name in ("kind", "team_id", "principal_id", "subject", "source", "model", "state"):
+        value = getattr(wanted, name)
+        if value:
+            clauses.append(sql.SQL("{} = %s").format(sql.Identifier(name)))
+            args.append(value)
+    for words, bound in (("at_ns >= %s", wanted.since_ns), ("at_ns < %s", wanted.until_ns), ("position < %s", before)):
+        if bound:
+            clauses.append(sql.SQL(words))
+            args.append(bound)
+    query = _ENTRY + sql.SQL(" AND ").join(clauses) + sql.SQL(" ORDER BY position DESC LIMIT %s")
+    with conn.cursor(row_factory=class_row(Entry)) as cursor:
+        return list(cursor.execute(query, (*args, limit)))
+
+
+def of_request(conn: Connection[Any], tenant_id: str, request: str) -> list[Entry]:
+    """The entries of one call, in their order: the call itself, and what was measured of it later."""
+    query = _ENTRY + sql.SQL("tenant_id = %s AND request = %s ORDER BY position")
+    with conn.cursor(row_factory=class_row(Entry)) as cursor:
+        return list(cursor.execute(query, (tenant_id, request)))
+
+
+def leaves(conn: Connection[Any], tenant_id: str, start: int, end: int) -> list[bytes]:
+    """The leaves of places [start, end). Ask for some hundreds at a time."""
+    rows = conn.execute(
+        "SELECT leaf FROM interlock.ledger_entries WHERE tenant_id = %s AND position >= %s AND position < %s"
+        " ORDER BY position",
+        (tenant_id, start, end),
+    )
+    return [leaf for (leaf,) in rows]
+
+
+def latest_checkpoint(conn: Connection[Any], tenant_id: str) -> StoredCheckpoint | None:
+    """The newest checkpoint of a tenant; None when nothing was ever sequenced."""
+    return _one(conn, "tenant_id = %s ORDER BY at_ns DESC", (tenant_id,))
+
+
+def checkpoint_before(conn: Connection[Any], tenant_id: str, at_ns: int) -> StoredCheckpoint | None:
+    """The newest checkpoint made at or before an instant."""
+    return _one(conn, "tenant_id = %s AND at_ns <= %s ORDER BY at_ns DESC", (tenant_id, at_ns))
+
+
+def checkpoint_complete(conn: Connection[Any], tenant_id: str, until_ns: int) -> StoredCheckpoint | None:
+    """The first checkpoint under which everything admitted before an instant is in the tree, if any."""
+    return _one(conn, "tenant_id = %s AND complete_ns >= %s ORDER BY at_ns", (tenant_id, until_ns))
+
+
+def checkpoints(conn: Connection[Any], tenant_id: str, from_ns: int, to_ns: int, limit: int) -> list[StoredCheckpoint]:
+    """Checkpoints made in [from, to], oldest first, at most `limit`."""
+    query = _CHECKPOINT + sql.SQL("tenant_id = %s AND at_ns >= %s AND at_ns <= %s ORDER BY at_ns LIMIT %s")
+    with conn.cursor(row_factory=class_row(StoredCheckpoint)) as cursor:
+        return list(cursor.execute(query, (tenant_id, from_ns, to_ns, limit)))
+
+
+def settled_lines(conn: Connection[Any], tenant_id: str, after: int, through: int) -> list[bytes]:
+    """Lines of the chain of settled epochs: (after, through]."""
+    rows = conn.execute(
+        "SELECT line FROM interlock.ledger_settled_lines WHERE tenant_id = %s AND k > %s AND k <= %s ORDER BY k",
+        (tenant_id, after, through),
+    )
+    return [line for (line,) in rows]
+
+
+def node_reader(conn: Connection[Any], tenant_id: str, size: int) -> Callable[[int, int], bytes]:
+    """Hashes of complete subtrees of a tenant's tree of `size` leaves, for proofs: (level, index) -> hash."""
+    return TileTree(lambda level, index: tile(conn, tenant_id, level, index, size)).node
+
+
+def content(conn: Connection[Any], tenant_id: str, subject: str, name: bytes) -> bytes | None:
+    """A content's ciphertext, None when it is gone."""
+    row = conn.execute(
+        "SELECT data FROM interlock.ledger_contents WHERE tenant_id = %s AND subject = %s AND id = %s",
+        (tenant_id, subject, name),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def list_items(conn: Connection[Any], tenant_id: str, subject: str, name: bytes) -> list[bytes]:
+    """The contents of a list, first one first; empty when the list is gone."""
+    rows = conn.execute(
+        "WITH RECURSIVE back AS ("
+        " SELECT id, previous, item, 1 AS depth FROM interlock.ledger_lists"
+        " WHERE tenant_id = %(t)s AND subject = %(s)s AND id = %(id)s"
+        " UNION ALL SELECT l.id, l.previous, l.item, back.depth + 1 FROM interlock.ledger_lists AS l"
+        " JOIN back ON l.id = back.previous WHERE l.tenant_id = %(t)s AND l.subject = %(s)s"
+        ") SELECT item FROM back ORDER BY depth DESC",
+        {"t": tenant_id, "s": subject, "id": name},
+    )
+    return [item for (item,) in rows]
+
+
+def _one(conn: Connection[Any], clause: LiteralString, args: tuple[object, ...]) -> StoredCheckpoint | None:
+    query = _CHECKPOINT + sql.SQL(clause) + sql.SQL(" LIMIT 1")
+    with conn.cursor(row_factory=class_row(StoredCheckpoint)) as cursor:
+        return cursor.execute(query, args).fetchone()

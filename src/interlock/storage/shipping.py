@@ -1,0 +1,213 @@
+"""What shippers write: a node's epochs and how far they are, entries, encrypted contents, wrapped keys.
+
+An epoch is shipped by whoever advances its `shipped_seq`: a shipper that finds it elsewhere than where it left it has
+been overtaken by another one, and stops. What it brought is in the same transaction, so that nothing comes twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from psycopg import Connection
+from psycopg.rows import class_row
+
+from interlock.errors import Conflict
+
+SETTLE_LOCK = 4_701_001
+"""Advisory lock under which an epoch gets its place among the settled ones, so that places appear in order."""
+NOTIFY_INBOX = "interlock_ledger"
+
+
+class Epoch(msgspec.Struct, frozen=True):
+    """An epoch as the database knows it. See v0004_ledger."""
+
+    epoch: str
+    node: str
+    shipped_seq: int = 0
+    resume_segment: int = 0
+    floor_ns: int = 0
+    watermark_ns: int = 0
+    damaged: bool = False
+    whole: bool = False
+    closed: bool = False
+    settled: int | None = None
+
+
+class Progress(NamedTuple):
+    """How far a batch takes an epoch. `whole`: everything its log will ever hold is shipped."""
+
+    epoch: str
+    from_seq: int
+    shipped_seq: int
+    resume_segment: int
+    watermark_ns: int
+    damaged: bool
+    whole: bool
+    closed: bool
+
+
+class InboxEntry(NamedTuple):
+    """An entry on its way to its tree. `leaf`: canonical JSON."""
+
+    tenant_id: str
+    n: int
+    leaf: bytes
+
+
+class ContentRow(NamedTuple):
+    """An encrypted content of a subject."""
+
+    tenant_id: str
+    subject: str
+    id: bytes
+    data: bytes
+
+
+class ListRow(NamedTuple):
+    """A list of contents as its last item and what was before."""
+
+    tenant_id: str
+    subject: str
+    id: bytes
+    previous: bytes
+    item: bytes
+
+
+def register(conn: Connection[Any], node: str, epochs: Mapping[str, int], at_ns: int) -> list[Epoch]:
+    """Make a node's epochs known, and that it had no others at `at_ns`. Returns those not settled, oldest first.
+
+    `epochs`: when each began, Unix nanoseconds.
+    """
+    conn.execute(
+        "INSERT INTO interlock.ledger_epochs (epoch, node, floor_ns, watermark_ns)"
+        " SELECT epoch, node, floor_ns, floor_ns FROM (SELECT given.epoch, %(node)s AS node, greatest(given.begun_ns,"
+        " (SELECT registered_ns FROM interlock.ledger_nodes WHERE node = %(node)s)) AS floor_ns"
+        " FROM unnest(%(epochs)s::text[], %(begun)s::bigint[]) AS given (epoch, begun_ns)) AS new"
+        " ON CONFLICT DO NOTHING",
+        {"node": node, "epochs": list(epochs), "begun": list(epochs.values())},
+    )
+    conn.execute(
+        "INSERT INTO interlock.ledger_nodes AS t (node, registered_ns) VALUES (%s, %s)"
+        " ON CONFLICT (node) DO UPDATE SET registered_ns = greatest(t.registered_ns, excluded.registered_ns)",
+        (node, at_ns),
+    )
+    with conn.cursor(row_factory=class_row(Epoch)) as cursor:
+        return list(
+            cursor.execute(
+                "SELECT epoch, node, shipped_seq, resume_segment, floor_ns, watermark_ns, damaged, whole, closed,"
+                " settled FROM interlock.ledger_epochs WHERE epoch = ANY(%s) AND settled IS NULL"
+                " ORDER BY epoch",
+                (list(epochs),),
+            )
+        )
+
+
+def counts(conn: Connection[Any], epoch: str) -> dict[str, int]:
+    """How many entries of an epoch each tenant has, of those shipped."""
+    rows = conn.execute("SELECT tenant_id, n FROM interlock.ledger_shipped WHERE epoch = %s", (epoch,))
+    return dict(rows.fetchall())
+
+
+def ship(
+    conn: Connection[Any],
+    progress: Progress,
+    entries: Sequence[InboxEntry],
+    contents: Iterable[ContentRow],
+    lists: Iterable[ListRow],
+) -> None:
+    """Bring a batch of one epoch.
+
+    Raises Conflict (`overtaken`) when another shipper has moved the epoch on.
+    """
+    p = progress
+    moved = conn.execute(
+        "UPDATE interlock.ledger_epochs SET shipped_seq = %s, resume_segment = %s,"
+        " watermark_ns = greatest(watermark_ns, %s), damaged = damaged OR %s, whole = whole OR %s,"
+        " closed = closed OR %s WHERE epoch = %s AND shipped_seq = %s AND settled IS NULL",
+        (p.shipped_seq, p.resume_segment, p.watermark_ns, p.damaged, p.whole, p.closed, p.epoch, p.from_seq),
+    )
+    if moved.rowcount != 1:
+        raise Conflict(f"another process ships epoch {p.epoch}", code="overtaken")
+    _contents(conn, contents)
+    _lists(conn, lists)
+    _entries(conn, p.epoch, entries)
+    if entries:
+        conn.execute("SELECT pg_notify(%s, '')", (NOTIFY_INBOX,))
+
+
+def settle(conn: Connection[Any], epochs: Sequence[str]) -> int:
+    """Give those of `epochs` of which everything is here their place among the settled ones. Returns how many."""
+    conn.execute("SELECT pg_advisory_xact_lock(%s)", (SETTLE_LOCK,))
+    return conn.execute(
+        "UPDATE interlock.ledger_epochs AS t SET settled = found.place FROM ("
+        " SELECT epoch, (SELECT coalesce(max(settled), 0) FROM interlock.ledger_epochs)"
+        " + row_number() OVER (ORDER BY epoch) AS place FROM interlock.ledger_epochs"
+        " WHERE epoch = ANY(%s) AND settled IS NULL AND whole"
+        ") AS found WHERE t.epoch = found.epoch",
+        (list(epochs),),
+    ).rowcount
+
+
+def wrapped_key(conn: Connection[Any], tenant_id: str, subject: str) -> bytes | None:
+    """A wrapped key; None when there is none yet, b"" when it was destroyed."""
+    row = conn.execute(
+        "SELECT wrapped FROM interlock.ledger_keys WHERE tenant_id = %s AND subject = %s", (tenant_id, subject)
+    ).fetchone()
+    return None if row is None else row[0] or b""
+
+
+def keep_key(conn: Connection[Any], tenant_id: str, subject: str, wrapped: bytes) -> None:
+    """Keep a new key, unless another process was faster: read it again afterwards."""
+    conn.execute(
+        "INSERT INTO interlock.ledger_keys (tenant_id, subject, wrapped) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+        (tenant_id, subject, wrapped),
+    )
+
+
+def _contents(conn: Connection[Any], contents: Iterable[ContentRow]) -> None:
+    # in the order of the key: two shippers that bring the same contents must not wait for each other
+    rows = sorted({(row.tenant_id, row.subject, row.id): row for row in contents}.values())
+    if rows:
+        conn.execute(
+            "INSERT INTO interlock.ledger_contents (tenant_id, subject, id, data)"
+            " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::bytea[]) ON CONFLICT DO NOTHING",
+            _columns(rows),
+        )
+
+
+def _lists(conn: Connection[Any], lists: Iterable[ListRow]) -> None:
+    rows = sorted(set(lists))
+    if rows:
+        conn.execute(
+            "INSERT INTO interlock.ledger_lists (tenant_id, subject, id, previous, item)"
+            " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::bytea[], %b::bytea[])"
+            " ON CONFLICT DO NOTHING",
+            _columns(rows),
+        )
+
+
+def _entries(conn: Connection[Any], epoch: str, entries: Sequence[InboxEntry]) -> None:
+    if not entries:
+        return
+    # COPY would not do: PostgreSQL refuses it on tables with row-level security
+    conn.execute(
+        "INSERT INTO interlock.ledger_inbox (tenant_id, n, leaf, epoch)"
+        " SELECT tenant_id, n, leaf, %s FROM unnest(%b::text[], %b::bigint[], %b::bytea[]) WITH ORDINALITY"
+        " AS given (tenant_id, n, leaf, place) ORDER BY place",
+        (epoch, *_columns(entries)),
+    )
+    last: dict[str, int] = {}
+    for entry in entries:
+        last[entry.tenant_id] = entry.n
+    conn.execute(
+        "INSERT INTO interlock.ledger_shipped AS t (tenant_id, epoch, n)"
+        " SELECT tenant_id, %s, n FROM unnest(%b::text[], %b::bigint[]) AS last (tenant_id, n)"
+        " ON CONFLICT (tenant_id, epoch) DO UPDATE SET n = excluded.n",
+        (epoch, list(last), list(last.values())),
+    )
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]

@@ -1,0 +1,94 @@
+"""A gateway worker with its log, and the shipper and sequencer that make a ledger of it in a real database."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interlock.gateway.shipper import Shipper
+from interlock.ledger.vault import KeyWrapper, SubjectKey
+from interlock.settings import Settings
+from interlock.storage import ledger_read
+from interlock.storage.ledger_keys import LedgerKeys
+from interlock.storage.pool import Store
+from interlock.testing.engine import ScriptedEngine
+from interlock.types.clock import SystemClock
+from tests.gateway import Who, WorkerHarness, World, source
+
+MASTER = bytes(range(32))
+PEOPLE = [Who("alice"), Who("bob"), Who("carol", tenant="globex")]
+
+
+def settings_for(home: Path, **given: Any) -> Settings:
+    """Settings of a home whose ledger keys are there."""
+    secrets = home / "secrets"
+    secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (secrets / "ledger_key").write_text(MASTER.hex() + "\n")
+    (secrets / "ledger_signing_key").write_text(bytes(reversed(MASTER)).hex() + "\n")
+    return Settings(home=str(home), database_connect_timeout_ms=2000, **given)
+
+
+def shipper_for(store: Store, home: Path, node: str = "test", **given: Any) -> Shipper:
+    """A shipper of the log of `home`."""
+    return Shipper(store, home / "log", node, settings_for(home, **given), SystemClock(), os.urandom)
+
+
+@contextmanager
+def serving(
+    home: Path, people: list[Who] | None = None, **settings: Any
+) -> Iterator[tuple[WorkerHarness, ScriptedEngine]]:
+    """A worker before one engine, its log in `home`."""
+    home.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        engine = stack.enter_context(ScriptedEngine(models=("m",)).in_thread())
+        world = World([source("s", engine.base_url)], people or PEOPLE)
+        yield stack.enter_context(WorkerHarness(world, home, log_alive_ms=50, **settings)), engine
+
+
+def inbox(store: Store) -> list[dict[str, Any]]:
+    """The leaves that wait in the inbox, in their order."""
+    with store.sequencing() as conn:
+        rows = conn.execute("SELECT tenant_id, epoch, n, leaf FROM interlock.ledger_inbox ORDER BY id").fetchall()
+    leaves = []
+    for tenant_id, epoch, n, leaf in rows:
+        value = msgspec.json.decode(leaf)
+        assert (value["tree"], value["epoch"], value["n"]) == (tenant_id, epoch, n)
+        assert leaf == msgspec.json.encode(value, order="sorted")
+        leaves.append(value)
+    return leaves
+
+
+def opened(store: Store, leaf: dict[str, Any]) -> dict[str, Any]:
+    """The contents of an entry by role, decrypted; each must be what its reference says."""
+    keys = LedgerKeys(KeyWrapper(MASTER, os.urandom), os.urandom, 100)
+    tenant_id, subject = leaf["tree"], leaf.get("who", {}).get("subject", "")
+    out: dict[str, Any] = {}
+    with store.shipping() as conn:
+        for each in leaf["contents"]:
+            key = keys.of(conn, tenant_id, subject)
+
+            def read(name: bytes, key: SubjectKey = key) -> tuple[Any, bytes]:
+                data = ledger_read.content(conn, tenant_id, subject, name)
+                assert data is not None
+                return msgspec.json.decode(key.open(name, data, bytes_max=1 << 30)), sha256(data).digest()
+
+            if "list" in each:
+                items = ledger_read.list_items(conn, tenant_id, subject, bytes.fromhex(each["list"]))
+                assert len(items) == each["count"]
+                found = [read(name) for name in items]
+                digest = bytes(32)
+                for _, one in found:
+                    digest = sha256(digest + one).digest()
+                assert digest.hex() == each["digest"]
+                out[each["role"]] = [value for value, _ in found]
+            else:
+                value, digest = read(bytes.fromhex(each["id"]))
+                assert digest.hex() == each["sha256"]
+                out[each["role"]] = value
+    return out

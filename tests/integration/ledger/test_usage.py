@@ -1,0 +1,237 @@
+"""What entries add up to, and the reports of it: exact, by day of the tenant, and a tenant's own only."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from interlock.cli import usage as cli
+from interlock.ledger.sums import Sums, decode_leaf, key_of, measured, sums_of
+from interlock.storage.pool import Store
+from interlock.types.record import EnergyMeasured, Record
+from interlock.types.usage import Cost, Energy, Usage
+from tests.integration.control_client import Admin, Running
+from tests.integration.ledger.harness import shipper_for
+from tests.integration.ledger.test_ledger_api import control_over_migrated
+from tests.integration.ledger.test_sequencing import entries
+from tests.unit.ledger.support import attempt, intent, open_log, outcome, refusal
+
+BERLIN = ZoneInfo("Europe/Berlin")
+DAY = datetime.now(UTC).date() + timedelta(days=3)
+MIDNIGHT = int(datetime.combine(DAY, time(), BERLIN).timestamp())
+"""In Berlin this day begins. (No entry is of before its epoch, so these are days to come.)"""
+
+
+@pytest.fixture
+def running(postgres_empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    with control_over_migrated(postgres_empty_url) as it:
+        secrets = Path(it.control.settings.home) / "secrets"
+        monkeypatch.setattr(
+            "tests.integration.ledger.harness.MASTER", bytes.fromhex((secrets / "ledger_key").read_text().strip())
+        )
+        yield it
+
+
+class Books:
+    """A tenant of two teams, and a log of calls that it made."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.owner = owner = running.owner
+        owner.do("POST", "/tenants", {"name": "acme", "time_zone": "Europe/Berlin"})
+        owner.do("POST", "/tenants", {"name": "globex"})
+        self.tenant = owner.get("/tenants/acme")["id"]
+        self.teams = {}
+        for name, center in (("research", "4711"), ("sales", "=4712"), ("lab", "4711")):
+            made = owner.do("POST", "/tenants/acme/teams", {"name": name, "cost_center": center})
+            self.teams[name] = made["item"]["id"]
+        self.home = Path(running.control.settings.home)
+
+    def log(self, records: list[Record], *, ship: bool = True) -> None:
+        """One epoch of these records, shipped and sequenced."""
+
+        async def main() -> None:
+            log = open_log(self.home / "log")
+            for record in records:
+                log.append(record)
+            await log.close()
+
+        asyncio.run(main())
+        if ship:
+            shipper_for(self.running.control.store, self.home).pass_once()
+            for _ in range(3):
+                self.running.control.sequencer.pass_once()
+
+    def call(
+        self,
+        number: int,
+        team: str,
+        at_s: int,
+        *,
+        nusd: int,
+        uj: int = 0,
+        factor: int = 0,
+        origin: str = "engine",
+        state: str = "completed",
+    ) -> list[Record]:
+        """Records of one call."""
+        begun = msgspec.structs.replace(
+            intent(number), tenant_id=self.tenant, team_id=self.teams[team], wall_ns=at_s * 10**9, request_class="chat"
+        )
+        ended = msgspec.structs.replace(
+            outcome(number, state=state),
+            usage=Usage(10, 4, 5, origin),
+            cost=Cost(nusd, "source", "v1"),
+            energy=Energy(uj, uj // 2, uj * 2, "estimate", factor),
+        )
+        return [begun, attempt(number), ended]
+
+    def report(self, by: str = "", first: str = "2026-01-01", after: str = "2100-01-01") -> Any:
+        return self.owner.get(f"/tenants/acme/usage?by={by}&from={first}&to={after}")
+
+
+def test_reports_add_up_by_whatever_they_are_by(running: Running) -> None:
+    books = Books(running)
+    books.log(
+        [
+            *books.call(1, "research", MIDNIGHT - 1, nusd=1_000_000_001, uj=3_600_000_000, factor=400_000_000),
+            *books.call(2, "research", MIDNIGHT, nusd=2, origin="reserved", state="failed"),
+            *books.call(3, "sales", MIDNIGHT + 5, nusd=40),
+            *books.call(4, "lab", MIDNIGHT + 5, nusd=500, uj=100),
+            msgspec.structs.replace(refusal(5), tenant_id=books.tenant, wall_ns=MIDNIGHT * 10**9),
+        ]
+    )
+    total = books.report()["total"]
+    assert (total["calls"], total["refusals"], total["failures"]) == (4, 1, 1)
+    assert (total["nusd"], total["usd"], total["reserved_nusd"]) == (1_000_000_543, "1.000000543", 2)
+    assert (total["prompt_tokens"], total["cached_tokens"], total["completion_tokens"]) == (40, 16, 20)
+    assert (total["uj"], total["low_uj"], total["high_uj"]) == (3_600_000_100, 1_800_000_050, 7_200_000_200)
+    assert total["sci"] == {
+        "o_ug": 400_000, "m_ug": None, "r": 4, "o_ug_per_call": 100_000, "uj_without_factor": 100
+    }  # fmt: skip
+    by = {row["by"]["day"]: row["nusd"] for row in books.report("day")["rows"]}
+    assert by == {str(DAY - timedelta(days=1)): 1_000_000_001, str(DAY): 542}, "days are the tenant's"
+    by = {row["by"]["cost_center"]: row["nusd"] for row in books.report("cost_center")["rows"]}
+    assert by == {"4711": 1_000_000_503, "=4712": 40, "": 0}
+    rows = books.report("team,model,class")["rows"]
+    assert {(*row["by"].values(), row["nusd"]) for row in rows} == {
+        ("research", "m", "chat", 1_000_000_003), ("sales", "m", "chat", 40), ("lab", "m", "chat", 500),
+        ("team_1", "", "", 0),
+    }  # fmt: skip
+    months = {row["by"]["month"] for row in books.report("month")["rows"]}
+    assert months == {f"{DAY:%Y-%m}", f"{DAY - timedelta(days=1):%Y-%m}"}
+    assert books.report("day", str(DAY), str(DAY + timedelta(days=1)))["total"]["nusd"] == 542
+    everyone = books.owner.get("/usage?by=team&from=2026-01-01&to=2100-01-01")
+    assert everyone["by"] == ["tenant", "team"] and everyone["total"]["nusd"] == total["nusd"]
+
+
+def test_a_measurement_takes_the_place_of_the_estimate_whenever_it_comes(running: Running) -> None:
+    books = Books(running)
+    for number, apart in ((1, False), (2, True)):
+        calls = books.call(1, "lab", MIDNIGHT, nusd=1, uj=5_000, factor=3_600_000_000)
+        energy: list[Record] = [EnergyMeasured(1, MIDNIGHT * 10**9 + 5, 7_001, "nvml")]
+        if apart:  # the sequencer sees them in two transactions
+            running.control.sequencer._settings = msgspec_settings(running, 1)
+        books.log([*calls, *energy])
+        total = books.report()["total"]
+        assert (total["uj"], total["low_uj"], total["high_uj"], total["measured_uj"]) == (7_001 * number,) * 4
+        assert (total["calls"], total["sci"]["o_ug"]) == (number, 7 * number)
+
+
+def msgspec_settings(running: Running, batch: int) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(running.control.settings, ledger_batch_entries=batch)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_are_those_of_the_entries(running: Running, seed: int) -> None:
+    """Whatever the batches, kept sums equal what every entry of the tree adds up to, to the nano-dollar."""
+    draw = random.Random(seed)
+    books = Books(running)
+    number = 0
+    for _ in range(4):
+        running.control.sequencer._settings = msgspec_settings(running, draw.choice((1, 3, 100)))
+        records: list[Record] = []
+        for number in range(1, draw.randrange(2, 12)):
+            nusd, uj = draw.randrange(10**12), draw.randrange(10**6)
+            records += books.call(number, draw.choice(list(books.teams)), MIDNIGHT + draw.randrange(-90_000, 90_000),
+                                  nusd=nusd, uj=uj, factor=draw.choice((0, 10**9)),
+                                  origin=draw.choice(("engine", "reserved")))  # fmt: skip
+            if draw.random() < 0.4:
+                records.append(EnergyMeasured(number, MIDNIGHT * 10**9, draw.randrange(10**6), "nvml"))
+        books.log(records)
+    store: Store = running.control.store
+    leaves = [decode_leaf(leaf) for _, _, leaf in entries(store, books.tenant)]
+    calls = {leaf.request: leaf for leaf in leaves if leaf.kind == "call"}
+    wanted: dict[Any, Sums] = {}
+    for leaf in leaves:
+        call = calls[leaf.request]
+        more = measured(call, leaf) if leaf.kind == "energy" else sums_of(leaf)
+        wanted[key_of(call, BERLIN)] = wanted.get(key_of(call, BERLIN), Sums()).plus(more)
+    with store.tenant(books.tenant) as conn:
+        rows = conn.execute(
+            "SELECT day, team_id, principal_id, source, model, request_class, calls, refusals, failures, prompt_tokens,"
+            " cached_tokens, completion_tokens, nusd, reserved_nusd, uj, low_uj, high_uj, measured_uj, co2e_ug,"
+            " unplaced_uj FROM interlock.ledger_usage"
+        ).fetchall()
+    assert {tuple(row[:6]): Sums(*row[6:]) for row in rows} == {tuple(key): each for key, each in wanted.items()}
+    assert books.report()["total"]["nusd"] == sum(leaf.cost.nusd for leaf in leaves)
+
+
+def test_who_may_see_what_was_spent_and_strange_questions(running: Running) -> None:
+    books = Books(running)
+    books.log(books.call(1, "lab", MIDNIGHT, nusd=1))
+    people = (("acme", "otto", "auditor"), ("acme", "dora", "developer"), ("globex", "gina", "auditor"))
+    for tenant, name, role in people:
+        books.owner.do("POST", f"/tenants/{tenant}/principals", {"name": name})
+        books.owner.do("POST", f"/tenants/{tenant}/roles", {"principal": name, "role": role})
+    clients = {}
+    for tenant, name, _ in people:
+        body = {"name": f"{name}-key", "principal": name, "scopes": ["admin"]}
+        made = books.owner.do("POST", f"/tenants/{tenant}/keys", body)
+        clients[name] = Admin(running.http, made["key"])
+    days = "from=2026-01-01&to=2100-01-01"
+    assert clients["otto"].get(f"/tenants/acme/usage?{days}")["total"]["nusd"] == 1
+    assert clients["gina"].get(f"/tenants/globex/usage?{days}")["total"]["nusd"] == 0
+    assert clients["dora"].call("GET", f"/tenants/acme/usage?{days}")[0] == 403
+    assert clients["gina"].call("GET", f"/tenants/acme/usage?{days}")[0] == 404
+    assert clients["otto"].call("GET", f"/usage?{days}")[0] == 403
+    for query in ("", "from=2026-01-01", "from=2026-13-01&to=2027-01-01", "from=2027-01-01&to=2026-01-01",
+                  f"{days}&by=colour", f"{days}&by=team,team", f"{days}&by=%00"):  # fmt: skip
+        status, error = books.owner.call("GET", f"/tenants/acme/usage?{query}")
+        assert (status, error["error"]["code"]) == (400, "invalid_request"), query
+
+
+def test_csv_is_whole_and_harmless(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    books = Books(running)
+    books.log([*books.call(1, "sales", MIDNIGHT, nusd=7), *books.call(2, "lab", MIDNIGHT, nusd=8)])
+
+    class Client:
+        def call(self, _method: str, path: str, query: dict[str, str]) -> Any:
+            return books.owner.get(path + "?" + "&".join(f"{k}={v}" for k, v in query.items()))
+
+    monkeypatch.setattr(cli, "client_of", lambda *_: Client())
+    import typer
+
+    app = typer.Typer()
+    app.command()(cli.usage)
+    arguments = ["-t", "acme", "--from", "2026-03-01", "--to", "2100-04-01", "--by", "cost_center"]
+    ran = CliRunner().invoke(app, [*arguments, "--csv"])
+    rows = list(csv.DictReader(io.StringIO(ran.output)))
+    assert [(row["cost_center"], row["nusd"], row["usd"]) for row in rows] == [
+        ("4711", "8", "0.000000008"), ("'=4712", "7", "0.000000007")
+    ]  # fmt: skip
+    shown = CliRunner().invoke(app, arguments)
+    assert "=4712" in shown.output and "0.000000015" in shown.output and "total" in shown.output
