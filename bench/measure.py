@@ -17,7 +17,7 @@ from typing import Any
 
 from bench import procs
 from bench.engine import MODEL
-from bench.subjects import OTHER_CORES, Direct, Gateway, Subject, end, python_server, spawn
+from bench.subjects import OTHER_CORES, ROOT, Direct, Gateway, Subject, end, python_server, spawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +37,18 @@ class Plan:
     many_events: int = 40
     many_interval_ms: int = 200
     starts: int = 5
+    ledger_calls: int = 20_000
 
 
 QUICK = Plan(
     rounds=4, requests=4_000, events=40, latency_seconds=2.0, latency_rounds=1, memory_requests=20_000, many_events=20,
-    starts=3,
+    starts=3, ledger_calls=3_000,
 )  # fmt: skip
 
 SMOKE = Plan(
     rounds=1, requests=200, connections=4, streams=10, events=5, latency_seconds=0.2, latency_rounds=1,
     memory_requests=200, many_streams=20, many_events=3, many_interval_ms=20, starts=1,
+    ledger_calls=50,
 )  # fmt: skip
 """Enough to see that everything works; the figures mean nothing."""
 
@@ -198,6 +200,14 @@ def many_streams(bench: Bench, subject: Subject) -> dict[str, Any]:
         "cpu_us_per_event": round(spent.total_us / max(1, answer["events"]), 2),
         "rss_mb": round(procs.rss_mb(pids), 1),
     }  # fmt: skip
+
+
+def ledger(calls: int) -> dict[str, Any]:
+    """What the ledger costs, measured in a process of its own: see `bench.ledger`."""
+    command = [sys.executable, "-m", "bench.ledger", str(calls)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=600)
+    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found
 
 
 def import_seconds(starts: int) -> dict[str, float]:

@@ -25,6 +25,11 @@ TARGETS: dict[str, tuple[float, str]] = {
     "start_warm_s": (2.0, "from start to ready on a warm home, s"),
     "import_interlock_s": (0.2, "`import interlock`, s"),
 }
+RATES: dict[str, tuple[float, str]] = {
+    "records_shipped_per_cpu_s": (20_000, "records of the log shipped to the database, a second of the shipper's CPU"),
+    "entries_verified_per_cpu_s": (400_000, "entries of an export verified, a second of CPU"),
+}
+"""Targets that are met from below."""
 
 
 def summary(rounds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
@@ -59,11 +64,16 @@ def verdicts(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "start_warm_s": results.get("start", {}).get("warm_s"),
         "import_interlock_s": results.get("imports", {}).get("import interlock"),
     }
-    return {
+    found: dict[str, dict[str, Any]] = {
         name: {"target": target, "measured": value, "met": None if value is None else value <= target, "what": words}
         for name, (target, words) in TARGETS.items()
         for value in (measured[name],)
     }
+    for name, (target, words) in RATES.items():
+        value = results.get("ledger", {}).get(name)
+        met = None if value is None else value >= target
+        found[name] = {"target": target, "measured": value, "met": met, "what": words}
+    return found
 
 
 def machine(home: Path) -> dict[str, Any]:
@@ -107,6 +117,8 @@ def table(results: dict[str, Any]) -> str:
         lines += ["", f"latency at {results['latency_rate']:.0f} requests/s (fsync alone: {results['fsync']})"]
         for name, figures in results["latency"].items():
             lines.append(f"  {name:8s} p50 {figures['p50_ms']:.2f} ms  p99 {figures['p99_ms']:.2f} ms")
+    if "ledger" in results:
+        lines += ["", "ledger: " + ", ".join(f"{name} {value}" for name, value in results["ledger"].items())]
     lines.append("")
     for name, verdict in results["targets"].items():
         word = {True: "met", False: "MISSED", None: "not measured"}[verdict["met"]]

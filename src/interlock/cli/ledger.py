@@ -103,6 +103,28 @@ def replay(
     show_replay(request_id, client_of(home, url, ca).call("GET", path, why=reason), as_json)
 
 
+def erase(
+    subject: Annotated[str, typer.Argument(help="Whose contents: name of a principal, or an id.")],
+    tenant: InTenant,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Destroy what was asked by and answered to a person, for good. Entries and proofs stay, and one says that."""
+    if not yes:
+        typer.confirm(f"Destroy every prompt and answer of {subject} in {tenant}? It cannot be undone", abort=True)
+    why = reason_or(reason, "ledger erase")
+    done = client_of(home, url, ca).call("POST", f"/tenants/{tenant}/ledger/erase", {"subject": subject}, reason=why)
+    if as_json:
+        put_json(done)
+    else:
+        put(f"{done['contents']} contents of {done['subject']} are gone; the nodes' logs forget them until"
+            f" {done['gone_everywhere_at']}, backups when they expire.")  # fmt: skip
+
+
 def checkpoint(
     tenant: InTenant,
     home: Home = "",
@@ -191,7 +213,7 @@ def verify(
 
 def add_to(app: typer.Typer) -> None:
     """The commands of this file."""
-    for command in (search, show, replay, checkpoint, export, verify):
+    for command in (search, show, replay, erase, checkpoint, export, verify):
         app.command()(command)
 
 

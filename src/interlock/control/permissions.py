@@ -52,6 +52,7 @@ class Action(StrEnum):
     explain = "explain"
     ledger_read = "ledger.read"
     ledger_content = "ledger.content"
+    ledger_erase = "ledger.erase"
     usage_read = "usage.read"
 
 
@@ -106,6 +107,7 @@ RULES: dict[Action, Rule] = {
     Action.ledger_content: _rule(
         AdminRole.auditor, "what people asked and were told is shown by a second grant", grant=AdminRole.payload_reader
     ),
+    Action.ledger_erase: _rule(AdminRole.owner, "what is erased is gone: an owner answers for it"),
     Action.usage_read: _rule(AdminRole.auditor, "who used and spent what is for those who account for it"),
 }
 

@@ -26,7 +26,7 @@ from interlock.ledger.proof.note import Signer, sign_note
 from interlock.ledger.proof.tiles import full_tiles
 from interlock.ledger.sums import Key, Leaf, Sums, decode_leaf, key_of, measured, sums_of
 from interlock.settings import Settings
-from interlock.storage import sequencing, usage
+from interlock.storage import erasure, sequencing, usage
 from interlock.storage.pool import Store, away
 from interlock.types.clock import Clock
 
@@ -121,7 +121,7 @@ class _Step:
         placed = self._place(taken, counts)
         tree = self._grown(placed)
         marks = {
-            state.epoch: max(state.published_ns, state.watermark_ns)
+            state.epoch: max(state.published_ns, self._watermark_ns(state))
             if counts[state.epoch] >= state.shipped
             else state.published_ns
             for state in states
@@ -151,6 +151,10 @@ class _Step:
         )
         self._sign(tree, coverage)
         return len(placed)
+
+    def _watermark_ns(self, state: sequencing.EpochState) -> int:
+        """Up to when everything of an epoch is shipped. Erasures are shipped as they happen, and keep off the tree."""
+        return self._now_ns if state.epoch == erasure.EPOCH else state.watermark_ns
 
     def _place(self, taken: list[sequencing.Waiting], counts: dict[str, int]) -> list[sequencing.Placed]:
         """Give entries their places, up to one of an epoch that was not known yet when `counts` were read."""
@@ -197,6 +201,8 @@ class _Step:
         calls = {leaf.request: leaf for leaf in leaves if leaf.kind == "call"}
         sums: dict[Key, Sums] = {}
         for leaf in leaves:
+            if leaf.kind not in ("call", "refusal", "energy"):
+                continue
             if leaf.kind == "energy":
                 call = calls.get(leaf.request) or usage.call_leaf(conn, tenant_id, leaf.request)
                 if call is None:

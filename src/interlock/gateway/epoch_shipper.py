@@ -15,7 +15,7 @@ from typing import Any
 
 from psycopg import Connection
 
-from interlock.errors import LogCorrupt
+from interlock.errors import Conflict, LogCorrupt
 from interlock.ledger.entry import Draft, call_entry, encode_leaf, energy_entry, subject_of
 from interlock.ledger.epoch import EpochReader, Place
 from interlock.ledger.files import Files
@@ -82,8 +82,8 @@ class EpochShipper:
     def ship(self, store: Store) -> bool:
         """Bring what is new, at most one batch. Returns whether there may be more at once.
 
-        Raises StoreError when the database is away, Conflict (`overtaken`), OSError. After an error this object is of
-        no use any more: make a new one from what the database says.
+        Raises StoreError when the database is away, Conflict (`overtaken`, `erased`), OSError. After an error this
+        object is of no use any more: make a new one from what the database says.
         """
         closed = (self._folder / self.epoch / CLOSED).exists()
         over = closed or (self._folder / self.epoch / RECOVERED).exists()
@@ -102,6 +102,9 @@ class EpochShipper:
             news = batch.entries or whole
             if not news and watermark_ns - self._watermark_ns < self._settings.ledger_checkpoint_s * 250_000_000:
                 return not at_end  # a quiet epoch: its word that nothing happened need not be brought each time
+            if not shipping.hold_keys(conn, {(row.tenant_id, row.subject) for row in batch.contents}):
+                self._keys.forget()
+                raise Conflict("a subject was erased while its calls were on their way", code="erased")
             make_durable(self._folder, self.epoch, self._files)
             resume = self._fold.resume_segment(self._segment)
             progress = shipping.Progress(
@@ -179,8 +182,15 @@ class EpochShipper:
         if isinstance(folded, CallRecords):
             first = folded.intent or folded.refusal
             assert first is not None  # noqa: S101 - the fold gives no call without either
-            key = self._keys.of(conn, first.tenant_id, subject_of(first))
-            return call_entry(folded, at_ns, key)
+            held = self._keys.of(conn, first.tenant_id, subject_of(first))
+            kept = at_ns > held.erased_ns
+            draft = call_entry(folded, at_ns, held.key if kept else None)
+            if not kept:
+                draft.leaf["erased"] = True
+            elif held.name != draft.subject:
+                draft.leaf["who"]["key"] = held.name
+                draft = draft._replace(subject=held.name)
+            return draft
         if isinstance(folded, EnergyMeasured):
             tenant_id = self._tenant_of(folded.call)
             return energy_entry(folded, self.epoch, tenant_id, at_ns) if tenant_id else None

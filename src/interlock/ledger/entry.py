@@ -42,8 +42,9 @@ def subject_of(record: Intent | Refusal) -> str:
     return record.delegator_id or record.principal_id
 
 
-def call_entry(call: CallRecords, at_ns: int, key: SubjectKey) -> Draft:
-    """The entry of a call that ended, was refused, or was found interrupted."""
+def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
+    """The entry of a call that ended, was refused, or was found interrupted. `key` None: its subject was erased since,
+    and no content is kept."""
     if call.refusal is not None:
         return _refusal(call, call.refusal, at_ns, key)
     intent = call.intent
@@ -105,7 +106,7 @@ def energy_entry(measured: EnergyMeasured, epoch: str, tenant_id: str, at_ns: in
     return Draft(tenant_id, at_ns, leaf, "", [], [])
 
 
-def _refusal(call: CallRecords, record: Refusal, at_ns: int, key: SubjectKey) -> Draft:
+def _refusal(call: CallRecords, record: Refusal, at_ns: int, key: SubjectKey | None) -> Draft:
     chest = _Chest(key)
     chest.put("record", msgspec.json.encode([record]))
     leaf = {
@@ -203,7 +204,7 @@ def _took(usage: Usage, cost: Cost, energy: Energy) -> dict[str, Any]:
 class _Chest:
     """The contents of one entry as they are sealed, and the references to them."""
 
-    def __init__(self, key: SubjectKey) -> None:
+    def __init__(self, key: SubjectKey | None) -> None:
         self.references: list[dict[str, Any]] = []
         self.contents: list[Sealed] = []
         self.lists: list[ListNode] = []
@@ -211,6 +212,8 @@ class _Chest:
 
     def put(self, role: str, plain: bytes) -> None:
         """One content."""
+        if self._key is None:
+            return
         sealed = self._key.seal(plain)
         self.contents.append(sealed)
         self.references.append(
@@ -219,6 +222,8 @@ class _Chest:
 
     def put_list(self, role: str, items: list[bytes]) -> None:
         """A list, each of its items a content of its own."""
+        if self._key is None:
+            return
         sealed = [self._key.seal(item) for item in items]
         nodes = self._key.chain(sealed)
         self.contents.extend(sealed)

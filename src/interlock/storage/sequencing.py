@@ -116,6 +116,11 @@ def take_tree(conn: Connection[Any], tenant_id: str) -> Tree | None:
     return Tree(tenant_id, settled=row[0])
 
 
+def hold_tree(conn: Connection[Any], tenant_id: str) -> None:
+    """Wait until no sequencer works on the tenant's tree, and keep all off it until the transaction ends."""
+    conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK_SPACE, tenant_id))
+
+
 def epochs(conn: Connection[Any], tree: Tree) -> list[EpochState]:
     """Epochs that are not in the tree's chain of settled ones, by name. Read before the inbox: see `inbox`."""
     with conn.cursor(row_factory=class_row(EpochState)) as cursor:

@@ -17,6 +17,8 @@ from interlock.errors import Conflict
 
 SETTLE_LOCK = 4_701_001
 """Advisory lock under which an epoch gets its place among the settled ones, so that places appear in order."""
+CONTENTS_LOCK_SPACE = 4_703
+"""Advisory locks of tenants' contents: shared by who adds to them, alone for who destroys a subject's key."""
 NOTIFY_INBOX = "interlock_ledger"
 
 
@@ -150,12 +152,32 @@ def settle(conn: Connection[Any], epochs: Sequence[str]) -> int:
     ).rowcount
 
 
-def wrapped_key(conn: Connection[Any], tenant_id: str, subject: str) -> bytes | None:
-    """A wrapped key; None when there is none yet, b"" when it was destroyed."""
+class KeyRow(NamedTuple):
+    """A subject's key, wrapped; b"" once it was destroyed, at `erased_ns`."""
+
+    wrapped: bytes
+    erased_ns: int
+
+
+def key_row(conn: Connection[Any], tenant_id: str, name: str) -> KeyRow | None:
+    """A key by its name; None when there is none yet."""
     row = conn.execute(
-        "SELECT wrapped FROM interlock.ledger_keys WHERE tenant_id = %s AND subject = %s", (tenant_id, subject)
+        "SELECT wrapped, erased_ns FROM interlock.ledger_keys WHERE tenant_id = %s AND subject = %s", (tenant_id, name)
     ).fetchone()
-    return None if row is None else row[0] or b""
+    return None if row is None else KeyRow(row[0] or b"", row[1] or 0)
+
+
+def hold_keys(conn: Connection[Any], names: Iterable[tuple[str, str]]) -> bool:
+    """Whether all these keys (tenant, name) are there; until the transaction ends nobody destroys one of them."""
+    wanted = sorted(set(names))
+    for tenant_id in sorted({tenant_id for tenant_id, _ in wanted}):
+        conn.execute("SELECT pg_advisory_xact_lock_shared(%s, hashtext(%s))", (CONTENTS_LOCK_SPACE, tenant_id))
+    row = conn.execute(
+        "SELECT count(*) FROM interlock.ledger_keys AS k JOIN unnest(%s::text[], %s::text[]) AS given (tenant_id, name)"
+        " ON k.tenant_id = given.tenant_id AND k.subject = given.name WHERE k.wrapped IS NOT NULL",
+        ([tenant_id for tenant_id, _ in wanted], [name for _, name in wanted]),
+    ).fetchone()
+    return row is not None and row[0] == len(wanted)
 
 
 def keep_key(conn: Connection[Any], tenant_id: str, subject: str, wrapped: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from interlock.control.services.ledger import key_name
 from interlock.gateway.shipper import Shipper
 from interlock.ledger.vault import KeyWrapper, SubjectKey
 from interlock.settings import Settings
@@ -67,11 +68,11 @@ def inbox(store: Store) -> list[dict[str, Any]]:
 def opened(store: Store, leaf: dict[str, Any]) -> dict[str, Any]:
     """The contents of an entry by role, decrypted; each must be what its reference says."""
     keys = LedgerKeys(KeyWrapper(MASTER, os.urandom), os.urandom, 100)
-    tenant_id, subject = leaf["tree"], leaf.get("who", {}).get("subject", "")
+    tenant_id, subject = leaf["tree"], key_name(leaf)
     out: dict[str, Any] = {}
     with store.shipping() as conn:
         for each in leaf["contents"]:
-            key = keys.of(conn, tenant_id, subject)
+            key = keys.named(conn, tenant_id, subject)
 
             def read(name: bytes, key: SubjectKey = key) -> tuple[Any, bytes]:
                 data = ledger_read.content(conn, tenant_id, subject, name)

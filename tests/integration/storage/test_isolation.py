@@ -42,6 +42,7 @@ LEDGER_TABLES = (
     "ledger_checkpoints",
     "ledger_entries",
     "ledger_entries_other",
+    "ledger_usage",
     "ledger_entries_2026_03",
     "ledger_entries_2026_04",
     "ledger_entries_2026_05",

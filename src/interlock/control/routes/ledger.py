@@ -15,11 +15,22 @@ from interlock.control.identity import Actor, tenant_of
 from interlock.control.permissions import Action
 from interlock.control.services import ledger
 from interlock.control.services.base import Names
-from interlock.control.web import REASON_HEADER, REQUEST_ID_HEADER, Json, Who, allow, api_of, page_size, route
+from interlock.control.web import (
+    REASON_HEADER,
+    REQUEST_ID_HEADER,
+    Body,
+    Given,
+    Json,
+    Who,
+    allow,
+    api_of,
+    page_size,
+    route,
+)
 from interlock.errors import BadRequest, NotFound
 from interlock.ledger.vault import KeyWrapper
 from interlock.settings import Settings
-from interlock.storage import changes, ledger_read
+from interlock.storage import changes, erasure, ledger_read
 from interlock.storage.changes import Author, Change
 from interlock.storage.ledger_keys import LedgerKeys, read_key
 
@@ -32,6 +43,21 @@ class EntryPage(msgspec.Struct, frozen=True):
 
     items: list[ledger.EntryView]
     next: int | None
+
+
+class Erase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose contents: the name of a principal, or the id of one that is in no table."""
+
+    subject: str
+
+
+class ErasedView(msgspec.Struct, frozen=True):
+    """What was destroyed. `gone_everywhere_at`: until when nodes' logs may hold a copy (backups: longer)."""
+
+    subject: str
+    keys: int
+    contents: int
+    gone_everywhere_at: datetime.datetime
 
 
 class CheckpointView(msgspec.Struct, frozen=True):
@@ -59,6 +85,8 @@ def router() -> APIRouter:
     route(out, "GET", path, replay, summary, tag="ledger", answer=past_calls.Replayed)
     summary = "The newest checkpoint"
     route(out, "GET", f"{base}/checkpoint", checkpoint, summary, tag="ledger", answer=CheckpointView)
+    summary = "Erase a person's contents, for good"
+    route(out, "POST", f"{base}/erase", erase, summary, tag="ledger", body=Erase, answer=ErasedView, reason=True)
     summary = "What an export folder is made of, a JSON array [kind, value] a line"
     route(out, "GET", f"{base}/export", export, summary, tag="ledger", reason=True)
     return out
@@ -147,6 +175,24 @@ def checkpoint(request: Request, who: Who) -> Response:
     until = datetime.datetime.fromtimestamp(found.complete_ns / 1e9, datetime.UTC)
     view = CheckpointView(found.note, msgspec.Raw(found.coverage), found.size, until, list(api.ledger_keys))
     return Json(view)
+
+
+def erase(request: Request, who: Who, body: Body) -> Response:
+    """Keys are destroyed and contents deleted; entries and proofs stay, and one more entry says what was done."""
+    api = api_of(request)
+    given = Given(request, body)
+    asked = given.as_(Erase).subject
+    tenant_id = _tenant(request, who, Action.ledger_erase)
+    by = Author(who.principal_id, who.name, given.reason.text, api.tools.now(), given.reason.request_id)
+    if not asked or not asked.isprintable():
+        raise BadRequest("subject is the name of a principal, or an id", param="subject")
+    with api.store.tenant(tenant_id) as conn:
+        subject = _id(Names(conn).principal, tenant_id, asked)
+        done = erasure.erase(conn, tenant_id, subject, who.principal_id, api.tools.clock.wall_ns())
+        what = {"keys": done.keys, "contents": done.contents}
+        changes.record(conn, Change(tenant_id, "ledger.erase", "ledger", subject, None, what), by)
+    kept = datetime.timedelta(seconds=api.tools.settings.log_keep_s)
+    return Json(ErasedView(subject, done.keys, done.contents, api.tools.now() + kept))
 
 
 def export(request: Request, who: Who, from_ns: int, to_ns: int) -> Response:

@@ -82,13 +82,19 @@ def show(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys |
     return CallView(request, views, proofs, contents)
 
 
+def key_name(leaf: dict[str, Any]) -> str:
+    """The key that an entry's contents are under: its subject's, or, after an erasure, the one of that time."""
+    who = leaf.get("who", {})
+    return str(who.get("key") or who.get("subject", ""))
+
+
 def _contents(
     conn: Connection[Any], tenant_id: str, leaf: dict[str, Any], keys: LedgerKeys, settings: Settings
 ) -> dict[str, Any]:
-    subject = leaf.get("who", {}).get("subject", "")
+    subject = key_name(leaf)
     out: dict[str, Any] = {}
     try:
-        key = keys.of(conn, tenant_id, subject)
+        key = keys.named(conn, tenant_id, subject)
     except Erased:
         return {each["role"]: None for each in leaf["contents"]}
 
@@ -122,9 +128,9 @@ def record_of(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerK
         leaf = msgspec.json.decode(entry.leaf)
         for each in leaf["contents"]:
             if each["role"] == "record":
-                subject = leaf["who"]["subject"]
+                subject = key_name(leaf)
                 try:
-                    key = keys.of(conn, tenant_id, subject)
+                    key = keys.named(conn, tenant_id, subject)
                 except Erased:
                     data = None
                 else:

@@ -19,9 +19,9 @@ CREATE TABLE interlock.ledger_keys (
     subject text NOT NULL,
     wrapped bytea,
     created_at timestamptz NOT NULL DEFAULT now(),
-    erased_at timestamptz,
+    erased_ns bigint,
     PRIMARY KEY (tenant_id, subject),
-    CHECK ((wrapped IS NULL) = (erased_at IS NOT NULL))
+    CHECK ((wrapped IS NULL) = (erased_ns IS NOT NULL))
 );
 
 CREATE TABLE interlock.ledger_contents (
@@ -213,6 +213,13 @@ def upgrade() -> None:
     op.execute("GRANT USAGE ON SCHEMA interlock TO interlock_shipper, interlock_sequencer")
     for table in (*_SHIPPED, *_SEQUENCED):
         _isolate(table)
+    # an erasure, in the name of its tenant: the key, what was under it, and the entry that says so
+    op.execute("GRANT UPDATE (wrapped, erased_ns) ON interlock.ledger_keys TO interlock_app")
+    op.execute("GRANT DELETE ON interlock.ledger_contents, interlock.ledger_lists TO interlock_app")
+    op.execute("GRANT SELECT, INSERT, UPDATE ON interlock.ledger_shipped TO interlock_app")
+    op.execute("GRANT INSERT ON interlock.ledger_inbox TO interlock_app")
+    op.execute("GRANT SELECT ON interlock.ledger_sequenced TO interlock_app")
+    op.execute("GRANT SELECT, INSERT ON interlock.ledger_epochs TO interlock_app")
     for table in _READ:
         op.execute(f"GRANT SELECT ON interlock.{table} TO interlock_app, interlock_platform")
     op.execute("GRANT SELECT, INSERT ON interlock.ledger_keys TO interlock_shipper")
