@@ -252,7 +252,7 @@ def _floats(log: Log) -> None:
         (_gap, "is number 7, but number 6 is next"),
         (_again, "is number 5, but number 6 is next"),
         (_origin, "is of cell.example/other, those before of cell.example/ten_abc"),
-        (_tree, "is not of the tree ten_abc"),
+        (_tree, "is of another tree"),
         (_rewritten_chain, "the settled chain has another digest"),
         (_floats, "is not the JSON of an entry"),
     ],

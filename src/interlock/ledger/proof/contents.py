@@ -145,14 +145,13 @@ class Contents:
     def _index_lists(self) -> None:
         offset = number = 0
         try:
-            for lines in self._source.lines(LISTS):
-                for line in lines:
-                    number += 1
-                    made = decode_json(line, ContentList)
-                    if not all(CONTENT_ID.fullmatch(id_) for id_ in (made.id, *made.items)):
-                        raise ProofError("an id is malformed")
-                    self._lists.put(made.id, ListPlace(made.id, number, offset, len(line)))
-                    offset += len(line) + 1
+            for line in self._source.lines(LISTS):
+                number += 1
+                made = decode_json(line, ContentList)
+                if not all(CONTENT_ID.fullmatch(id_) for id_ in (made.id, *made.items)):
+                    raise ProofError("an id is malformed")
+                self._lists.put(made.id, ListPlace(made.id, number, offset, len(line)))
+                offset += len(line) + 1
         except ProofError as error:
             self._findings.altered(f"{LISTS}:{number}: {error}")
 

@@ -5,21 +5,24 @@ Canonical means as msgspec writes it with sorted keys: no blanks, each key once,
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 
 from interlock.ledger.proof.coverage import EPOCH_CHARS
 from interlock.ledger.proof.errors import ProofError
-from interlock.ledger.proof.merkle import SIZE_MAX, leaf_hash, subtrees
+from interlock.ledger.proof.merkle import SIZE_MAX, subtrees
 
 LEAF_BYTES_MAX = 16 << 20
 """Longest leaf, and longest line of an export."""
 
 CONTENT_ID = re.compile(r"[0-9a-f]{4,128}")
 _HEX32 = re.compile(r"[0-9a-f]{64}")
+_sha256 = hashlib.sha256
+_FIELDS = itemgetter("epoch", "n", "at", "kind", "tree", "v")
 
 
 def _no_floats(text: str) -> None:
@@ -99,32 +102,45 @@ def decode_leaf(leaf: bytes) -> dict[str, Any]:
     return value
 
 
-def scan(start: int, lines: Sequence[bytes], rules: Rules) -> Block:
-    """Read the leaves [start, start + len(lines)). Never raises for hostile input: what is wrong is in `problems`.
+def scan(start: int, data: bytes, rules: Rules) -> Block:
+    """Read leaves, one a line, the first of which has index `start`. What is wrong is in `problems`; never raises.
 
     This is where an export's time goes, so it is one loop. It is pure: blocks may be read by several processes.
     """
-    decode, encode = _DECODER.decode, _ENCODER.encode
+    decode, encode, fields = _DECODER.decode, _ENCODER.encode, _FIELDS
     tree, from_ns, to_ns, payloads = rules
     problems: list[tuple[int, str]] = []
     runs: dict[str, list[int]] = {}
     references: list[Reference] = []
     erased: list[str] = []
     in_range = 0
+    lines = data[:-1].split(b"\n")
     for place, line in enumerate(lines, start):
         try:
             value = decode(line)
             same = encode(value) == line
+            epoch, n, at, kind, of, v = fields(value)
+        except KeyError:
+            problems.append((place, "lacks a field that every entry has"))
+            continue
         except (msgspec.MsgspecError, ValueError, RecursionError):
             problems.append((place, "is not the JSON of an entry"))
             continue
-        get: Callable[[str], Any] = value.get
-        epoch, n, at, kind = get("epoch"), get("n"), get("at"), get("kind")
-        if not same or value.get("tree") != tree or _malformed(value, epoch, n, at, kind):
-            problems.append((place, _why(value, same, tree)))
+        # Types are compared, not tested with isinstance: True is not the number 1.
+        if (
+            not same
+            or of != tree
+            or not type(n) is type(at) is type(v) is int
+            or not type(epoch) is type(kind) is str
+            or not (0 < n <= SIZE_MAX and 0 <= at <= SIZE_MAX)
+            or v != 1
+        ):
+            problems.append((place, _why(same, of == tree)))
             continue
         run = runs.get(epoch)
         if run is None:
+            if len(epoch) != EPOCH_CHARS:
+                problems.append((place, f"has an epoch that is not {EPOCH_CHARS} characters long"))
             runs[epoch] = [n, n, at, place]
         else:
             if n != run[1] + 1:
@@ -138,32 +154,15 @@ def scan(start: int, lines: Sequence[bytes], rules: Rules) -> Block:
             erased.append(value["subject"])
         if payloads and "contents" in value and not _collect(place, value, references):
             problems.append((place, "has contents that are not references"))
-    roots = subtrees(start, [leaf_hash(line) for line in lines])
+    roots = subtrees(start, [_sha256(b"\x00" + line).digest() for line in lines])
     made = {epoch: Run(*run) for epoch, run in runs.items()}
     return Block(start, roots, made, in_range, references, erased, problems)
 
 
-def _malformed(value: dict[str, Any], epoch: Any, n: Any, at: Any, kind: Any) -> bool:
-    """Whether a field that every leaf has is missing or of another type (True is not the number 1)."""
-    return (
-        type(n) is not int
-        or type(at) is not int
-        or type(epoch) is not str
-        or type(kind) is not str
-        or len(epoch) != EPOCH_CHARS
-        or not 1 <= n <= SIZE_MAX
-        or not 0 <= at <= SIZE_MAX
-        or value.get("v") != 1
-        or type(value["v"]) is not int
-    )
-
-
-def _why(value: dict[str, Any], same: bool, tree: str) -> str:
+def _why(same: bool, of_tree: bool) -> str:
     if not same:
         return "is not written as canonical JSON"
-    if value.get("tree") != tree:
-        return f"is not of the tree {tree}"
-    return "lacks a field that every entry has, or has it with a wrong value"
+    return "has a field with a wrong value" if of_tree else "is of another tree"
 
 
 def _collect(place: int, value: dict[str, Any], references: list[Reference]) -> bool:

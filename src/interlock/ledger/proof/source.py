@@ -80,20 +80,28 @@ class Source:
         finally:
             os.close(descriptor)
 
-    def lines(self, *parts: str) -> Iterator[list[bytes]]:
-        """The lines of a file, in lists of those that one read ended. Missing or ProofError if it cannot be read,
+    def chunks(self, *parts: str) -> Iterator[bytes]:
+        """The lines of a file, as many together as one read ended; each chunk ends with a newline.
 
-        if a line is longer than `LEAF_BYTES_MAX`, or if the last line has no newline; the lines before were given.
+        Missing or ProofError if it cannot be read, if a line is longer than `LEAF_BYTES_MAX`, or if the last line has
+        no newline; the lines before were given.
         """
         name, rest = "/".join(parts), b""
         for piece in self.pieces(*parts):
-            lines = (rest + piece).split(b"\n")
-            rest = lines.pop()
-            yield lines
+            data = rest + piece if rest else piece
+            end = data.rfind(b"\n") + 1
+            if end:
+                yield data[:end]
+            rest = data[end:]
             if len(rest) > LEAF_BYTES_MAX:
                 raise ProofError(f"{name} has a line longer than {LEAF_BYTES_MAX} bytes")
         if rest:
             raise ProofError(f"{name} ends inside a line")
+
+    def lines(self, *parts: str) -> Iterator[bytes]:
+        """The lines of a file without their newlines. Errors are those of `chunks`."""
+        for chunk in self.chunks(*parts):
+            yield from chunk[:-1].split(b"\n")
 
     def _open(self, parts: tuple[str, ...], flags: int) -> int:
         """Open part by part, each relative to the one before, so that no link on the way is followed."""

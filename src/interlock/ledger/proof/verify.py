@@ -40,9 +40,6 @@ from interlock.ledger.proof.note import NOTE_BYTES_MAX, VerifierKey
 from interlock.ledger.proof.seen import Seen, open_checkpoint
 from interlock.ledger.proof.source import Missing, Source
 
-BLOCK = 4096
-"""Most entries that are read at once."""
-
 Progress = Callable[[int, int], None]
 _NAME = re.compile(r"([0-9]{20}-[0-9]{20})\.(note|coverage\.json)")
 
@@ -148,10 +145,9 @@ class _Export:
     def _read_settled(self) -> Iterator[tuple[bytes, Settled]]:
         number = 0
         try:
-            for lines in self._source.lines(SETTLED):
-                for line in lines:
-                    number += 1
-                    yield line, Settled.decode(line)
+            for line in self._source.lines(SETTLED):
+                number += 1
+                yield line, Settled.decode(line)
         except ProofError as error:
             self._findings.altered(f"{SETTLED}:{number}: {error}")
 
@@ -289,21 +285,22 @@ class _Export:
             found = self._range.size - manifest.start_size
             findings.altered(f"{ENTRIES}: has {found} entries, the manifest says {total}")
 
-    def _blocks(self, sizes: Sequence[int]) -> Iterator[tuple[int, list[bytes]]]:
-        """The entries in blocks that end where a root must be compared: (index of the first, lines)."""
+    def _blocks(self, sizes: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """The entries in blocks that end where a root must be compared: (index of the first, its lines)."""
         index, end = self._manifest.start_size, self._manifest.end_size
         bounds = deque(size for size in [*sizes, end] if size > index)
         try:
-            for lines in self._source.lines(ENTRIES):
-                at = 0
-                while at < len(lines):
+            for chunk in self._source.chunks(ENTRIES):
+                rest, count = chunk, chunk.count(b"\n")
+                while count:
                     if index >= end:
                         raise ProofError(f"has more entries than the {end - self._manifest.start_size} of the manifest")
-                    take = min(BLOCK, bounds[0] - index, len(lines) - at)
-                    yield index, lines[at : at + take]
-                    at += take
+                    take = min(bounds[0] - index, count)
+                    block, rest = (rest, b"") if take == count else _cut(rest, take)
+                    yield index, block
+                    count -= take
                     index += take
-                    if index >= bounds[0]:
+                    while bounds and bounds[0] <= index:
                         bounds.popleft()
         except ProofError as error:
             self._findings.altered(f"{ENTRIES}: {error}")
@@ -323,20 +320,26 @@ class _Export:
         return 0
 
 
-def _scanned(blocks: Iterator[tuple[int, list[bytes]]], rules: Rules, processes: int) -> Iterator[Block]:
+def _scanned(blocks: Iterator[tuple[int, bytes]], rules: Rules, processes: int) -> Iterator[Block]:
     """Scan blocks, in order; a few blocks ahead when there are worker processes."""
     if processes <= 1:
-        for index, lines in blocks:
-            yield scan(index, lines, rules)
+        for index, data in blocks:
+            yield scan(index, data, rules)
         return
     ahead: deque[Future[Block]] = deque()
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for index, lines in blocks:
-            ahead.append(pool.submit(scan, index, lines, rules))
+        for index, data in blocks:
+            ahead.append(pool.submit(scan, index, data, rules))
             if len(ahead) > 2 * processes:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def _cut(data: bytes, lines: int) -> tuple[bytes, bytes]:
+    """The first lines, and the rest, which is not empty."""
+    rest = data.split(b"\n", lines)[lines]
+    return data[: -len(rest)], rest
 
 
 def _text(note: bytes) -> str:
