@@ -116,6 +116,8 @@ class _Step:
         # Each of these must be read before the next: what a later one says may only be more.
         nodes = sequencing.nodes(conn)
         states = sequencing.epochs(conn, self._tree)
+        if any(state.epoch == erasure.EPOCH for state in states):
+            nodes = sorted([*nodes, (erasure.NODE, self._now_ns)])
         taken = sequencing.inbox(conn, tenant_id, self._settings.ledger_batch_entries)
         counts = {state.epoch: state.sequenced for state in states}
         placed = self._place(taken, counts)

@@ -59,8 +59,9 @@ class Shipper:
         """Raises ConfigError when the master key cannot be read."""
         master = KeyWrapper(read_key(settings.ledger_key_path(), "the ledger's master key"), random)
         self.keys = LedgerKeys(master, random, settings.ledger_keys_max, store.shipping)
-        self.backlog_bytes = 0
         self.shipped = 0
+        self.met_conflict = False
+        """Whether the last pass left an epoch to the next one: another shipper was there, or somebody was erased."""
         self._store = store
         self._folder = folder
         self._node = node
@@ -76,6 +77,7 @@ class Shipper:
 
         `until_s`: on the monotonic clock, when to leave the rest for another time.
         """
+        self.met_conflict = False
         for state in self._register():
             known = self._running.get(state.epoch)
             if known is None:
@@ -134,10 +136,10 @@ class Shipper:
                 pass
         except BaseException as e:
             self._running.pop(each.epoch).close()
-            if isinstance(e, Conflict):
-                log.warning("%s", e.message)
-                return
-            raise
+            if not isinstance(e, Conflict):
+                raise
+            log.warning("%s", e.message)
+            self.met_conflict = True
         finally:
             self.shipped += each.shipped_seq - before
 
@@ -157,7 +159,10 @@ def run(settings: Settings, stop: threading.Event, clock: Clock) -> None:
             try:
                 shipper = shipper or Shipper(store, folder, node, settings, clock)
                 shipped = shipper.shipped
-                shipper.pass_once(time.monotonic() + LAST_PASS_S if stopping else float("inf"))
+                until_s = time.monotonic() + LAST_PASS_S if stopping else float("inf")
+                shipper.pass_once(until_s)
+                if stopping and shipper.met_conflict:
+                    shipper.pass_once(until_s)
                 metrics.ledger_shipped.add((), shipper.shipped - shipped)
                 if time.monotonic() >= trim_at_s:
                     trim_at_s = time.monotonic() + TRIM_S

@@ -16,7 +16,8 @@ from interlock.storage import sequencing, shipping
 from interlock.storage.ledger_keys import GENERATION
 
 EPOCH = "0000000000000000"
-NODE = "control"
+NODE = "(control)"
+"""What stands for a node in the coverage of these entries; no machine is called so."""
 
 
 class Erased(NamedTuple):
