@@ -311,6 +311,13 @@ class Count:
     sweeps=set(),
     http_10=False,
 )
+@example(
+    reads=chunked(*[PIECE] * 4, PIECE.replace(b'"a"', b'"a","content":"b"'), PIECE, b"data: [DONE]\n\n"),
+    turns=[],
+    durable_at=0,
+    sweeps=set(),
+    http_10=False,
+)
 @settings(max_examples=500, deadline=None)
 def _same(
     loop: asyncio.AbstractEventLoop,

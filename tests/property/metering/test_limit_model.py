@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from interlock.metering.limits import RING, RING_MASK, WINDOW_S, Admission, LimitHit, LimitTable, Subject
@@ -100,6 +100,7 @@ steps = st.lists(
 
 @pytest.mark.parametrize("workers, changes_max", [(WORKERS, 0), (1, 64)], ids=["three workers", "changes wait"])
 @given(steps=steps, now_ns=st.integers(0, 5 * S))
+@example(steps=[("admit", 0, 40, {0}, 0), ("settle", 0, 0), ("admit", 0, 40, {0}, 0)], now_ns=0)
 def test_admits_exactly_what_the_model_admits(
     workers: int, changes_max: int, steps: list[tuple[Any, ...]], now_ns: int
 ) -> None:
