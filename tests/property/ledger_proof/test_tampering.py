@@ -168,6 +168,17 @@ def test_every_checkpoint_that_is_dropped(plain: Path, tmp_path: Path) -> None:
             assert check(made).verdict == "altered"
 
 
+def test_every_checkpoint_under_another_name(plain: Path) -> None:
+    """Another time would let an export seem to start earlier, another size would compare another root."""
+    for note in sorted((plain / "checkpoints").glob("*.note")):
+        at, size = int(note.name[:20]), int(note.name[21:41])
+        for other in (f"{at - 1:020}-{size:020}", f"{at + 1:020}-{size:020}", f"{at:020}-{size + 1:020}"):
+            for old, new in ((note.name[:41], other), (other, note.name[:41])):
+                for kind in ("note", "coverage.json"):
+                    (plain / "checkpoints" / f"{old}.{kind}").rename(plain / "checkpoints" / f"{new}.{kind}")
+                assert check(plain).verdict == ("altered" if new == other else "complete"), other
+
+
 def test_an_end_that_is_cut_off_consistently_is_an_open_tail(plain: Path, tmp_path: Path) -> None:
     """The last checkpoints, their entries and settled lines are left out, and the manifest fits."""
     made = tmp_path / "out"
@@ -242,6 +253,7 @@ def test_every_field_of_the_start(plain: Path) -> None:
     assert (len(start["hashes"]), start["counts"]) == (2, {"01hzzzzzzzaaaaa2": 1})
     for change in (
         {"size": 2},
+        {"size": 5},
         {"size": 7},
         {"hashes": start["hashes"][::-1]},
         {"hashes": start["hashes"][:1]},

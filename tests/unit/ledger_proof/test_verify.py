@@ -320,7 +320,7 @@ def test_kept_checkpoints_that_no_growing_tree_has(tmp_path: Path) -> None:
     twin = grown()
     twin.checkpoints.pop()
     note = twin.checkpoint(2_400, epochs=()).note
-    assert "made at the same time" in "".join(check(made, seen=[note]).problems)
+    assert "of the same time and size" in "".join(check(made, seen=[note]).problems)
     foreign = Log(origin="cell.example/ten_other").checkpoint(1).note
     assert check(made, seen=[foreign]).verdict == "altered"
 
@@ -528,6 +528,18 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
     report = check(made)
     assert report.verdict == "altered"
     assert "longer than 16777216 bytes" in "".join(report.problems)
+
+
+def test_what_a_hostile_folder_says_is_fit_for_a_terminal(tmp_path: Path) -> None:
+    made = grown().export(tmp_path / "out", start=1)
+    os.mkdir(os.fsencode(made / "checkpoints") + b"/\x1b[31m\xff\n\xe2\x80\xae" + b"x" * 200)
+    report = check(made)
+    assert report.verdict == "altered"
+    assert report.words.isprintable() and all(each.isprintable() for each in report.problems)
+    assert msgspec.json.decode(msgspec.json.encode(report))["words"] == report.words
+    manifest = (made / "manifest.json").read_bytes()
+    (made / "manifest.json").write_bytes(manifest.replace(b"ten_abc", b"\\u001b[31m"))
+    assert check(made).problems == ["manifest.json: the manifest has a name that cannot be printed"]
 
 
 def test_settled_lines_are_written_one_way(tmp_path: Path) -> None:

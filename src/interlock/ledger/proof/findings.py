@@ -57,7 +57,7 @@ class Findings:
     def remark(self, text: str) -> None:
         """Something to know that does not change the verdict."""
         if len(self.problems) < PROBLEMS_MAX:
-            self.problems.append(text)
+            self.problems.append(plain(text))
         else:
             self._more += 1
 
@@ -72,6 +72,11 @@ class Findings:
         if self.is_incomplete:
             return "not complete"
         return "complete" if until >= to_ns else "open tail"
+
+
+def plain(text: str) -> str:
+    """Text that may hold what a hostile folder says, fit for a terminal: printable, at most 500 characters."""
+    return "".join(each if each.isprintable() else "?" for each in text[:500])
 
 
 def words(report: Report, uncompared: int) -> str:

@@ -57,6 +57,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ProofError(f"export format {made.v} is not known to this version")
         if made.from_ns > made.to_ns or made.start_size > made.end_size:
             raise ProofError("the manifest ends before it begins")
+        if not (made.tree.isprintable() and made.cell.isprintable()):
+            raise ProofError("the manifest has a name that cannot be printed")
         return made
 
 
@@ -198,6 +200,7 @@ class ExportWriter:
         self._put((MANIFEST,), manifest.encode() + b"\n")
         _sync_one(self._path / MANIFEST)
         _sync_one(self._path)
+        _sync_one(self._path.parent)
 
     def _let_go(self) -> None:
         for each in (self._entries, self._settled, self._list_file):

@@ -62,14 +62,14 @@ class Seen:
 
     def checkpoint(self, name: str, found: Checkpoint) -> None:
         """A checkpoint of the export: of the same log, neither shrinking nor growing backwards in time."""
-        until, since = bisect_right(self._times, found.at), bisect_left(self._times, found.at)
-        if until and self._most[until - 1] > found.size:
+        before, after = bisect_left(self._times, found.at), bisect_right(self._times, found.at)
+        if before and self._most[before - 1] > found.size:
             self._findings.altered(f"{name}: is smaller than a checkpoint that you kept from before (a fork)")
-        if since < len(self._kept) and self._least[since] < found.size:
+        if after < len(self._kept) and self._least[after] < found.size:
             self._findings.altered(f"{name}: is larger than a checkpoint that you kept from later (a fork)")
-        for other, each in self._kept[since:until]:
-            if each != found:
-                self._findings.altered(f"{name}: differs from {other}, made at the same time (a fork)")
+        for other, each in self._kept[before:after]:
+            if each.size == found.size and each != found:
+                self._findings.altered(f"{name}: differs from {other}, of the same time and size (a fork)")
 
     def origin(self, origin: str) -> None:
         """The origin of the export's checkpoints."""

@@ -36,7 +36,7 @@ from interlock.ledger.proof.folder import (
     checkpoint_name,
     decode_json,
 )
-from interlock.ledger.proof.note import NOTE_BYTES_MAX, VerifierKey
+from interlock.ledger.proof.note import NOTE_BYTES_MAX, Verifier
 from interlock.ledger.proof.seen import Seen, open_checkpoint
 from interlock.ledger.proof.source import Missing, Source
 
@@ -54,7 +54,7 @@ class Place(NamedTuple):
 
 def verify_export(
     path: Path,
-    keys: Sequence[VerifierKey],
+    keys: Sequence[Verifier],
     *,
     seen: Sequence[str] = (),
     progress: Progress | None = None,
@@ -90,7 +90,7 @@ class _Export:
     """One verification."""
 
     def __init__(
-        self, source: Source, manifest: Manifest, keys: Sequence[VerifierKey], findings: Findings, scratch: Path
+        self, source: Source, manifest: Manifest, keys: Sequence[Verifier], findings: Findings, scratch: Path
     ) -> None:
         self._source = source
         self._manifest = manifest
@@ -108,10 +108,10 @@ class _Export:
         try:
             start = decode_json(self._source.read(START), Start)
             self._range = start.range()
+            if start.size != manifest.start_size:
+                raise ProofError(f"is of size {start.size}, the manifest starts at {manifest.start_size}")
         except ProofError as error:
             raise ProofError(f"{START}: {error}") from None
-        if start.size != manifest.start_size:
-            findings.altered(f"{START}: is of size {start.size}, the manifest starts at {manifest.start_size}")
         self._seen = Seen(seen, self._keys, findings)
         self._settled = list(self._read_settled())
         self._places.extend(self._read_places())
