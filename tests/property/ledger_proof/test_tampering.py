@@ -168,6 +168,26 @@ def test_every_checkpoint_that_is_dropped(plain: Path, tmp_path: Path) -> None:
             assert check(made).verdict == "altered"
 
 
+@pytest.mark.parametrize("number", [0, 2])
+def test_the_first_and_the_last_checkpoint_cannot_be_spared(tmp_path: Path, number: int) -> None:
+    """Even where nothing was settled, and all counts fit."""
+    log = Log()
+    log.nodes = {"node_a": 100}
+    log.begin(E4, "node_a", 100)
+    for at in (900, 1_500, 2_500):
+        log.entry(E4, at)
+        log.watermarks(at + 10)
+        log.checkpoint(at + 20)
+    made = log.export(tmp_path / "out")
+    assert check(made).verdict == "complete"
+    for each in (made / "checkpoints").glob(f"{log.checkpoints[number].at:020}*"):
+        each.unlink()
+    manifest = msgspec.json.decode((made / "manifest.json").read_bytes())
+    (made / "manifest.json").write_bytes(msgspec.json.encode({**manifest, "checkpoints": 2}))
+    report = check(made)
+    assert (report.verdict, len(report.problems)) == ("altered", 1)
+
+
 def test_every_checkpoint_under_another_name(plain: Path) -> None:
     """Another time would let an export seem to start earlier, another size would compare another root."""
     for note in sorted((plain / "checkpoints").glob("*.note")):
