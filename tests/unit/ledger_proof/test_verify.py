@@ -213,6 +213,22 @@ def _again(log: Log) -> None:
     log.entry(E4, 2_500)
 
 
+def _gap_inside(log: Log) -> None:
+    log.entry(E4, 2_500)
+    _gap(log)
+
+
+def _again_inside(log: Log) -> None:
+    log.entry(E4, 2_500)
+    _again(log)
+
+
+def _late_inside(log: Log) -> None:
+    log.entry(E4, 2_500)
+    log.entry(E4, 2_298)
+    log.entry(E4, 2_299)
+
+
 def _origin(log: Log) -> None:
     log.origin = "cell.example/other"
 
@@ -251,6 +267,9 @@ def _floats(log: Log) -> None:
         (_settled_elsewhere, "is of another node"),
         (_gap, "is number 7, but number 6 is next"),
         (_again, "is number 5, but number 6 is next"),
+        (_gap_inside, "is number 8 of epoch 01hzzzzzzzaaaaa4, after number 6"),
+        (_again_inside, "is number 6 of epoch 01hzzzzzzzaaaaa4, after number 6"),
+        (_late_inside, "index 20 of epoch 01hzzzzzzzaaaaa4 was admitted at 2298, but an earlier"),
         (_origin, "is of cell.example/other, those before of cell.example/ten_abc"),
         (_tree, "is of another tree"),
         (_rewritten_chain, "the settled chain has another digest"),
@@ -431,6 +450,25 @@ def test_erased_lists_are_erased_whole(tmp_path: Path) -> None:
     assert check(log.export(tmp_path / "whole", start=1, payloads=True)).verdict == "complete"
     log.contents[hello] = kept
     assert check(log.export(tmp_path / "left", start=1, payloads=True)).verdict == "altered"
+
+
+def test_references_with_another_size(tmp_path: Path) -> None:
+    """The bytes of a payload and the count of a list are held to, although their digests are right."""
+    for name, key in (("bytes", "bytes"), ("count", "count")):
+        log = grown(payloads=True)
+        each = log.content("x") if name == "bytes" else log.list("x")
+        log.entry(E4, 2_500, contents=[{**each, key: each[key] + 1}])
+        log.checkpoint(2_600)
+        report = check(log.export(tmp_path / name, start=1, payloads=True))
+        assert (report.verdict, len(report.problems)) == ("altered", 1)
+        assert "is not the" in report.words
+
+
+def test_a_list_that_no_entry_names(tmp_path: Path) -> None:
+    log = grown(payloads=True)
+    log.lists["0" * 32] = next(iter(log.lists.values()))
+    report = check(log.export(tmp_path / "out", start=1, payloads=True))
+    assert (report.verdict, len(report.problems)) == ("altered", 1)
 
 
 def test_contents_that_are_no_references(tmp_path: Path) -> None:
