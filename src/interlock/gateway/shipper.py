@@ -37,6 +37,8 @@ from interlock.types.clock import Clock, SystemClock
 log = logging.getLogger("interlock.gateway.shipper")
 
 PARENT_POLL_S = 0.25
+NICE = 10
+"""Where processor time is scarce calls come first: records can wait on the disk, callers cannot."""
 RETRY_S = 1.0
 TRIM_S = 60.0
 """How often the log is looked through for what may be removed."""
@@ -193,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     settings = load()
     setup_logging(settings.log_level, "shipper", settings=settings)
+    os.nice(NICE)
     if given.parent is not None:
         threading.Thread(target=_until_orphaned, args=(given.parent, stop), daemon=True).start()
     run(settings, stop, SystemClock())
