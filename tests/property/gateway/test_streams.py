@@ -318,6 +318,20 @@ class Count:
     sweeps=set(),
     http_10=False,
 )
+@example(
+    reads=[*chunked(*[PIECE] * 4)[:-1], b"%x\r\n%b\r\n" % (len(PIECE) - 1, PIECE), *chunked(PIECE)],
+    turns=[],
+    durable_at=0,
+    sweeps=set(),
+    http_10=False,
+)
+@example(
+    reads=[*chunked(*[PIECE] * 4)[:-1], b"%x\r\n%b\r\n" % (len(PIECE) + 1, PIECE), *chunked(PIECE)],
+    turns=[],
+    durable_at=0,
+    sweeps=set(),
+    http_10=False,
+)
 @settings(max_examples=500, deadline=None)
 def _same(
     loop: asyncio.AbstractEventLoop,
