@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -225,12 +225,12 @@ def _tenant(request: Request, who: Actor, action: Action) -> str:
     return tenant_id
 
 
-def _id(find: object, tenant_id: str, name: str) -> str:
+def _id(find: Callable[[str, str], str], tenant_id: str, name: str) -> str:
     """The id of a declared thing, or the text itself: callers by token are in no table."""
     if not name:
         return ""
     try:
-        return str(find(tenant_id, name))  # type: ignore[operator]
+        return find(tenant_id, name)
     except NotFound:
         return name
 
