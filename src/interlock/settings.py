@@ -345,6 +345,27 @@ class Settings:
     breaker_probes: int = setting(1, "Calls let through to test a half-open breaker.", group="routing", minimum=1)
     candidates_max: int = setting(50, "Most candidates ranked for a call.", group="routing", minimum=1)
 
+    # -- budgets
+    budgets_max: int = setting(1000, "Most budgets of a tenant.", group="budgets", minimum=1)
+    lease_wait_ms: int = setting(
+        1000,
+        "Longest wait of a call for a share of a budget near its end; then the call is refused.",
+        group="budgets",
+        minimum=1,
+    )
+    lease_retry_ms: int = setting(
+        1000,
+        "How long a worker takes a refused share of a budget for an answer.",
+        group="budgets",
+        minimum=1,
+    )
+    lease_idle_s: int = setting(
+        10, "A worker gives back its share of a budget that it has not used for this long.", group="budgets", minimum=1
+    )
+    lease_recall_ms: int = setting(
+        250, "How long a node waits for its workers when another needs their shares.", group="budgets", minimum=10
+    )
+
     # -- limits
     limit_slots: int = setting(
         65_536, "Keys, principals and teams whose limits one node counts at a time.", group="limits", minimum=64

@@ -91,6 +91,7 @@ def test_every_metric_is_described() -> None:
 
         class sequencer:
             placed = 0
+            alerts = 0
             failing = False
 
     shown = ControlMetrics().text(cast("Any", Idle)).decode()

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from interlock import __version__
-from interlock.cli import config, keys, ledger, policy, records, run, sources, usage
+from interlock.cli import budgets, config, keys, ledger, policy, records, run, sources, usage
 from interlock.cli.output import put, put_json
 from interlock.errors import InterlockError
 
@@ -29,6 +29,7 @@ run.add_to(app)
 config.add_to(app)
 app.add_typer(keys.app, name="key")
 app.add_typer(sources.app, name="source")
+app.add_typer(budgets.app, name="budget")
 app.add_typer(policy.app, name="policy")
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)

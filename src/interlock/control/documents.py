@@ -131,6 +131,28 @@ class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     request_class: str = ""
 
 
+class BudgetSpec(Spec, frozen=True):
+    """What may be used within a window: exactly one of `calls`, `tokens`, `usd`, `joules`; on one `team`, `principal`,
+    `key` or `model` of the tenant, else on the tenant as a whole.
+
+    `window`: hour, day, week, month, quarter or year of the tenant's calendar, total, or a length such as "90m", "6h"
+    or "30d". `hard`: calls that would exceed it are refused. `alerts`: percentages of which passing is told.
+    """
+
+    name: str
+    team: str = ""
+    principal: str = ""
+    key: str = ""
+    model: str = ""
+    calls: Natural | None = None
+    tokens: Natural | None = None
+    usd: Amount | None = None
+    joules: Amount | None = None
+    window: str = "month"
+    hard: bool = True
+    alerts: tuple[Annotated[int, Meta(ge=1, le=1000)], ...] = (80, 100)
+
+
 class IssuerSpec(Spec, frozen=True):
     """A JWT issuer that the tenant trusts. `group_teams` maps a group's name to a team's name, `group_roles` to an
     administrative role in the tenant."""
@@ -269,6 +291,7 @@ class TenantSpec(Spec, frozen=True):
     keys: tuple[KeySpec, ...] | UnsetType = UNSET
     policies: tuple[PolicySpec, ...] | UnsetType = UNSET
     aliases: tuple[AliasSpec, ...] | UnsetType = UNSET
+    budgets: tuple[BudgetSpec, ...] | UnsetType = UNSET
     issuers: tuple[IssuerSpec, ...] | UnsetType = UNSET
     roles: tuple[RoleSpec, ...] | UnsetType = UNSET
 

@@ -52,6 +52,10 @@ class ControlMetrics:
             registry=self._registry,
         )
         self._placed_before = 0
+        self._alerts = Counter(
+            "interlock_control_budget_alerts_total", "Thresholds of budgets passed.", registry=self._registry
+        )
+        self._alerts_before = 0
 
     def install(self, app: FastAPI) -> None:
         """Count and time every request to the admin API."""
@@ -75,5 +79,8 @@ class ControlMetrics:
         placed = api.sequencer.placed
         self._placed.inc(placed - self._placed_before)
         self._placed_before = placed
+        alerts = api.sequencer.alerts
+        self._alerts.inc(alerts - self._alerts_before)
+        self._alerts_before = alerts
         self._ledger_failing.set(1 if api.sequencer.failing else 0)
         return generate_latest(self._registry)

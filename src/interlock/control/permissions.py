@@ -40,6 +40,8 @@ class Action(StrEnum):
     source_operate = "source.operate"
     alias_read = "alias.read"
     alias_write = "alias.write"
+    budget_read = "budget.read"
+    budget_write = "budget.write"
     issuer_read = "issuer.read"
     issuer_write = "issuer.write"
     role_read = "role.read"
@@ -91,6 +93,8 @@ RULES: dict[Action, Rule] = {
     Action.source_operate: _rule(AdminRole.admin, "draining a source moves traffic to others"),
     Action.alias_read: _rule(AdminRole.viewer, "aliases are names that callers use"),
     Action.alias_write: _rule(AdminRole.admin, "an alias decides which model answers"),
+    Action.budget_read: _rule(AdminRole.viewer, "who builds has to know what may be used, and how much is left"),
+    Action.budget_write: _rule(AdminRole.admin, "a budget decides who is refused"),
     Action.issuer_read: _rule(AdminRole.auditor, "issuers say whose word is believed"),
     Action.issuer_write: _rule(AdminRole.owner, "an issuer can vouch for anyone in the tenant"),
     Action.role_read: _rule(AdminRole.auditor, "who administers is an auditor's question"),

@@ -26,7 +26,7 @@ from interlock.ledger.proof.note import Signer, sign_note
 from interlock.ledger.proof.tiles import full_tiles
 from interlock.ledger.sums import Key, Leaf, Sums, decode_leaf, key_of, measured, sums_of
 from interlock.settings import Settings
-from interlock.storage import erasure, sequencing, usage
+from interlock.storage import erasure, leases, sequencing, usage
 from interlock.storage.pool import Store, away
 from interlock.types.clock import Clock
 
@@ -47,6 +47,8 @@ class Sequencer:
 
     def __init__(self, store: Store, settings: Settings, clock: Clock, signers: Sequence[Signer]) -> None:
         self.placed = 0
+        self.alerts = 0
+        """Thresholds of budgets passed, as this process placed the entries that did it."""
         self.failing = False
         self._store = store
         self._settings = settings
@@ -76,6 +78,7 @@ class Sequencer:
         now_ns = self._clock.wall_ns()
         with self._store.sequencing() as conn:
             waiting = sequencing.waiting_tenants(conn)
+            unfinished, foldable = leases.unfinished(conn), leases.foldable(conn)
             due = sequencing.unsigned_tenants(conn, now_ns - self._settings.ledger_checkpoint_s * 1_000_000_000)
             if now_ns >= self._quiet_due_ns:
                 due = sequencing.tenants(conn)
@@ -85,6 +88,10 @@ class Sequencer:
                 pass
         for tenant_id in due:
             self.sequence(tenant_id)
+        for tenant_id in unfinished:
+            self.sequence(tenant_id)
+        for tenant_id in foldable:
+            self._fold(tenant_id)
 
     def sequence(self, tenant_id: str) -> int:
         """Place at most one batch of a tenant's entries, and sign the tree if that is due. Returns how many were
@@ -93,9 +100,34 @@ class Sequencer:
             tree = sequencing.take_tree(conn, tenant_id)
             if tree is None:
                 return 0
-            count = _Step(conn, tree, self._settings, self._clock, self._signers).take()
+            step = _Step(conn, tree, self._settings, self._clock, self._signers)
+            count = step.take()
         self.placed += count
+        self._tell(step.passed)
         return count
+
+    def _fold(self, tenant_id: str) -> None:
+        """Replace what finished epochs hold of budgets by what they were charged."""
+        with self._store.sequencing() as conn:
+            if sequencing.take_tree(conn, tenant_id) is not None:
+                leases.fold(conn, tenant_id)
+
+    def _tell(self, passed: list[leases.Passed]) -> None:
+        for each in passed:
+            self.alerts += 1
+            logger.warning(
+                "budget %s has reached %d %% of its period",
+                each.name,
+                each.percent,
+                extra={
+                    "tenant": each.tenant_id,
+                    "budget": each.name,
+                    "percent": each.percent,
+                    "used": each.used,
+                    "amount": each.amount,
+                    "measure": each.measure,
+                },
+            )
 
 
 class _Step:
@@ -108,6 +140,8 @@ class _Step:
         self._tree = tree
         self._settings = settings
         self._signers = signers
+        self.passed: list[leases.Passed] = []
+        """Thresholds of budgets that were passed."""
         self._now_ns = max(clock.wall_ns(), tree.checkpoint_ns + 1)
 
     def take(self) -> int:
@@ -193,6 +227,7 @@ class _Step:
             leaves.append(leaf)
         if placed:
             self._sum(leaves)
+            self._charge(taken[: len(placed)], leaves)
             sequencing.place(self._conn, tenant_id, taken[: len(placed)], placed)
         return placed
 
@@ -214,6 +249,15 @@ class _Step:
                 key, more = key_of(leaf, zone), sums_of(leaf)
             sums[key] = sums.get(key, NOTHING).plus(more)
         usage.add(conn, tenant_id, sums)
+
+    def _charge(self, taken: list[sequencing.Waiting], leaves: list[Leaf]) -> None:
+        """Charge budgets what entries say that are about to be placed."""
+        charges: dict[tuple[str, int, str], int] = {}
+        for entry, leaf in zip(taken, leaves, strict=True):
+            for each in leaf.budgets:
+                key = (each.budget, each.start, entry.epoch)
+                charges[key] = charges.get(key, 0) + each.charged
+        self.passed = leases.charge(self._conn, self._tree.tenant_id, charges)
 
     def _grown(self, placed: list[sequencing.Placed]) -> sequencing.Tree:
         tree = self._tree

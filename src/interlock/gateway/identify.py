@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.errors import Denied, Unauthenticated
+from interlock.metering.book import NO_BUDGETS, TenantBook
 from interlock.metering.limits import Subject
 from interlock.types.apikey import well_formed
 from interlock.types.identity import ApiKey, Caller, DataClass, PrincipalKind, Scope
@@ -20,6 +21,7 @@ from interlock.types.snapshot import key_digest
 if TYPE_CHECKING:
     from interlock.gateway.snapshot import SnapshotView
     from interlock.identity.tokens import TokenVerifier
+    from interlock.types.budget import Budget
     from interlock.types.clock import Clock
 
 _INVALID = "The API key is not valid; check that it was copied whole and belongs to this installation."
@@ -40,6 +42,9 @@ class Identity(NamedTuple):
     """Digest of the API key (empty for tokens), by which running calls are found when it is cut off."""
     parties: tuple[Party, ...]
     """Who calls and whom it acts for, as records have them."""
+    budgets: tuple[Budget, ...] = ()
+    """Budgets that its calls count on, whatever model answers."""
+    book: TenantBook = NO_BUDGETS
 
 
 class Authenticator:
@@ -169,7 +174,11 @@ def _identity(caller: Caller, view: SnapshotView, key: ApiKey | None, digest: by
     if team is not None and team.limits is not None:
         subjects.append(Subject("team", team.id, team.limits))
     asserts = Scope.assert_user.value in caller.scopes
-    return Identity(caller, principal.tenant_id, team_id, tuple(subjects), asserts, digest, _parties(caller))
+    book = view.book.of(principal.tenant_id)
+    budgets = book.of(principal.tenant_id, team_id, principal.id, key.id if key is not None else "")
+    return Identity(
+        caller, principal.tenant_id, team_id, tuple(subjects), asserts, digest, _parties(caller), budgets, book
+    )
 
 
 def _parties(caller: Caller) -> tuple[Party, ...]:

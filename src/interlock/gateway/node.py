@@ -34,7 +34,8 @@ import msgspec
 from interlock import __version__
 from interlock.errors import ConfigError, InterlockError, Unavailable
 from interlock.gateway.feed import DatabaseStore, SnapshotFeed, Store
-from interlock.gateway.link import Configure, NewSnapshot, Rejected, Worked
+from interlock.gateway.lender import Lender
+from interlock.gateway.link import Configure, LeaseReturned, LeaseWanted, NewSnapshot, Rejected, Worked
 from interlock.gateway.listen import Listening
 from interlock.gateway.metered import MeterService
 from interlock.gateway.slots import Slot
@@ -182,6 +183,7 @@ class GatewayNode:
         self.meters = MeterService(
             self.name, lambda: self.slots, self.metrics, self.clock, settings.energy_sample_ms, self._meter
         )
+        self.lender = Lender(self.name, settings.database_url, settings, self.clock, lambda: self.slots)
         self.metrics.before_publish(self._fill)
 
     async def _serve(self) -> None:
@@ -195,6 +197,7 @@ class GatewayNode:
                 ("issuer keys", self.jwks.run),
                 ("energy meters", self.meters.run),
                 ("shipper", self._shipper),
+                ("lender", self.lender.run),
                 ("housekeeping", self._housekeeping),
             )
         ]
@@ -333,6 +336,7 @@ class GatewayNode:
         self.board.clear_worker(slot)
         self.limits.clear_worker(slot)
         self.meters.died(slot)
+        self.lender.died(slot)
         if not self._stopping.is_set():
             self.metrics.worker_restarts.add()
 
@@ -360,6 +364,13 @@ class GatewayNode:
     def worked(self, slot: int, message: Worked) -> None:
         """See `slots.Host`."""
         self.meters.worked(slot, message)
+
+    def lease(self, slot: int, message: LeaseWanted | LeaseReturned) -> None:
+        """See `slots.Host`."""
+        if isinstance(message, LeaseWanted):
+            self.lender.wanted(slot, message)
+        else:
+            self.lender.returned(slot, message)
 
     # -- the rest
 

@@ -1,10 +1,11 @@
 """The order of a call's stages: this file is the list.
 
-    authenticate -> receive -> resolve -> authorize -> admit -> route -> record intent -> run
+    authenticate -> receive -> resolve -> authorize -> admit -> route -> budget -> record intent -> run
 
 `run` (see `interlock.gateway.run`) invokes the source, fails over along the candidates, records every attempt, and
 ends with the outcome: meter, record, respond. Authentication comes before the body is decoded, so that strangers
-cost little and learn nothing; from `authenticate` on every refusal is recorded.
+cost little and learn nothing; from `authenticate` on every refusal is recorded. A call that needs a share of a budget
+which its worker does not hold waits before its intent (`interlock.gateway.waiting`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from interlock.gateway.run import Run
 from interlock.gateway.stages.admit import admit
 from interlock.gateway.stages.authenticate import authenticate
 from interlock.gateway.stages.authorize import authorize
+from interlock.gateway.stages.budget import budgeted, reserve
 from interlock.gateway.stages.receive import receive
 from interlock.gateway.stages.record import record_intent, record_refusal
 from interlock.gateway.stages.resolve import resolve
 from interlock.gateway.stages.route import route
+from interlock.gateway.waiting import Waiting
 from interlock.wire.errors import error_answer
 
 if TYPE_CHECKING:
@@ -44,21 +47,49 @@ def govern(operation: str, request: Request, sink: Sink, runtime: Runtime) -> Ex
         authorize(call, runtime)
         admit(call, runtime)
         route(call, runtime)
+        if budgeted(call):
+            short = reserve(call, runtime)
+            if short is not None:
+                waiting = Waiting(call, runtime, _go, refuse)
+                waiting.begin(short)
+                return waiting
         record_intent(call, record_log)
     except InterlockError as error:
         refuse(call, error, runtime)
         return None
     except Exception:
-        # A defect of ours, not of the request: the caller gets a plain 500, the log the trace without payload.
         log.exception("stage failed", extra={"request_id": call.id})
-        refuse(call, InterlockError(f"Interlock failed on this request; quote {call.id} to report it."), runtime)
+        refuse(call, _defect(call), runtime)
         return None
+    return _run(call, runtime)
+
+
+def _go(call: Call, runtime: Runtime) -> Exchange | None:
+    """Go on with a call that has got what it waited for."""
+    try:
+        record_intent(call, runtime.log)
+    except InterlockError as error:
+        refuse(call, error, runtime)
+        return None
+    except Exception:
+        log.exception("stage failed", extra={"request_id": call.id})
+        refuse(call, _defect(call), runtime)
+        return None
+    return _run(call, runtime)
+
+
+def _defect(call: Call) -> InterlockError:
+    """A defect of ours, not of the request: the caller gets a plain 500, the log the trace without payload."""
+    return InterlockError(f"Interlock failed on this request; quote {call.id} to report it.")
+
+
+def _run(call: Call, runtime: Runtime) -> Run:
     run = Run(call, runtime)
     try:
         run.begin()
     except Exception:
         log.exception("call not begun", extra={"request_id": call.id})
-        run.cut(InterlockError(f"Interlock failed on this request; quote {call.id} to report it."))
+        run.cut(_defect(call))
     return run
 
 
@@ -71,6 +102,11 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
     if call.admission is not None:
         runtime.limits.settle(call.admission, 0, runtime.clock.mono_ns())
         call.admission = None
+    if call.hold is not None:
+        runtime.treasury.release(call.hold)
+        call.hold = None
+    if error.code.startswith("budget_"):
+        metrics.budget_refusals.add((error.code,))
     outcome = "refused" if call.identity is not None else "unauthenticated"
     metrics.requests.add((call.operation, outcome))
     metrics.denials.add((error.code,))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
 from interlock.gateway.attempt import Attempt
 from interlock.gateway.trace import tried
+from interlock.ledger.charges import NOTHING, charged, interrupted
 from interlock.types.record import AttemptEnd, Outcome
 from interlock.types.usage import Cost, Energy, Usage
 from interlock.wire.errors import error_answer, error_event
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from interlock.gateway.http.exchange import Headers
     from interlock.gateway.relay import Relay
     from interlock.gateway.runtime import Runtime
+    from interlock.gateway.treasury import Hold
     from interlock.telemetry.tracing import AttemptFigures
     from interlock.types.decision import Candidate
     from interlock.wire.answers import WholeAnswer
@@ -59,6 +61,8 @@ class Run:
     _judged = False
     _last_error: InterlockError | None = None
     _skipped: tuple[str, ...] = ()
+    _charged: tuple[Hold, tuple[int, ...]] | None = None
+    """What budgets were charged when the call ended."""
     tried: tuple[AttemptFigures, ...] = ()
     """Attempts that failed, for tracing; empty when nothing is traced."""
 
@@ -100,6 +104,9 @@ class Run:
                 candidate = candidates[self._index]
                 self._rank = self._index
                 self._index += 1
+                if call.affordable is not None and candidate.offer not in call.affordable:
+                    self._skipped += (f"{candidate.offer}: over budget",)
+                    continue
                 offer = call.offer(candidate.offer)
                 link = call.state.links[offer.source.id]
                 if not board.allow(link.row, now_ns):
@@ -252,8 +259,8 @@ class Run:
         if state == "completed" and attempt is not None:
             runtime.board.success(attempt.link.row)
             self._judged = True
-        self._settle(usage, now_ns)
         cost, energy = self._metered(attempt, usage, now_ns, len(body))
+        amounts = self._settle(usage, cost, energy, now_ns)
         outcome = Outcome(
             call.number,
             now_ns,
@@ -276,15 +283,19 @@ class Run:
             len(body) if relay is None else relay.bytes_whole if state == "completed" else relay.bytes_sent,
             cost,
             energy,
+            amounts,
         )
         try:
             seq = runtime.log.append(outcome)
         except LogError as log_error:
+            self._recharge(attempt)
             self._answer_log_error(log_error)
             return
         self._count(outcome, first_ns)
         if state == "disconnected":
             runtime.log.sync_within(runtime.settings.stream_sync_ms)
+            if self._charged is not None:
+                runtime.log.on_durable(seq, lambda e: self._recharge(attempt) if e is not None else None)
             self._leave()
             return
         runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))
@@ -306,6 +317,7 @@ class Run:
     ) -> None:
         """The outcome is safe (or can never be): now the caller may see the end."""
         if log_error is not None:
+            self._recharge(self._attempt)
             self._answer_log_error(log_error)
             return
         sink = self.call.sink
@@ -342,7 +354,7 @@ class Run:
         self.ended = True
         if self._attempt is not None:
             self._attempt.cancel()
-        self._settle(self.call.unknown_usage(), self.runtime.clock.mono_ns())
+        self._settle_unrecorded()
         self._answer_log_error(error)
 
     def _answer_log_error(self, error: LogError) -> None:
@@ -355,13 +367,38 @@ class Run:
         status, headers, body = error_answer(error, "openai")
         self.call.sink.respond(status, headers, body)
 
-    def _settle(self, usage: Usage, now_ns: int) -> None:
+    def _settle(self, usage: Usage, cost: Cost, energy: Energy, now_ns: int) -> tuple[int, ...]:
+        """Settle limits and budgets. Returns what each budget is charged."""
         self._unseat()
-        call = self.call
+        call, attempt = self.call, self._attempt
         if call.admission is not None:
             self.runtime.limits.settle(call.admission, usage.total_tokens, now_ns)
             call.limit_lines = call.admission.header_lines
             call.admission = None
+        hold = call.hold
+        if hold is None:
+            return NOTHING
+        ran = attempt is not None and usage is not NOTHING_USED
+        model = attempt.offer.model.name if attempt is not None else ""
+        amounts = charged(hold.charges, ran=ran, model=model, usage=usage, cost=cost, energy=energy)
+        self.runtime.treasury.settle(hold, amounts)
+        call.hold, self._charged = None, (hold, amounts)
+        return amounts
+
+    def _recharge(self, attempt: Attempt | None) -> None:
+        """The outcome did not get into the log: the ledger will charge the call as one that was interrupted."""
+        if self._charged is None:
+            return
+        hold, amounts = self._charged
+        self.runtime.treasury.correct(hold, amounts, _interrupted(hold, attempt))
+
+    def _settle_unrecorded(self) -> None:
+        """Settle a call whose end is not recorded as recovery will: at what was reserved."""
+        call, attempt = self.call, self._attempt
+        hold, call.hold = call.hold, None
+        self._settle(call.unknown_usage(), NO_COST, NO_ENERGY, self.runtime.clock.mono_ns())
+        if hold is not None:
+            self.runtime.treasury.settle(hold, _interrupted(hold, attempt))
 
     def _unseat(self) -> None:
         if self._seated >= 0:
@@ -454,6 +491,13 @@ class Run:
                 runtime.observe_latency(attempt.offer.key, first_us)
         if runtime.on_finished is not None:
             runtime.on_finished(self, outcome)
+
+
+def _interrupted(hold: Hold, attempt: Attempt | None) -> tuple[int, ...]:
+    """What each budget is charged for a call whose outcome is not in the log."""
+    if attempt is None:
+        return interrupted(hold.charges, ran=False, model="", cost=NO_COST)
+    return interrupted(hold.charges, ran=True, model=attempt.offer.model.name, cost=attempt.reserved)
 
 
 def shutdown_error() -> Unavailable:

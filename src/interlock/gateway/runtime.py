@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from interlock.gateway.identify import Authenticator
     from interlock.gateway.run import Run
     from interlock.gateway.state import State
+    from interlock.gateway.treasury import Treasury
+    from interlock.gateway.waiting import Waiting
     from interlock.gateway.worked import Desk
     from interlock.ledger.log import RecordLog
     from interlock.metering.limits import LimitTable
@@ -47,6 +49,7 @@ class Runtime:
         metrics: Metrics,
         authenticator: Authenticator,
         state: State,
+        treasury: Treasury,
         seed: int,
     ) -> None:
         self.settings = settings
@@ -57,7 +60,10 @@ class Runtime:
         self.metrics = metrics
         self.authenticator = authenticator
         self.state = state
+        self.treasury = treasury
         self.runs: set[Run] = set()
+        self.waiting: set[Waiting] = set()
+        """Calls that wait for a share of a budget."""
         self.confirmed_ns = board.snapshot_confirmed()[1]
         """When the snapshot was last confirmed (Unix nanoseconds), as of the last sweep."""
         self.swept_ns = clock.mono_ns()
@@ -133,3 +139,6 @@ class Runtime:
             link.pool.sweep(now_ns / 1e9)
         for run in list(self.runs):
             run.sweep(now_ns)
+        for waiting in list(self.waiting):
+            waiting.sweep(now_ns)
+        self.treasury.sweep(now_ns)

@@ -20,19 +20,19 @@ from typing import Protocol
 
 from interlock.gateway.link import (
     Configure,
+    LeaseReturned,
+    LeaseWanted,
     LinkError,
-    Measured,
-    NewSnapshot,
     NodeEnd,
     Ping,
     Pong,
     Ready,
     RefreshKeys,
     Rejected,
-    Reload,
     Runs,
     Stop,
     ToNode,
+    ToWorker,
     Worked,
     node_end,
 )
@@ -73,6 +73,9 @@ class Host(Protocol):
 
     def worked(self, slot: int, message: Worked) -> None:
         """The slot's worker tells what it did at sources with a meter."""
+
+    def lease(self, slot: int, message: LeaseWanted | LeaseReturned) -> None:
+        """The slot's worker needs a share of a budget, or gives some of one back."""
 
 
 class Slot:
@@ -131,7 +134,7 @@ class Slot:
             log.error("worker %d did not stop within %d ms and is killed", self.number, grace_ms)
             _signal(process, signal.SIGKILL)
 
-    def send(self, message: NewSnapshot | Reload | Measured) -> bool:
+    def send(self, message: ToWorker) -> bool:
         """Tell the worker something; one that is just starting hears it after its configuration. False without one."""
         return self._end is not None and self._end.send(message)
 
@@ -211,6 +214,8 @@ class Slot:
                 self._host.refresh_keys(message.issuer_id)
             case Worked():
                 self._host.worked(self.number, message)
+            case LeaseWanted() | LeaseReturned():
+                self._host.lease(self.number, message)
 
     def _closed(self, process: Process) -> Callable[[LinkError | None], None]:
         def closed(error: LinkError | None) -> None:

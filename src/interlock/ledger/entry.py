@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from interlock.ledger.charges import interrupted
 from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import ListNode, Sealed, SubjectKey
 from interlock.types.record import EnergyMeasured, Intent, Outcome, Refusal, request_id
@@ -53,7 +54,7 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
     _prompt(chest, intent.body)
     _answer(chest, call)
     _records(chest, call, intent)
-    leaf = {
+    leaf: dict[str, Any] = {
         "v": VERSION,
         "tree": intent.tenant_id,
         "kind": "call",
@@ -89,7 +90,24 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
         **_end(call, intent),
         "contents": chest.references,
     }
+    if intent.charges:
+        leaf["budgets"] = _charges(call, intent)
     return Draft(intent.tenant_id, at_ns, leaf, subject_of(intent), chest.contents, chest.lists)
+
+
+def _charges(call: CallRecords, intent: Intent) -> list[dict[str, Any]]:
+    """What each budget was charged."""
+    outcome, attempt = call.outcome, call.attempts[-1] if call.attempts else None
+    if outcome is not None:
+        amounts = outcome.charged
+    else:
+        cost = call.interrupted.cost if call.interrupted is not None else Cost()
+        ran = call.interrupted is not None and attempt is not None
+        amounts = interrupted(intent.charges, ran=ran, model=attempt.model if attempt is not None else "", cost=cost)
+    return [
+        {"budget": each.budget, "measure": each.measure, "start": each.start_s, "charged": amount}
+        for each, amount in zip(intent.charges, amounts, strict=True)
+    ]
 
 
 def energy_entry(measured: EnergyMeasured, epoch: str, tenant_id: str, at_ns: int) -> Draft:

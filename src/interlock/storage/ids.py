@@ -21,6 +21,7 @@ PREFIXES = {
     "alias": "als",
     "issuer": "iss",
     "binding": "rol",
+    "budget": "bdg",
 }
 """What an id may name, and the prefix it then has."""
 

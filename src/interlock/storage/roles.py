@@ -21,6 +21,7 @@ Role = Literal[
     "interlock_node",
     "interlock_shipper",
     "interlock_sequencer",
+    "interlock_lender",
 ]
 
 MIGRATOR: Role = "interlock_migrator"
@@ -30,6 +31,7 @@ COMPILER: Role = "interlock_compiler"
 NODE: Role = "interlock_node"
 SHIPPER: Role = "interlock_shipper"
 SEQUENCER: Role = "interlock_sequencer"
+LENDER: Role = "interlock_lender"
 
 
 class RoleInfo(NamedTuple):
@@ -85,6 +87,12 @@ ROLES: tuple[RoleInfo, ...] = (
         True,
         "the sequencer",
         "gives the entries of every tenant their place in that tenant's tree and signs it; sees no content",
+    ),
+    RoleInfo(
+        LENDER,
+        True,
+        "gateway nodes, for leases on budgets",
+        "a node's workers serve all tenants; reads budgets and what was charged to them, and writes leases only",
     ),
 )
 

@@ -30,6 +30,7 @@ _CONTENTS = (
     "aliases",
     "issuers",
     "sources",
+    "budgets",
 )
 
 
@@ -46,7 +47,7 @@ def update(conn: Connection[Any], tenant: Tenant, by: Author, *, revision: int |
 def delete(conn: Connection[Any], tenant_id: str, by: Author, *, revision: int | None = None) -> Stored[Tenant]:
     """Remove a tenant and everything in it (platform role only); its changes stay. Raises NotFound, Conflict."""
     TABLE.lock(conn, tenant_id, revision)
-    parts = {"tenants", "teams", "policies", "aliases", "issuers", "sources"}
+    parts = {"tenants", "teams", "policies", "aliases", "issuers", "sources", "budgets"}
     for kind, table in (("keys", "api_keys"), ("principals", "principals")):
         rows = conn.execute(f"SELECT DISTINCT bucket FROM interlock.{table} WHERE tenant_id = %s", (tenant_id,))  # noqa: S608
         parts |= {bucket_part(kind, bucket) for (bucket,) in rows}

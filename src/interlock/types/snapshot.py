@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 BUCKETS = 1024
-SMALL_PARTS = ("tenants", "teams", "sources", "policies", "aliases", "issuers", "router")
+SMALL_PARTS = ("tenants", "teams", "sources", "policies", "aliases", "issuers", "router", "budgets")
 FORMAT = 1
 """Version of the parts' layout; a worker refuses a snapshot of another format and keeps the one it has."""
 

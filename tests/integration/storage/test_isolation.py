@@ -48,6 +48,7 @@ LEDGER_TABLES = (
     "ledger_entries_2026_05",
 )
 """The last three: months, made as the control process makes them."""
+BUDGET_TABLES = ("budgets", "budget_periods", "budget_leases", "budget_charges", "budget_alerts")
 _POLICIES = """
     SELECT tablename, policyname, roles::text[], cmd, qual, with_check FROM pg_policies
     WHERE schemaname = 'interlock' AND tablename = %s
@@ -78,6 +79,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "role_bindings",
         "changes",
         *LEDGER_TABLES,
+        *BUDGET_TABLES,
     }
     crossing = {role.name for role in roles.ROLES if role.crosses_tenants}
     for table, enabled, forced, owner in found:
@@ -137,6 +139,9 @@ def test_privileges_are_as_the_roles_table_says(bare: psycopg.Connection[Any], r
         assert {t for t, _ in granted} == {"snapshot_part", "snapshot_head", "nodes"} and writes == {"nodes"}
     elif role.name == roles.COMPILER:
         assert writes == snapshot | {"compile_lock"} and "changes" not in {t for t, _ in granted}
+    elif role.name == roles.LENDER:
+        assert {t for t, _ in granted} == {"budgets", "budget_periods", "budget_leases", "budget_charges"}
+        assert writes == {"budget_periods", "budget_leases"} and ("budget_leases", "DELETE") not in granted
     elif role.name in (roles.APP, roles.PLATFORM):
         assert ("changes", "UPDATE") not in granted and ("changes", "DELETE") not in granted
         assert not writes & {"snapshot_part", "snapshot_head"}

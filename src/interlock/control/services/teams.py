@@ -6,6 +6,7 @@ import msgspec
 
 from interlock.control.documents import LimitsSpec, TeamSpec, restate
 from interlock.control.services.base import Tx, missing
+from interlock.control.services.budgets import unused
 from interlock.errors import Conflict
 from interlock.storage import issuers, teams
 from interlock.storage.table import Stored
@@ -46,9 +47,10 @@ def update(tx: Tx, tenant_id: str, spec: TeamSpec, revision: int | None = None) 
 
 
 def delete(tx: Tx, tenant_id: str, name: str, revision: int | None = None) -> None:
-    """A team without members. Raises NotFound, Conflict (members, or an issuer maps a group to it)."""
+    """A team without members. Raises NotFound, Conflict (members, a budget, an issuer that maps a group to it)."""
     team = find(tx, tenant_id, name).value
     for stored in issuers.page(tx.conn, tenant_id=tenant_id, limit=1000):
         if team.id in stored.value.group_teams.values():
             raise Conflict(f"issuer {stored.value.issuer} maps a group to team {name!r}", code="still_used")
+    unused(tx, tenant_id, "team", team.id, name)
     teams.delete(tx.conn, team.id, tx.by, revision=revision)

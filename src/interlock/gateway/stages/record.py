@@ -54,6 +54,7 @@ def record_intent(call: Call, log: RecordLog) -> None:
             call.request.peer,
             call.request_class,
             identity.parties,
+            call.hold.charges if call.hold is not None else (),
         )
     )
 
