@@ -23,7 +23,16 @@ from typing import Any, Self, TypeVar
 import msgspec
 import uvloop
 
-from interlock.gateway.link import Configure, NewSnapshot, ToNode
+from interlock.gateway.link import (
+    Configure,
+    LeaseGranted,
+    LeaseRefused,
+    LeaseReturned,
+    LeaseWanted,
+    NewSnapshot,
+    ToNode,
+    ToWorker,
+)
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.gateway.worker import Worker
@@ -33,6 +42,7 @@ from interlock.policy.templates import render
 from interlock.settings import Settings
 from interlock.sources.board import Board
 from interlock.types.apikey import mint
+from interlock.types.budget import Budget
 from interlock.types.clock import SystemClock
 from interlock.types.identity import ApiKey, DataClass, Issuer, LimitSet, Principal, PrincipalKind, Team, Tenant
 from interlock.types.record import Record
@@ -116,6 +126,7 @@ class World:
     policies: list[PolicyText] = dataclasses.field(default_factory=lambda: [permit_all()])
     aliases: list[Alias] = dataclasses.field(default_factory=list)
     issuers: list[Issuer] = dataclasses.field(default_factory=list)
+    budgets: list[Budget] = dataclasses.field(default_factory=list)
 
     def parts(self, version: int) -> tuple[list[Part], Head]:
         """The parts of this world's snapshot, as the compiler would make them."""
@@ -134,6 +145,7 @@ class World:
             "policies": self.policies,
             "aliases": self.aliases,
             "issuers": self.issuers,
+            "budgets": self.budgets,
             "router": {"version": 0},
         }
         keys: list[dict[bytes, ApiKey]] = [{} for _ in range(BUCKETS)]
@@ -184,6 +196,8 @@ class WorkerHarness:
         given = {"home": str(self.folder), "pepper_file": str(pepper), "metrics_interval_ms": 50, **settings}
         self.settings = Settings(**given)
         self.told: list[ToNode] = []
+        self.purse: dict[str, int] | None = {}
+        """What is left of each budget for this worker, by budget id; None: the node does not answer."""
         self._versions = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -224,6 +238,26 @@ class WorkerHarness:
             self._thread.join(20)
             assert not self._thread.is_alive(), "the worker did not stop"
 
+    def _tell(self, message: ToNode) -> bool:
+        """What the worker says to its node; of budgets it gets what is in the purse."""
+        self.told.append(message)
+        if self.purse is None or not isinstance(message, LeaseWanted | LeaseReturned):
+            return True
+        left = self.purse.get(message.budget, 0)
+        if isinstance(message, LeaseReturned):
+            self.purse[message.budget] = left + message.amount
+            return True
+        given = min(message.want, left) if left >= message.need else 0
+        self.purse[message.budget] = left - given
+        answer: ToWorker = LeaseGranted(message.epoch, message.budget, message.start_s, given)
+        if message.need and not given:
+            amount = next((b.amount for b in self.world.budgets if b.id == message.budget), -1)
+            used = amount - left
+            answer = LeaseRefused(message.epoch, message.budget, message.start_s, "spent", used, amount)
+        assert self._loop is not None
+        self._loop.call_soon(self.worker.on_message, answer)
+        return True
+
     def _run(self, started: Future[None]) -> None:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
@@ -242,7 +276,7 @@ class WorkerHarness:
             )
             try:
                 self.worker = Worker(config, SystemClock(), self._loop)
-                self.worker.send = lambda message: (self.told.append(message), True)[1]
+                self.worker.send = self._tell
                 await self.worker.start()
             except BaseException as e:
                 started.set_exception(e)

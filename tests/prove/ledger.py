@@ -26,12 +26,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from psycopg import Connection
+
 from interlock.cli.client import AdminClient
 from interlock.errors import InterlockError
 from interlock.gateway.node import SHIPPER_MODULE
 from interlock.ledger.reader import tail
 from interlock.settings import Settings
 from interlock.storage.embedded import EmbeddedPostgres
+from interlock.storage.pool import Store
 from interlock.types.record import Intent, Interrupted, Outcome, Refusal, request_id
 from tests.postgres import owned_home
 
@@ -90,7 +93,7 @@ class Client(threading.Thread):
 class Stack:
     """All processes of the proof, each of which may be killed and is started again."""
 
-    def __init__(self, base: Path, server: EmbeddedPostgres) -> None:
+    def __init__(self, base: Path, server: EmbeddedPostgres, **environment: str) -> None:
         self.base = base
         self.server = server
         self.ports = {name: _free_port() for name in (*NODES, "control")}
@@ -107,6 +110,7 @@ class Stack:
             "INTERLOCK_LEDGER_CHECKPOINT_S": "1",
             "INTERLOCK_LEDGER_QUIET_CHECKPOINT_S": "1",
             "INTERLOCK_CONTROL_PORT": str(self.ports["control"]),
+            **environment,
         }
         shared.mkdir(parents=True, mode=0o700)
         for name in ("pepper", "ledger_key", "ledger_signing_key"):
@@ -129,6 +133,12 @@ class Stack:
         said = process.ready()
         assert said is not None, f"{name} did not start: {log.read_text()[-2000:]}"
         return said
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection[Any]]:
+        """A look at the database, across tenants."""
+        with Store(self.server.url, Settings()) as store, store.platform() as conn:
+            yield conn
 
     def admin(self) -> AdminClient:
         """The admin API, as the first administrator."""
@@ -188,10 +198,10 @@ def prove(*, rounds: int, seed: int, progress: bool = True) -> dict[str, Any]:
     rng = random.Random(f"ledger {seed}")
     failures: list[str] = []
     killed: Counter[str] = Counter()
-    with owned_home() as home, _database(home) as server:
+    with owned_home() as home, database(home) as server:
         stack = Stack(home.parent, server)
         try:
-            key, began = _set_up(stack)
+            key, began = set_up(stack)
             clients = [Client(stack.ports[node], key, seed * 100 + n) for n in range(CLIENTS) for node in NODES]
             for client in clients:
                 client.start()
@@ -215,7 +225,7 @@ def prove(*, rounds: int, seed: int, progress: bool = True) -> dict[str, Any]:
     return {"seed": seed, "rounds": rounds, "killed": dict(killed), **figures, "failures": failures}
 
 
-def _set_up(stack: Stack) -> tuple[str, float]:
+def set_up(stack: Stack) -> tuple[str, float]:
     """Start everything; a key, and when it began."""
     engines = stack.start("engine")
     stack.start("control")
@@ -348,7 +358,8 @@ def _interlock(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _database(home: Path) -> Iterator[EmbeddedPostgres]:
+def database(home: Path) -> Iterator[EmbeddedPostgres]:
+    """A server of the proof's own."""
     server = EmbeddedPostgres(home, Settings(home=str(home)))
     server.start()
     try:

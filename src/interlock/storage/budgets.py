@@ -120,7 +120,7 @@ def use(conn: Connection[Any], budget_id: str, start_s: int) -> Use:
         " coalesce(c.charged, 0) AS charged FROM"
         " (SELECT * FROM interlock.budget_leases WHERE budget_id = %(b)s AND start_s = %(s)s) AS l FULL JOIN"
         " (SELECT * FROM interlock.budget_charges WHERE budget_id = %(b)s AND start_s = %(s)s) AS c"
-        " ON c.epoch = l.epoch) AS both",
+        " ON c.epoch = l.epoch) AS joined",
         {"b": budget_id, "s": start_s},
     ).fetchone()
     assert row is not None  # noqa: S101 - an aggregate has a row

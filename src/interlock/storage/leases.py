@@ -76,7 +76,7 @@ async def give(conn: AsyncConnection[Any], wish: Wish) -> Answer:
         " coalesce(c.charged, 0) AS charged, coalesce(l.asked, 0) AS asked, coalesce(l.answered, 0) AS answered FROM"
         " (SELECT * FROM interlock.budget_leases WHERE budget_id = %(b)s AND start_s = %(s)s) AS l FULL JOIN"
         " (SELECT * FROM interlock.budget_charges WHERE budget_id = %(b)s AND start_s = %(s)s) AS c"
-        " ON c.epoch = l.epoch) AS both",
+        " ON c.epoch = l.epoch) AS joined",
         {"b": w.budget, "t": w.tenant_id, "s": w.start_s, "e": w.epoch},
     )
     row = await cursor.fetchone()
@@ -255,7 +255,7 @@ def _fold_period(conn: Connection[Any], tenant_id: str, budget: str, start_s: in
         " paid AS (DELETE FROM interlock.budget_charges WHERE budget_id = %(b)s AND start_s = %(s)s"
         " AND epoch IN (SELECT epoch FROM finished) RETURNING epoch, charged)"
         " SELECT coalesce((SELECT sum(charged) FROM paid), 0)::bigint,"
-        " (SELECT count(*) FROM (SELECT epoch FROM gone UNION SELECT epoch FROM paid) AS both)",
+        " (SELECT count(*) FROM (SELECT epoch FROM gone UNION SELECT epoch FROM paid) AS joined)",
         given,
     ).fetchone()
     assert row is not None  # noqa: S101 - an aggregate has a row
