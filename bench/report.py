@@ -14,7 +14,8 @@ from bench.measure import Plan, median
 
 PROFILE = "direct"
 PROFILE_WORDS = (
-    "model named, 1 KB prompt, API key, policy decision warm, limits on key, principal and team, "
+    "model named, 1 KB prompt, API key, policy decision warm, limits on key, principal and team, hard budgets of money "
+    "and tokens, "
     "full record with fsync, metrics on, one worker"
 )
 TARGETS: dict[str, tuple[float, str]] = {

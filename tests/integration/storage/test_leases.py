@@ -175,7 +175,7 @@ def test_a_threshold_is_told_once(store: Store, tenant: str) -> None:
 def test_whatever_happens_the_amount_holds(store: Store, tenant: str, postgres_url: str, seed: int) -> None:
     """Epochs ask, give back, are charged within what they hold, and end; in the end all of it can be spent."""
     rng = random.Random(seed)
-    amount = 500
+    amount = 120
     of = budget(store, tenant, amount)
     first = 1000 * (seed + 1)
     state = {"next": first}
