@@ -25,6 +25,9 @@ import uvloop
 
 from interlock.gateway.link import (
     Configure,
+    KeyAnswer,
+    KeyClaim,
+    KeyEnd,
     LeaseGranted,
     LeaseRefused,
     LeaseReturned,
@@ -198,6 +201,9 @@ class WorkerHarness:
         self.told: list[ToNode] = []
         self.purse: dict[str, int] | None = {}
         """What is left of each budget for this worker, by budget id; None: the node does not answer."""
+        self.keys: dict[tuple[str, str, bytes], tuple[KeyClaim, str, bytes]] = {}
+        """Idempotency keys: who claimed each, what became of it, the sealed answer."""
+        self.keys_answered = True
         self._versions = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -241,6 +247,8 @@ class WorkerHarness:
     def _tell(self, message: ToNode) -> bool:
         """What the worker says to its node; of budgets it gets what is in the purse."""
         self.told.append(message)
+        if isinstance(message, KeyClaim | KeyEnd):
+            return self._key(message)
         if self.purse is None or not isinstance(message, LeaseWanted | LeaseReturned):
             return True
         left = self.purse.get(message.budget, 0)
@@ -256,6 +264,26 @@ class WorkerHarness:
             answer = LeaseRefused(message.epoch, message.budget, message.start_s, "spent", used, amount)
         assert self._loop is not None
         self._loop.call_soon(self.worker.on_message, answer)
+        return True
+
+    def _key(self, message: KeyClaim | KeyEnd) -> bool:
+        """What a node and its database make of an idempotency key, without either."""
+        name = (message.tenant_id, message.principal_id, message.digest)
+        if isinstance(message, KeyEnd):
+            claim, _, _ = self.keys.pop(name)
+            if message.state != "free":
+                self.keys[name] = (claim, message.state, message.answer)
+            return True
+        if not self.keys_answered:
+            return True
+        claim, state, answer = self.keys.setdefault(name, (message, "running", b""))
+        if claim is message:
+            state = "fresh"
+        elif claim.fingerprint != message.fingerprint:
+            state = "other"
+        said = KeyAnswer(message.epoch, message.number, state, claim.request, answer if state == "done" else b"")
+        assert self._loop is not None
+        self._loop.call_soon(self.worker.on_message, said)
         return True
 
     def _run(self, started: Future[None]) -> None:

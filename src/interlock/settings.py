@@ -345,6 +345,23 @@ class Settings:
     breaker_probes: int = setting(1, "Calls let through to test a half-open breaker.", group="routing", minimum=1)
     candidates_max: int = setting(50, "Most candidates ranked for a call.", group="routing", minimum=1)
 
+    # -- idempotency
+    idempotency_keep_s: int = setting(
+        86_400, "How long an idempotency key stands for its first request.", group="idempotency", minimum=1
+    )
+    idempotency_wait_ms: int = setting(
+        10_000,
+        "Longest wait of a repeated request for the first one under its idempotency key to end.",
+        group="idempotency",
+        minimum=1,
+    )
+    idempotency_answer_bytes_max: int = setting(
+        262_144,
+        "Longest answer kept for repeated requests (at most 700,000); of a longer one they are told that it was given.",
+        group="idempotency",
+        minimum=0,
+    )
+
     # -- budgets
     budgets_max: int = setting(1000, "Most budgets of a tenant.", group="budgets", minimum=1)
     lease_wait_ms: int = setting(

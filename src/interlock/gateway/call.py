@@ -54,6 +54,8 @@ class Call:
     affordable: frozenset[str] | None = None
     """Offers that its budgets allow; None: all candidates."""
     hold: Hold | None = None
+    charged = False
+    """A source has worked on it, or may have."""
     intent_seq = -1
     request_class = ""
 

@@ -7,6 +7,7 @@
                      Measured    energy of calls that ended, from a source's meter
                      LeaseGranted, LeaseRefused   the answer to LeaseWanted
                      LeaseRecalled   others need what can be spared of a budget's share
+                     KeyAnswer   what there is under an idempotency key
                      Ping        answered here, so that a stuck worker is found
     worker -> node   Ready       serving, on this snapshot
                      Runs        now runs on this snapshot
@@ -14,6 +15,7 @@
                      RefreshKeys a token names a key id that the issuer's stored keys do not have
                      Worked      what was under way at sources that have a meter
                      LeaseWanted, LeaseReturned   shares of budgets
+                     KeyClaim, KeyEnd   a call claims an idempotency key; how it ended
                      Pong        its event loop turns
 
 Either end sees the other one die as the end of the stream: a worker whose node is gone stops as if told to, so no
@@ -183,6 +185,42 @@ class LeaseRecalled(msgspec.Struct, frozen=True, tag_field="is", tag="lease_reca
     asker: str
 
 
+class KeyClaim(msgspec.Struct, frozen=True, tag_field="is", tag="key_claim"):
+    """The call `request` claims a principal's idempotency key; see `interlock.gateway.idempotency`. Answered once."""
+
+    epoch: str
+    number: int
+    tenant_id: str
+    principal_id: str
+    digest: bytes
+    fingerprint: bytes
+    subject: str
+    request: str
+
+
+class KeyEnd(msgspec.Struct, frozen=True, tag_field="is", tag="key_end"):
+    """How the call ended that has a key: "done" (`answer`: sealed, b"" when it is not kept), "lost", or "free" when
+    nothing was done."""
+
+    tenant_id: str
+    principal_id: str
+    digest: bytes
+    request: str
+    state: str
+    answer: bytes
+
+
+class KeyAnswer(msgspec.Struct, frozen=True, tag_field="is", tag="key_answer"):
+    """What there is under a key: "fresh", "other", "running", "done", "lost", or "unavailable". `request`: the call
+    that has it."""
+
+    epoch: str
+    number: int
+    state: str
+    request: str = ""
+    answer: bytes = b""
+
+
 class Ping(msgspec.Struct, frozen=True, tag_field="is", tag="ping"):
     """Are you there? Answered by the worker's end itself."""
 
@@ -191,8 +229,10 @@ class Pong(msgspec.Struct, frozen=True, tag_field="is", tag="pong"):
     """The answer to Ping."""
 
 
-ToWorker = Configure | NewSnapshot | Reload | Stop | Measured | LeaseGranted | LeaseRefused | LeaseRecalled | Ping
-ToNode = Ready | Runs | Rejected | RefreshKeys | Worked | LeaseWanted | LeaseReturned | Pong
+ToWorker = (
+    Configure | NewSnapshot | Reload | Stop | Measured | LeaseGranted | LeaseRefused | LeaseRecalled | KeyAnswer | Ping
+)
+ToNode = Ready | Runs | Rejected | RefreshKeys | Worked | LeaseWanted | LeaseReturned | KeyClaim | KeyEnd | Pong
 In = TypeVar("In")
 Out = TypeVar("Out")
 

@@ -33,9 +33,19 @@ import msgspec
 
 from interlock import __version__
 from interlock.errors import ConfigError, InterlockError, Unavailable
+from interlock.gateway.claimant import Claimant
 from interlock.gateway.feed import DatabaseStore, SnapshotFeed, Store
 from interlock.gateway.lender import Lender
-from interlock.gateway.link import Configure, LeaseReturned, LeaseWanted, NewSnapshot, Rejected, Worked
+from interlock.gateway.link import (
+    Configure,
+    KeyClaim,
+    KeyEnd,
+    LeaseReturned,
+    LeaseWanted,
+    NewSnapshot,
+    Rejected,
+    Worked,
+)
 from interlock.gateway.listen import Listening
 from interlock.gateway.metered import MeterService
 from interlock.gateway.slots import Slot
@@ -184,6 +194,7 @@ class GatewayNode:
             self.name, lambda: self.slots, self.metrics, self.clock, settings.energy_sample_ms, self._meter
         )
         self.lender = Lender(self.name, settings.database_url, settings, self.clock, lambda: self.slots)
+        self.claimant = Claimant(settings.database_url, settings, lambda: self.slots)
         self.metrics.before_publish(self._fill)
 
     async def _serve(self) -> None:
@@ -198,6 +209,7 @@ class GatewayNode:
                 ("energy meters", self.meters.run),
                 ("shipper", self._shipper),
                 ("lender", self.lender.run),
+                ("claimant", self.claimant.run),
                 ("housekeeping", self._housekeeping),
             )
         ]
@@ -371,6 +383,13 @@ class GatewayNode:
             self.lender.wanted(slot, message)
         else:
             self.lender.returned(slot, message)
+
+    def key(self, slot: int, message: KeyClaim | KeyEnd) -> None:
+        """See `slots.Host`."""
+        if isinstance(message, KeyClaim):
+            self.claimant.claim(slot, message)
+        else:
+            self.claimant.ended(slot, message)
 
     # -- the rest
 

@@ -1,11 +1,13 @@
 """The order of a call's stages: this file is the list.
 
-    authenticate -> receive -> resolve -> authorize -> admit -> route -> budget -> record intent -> run
+    authenticate -> receive -> resolve -> authorize -> (idempotency key) -> admit -> route -> budget -> record intent
+    -> run
 
 `run` (see `interlock.gateway.run`) invokes the source, fails over along the candidates, records every attempt, and
 ends with the outcome: meter, record, respond. Authentication comes before the body is decoded, so that strangers
 cost little and learn nothing; from `authenticate` on every refusal is recorded. A call that needs a share of a budget
-which its worker does not hold waits before its intent (`interlock.gateway.waiting`).
+which its worker does not hold waits before its intent (`interlock.gateway.waiting`); one with an idempotency key waits
+before it counts on anything (`interlock.gateway.idempotency`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LogError
 from interlock.gateway.call import Call
+from interlock.gateway.idempotency import IDEMPOTENCY_KEY, Claiming, Replayed, key_of
 from interlock.gateway.run import Run
 from interlock.gateway.stages.admit import admit
 from interlock.gateway.stages.authenticate import authenticate
@@ -28,6 +31,8 @@ from interlock.gateway.waiting import Waiting
 from interlock.wire.errors import error_answer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from interlock.gateway.http.exchange import Exchange, Request, Sink
     from interlock.gateway.runtime import Runtime
 
@@ -40,41 +45,44 @@ def govern(operation: str, request: Request, sink: Sink, runtime: Runtime) -> Ex
     call = Call(operation, request, sink, runtime.state, record_log.epoch, record_log.next_call())
     call.wall_ns = runtime.clock.wall_ns()
     call.seed = runtime.seed(call.number)
+    return _guarded(call, runtime, _enter)
+
+
+def _guarded(call: Call, runtime: Runtime, step: Callable[[Call, Runtime], Exchange | None]) -> Exchange | None:
+    """One step of a call's way; what it raises is the answer."""
     try:
-        authenticate(call, runtime.authenticator)
-        receive(call, runtime.body_limits)
-        resolve(call, runtime.settings)
-        authorize(call, runtime)
-        admit(call, runtime)
-        route(call, runtime)
-        if budgeted(call):
-            short = reserve(call, runtime)
-            if short is not None:
-                waiting = Waiting(call, runtime, _go, refuse)
-                waiting.begin(short)
-                return waiting
-        record_intent(call, record_log)
+        return step(call, runtime)
     except InterlockError as error:
         refuse(call, error, runtime)
-        return None
     except Exception:
         log.exception("stage failed", extra={"request_id": call.id})
         refuse(call, _defect(call), runtime)
-        return None
-    return _run(call, runtime)
+    return None
 
 
-def _go(call: Call, runtime: Runtime) -> Exchange | None:
-    """Go on with a call that has got what it waited for."""
-    try:
-        record_intent(call, runtime.log)
-    except InterlockError as error:
-        refuse(call, error, runtime)
-        return None
-    except Exception:
-        log.exception("stage failed", extra={"request_id": call.id})
-        refuse(call, _defect(call), runtime)
-        return None
+def _enter(call: Call, runtime: Runtime) -> Exchange | None:
+    """Who asks for what, and whether they may. A call with an idempotency key goes on when that is known to be new."""
+    authenticate(call, runtime.authenticator)
+    receive(call, runtime.body_limits)
+    resolve(call, runtime.settings)
+    authorize(call, runtime)
+    if IDEMPOTENCY_KEY in call.request.headers:
+        claiming = Claiming(call, key_of(call), runtime, lambda c, r: _guarded(c, r, _admit), refuse)
+        claiming.begin()
+        return claiming
+    return _admit(call, runtime)
+
+
+def _admit(call: Call, runtime: Runtime) -> Exchange | None:
+    """Room, limits, candidates, budgets."""
+    admit(call, runtime)
+    route(call, runtime)
+    if budgeted(call):
+        short = reserve(call, runtime)
+        if short is not None:
+            waiting = Waiting(call, runtime, lambda c, r: _guarded(c, r, _run), refuse)
+            waiting.begin(short)
+            return waiting
     return _run(call, runtime)
 
 
@@ -84,6 +92,7 @@ def _defect(call: Call) -> InterlockError:
 
 
 def _run(call: Call, runtime: Runtime) -> Run:
+    record_intent(call, runtime.log)
     run = Run(call, runtime)
     try:
         run.begin()
@@ -123,5 +132,13 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
         # The log is what refuses: the caller is told so, and nothing was done that a record would speak of.
         call.sink.respond(status, headers, body)
         return
-    # Also when it cannot become durable: a refusal gives nothing away, and the caller must not be left waiting.
-    runtime.log.on_durable(seq, lambda _error: call.sink.respond(status, headers, body))
+
+    def durable(log_error: LogError | None) -> None:
+        # Also when it cannot become durable: a refusal gives nothing away, and the caller must not be left waiting.
+        # An earlier answer does: it leaves with a durable record only (P1).
+        if log_error is not None and isinstance(error, Replayed):
+            call.sink.respond(*error_answer(log_error, "openai"))
+        else:
+            call.sink.respond(status, headers, body)
+
+    runtime.log.on_durable(seq, durable)

@@ -371,6 +371,7 @@ class Run:
         """Settle limits and budgets. Returns what each budget is charged."""
         self._unseat()
         call, attempt = self.call, self._attempt
+        call.charged = ran = attempt is not None and usage is not NOTHING_USED
         if call.admission is not None:
             self.runtime.limits.settle(call.admission, usage.total_tokens, now_ns)
             call.limit_lines = call.admission.header_lines
@@ -378,7 +379,6 @@ class Run:
         hold = call.hold
         if hold is None:
             return NOTHING
-        ran = attempt is not None and usage is not NOTHING_USED
         model = attempt.offer.model.name if attempt is not None else ""
         amounts = charged(hold.charges, ran=ran, model=model, usage=usage, cost=cost, energy=energy)
         self.runtime.treasury.settle(hold, amounts)

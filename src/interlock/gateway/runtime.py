@@ -13,6 +13,7 @@ from interlock.types.identity import DataClass
 from interlock.wire.openai import Limits
 
 if TYPE_CHECKING:
+    from interlock.gateway.idempotency import Claiming, Claims
     from interlock.gateway.identify import Authenticator
     from interlock.gateway.run import Run
     from interlock.gateway.state import State
@@ -50,6 +51,7 @@ class Runtime:
         authenticator: Authenticator,
         state: State,
         treasury: Treasury,
+        claims: Claims,
         seed: int,
     ) -> None:
         self.settings = settings
@@ -61,9 +63,10 @@ class Runtime:
         self.authenticator = authenticator
         self.state = state
         self.treasury = treasury
+        self.claims = claims
         self.runs: set[Run] = set()
-        self.waiting: set[Waiting] = set()
-        """Calls that wait for a share of a budget."""
+        self.waiting: set[Waiting | Claiming] = set()
+        """Calls that wait for a share of a budget, or for their idempotency keys."""
         self.confirmed_ns = board.snapshot_confirmed()[1]
         """When the snapshot was last confirmed (Unix nanoseconds), as of the last sweep."""
         self.swept_ns = clock.mono_ns()

@@ -20,6 +20,8 @@ from typing import Protocol
 
 from interlock.gateway.link import (
     Configure,
+    KeyClaim,
+    KeyEnd,
     LeaseReturned,
     LeaseWanted,
     LinkError,
@@ -76,6 +78,9 @@ class Host(Protocol):
 
     def lease(self, slot: int, message: LeaseWanted | LeaseReturned) -> None:
         """The slot's worker needs a share of a budget, or gives some of one back."""
+
+    def key(self, slot: int, message: KeyClaim | KeyEnd) -> None:
+        """A call of the slot's worker claims an idempotency key, or ends."""
 
 
 class Slot:
@@ -216,6 +221,8 @@ class Slot:
                 self._host.worked(self.number, message)
             case LeaseWanted() | LeaseReturned():
                 self._host.lease(self.number, message)
+            case KeyClaim() | KeyEnd():
+                self._host.key(self.number, message)
 
     def _closed(self, process: Process) -> Callable[[LinkError | None], None]:
         def closed(error: LinkError | None) -> None:

@@ -54,6 +54,7 @@ class Waiting:
         """Something has changed: the share may be large enough, or it is known that it will not be."""
         if self._over:
             return
+        self._call.wall_ns = self._runtime.clock.wall_ns()  # it is admitted when it has its share
         try:
             short = reserve(self._call, self._runtime)
         except InterlockError as error:

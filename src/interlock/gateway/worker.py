@@ -25,9 +25,11 @@ from interlock.errors import ConfigError, InterlockError, LogError, SnapshotErro
 from interlock.gateway.app import Gateway
 from interlock.gateway.http.fallback import Fallback
 from interlock.gateway.http.protocol import Server
+from interlock.gateway.idempotency import Claims
 from interlock.gateway.identify import Authenticator
 from interlock.gateway.link import (
     Configure,
+    KeyAnswer,
     LeaseGranted,
     LeaseRecalled,
     LeaseRefused,
@@ -153,6 +155,7 @@ class Worker:
         self.treasury = Treasury(
             self.record_log.epoch, settings, self.clock, lambda message: self.send(message), self._once_durable
         )
+        self.claims = Claims(self.record_log.epoch, self.pepper, lambda message: self.send(message))
         self.runtime = Runtime(
             settings=settings,
             clock=self.clock,
@@ -163,6 +166,7 @@ class Worker:
             authenticator=Authenticator(self.pepper, self.tokens, self.clock, settings.principal_cache_max),
             state=self._state(self.view, None),
             treasury=self.treasury,
+            claims=self.claims,
             seed=secrets.randbits(63),
         )
         self.tokens.update(self.view.issuers)
@@ -251,16 +255,18 @@ class Worker:
         elif isinstance(message, Measured):
             self.desk.measured(message)
         elif self.runtime is not None:
-            self._lease(message)
+            self._from_database(message)
 
-    def _lease(self, message: ToWorker) -> None:
-        """What the node says of shares of budgets."""
+    def _from_database(self, message: ToWorker) -> None:
+        """What the node says of shares of budgets and of idempotency keys."""
         if isinstance(message, LeaseGranted):
             self.treasury.granted(message)
         elif isinstance(message, LeaseRefused):
             self.treasury.refused(message)
         elif isinstance(message, LeaseRecalled):
             self.treasury.recalled(message)
+        elif isinstance(message, KeyAnswer):
+            self.claims.answered(message)
 
     def _take(self, message: NewSnapshot) -> None:
         runtime = self.runtime

@@ -12,7 +12,7 @@ from psycopg import Connection
 
 from interlock.errors import NotFound
 from interlock.ledger.entry import VERSION, encode_leaf
-from interlock.storage import sequencing, shipping
+from interlock.storage import claims, sequencing, shipping
 from interlock.storage.ledger_keys import GENERATION
 
 EPOCH = "0000000000000000"
@@ -50,6 +50,7 @@ def erase(conn: Connection[Any], tenant_id: str, subject: str, by: str, now_ns: 
     for table in ("ledger_contents", "ledger_lists"):
         gone = conn.execute(_DELETE[table], (tenant_id, names)).rowcount
         deleted += gone if table == "ledger_contents" else 0
+    claims.erase(conn, tenant_id, subject)
     conn.execute(
         "UPDATE interlock.ledger_keys SET wrapped = NULL, erased_ns = %s WHERE tenant_id = %s AND subject = ANY(%s)",
         (at_ns, tenant_id, names),

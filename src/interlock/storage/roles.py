@@ -91,8 +91,9 @@ ROLES: tuple[RoleInfo, ...] = (
     RoleInfo(
         LENDER,
         True,
-        "gateway nodes, for leases on budgets",
-        "a node's workers serve all tenants; reads budgets and what was charged to them, and writes leases only",
+        "gateway nodes, for leases on budgets and for idempotency keys",
+        "a node's workers serve all tenants; reads budgets and what was charged to them, writes leases and idempotency"
+        " keys",
     ),
 )
 

@@ -217,3 +217,21 @@ def test_who_may_erase_and_what_cannot_be(scene: Scene) -> None:
         assert Admin(scene.owner.http, made["key"]).call("POST", path, {"subject": "prn_acme_alice"})[0] == status
     scene.erase()
     assert scene.owner.call("POST", path, {"subject": "prn_acme_alice"})[0] == 404, "there is nothing left"
+
+
+def test_an_erasure_takes_answers_kept_for_idempotency_keys(scene: Scene) -> None:
+    kept = (
+        "INSERT INTO interlock.idempotency_keys (tenant_id, principal_id, digest, fingerprint, subject, epoch, request,"
+        " state, answer, expires_at) VALUES ('ten_acme', %(p)s, sha256(%(p)s::bytea), sha256('r'), %(p)s, 'e', 'req_1',"
+        " 'done', 'sealed', now() + interval '1 day')"
+    )
+    url = scene.running.control.store.url
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("SELECT set_config('role', 'interlock_lender', false)")
+        for who in ("alice", "bob"):
+            conn.execute(kept, {"p": f"prn_acme_{who}"})
+        scene.say(SECRET)
+        scene.arrive()
+        scene.erase()
+        left = conn.execute("SELECT subject FROM interlock.idempotency_keys").fetchall()
+    assert left == [("prn_acme_bob",)]

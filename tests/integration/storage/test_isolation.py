@@ -80,6 +80,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "changes",
         *LEDGER_TABLES,
         *BUDGET_TABLES,
+        "idempotency_keys",
     }
     crossing = {role.name for role in roles.ROLES if role.crosses_tenants}
     for table, enabled, forced, owner in found:
@@ -140,8 +141,10 @@ def test_privileges_are_as_the_roles_table_says(bare: psycopg.Connection[Any], r
     elif role.name == roles.COMPILER:
         assert writes == snapshot | {"compile_lock"} and "changes" not in {t for t, _ in granted}
     elif role.name == roles.LENDER:
-        assert {t for t, _ in granted} == {"budgets", "budget_periods", "budget_leases", "budget_charges"}
-        assert writes == {"budget_periods", "budget_leases"} and ("budget_leases", "DELETE") not in granted
+        seen = {"budgets", "budget_periods", "budget_leases", "budget_charges", "idempotency_keys"}
+        assert {t for t, _ in granted} == seen
+        assert writes == {"budget_periods", "budget_leases", "idempotency_keys"}
+        assert ("budget_leases", "DELETE") not in granted
     elif role.name in (roles.APP, roles.PLATFORM):
         assert ("changes", "UPDATE") not in granted and ("changes", "DELETE") not in granted
         assert not writes & {"snapshot_part", "snapshot_head"}
