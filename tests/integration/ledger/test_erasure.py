@@ -222,7 +222,8 @@ def test_who_may_erase_and_what_cannot_be(scene: Scene) -> None:
 def test_an_erasure_takes_answers_kept_for_idempotency_keys(scene: Scene) -> None:
     kept = (
         "INSERT INTO interlock.idempotency_keys (tenant_id, principal_id, digest, fingerprint, subject, epoch, request,"
-        " state, answer, expires_at) VALUES ('ten_acme', %(p)s, sha256(%(p)s::bytea), sha256('r'), %(p)s, 'e', 'req_1',"
+        " state, answer, expires_at) VALUES ('ten_acme', %(p)s::text, sha256(convert_to(%(p)s, 'UTF8')), sha256('r'),"
+        " %(p)s, 'e', 'req_1',"
         " 'done', 'sealed', now() + interval '1 day')"
     )
     url = scene.running.control.store.url
