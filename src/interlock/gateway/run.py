@@ -10,6 +10,7 @@ Ways through:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,7 @@ class Run:
         self.parsed = call.parsed
         self.stream = call.parsed.stream
         self._last_sent_ns = call.started_ns
+        self._hold = call.hold
 
     @property
     def last_attempt(self) -> Attempt | None:
@@ -354,7 +356,9 @@ class Run:
         self.ended = True
         if self._attempt is not None:
             self._attempt.cancel()
+        attempt = self._attempt
         self._settle_unrecorded()
+        self._record_failure(attempt, error)
         self._answer_log_error(error)
 
     def _answer_log_error(self, error: LogError) -> None:
@@ -384,6 +388,35 @@ class Run:
         self.runtime.treasury.settle(hold, amounts)
         call.hold, self._charged = None, (hold, amounts)
         return amounts
+
+    def _record_failure(self, attempt: Attempt | None, error: LogError) -> None:
+        """Let the log know how the call ended: it writes that when it takes records again, so that the call does not
+        stay open in it."""
+        call, runtime = self.call, self.runtime
+        usage = call.unknown_usage() if attempt is not None else NOTHING_USED
+        now_ns = runtime.clock.mono_ns()
+        cost, energy = self._metered(attempt, usage, now_ns, 0)
+        outcome = Outcome(
+            call.number,
+            now_ns,
+            "failed",
+            error.status,
+            attempt.number if attempt is not None else -1,
+            attempt.link.source.name if attempt is not None else "",
+            attempt.offer.model.name if attempt is not None else "",
+            "",
+            (),
+            usage,
+            0,
+            (now_ns - call.started_ns) // 1000,
+            code=error.code,
+            words=error.message,
+            cost=cost,
+            energy=energy,
+            charged=_interrupted(self._hold, attempt) if self._hold is not None else NOTHING,
+        )
+        with contextlib.suppress(LogError):
+            runtime.log.append(outcome)
 
     def _recharge(self, attempt: Attempt | None) -> None:
         """The outcome did not get into the log: the ledger will charge the call as one that was interrupted."""
