@@ -107,7 +107,7 @@ def delete(
 ) -> None:
     """Remove a budget. What was charged to it stays in the ledger."""
     path = f"/tenants/{quote(tenant, safe='')}/budgets/{quote(name, safe='')}"
-    answer = client_of(home, url, ca).call("DELETE", path, reason=reason_or(reason, f"budget delete {name}"))
+    answer = client_of(home, url, ca).call("DELETE", path, why=reason_or(reason, f"budget delete {name}"))
     if as_json:
         put_json(answer)
     else:
