@@ -331,8 +331,8 @@ def refusal_error(lease: Lease, need: int, refused: LeaseRefused, now_s: int) ->
         return error
     if refused.used + need <= refused.amount:
         return LimitExceeded(
-            f"What is left of {name[0].lower()}{name[1:]} is held by calls in progress, or by some that have just ended; "
-            "try again.",
+            f"What is left of {name[0].lower()}{name[1:]} is held by calls in progress, or by some that have just"
+            " ended; try again.",
             code="budget_reserved",
             headers={"retry-after": "1"},
         )
