@@ -18,6 +18,7 @@ from interlock.types.source import Ability, CredentialRef, SourceKind, SourceLim
 
 DataClassName = Literal["public", "internal", "confidential", "restricted"]
 Mode = Literal["eco", "balanced", "quality"]
+RecordingName = Literal["full", "prompt_only", "metadata"]
 
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
@@ -68,11 +69,12 @@ class TlsSpec(TlsRef, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class TeamSpec(Spec, frozen=True):
-    """A team of a tenant; `limits` hold for all its members together."""
+    """A team of a tenant; `limits` hold for all its members together, `recording` for the calls of each."""
 
     name: str
     cost_center: str = ""
     limits: LimitsSpec | None = None
+    recording: RecordingName = "full"
 
 
 class PrincipalSpec(Spec, frozen=True):
@@ -129,6 +131,7 @@ class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     data_class: DataClassName = "public"
     sunset: str = ""
     request_class: str = ""
+    recording: RecordingName = "full"
 
 
 class IssuerSpec(Spec, frozen=True):
@@ -264,6 +267,7 @@ class TenantSpec(Spec, frozen=True):
     name: str
     time_zone: str = "UTC"
     active: bool = True
+    recording: RecordingName = "full"
     teams: tuple[TeamSpec, ...] | UnsetType = UNSET
     principals: tuple[PrincipalSpec, ...] | UnsetType = UNSET
     keys: tuple[KeySpec, ...] | UnsetType = UNSET

@@ -40,6 +40,8 @@ class Identity(NamedTuple):
     """Digest of the API key (empty for tokens), by which running calls are found when it is cut off."""
     parties: tuple[Party, ...]
     """Who calls and whom it acts for, as records have them."""
+    recording: int = 0
+    """The strictest that its tenant, and the teams of all parties, ask for."""
 
 
 class Authenticator:
@@ -99,7 +101,10 @@ class Authenticator:
             delegation="asserted",
             not_after_s=caller.not_after_s,
         )
-        return identity._replace(caller=acting, parties=_parties(acting))
+        parties = _parties(acting)
+        return identity._replace(
+            caller=acting, parties=parties, recording=_recording(identity.tenant_id, parties, view)
+        )
 
     def _from_key(self, secret: bytes, digest: bytes, view: SnapshotView) -> Identity:
         key = view.key(digest)
@@ -169,7 +174,21 @@ def _identity(caller: Caller, view: SnapshotView, key: ApiKey | None, digest: by
     if team is not None and team.limits is not None:
         subjects.append(Subject("team", team.id, team.limits))
     asserts = Scope.assert_user.value in caller.scopes
-    return Identity(caller, principal.tenant_id, team_id, tuple(subjects), asserts, digest, _parties(caller))
+    parties = _parties(caller)
+    recording = _recording(principal.tenant_id, parties, view)
+    return Identity(caller, principal.tenant_id, team_id, tuple(subjects), asserts, digest, parties, recording)
+
+
+def _recording(tenant_id: str, parties: tuple[Party, ...], view: SnapshotView) -> int:
+    """What a team asks for holds for each call that concerns one of its members, whichever team comes first."""
+    tenant = view.tenant(tenant_id)
+    strictest = int(tenant.recording) if tenant is not None else 0
+    for party in parties:
+        for team_id in party.team_ids:
+            team = view.team(team_id)
+            if team is not None and team.recording > strictest:
+                strictest = int(team.recording)
+    return strictest
 
 
 def _parties(caller: Caller) -> tuple[Party, ...]:

@@ -16,6 +16,15 @@ class DataClass(IntEnum):
     restricted = 3
 
 
+class Recording(IntEnum):
+    """What of a call is kept: all of it, all but the answer, or neither prompt nor answer. The strictest that anybody
+    concerned asks for holds."""
+
+    full = 0
+    prompt_only = 1
+    metadata = 2
+
+
 class PrincipalKind(StrEnum):
     """What kind of caller a principal is; an agent acts for a user only by delegation."""
 
@@ -61,6 +70,7 @@ class Tenant(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     time_zone: str = "UTC"
     active: bool = True
+    recording: Recording = Recording.full
 
 
 class Team(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -71,6 +81,7 @@ class Team(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     cost_center: str = ""
     limits: LimitSet | None = None
+    recording: Recording = Recording.full
 
 
 class Principal(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -40,12 +40,19 @@ class Proof(msgspec.Struct, frozen=True):
 
 class CallView(msgspec.Struct, frozen=True):
     """Everything that the ledger has of one call. `contents` by role, where they were asked for and may be seen:
-    text, or {"base64"} for what is not UTF-8; null: erased."""
+    text, or {"base64"} for what is not UTF-8; null: erased. `notes`: sentences on what is not there, and why."""
 
     request: str
     entries: list[EntryView]
     proofs: list[Proof]
     contents: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+_NOT_KEPT = {
+    "prompt_only": "the answer was not kept (recording: prompt_only)",
+    "metadata": "neither prompt nor answer was kept (recording: metadata)",
+}
 
 
 def search(
@@ -77,9 +84,17 @@ def show(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys |
     ]
     views = [EntryView(entry.position, msgspec.Raw(entry.leaf)) for entry in entries]
     contents = None
+    leaf = msgspec.json.decode(entries[0].leaf)
     if keys is not None:
-        contents = _contents(conn, tenant_id, msgspec.json.decode(entries[0].leaf), keys, settings)
-    return CallView(request, views, proofs, contents)
+        contents = _contents(conn, tenant_id, leaf, keys, settings)
+    return CallView(request, views, proofs, contents, _notes(leaf))
+
+
+def _notes(leaf: dict[str, Any]) -> tuple[str, ...]:
+    """What of a call is not there."""
+    recording = leaf.get("what", {}).get("recording", "")
+    words = None if (leaf["kind"], recording) == ("refusal", "prompt_only") else _NOT_KEPT.get(recording)
+    return (words,) if words is not None else ()
 
 
 def key_name(leaf: dict[str, Any]) -> str:
