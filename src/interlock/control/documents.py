@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from interlock.metering.energy import COEFFICIENT_MAX, HIGH_PERCENT, LOW_PERCENT
-from interlock.types.identity import AdminRole, LimitSet, PrincipalKind, Scope
+from interlock.types.identity import AdminRole, LimitSet, PrincipalKind, Retention, Scope
 from interlock.types.source import Ability, CredentialRef, SourceKind, SourceLimits, Timeouts, TlsRef
 
 DataClassName = Literal["public", "internal", "confidential", "restricted"]
@@ -23,6 +23,7 @@ RecordingName = Literal["full", "prompt_only", "metadata"]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Share = Annotated[int, Meta(ge=0, le=1000)]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
 Joules = Annotated[int, Meta(ge=0, le=COEFFICIENT_MAX)]
 Amount = str | float | int
 """A decimal number, exactly as it is written."""
@@ -66,6 +67,13 @@ class CredentialSpec(CredentialRef, frozen=True, forbid_unknown_fields=True, omi
 
 class TlsSpec(TlsRef, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`TlsRef` as it is declared."""
+
+
+class RetentionSpec(Retention, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`Retention` as it is declared: whole days up to a hundred years, by the names of data classes."""
+
+    contents_days: Days = 0
+    by_data_class: dict[DataClassName, Days] = {}  # type: ignore[assignment]
 
 
 class TeamSpec(Spec, frozen=True):
@@ -268,6 +276,7 @@ class TenantSpec(Spec, frozen=True):
     time_zone: str = "UTC"
     active: bool = True
     recording: RecordingName = "full"
+    retention: RetentionSpec | None = None
     teams: tuple[TeamSpec, ...] | UnsetType = UNSET
     principals: tuple[PrincipalSpec, ...] | UnsetType = UNSET
     keys: tuple[KeySpec, ...] | UnsetType = UNSET

@@ -52,6 +52,15 @@ class ControlMetrics:
             registry=self._registry,
         )
         self._placed_before = 0
+        self._removed = Counter(
+            "interlock_control_ledger_removed_total", "Contents that retention has removed.", registry=self._registry
+        )
+        self._retention_failing = Gauge(
+            "interlock_control_ledger_retention_failing",
+            "1 while retention cannot remove what is over.",
+            registry=self._registry,
+        )
+        self._removed_before = 0
 
     def install(self, app: FastAPI) -> None:
         """Count and time every request to the admin API."""
@@ -76,4 +85,9 @@ class ControlMetrics:
         self._placed.inc(placed - self._placed_before)
         self._placed_before = placed
         self._ledger_failing.set(1 if api.sequencer.failing else 0)
+        if api.retention is not None:
+            removed = api.retention.removed
+            self._removed.inc(removed - self._removed_before)
+            self._removed_before = removed
+            self._retention_failing.set(1 if api.retention.failing else 0)
         return generate_latest(self._registry)

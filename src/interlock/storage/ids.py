@@ -21,6 +21,7 @@ PREFIXES = {
     "alias": "als",
     "issuer": "iss",
     "binding": "rol",
+    "hold": "hld",
 }
 """What an id may name, and the prefix it then has."""
 

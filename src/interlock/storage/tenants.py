@@ -19,7 +19,12 @@ What the *platform* owns (sources, policies, aliases, role bindings) has no tena
 who *administers* it is a principal of this tenant."""
 
 TABLE = Table(
-    "tenants", "tenant", Tenant, ("id", "name", "time_zone", "active", "recording"), parts=lambda _: ("tenants",)
+    "tenants",
+    "tenant",
+    Tenant,
+    ("id", "name", "time_zone", "active", "recording", "retention"),
+    json=("retention",),
+    parts=lambda _: ("tenants",),
 )
 
 _CONTENTS = (

@@ -25,6 +25,18 @@ class Recording(IntEnum):
     metadata = 2
 
 
+class Retention(msgspec.Struct, frozen=True, omit_defaults=True):
+    """For how many days what was asked and answered is kept, 0: for ever. `by_data_class`: by the name of the class,
+    where it is another number."""
+
+    contents_days: int = 0
+    by_data_class: dict[str, int] = {}
+
+    def days(self, data_class: DataClass) -> int:
+        """Days for which the contents of a call of this class are kept; 0: for ever."""
+        return self.by_data_class.get(data_class.name, self.contents_days)
+
+
 class PrincipalKind(StrEnum):
     """What kind of caller a principal is; an agent acts for a user only by delegation."""
 
@@ -71,6 +83,7 @@ class Tenant(msgspec.Struct, frozen=True, omit_defaults=True):
     time_zone: str = "UTC"
     active: bool = True
     recording: Recording = Recording.full
+    retention: Retention | None = None
 
 
 class Team(msgspec.Struct, frozen=True, omit_defaults=True):

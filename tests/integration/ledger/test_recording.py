@@ -32,14 +32,14 @@ from tests.integration.gateway.client import (
     Answer,
     ask,
     connected,
-    eventually,
     events,
+    eventually,
     raw_request,
     read_until,
     text_of,
 )
 from tests.integration.ledger.harness import inbox, opened, settings_for, shipper_for
-from tests.integration.ledger.test_erasure import everything
+from tests.integration.ledger.scene import everything
 
 Keys = dict[str, Any]
 ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "blake2b", "sha3_256")
@@ -69,9 +69,7 @@ class Words:
     def answers(self) -> list[bytes]:
         """The same for the answer."""
         guesses = [self.answer.encode(), *self.got]
-        for body in self.got:
-            if body.startswith(b"{"):
-                guesses.append(json.dumps(json.loads(body)).encode())
+        guesses += [json.dumps(json.loads(body)).encode() for body in self.got if body.startswith(b"{")]
         return [self.answer.encode(), *_hashes(guesses)]
 
 

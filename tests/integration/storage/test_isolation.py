@@ -43,6 +43,8 @@ LEDGER_TABLES = (
     "ledger_entries",
     "ledger_entries_other",
     "ledger_usage",
+    "ledger_holds",
+    "ledger_sweeps",
     "ledger_entries_2026_03",
     "ledger_entries_2026_04",
     "ledger_entries_2026_05",

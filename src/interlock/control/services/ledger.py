@@ -14,7 +14,7 @@ from interlock.errors import NotFound
 from interlock.ledger.proof.coverage import Coverage
 from interlock.ledger.proof.merkle import inclusion_proof
 from interlock.settings import Settings
-from interlock.storage import ledger_read
+from interlock.storage import ledger_read, retention, shipping
 from interlock.storage.ledger_keys import Erased, LedgerKeys
 from interlock.storage.pool import Store
 from interlock.types.record import Intent, Record, Refusal
@@ -40,7 +40,8 @@ class Proof(msgspec.Struct, frozen=True):
 
 class CallView(msgspec.Struct, frozen=True):
     """Everything that the ledger has of one call. `contents` by role, where they were asked for and may be seen:
-    text, or {"base64"} for what is not UTF-8; null: erased. `notes`: sentences on what is not there, and why."""
+    text, or {"base64"} for what is not UTF-8; null: erased, or removed by
+    retention. `notes`: sentences on what is not there, and why."""
 
     request: str
     entries: list[EntryView]
@@ -87,14 +88,32 @@ def show(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys |
     leaf = msgspec.json.decode(entries[0].leaf)
     if keys is not None:
         contents = _contents(conn, tenant_id, leaf, keys, settings)
-    return CallView(request, views, proofs, contents, _notes(leaf))
+    return CallView(request, views, proofs, contents, _notes(conn, tenant_id, leaf))
 
 
-def _notes(leaf: dict[str, Any]) -> tuple[str, ...]:
-    """What of a call is not there."""
+def _notes(conn: Connection[Any], tenant_id: str, leaf: dict[str, Any]) -> tuple[str, ...]:
+    """What of a call is not there, and why."""
+    gone = _gone(conn, tenant_id, leaf)
+    kept = _not_kept(leaf)
+    return tuple(words for words in (kept, gone and f"what was kept of it was {gone}") if words)
+
+
+def _not_kept(leaf: dict[str, Any]) -> str | None:
     recording = leaf.get("what", {}).get("recording", "")
-    words = None if (leaf["kind"], recording) == ("refusal", "prompt_only") else _NOT_KEPT.get(recording)
-    return (words,) if words is not None else ()
+    return None if (leaf["kind"], recording) == ("refusal", "prompt_only") else _NOT_KEPT.get(recording)
+
+
+def _gone(conn: Connection[Any], tenant_id: str, leaf: dict[str, Any]) -> str | None:
+    """How what was kept of a call went: its record is no other's, and goes when nothing keeps it."""
+    subject = key_name(leaf)
+    names = [bytes.fromhex(each["id"]) for each in leaf["contents"] if each["role"] == "record"]
+    key = shipping.key_row(conn, tenant_id, subject) if names else None
+    if leaf.get("erased") or (key is not None and not key.wrapped):
+        return "erased"
+    if not names or ledger_read.content(conn, tenant_id, subject, names[0]) is not None:
+        return None
+    at = retention.removed_on(conn, tenant_id, subject, leaf["what"]["data_class"], retention.day_of(leaf["at"]))
+    return "removed by retention" + (f" on {at:%Y-%m-%d}" if at is not None else "")
 
 
 def key_name(leaf: dict[str, Any]) -> str:
@@ -120,7 +139,7 @@ def _contents(
     for each in leaf["contents"]:
         if "list" in each:
             items = ledger_read.list_items(conn, tenant_id, subject, bytes.fromhex(each["list"]))
-            out[each["role"]] = [opened(name) for name in items]
+            out[each["role"]] = [opened(name) for name in items] or None
         else:
             out[each["role"]] = opened(bytes.fromhex(each["id"]))
     return out
@@ -138,7 +157,8 @@ def _shown(plain: bytes) -> Any:
 
 
 def record_of(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys, settings: Settings) -> Decided:
-    """What was recorded of a call's decisions. Raises NotFound; with code `features_erased` after an erasure."""
+    """What was recorded of a call's decisions. Raises NotFound: `features_erased` after an erasure,
+    `features_removed` after retention."""
     for entry in ledger_read.of_request(conn, tenant_id, request):
         leaf = msgspec.json.decode(entry.leaf)
         for each in leaf["contents"]:
@@ -151,8 +171,11 @@ def record_of(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerK
                 else:
                     data = ledger_read.content(conn, tenant_id, subject, bytes.fromhex(each["id"]))
                 if data is None:
+                    how = _gone(conn, tenant_id, leaf) or "erased"
                     raise NotFound(
-                        f"{request} cannot be decided again: features erased", code="features_erased", param="request"
+                        f"{request} cannot be decided again: features {how}",
+                        code="features_erased" if how == "erased" else "features_removed",
+                        param="request",
                     )
                 plain = key.open(bytes.fromhex(each["id"]), data, bytes_max=settings.record_bytes_max)
                 record = _records.decode(plain)[0]

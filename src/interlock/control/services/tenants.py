@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.control.documents import TenantSpec
+from interlock.control.documents import RetentionSpec, TenantSpec, restate
 from interlock.control.services.base import Tx, missing, recording_name
 from interlock.errors import BadRequest
 from interlock.storage import tenants
 from interlock.storage.table import Stored
-from interlock.types.identity import Recording, Tenant
+from interlock.types.identity import Recording, Retention, Tenant
 
 
 def spec_of(tenant: Tenant) -> TenantSpec:
@@ -19,6 +19,7 @@ def spec_of(tenant: Tenant) -> TenantSpec:
         time_zone=tenant.time_zone,
         active=tenant.active,
         recording=recording_name(tenant.recording),
+        retention=restate(tenant.retention, RetentionSpec),
     )
 
 
@@ -50,5 +51,9 @@ def delete(tx: Tx, _tenant_id: str, name: str, revision: int | None = None) -> N
 
 def _with(tenant: Tenant, spec: TenantSpec) -> Tenant:
     return msgspec.structs.replace(
-        tenant, time_zone=spec.time_zone, active=spec.active, recording=Recording[spec.recording]
+        tenant,
+        time_zone=spec.time_zone,
+        active=spec.active,
+        recording=Recording[spec.recording],
+        retention=restate(spec.retention, Retention),
     )

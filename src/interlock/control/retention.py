@@ -1,0 +1,76 @@
+"""The sweep: removes contents that were kept for as long as their tenant says. Any number of control processes run it,
+one at a time works on a tenant."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import threading
+
+from interlock.errors import InterlockError
+from interlock.settings import Settings
+from interlock.storage import retention
+from interlock.storage.pool import Store, away
+from interlock.storage.retention import Place
+from interlock.types.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+PAUSE_S = 0.05
+"""Between two transactions of a sweep: those who add contents wait for each."""
+
+
+class RetentionSweeper:
+    """`run` is a thread's body; `pass_once` removes what there is to remove now. `removed` counts contents."""
+
+    def __init__(self, store: Store, settings: Settings, clock: Clock) -> None:
+        self.removed = 0
+        self.failing = False
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop`. What one pass could not do, the next one does."""
+        while not stop.wait(self._settings.ledger_retention_s):
+            try:
+                self.pass_once(stop)
+                self.failing = False
+            except InterlockError as e:
+                if not self.failing:
+                    logger.log(
+                        logging.WARNING if away(e) else logging.ERROR,
+                        "retention removes nothing for now: %s",
+                        e.message,
+                    )
+                self.failing = True
+
+    def pass_once(self, stop: threading.Event | None = None) -> None:
+        """Remove what is over, of every tenant, in many short transactions. Raises StoreError."""
+        with self._store.platform() as conn:
+            tenants = retention.tenants(conn)
+        for tenant_id in tenants:
+            removed = self._tenant(tenant_id, stop or threading.Event())
+            if removed:
+                logger.info("retention removed %d contents of %s", removed, tenant_id)
+
+    def _tenant(self, tenant_id: str, stop: threading.Event) -> int:
+        now_ns = self._clock.wall_ns()
+        at = datetime.datetime.fromtimestamp(now_ns / 1e9, datetime.UTC)
+        removed = 0
+        place: Place | None = Place()
+        while place is not None and not stop.is_set():
+            with self._store.tenant(tenant_id) as conn:
+                step = retention.sweep(
+                    conn,
+                    tenant_id,
+                    place,
+                    today=retention.day_of(now_ns),
+                    at=at,
+                    batch=self._settings.ledger_retention_batch,
+                )
+            removed += step.removed
+            self.removed += step.removed
+            place = step.next
+            stop.wait(PAUSE_S if place is not None else 0)
+        return removed
