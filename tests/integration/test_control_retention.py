@@ -85,3 +85,27 @@ def test_what_cannot_be_is_refused_with_its_place(api: Running, field: str, plac
     status, answer = api.owner.call("POST", "/plan", {"files": [{"name": "x.yaml", "text": text}]})
     assert status == 400
     assert place in str(answer), answer
+
+
+def test_how_long_it_is_kept_is_an_owners_decision(api: Running) -> None:
+    """Whoever makes the time shorter destroys what is older."""
+    api.owner.apply(DOCUMENT)
+    clients = {}
+    for role in ("admin", "owner"):
+        api.owner.do("POST", "/tenants/acme/principals", {"name": role})
+        api.owner.do("POST", "/tenants/acme/roles", {"principal": role, "role": role})
+        body = {"name": f"{role}-key", "principal": role, "scopes": ["admin"]}
+        clients[role] = api.as_(api.owner.do("POST", "/tenants/acme/keys", body)["key"])
+    kept = {"contents_days": 90, "by_data_class": {"restricted": 30, "public": 0}}
+    same = {"name": "acme", "recording": "full", "retention": kept}
+    assert clients["admin"].call("PUT", "/tenants/acme", same)[0] == 200, "what is kept of calls to come is not"
+    for retention in ({"contents_days": 1}, {**kept, "by_data_class": {"restricted": 29}}, None):
+        changed = {**same, "retention": retention}
+        status, answer = clients["admin"].call("PUT", "/tenants/acme", changed)
+        assert status == 403 and "ledger.retention" in answer["error"]["message"]
+        text = msgspec.json.encode({"tenants": [changed]}).decode()
+        files = {"files": [{"name": "x.json", "text": text}]}
+        assert clients["admin"].call("POST", "/apply", files)[0] == 403
+        assert api.owner.get("/tenants/acme")["retention"] == kept
+    assert clients["owner"].call("PUT", "/tenants/acme", {**same, "retention": None})[0] == 200
+    assert api.owner.get("/tenants/acme")["retention"] is None

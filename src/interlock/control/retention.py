@@ -16,6 +16,8 @@ from interlock.types.clock import Clock
 
 logger = logging.getLogger(__name__)
 
+SOON_S = 60.0
+"""After the start, and after a failure: a process that is often restarted must get to it too."""
 PAUSE_S = 0.05
 """Between two transactions of a sweep: those who add contents wait for each."""
 
@@ -32,11 +34,15 @@ class RetentionSweeper:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`. What one pass could not do, the next one does."""
-        while not stop.wait(self._settings.ledger_retention_s):
+        interval_s = self._settings.ledger_retention_s
+        wait_s = min(SOON_S, interval_s)
+        while not stop.wait(wait_s):
             try:
+                wait_s = interval_s
                 self.pass_once(stop)
                 self.failing = False
             except InterlockError as e:
+                wait_s = min(SOON_S, interval_s)
                 if not self.failing:
                     logger.log(
                         logging.WARNING if away(e) else logging.ERROR,

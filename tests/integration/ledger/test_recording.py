@@ -368,7 +368,7 @@ def test_no_event_leaves_before_the_record_of_its_attempt_is_durable(
     assert [o.state for o in scene.gateway.records_of(Outcome)] == ["completed"]
 
 
-def test_an_interrupted_call_has_nothing_of_its_answer(scene: Scene) -> None:
+def test_of_a_call_that_is_under_way_the_log_has_nothing_of_the_answer(scene: Scene) -> None:
     body = scene.words.body(stream=True, interlock={"recording": "prompt_only"})
     scene.engine.script(faults.endless(between_ms=5, text=scene.words.answer))
     with connected(scene.gateway) as sock:
