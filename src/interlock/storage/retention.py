@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one transaction of a sweep did. `next` None: there is nothing more to look at."""
+    """What one transaction of a sweep did: contents removed. `next` None: there is nothing more to look at."""
 
     removed: int
     next: Place | None
@@ -85,13 +85,14 @@ def sweep(conn: Connection[Any], tenant_id: str, place: Place, *, today: int, at
     while place.table < len(TABLES):
         if cuts[place.data_class] > NEVER:
             seen, removed, last = _sweep(conn, tenant_id, place, cuts, held, batch)
-            if removed:
-                _note(conn, tenant_id, place.data_class, at, cuts[place.data_class] - 1, removed)
+            contents = removed if TABLES[place.table] == "ledger_contents" else 0
+            if contents:
+                _note(conn, tenant_id, place.data_class, at, cuts[place.data_class] - 1, contents)
             if seen == batch and last is not None:
                 behind = last[1].split(GENERATION)[0] in held  # of others nothing is left there that was looked at
-                return Step(removed, place._replace(day=last[0], subject=last[1], behind=behind))
+                return Step(contents, place._replace(day=last[0], subject=last[1], behind=behind))
             if removed:
-                return Step(removed, _following(place))
+                return Step(contents, _following(place))
         place = _following(place)
     return done
 
