@@ -95,6 +95,7 @@ def test_every_metric_is_described() -> None:
 
         class retention:
             removed = 0
+            pruned = 0
             failing = False
 
     shown = ControlMetrics().text(cast("Any", Idle)).decode()

@@ -171,6 +171,8 @@ def export(
         match kind:
             case "start":
                 writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
+            case "pruned":
+                writer.pruned(value["note"], value["state"].encode())
             case "settled":
                 writer.settled(value.encode())
             case "checkpoint":

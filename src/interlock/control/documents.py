@@ -74,6 +74,7 @@ class RetentionSpec(Retention, frozen=True, forbid_unknown_fields=True, omit_def
 
     contents_days: Days = 0
     by_data_class: dict[DataClassName, Days] = {}  # type: ignore[assignment]
+    entries_days: Days = 0
 
 
 class TeamSpec(Spec, frozen=True):

@@ -85,7 +85,7 @@ class Control:
         signer = ledger_signer(settings)
         self.sequencer = Sequencer(self.store, settings, self.tools.clock, [signer])
         ledger_keys = (signer.verifier_key.text,)
-        self.retention = RetentionSweeper(self.store, settings, self.tools.clock)
+        self.retention = RetentionSweeper(self.store, settings, self.tools.clock, [signer])
         self.api = Api(
             self.store,
             self.tools,

@@ -61,6 +61,10 @@ class ControlMetrics:
             registry=self._registry,
         )
         self._removed_before = 0
+        self._pruned = Counter(
+            "interlock_control_ledger_pruned_total", "Entries that retention has pruned.", registry=self._registry
+        )
+        self._pruned_before = 0
 
     def install(self, app: FastAPI) -> None:
         """Count and time every request to the admin API."""
@@ -89,5 +93,7 @@ class ControlMetrics:
             removed = api.retention.removed
             self._removed.inc(removed - self._removed_before)
             self._removed_before = removed
+            self._pruned.inc(api.retention.pruned - self._pruned_before)
+            self._pruned_before = api.retention.pruned
             self._retention_failing.set(1 if api.retention.failing else 0)
         return generate_latest(self._registry)

@@ -6,10 +6,13 @@ from __future__ import annotations
 import datetime
 import logging
 import threading
+from collections.abc import Sequence
 
 from interlock.errors import InterlockError
+from interlock.ledger.proof.note import Signer
+from interlock.ledger.proof.tiles import TILE
 from interlock.settings import Settings
-from interlock.storage import retention
+from interlock.storage import pruning, retention
 from interlock.storage.pool import Store, away
 from interlock.storage.retention import Place
 from interlock.types.clock import Clock
@@ -23,10 +26,13 @@ PAUSE_S = 0.05
 
 
 class RetentionSweeper:
-    """`run` is a thread's body; `pass_once` removes what there is to remove now. `removed` counts contents."""
+    """`run` is a thread's body; `pass_once` removes what there is to remove now. `removed` counts contents, `pruned`
+    entries; `signers` sign what is said of these."""
 
-    def __init__(self, store: Store, settings: Settings, clock: Clock) -> None:
+    def __init__(self, store: Store, settings: Settings, clock: Clock, signers: Sequence[Signer]) -> None:
         self.removed = 0
+        self.pruned = 0
+        self._signers = list(signers)
         self.failing = False
         self._store = store
         self._settings = settings
@@ -56,9 +62,37 @@ class RetentionSweeper:
         with self._store.platform() as conn:
             tenants = retention.tenants(conn)
         for tenant_id in tenants:
-            removed = self._tenant(tenant_id, stop or threading.Event())
+            stop = stop or threading.Event()
+            removed = self._tenant(tenant_id, stop)
             if removed:
                 logger.info("retention removed %d contents of %s", removed, tenant_id)
+            pruned = self._prune(tenant_id, stop)
+            if pruned:
+                logger.info("retention pruned %d entries of %s", pruned, tenant_id)
+
+    def _prune(self, tenant_id: str, stop: threading.Event) -> int:
+        settings, now_ns, pruned = self._settings, self._clock.wall_ns(), 0
+        while not stop.is_set():
+            with self._store.tenant(tenant_id) as conn:
+                days = retention.entries_days(conn, tenant_id)
+                if not days:
+                    break
+                today = min(retention.day_of(now_ns), retention.database_day(conn))
+                terms = pruning.Terms(
+                    max(0, today - days) * retention.NS_PER_DAY,
+                    now_ns,
+                    max(1, settings.ledger_retention_batch // TILE),
+                    f"{settings.ledger_name}/{tenant_id}",
+                    f"retention of entries: {days} days",
+                    self._signers,
+                )
+                gone = pruning.prune(conn, tenant_id, terms)
+            if not gone:
+                break
+            pruned += gone
+            self.pruned += gone
+            stop.wait(PAUSE_S)
+        return pruned
 
     def _tenant(self, tenant_id: str, stop: threading.Event) -> int:
         now_ns = self._clock.wall_ns()

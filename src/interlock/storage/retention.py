@@ -109,6 +109,12 @@ def removed_on(conn: Connection[Any], tenant_id: str, subject: str, data_class: 
     return None if row is None else row[0]
 
 
+def entries_days(conn: Connection[Any], tenant_id: str) -> int:
+    """For how many days a tenant keeps entries; 0: for ever."""
+    found = _retention(conn, tenant_id)
+    return found.entries_days if found is not None else 0
+
+
 def _following(place: Place) -> Place:
     if place.data_class + 1 < len(COLUMNS):
         return Place(place.table, place.data_class + 1)

@@ -27,10 +27,11 @@ class Recording(IntEnum):
 
 class Retention(msgspec.Struct, frozen=True, omit_defaults=True):
     """For how many days what was asked and answered is kept, 0: for ever. `by_data_class`: by the name of the class,
-    where it is another number."""
+    where it is another number. `entries_days`: for the entries themselves."""
 
     contents_days: int = 0
     by_data_class: dict[str, int] = {}
+    entries_days: int = 0
 
     def days(self, data_class: DataClass) -> int:
         """Days for which the contents of a call of this class are kept; 0: for ever."""

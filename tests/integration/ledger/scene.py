@@ -63,6 +63,8 @@ class Scene:
         for kind, value in made.lines():
             if kind == "start":
                 writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
+            elif kind == "pruned":
+                writer.pruned(value["note"], value["state"].encode())
             elif kind == "checkpoint":
                 writer.checkpoint(value["note"], value["coverage"].encode())
             elif kind in ("settled", "entry"):

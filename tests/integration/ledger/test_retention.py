@@ -41,7 +41,7 @@ class Later:
         ahead = days if database_days is None else database_days
         self._patch.setattr(retention, "database_day", lambda _: now_ns // NS_PER_DAY + ahead)
         clock = FakeClock(wall_ns=now_ns + days * NS_PER_DAY)
-        sweeper = RetentionSweeper(self.scene.running.control.store, Settings(ledger_retention_batch=batch), clock)
+        sweeper = RetentionSweeper(self.scene.running.control.store, Settings(ledger_retention_batch=batch), clock, [])
         stop = threading.Event()
         timer = threading.Timer(15, stop.set)
         timer.start()

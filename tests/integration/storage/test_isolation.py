@@ -45,6 +45,7 @@ LEDGER_TABLES = (
     "ledger_usage",
     "ledger_holds",
     "ledger_sweeps",
+    "ledger_pruned",
     "ledger_entries_2026_03",
     "ledger_entries_2026_04",
     "ledger_entries_2026_05",

@@ -10,11 +10,11 @@ import msgspec
 from psycopg import Connection
 
 from interlock.control.replay import Decided
-from interlock.errors import NotFound
+from interlock.errors import Conflict, NotFound
 from interlock.ledger.proof.coverage import Coverage
 from interlock.ledger.proof.merkle import inclusion_proof
 from interlock.settings import Settings
-from interlock.storage import ledger_read, retention, shipping
+from interlock.storage import ledger_read, pruning, retention, shipping
 from interlock.storage.ledger_keys import Erased, LedgerKeys
 from interlock.storage.pool import Store
 from interlock.types.record import Intent, Record, Refusal
@@ -70,7 +70,8 @@ def show(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys |
     checkpoint = ledger_read.latest_checkpoint(conn, tenant_id)
     if not entries or checkpoint is None:
         raise NotFound(
-            f"the ledger of this tenant has no call {request}; a call of the last seconds may still be on its way",
+            f"the ledger of this tenant has no call {request}; a call of the last seconds may still be on its way"
+            + (", an old one was pruned" if pruning.latest(conn, tenant_id) is not None else ""),
             param="request",
         )
     read = ledger_read.node_reader(conn, tenant_id, checkpoint.size)
@@ -204,6 +205,13 @@ class Export:
             self._start = ledger_read.checkpoint_before(conn, tenant_id, from_ns - margin_ns)
             end = ledger_read.checkpoint_complete(conn, tenant_id, to_ns)
             end = end or ledger_read.latest_checkpoint(conn, tenant_id)
+            pruned = pruning.latest(conn, tenant_id)
+            start_size = self._start.size if self._start is not None else 0
+            self._pruned = pruned if pruned is not None and start_size < pruned.to_position else None
+            if self._pruned is not None:
+                self._start = ledger_read.checkpoint_at(conn, tenant_id, self._pruned.start_at_ns)
+                if end is not None and end.size < self._pruned.to_position:
+                    end = ledger_read.checkpoint_from_size(conn, tenant_id, self._pruned.to_position)
         if end is None:
             raise NotFound("this tenant has no ledger yet", param="tenant")
         self._end = end
@@ -219,17 +227,25 @@ class Export:
             "payloads": False,
             "keys": keys,
         }
+        if self._pruned is not None:
+            self.manifest["pruned"] = self._pruned.to_position
 
     def lines(self) -> Iterator[tuple[str, Any]]:
-        """("start", {...}), ("settled", line), ("checkpoint", {...}), ("entry", leaf), ("end", {})."""
+        """("start", {...}), where the first entries were pruned ("pruned", {...}), ("settled", line),
+        ("checkpoint", {...}), ("entry", leaf), ("end", {}). Raises Conflict when entries are pruned meanwhile."""
         yield "start", self._start_state()
+        if self._pruned is not None:
+            yield "pruned", {"note": self._pruned.note, "state": self._pruned.state.decode()}
         yield from self._settled()
         yield from self._checkpoints()
         size = self._start.size if self._start is not None else 0
+        size = size if self._pruned is None else self._pruned.to_position
         while size < self._end.size:
             until = min(size + LEAVES_AT_ONCE, self._end.size)
             with self._store.tenant(self._tenant_id) as conn:
                 found = ledger_read.leaves(conn, self._tenant_id, size, until)
+            if len(found) != until - size:
+                raise Conflict(f"entries from {size} on were pruned meanwhile; export again", code="pruned")
             for leaf in found:
                 yield "entry", leaf.decode()
             size = until

@@ -107,6 +107,15 @@ CREATE TABLE interlock.ledger_sweeps (
     contents bigint NOT NULL,
     PRIMARY KEY (tenant_id, data_class, at)
 );
+
+-- The entries [0, to_position) of a tree have no text any more: the signed statement, and the bytes of its state.
+CREATE TABLE interlock.ledger_pruned (
+    tenant_id interlock.id PRIMARY KEY,
+    to_position bigint NOT NULL CHECK (to_position > 0),
+    start_at_ns bigint NOT NULL,
+    note text NOT NULL,
+    state bytea NOT NULL
+);
 """
 
 
@@ -127,12 +136,14 @@ def upgrade() -> None:
         op.execute(f"GRANT UPDATE ({', '.join(DAY_COLUMNS)}) ON interlock.{table} TO interlock_shipper, interlock_app")
     op.execute("DROP TABLE interlock.retention_nodes, interlock.retention_uses")
     op.execute(_TABLES)
-    for table in ("ledger_holds", "ledger_sweeps"):
+    for table in ("ledger_holds", "ledger_sweeps", "ledger_pruned"):
         _isolate(table)
         op.execute(f"GRANT SELECT, INSERT ON interlock.{table} TO interlock_app")
         op.execute(f"GRANT SELECT ON interlock.{table} TO interlock_platform")
     op.execute("GRANT UPDATE (released_by, released_at, released_reason) ON interlock.ledger_holds TO interlock_app")
     op.execute("GRANT UPDATE (contents) ON interlock.ledger_sweeps TO interlock_app")
+    op.execute("GRANT UPDATE ON interlock.ledger_pruned TO interlock_app")
+    op.execute("GRANT DELETE ON interlock.ledger_entries TO interlock_app")
 
 
 def _isolate(table: str) -> None:
