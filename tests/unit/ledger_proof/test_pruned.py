@@ -114,6 +114,9 @@ def test_one_of_another_key_is_refused(tmp_path: Path) -> None:
         ({}, {"origin": "cell.example/ten_other"}, "is of cell.example/ten_other"),
         ({}, {"state": bytes(32)}, "not the one that was signed"),
     ],
+    ids=(
+        "count fewer uncounted uncovered hashes more-hashes tree start to root range origin state".split()  # noqa: SIM905
+    ),
 )
 def test_a_signed_lie_contradicts_the_rest(
     tmp_path: Path, state: dict[str, Any], statement: dict[str, Any], said: str
