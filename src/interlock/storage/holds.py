@@ -19,7 +19,6 @@ from interlock.storage.shipping import CONTENTS_LOCK_SPACE
 
 EVERYTHING = ""
 """The subject of a hold on everything of a tenant."""
-_COLUMNS = "id, subject, reason, added_by, added_at, released_by, released_at, released_reason"
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -70,7 +69,8 @@ def every(conn: Connection[Any], tenant_id: str) -> list[Hold]:
     with conn.cursor(row_factory=class_row(Hold)) as cursor:
         return list(
             cursor.execute(
-                f"SELECT {_COLUMNS} FROM interlock.ledger_holds WHERE tenant_id = %s ORDER BY added_at, id",  # noqa: S608
+                "SELECT id, subject, reason, added_by, added_at, released_by, released_at, released_reason"
+                " FROM interlock.ledger_holds WHERE tenant_id = %s ORDER BY added_at, id",
                 (tenant_id,),
             )
         )
