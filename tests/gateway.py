@@ -47,7 +47,17 @@ from interlock.sources.board import Board
 from interlock.types.apikey import mint
 from interlock.types.budget import Budget
 from interlock.types.clock import SystemClock
-from interlock.types.identity import ApiKey, DataClass, Issuer, LimitSet, Principal, PrincipalKind, Team, Tenant
+from interlock.types.identity import (
+    ApiKey,
+    DataClass,
+    Issuer,
+    LimitSet,
+    Principal,
+    PrincipalKind,
+    Recording,
+    Team,
+    Tenant,
+)
 from interlock.types.record import Record
 from interlock.types.snapshot import (
     BUCKETS,
@@ -117,6 +127,9 @@ class Who:
     may_act_for: tuple[str, ...] = ()
     revoked: bool = False
     cut: bool = False
+    recording: Recording = Recording.full
+    """Of its team."""
+    tenant_recording: Recording = Recording.full
     key: str = dataclasses.field(default_factory=lambda: mint("test", secrets.randbelow))
 
 
@@ -133,10 +146,16 @@ class World:
 
     def parts(self, version: int) -> tuple[list[Part], Head]:
         """The parts of this world's snapshot, as the compiler would make them."""
-        tenants = {w.tenant: Tenant(id=f"ten_{w.tenant}", name=w.tenant) for w in self.people}
+        tenants = {
+            w.tenant: Tenant(id=f"ten_{w.tenant}", name=w.tenant, recording=w.tenant_recording) for w in self.people
+        }
         teams = {
             (w.tenant, w.team): Team(
-                id=f"team_{w.tenant}_{w.team}", tenant_id=f"ten_{w.tenant}", name=w.team, limits=w.team_limits
+                id=f"team_{w.tenant}_{w.team}",
+                tenant_id=f"ten_{w.tenant}",
+                name=w.team,
+                limits=w.team_limits,
+                recording=w.recording,
             )
             for w in self.people
             if w.team

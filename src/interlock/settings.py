@@ -234,6 +234,16 @@ class Settings:
         60, "How often a tenant's tree is signed while nothing happens.", group="ledger", minimum=1
     )
 
+    ledger_retention_s: int = setting(
+        3600, "How often contents are looked for that were kept long enough.", group="ledger", minimum=1
+    )
+    ledger_retention_batch: int = setting(
+        1000,
+        "Most contents removed in one transaction; who adds contents of the tenant waits for it.",
+        group="ledger",
+        minimum=1,
+    )
+
     # -- snapshot
     snapshot_poll_ms: int = setting(
         1000, "How often a node asks for a newer snapshot, besides being told.", group="snapshot", minimum=50

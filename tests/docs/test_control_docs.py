@@ -94,6 +94,11 @@ def test_every_metric_is_described() -> None:
             alerts = 0
             failing = False
 
+        class retention:
+            removed = 0
+            pruned = 0
+            failing = False
+
     shown = ControlMetrics().text(cast("Any", Idle)).decode()
     for family in text_string_to_metric_families(shown):
         if family.name.endswith("_created"):

@@ -207,6 +207,30 @@ def test_a_failure_is_one_line_and_a_code(shell: Shell, arguments: tuple[str, ..
     assert words in json.loads(out)["error"]["message"]
 
 
+def test_a_hold_is_added_listed_and_released(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("tenants:\n- {name: held, principals: [{name: heidi}]}\n")
+    shell.json("apply", "-f", str(path))
+    for command in (("add", "heidi"), ("release", "hld_x")):
+        code, _, err = shell.run("ledger", "hold", *command, "-t", "held")
+        assert code == 1 and "with a reason" in err
+    one = shell.json("ledger", "hold", "add", "heidi", "-t", "held", "-m", "case 1")
+    code, out, _ = shell.run("ledger", "hold", "add", "-t", "held", "-m", "case 2")
+    assert code == 0 and "everything of held" in out
+    code, out, err = shell.run("ledger", "erase", "heidi", "-t", "held", "--yes")
+    assert code == 1 and "legal hold" in err
+    assert (
+        shell.json("ledger", "hold", "release", one["id"], "-t", "held", "-m", "settled")["released_reason"]
+        == "settled"
+    )
+    code, out, _ = shell.run("ledger", "hold", "list", "-t", "held")
+    assert code == 0 and one["subject"] in out and "everything" in out and "case 2" in out
+    assert [bool(each["released_at"]) for each in shell.json("ledger", "hold", "list", "-t", "held")["items"]] == [
+        True,
+        False,
+    ]
+
+
 def test_every_fault_of_a_document_is_a_line(shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text("tenants:\n- {name: '?'}\n- {name: ok, time_zone: Mars}\n")

@@ -82,6 +82,7 @@ def show(
         return
     for entry in view["entries"]:
         put(_line(entry), json.dumps(entry["leaf"], indent=2, ensure_ascii=False))
+    put(*(f"Note: {words}." for words in view["notes"]))
     if view["contents"] is not None:
         put(json.dumps(view["contents"], indent=2, ensure_ascii=False))
     size = _checkpoint(view["proofs"][0]["checkpoint"]).size if view["proofs"] else 0
@@ -170,6 +171,8 @@ def export(
         match kind:
             case "start":
                 writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
+            case "pruned":
+                writer.pruned(value["note"], value["state"].encode())
             case "settled":
                 writer.settled(value.encode())
             case "checkpoint":

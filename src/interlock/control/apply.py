@@ -234,6 +234,10 @@ class Configurator:
             if whole is Action.config_plan:
                 continue
             require(actor.bindings, _action(change), place)
+            if change.kind == "tenant" and change.operation == "update":
+                before, after = change.before or {}, change.after or {}
+                if before.get("retention") != after.get("retention"):
+                    require(actor.bindings, Action.ledger_retention, place)
             self._allow_power(actor, tx, change, place)
 
     def _allow_power(self, actor: Actor, tx: Tx, change: Change, place: str | None) -> None:

@@ -25,6 +25,7 @@ from interlock.control.compiler import SnapshotCompiler
 from interlock.control.discovery import DiscoveryLoop, look
 from interlock.control.identity import admin_key_path, ensure_admin
 from interlock.control.power import read_factors
+from interlock.control.retention import RetentionSweeper
 from interlock.control.secrets import ensure_ledger_keys, ensure_pepper
 from interlock.control.sequencer import Sequencer
 from interlock.control.services.base import Tools
@@ -84,8 +85,16 @@ class Control:
         signer = ledger_signer(settings)
         self.sequencer = Sequencer(self.store, settings, self.tools.clock, [signer])
         ledger_keys = (signer.verifier_key.text,)
+        self.retention = RetentionSweeper(self.store, settings, self.tools.clock, [signer])
         self.api = Api(
-            self.store, self.tools, self.configurator, self.compiler, self.tokens, self.sequencer, ledger_keys
+            self.store,
+            self.tools,
+            self.configurator,
+            self.compiler,
+            self.tokens,
+            self.sequencer,
+            ledger_keys,
+            self.retention,
         )
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -103,6 +112,7 @@ class Control:
             ("discovery", looking.run),
             ("issuers", self.tokens.run),
             ("sequencer", self.sequencer.run),
+            ("retention", self.retention.run),
             ("months", self._keep_months),
         ):
             thread = threading.Thread(target=run, args=(self._stop,), name=name, daemon=True)

@@ -56,6 +56,19 @@ class ControlMetrics:
             "interlock_control_budget_alerts_total", "Thresholds of budgets passed.", registry=self._registry
         )
         self._alerts_before = 0
+        self._removed = Counter(
+            "interlock_control_ledger_removed_total", "Contents that retention has removed.", registry=self._registry
+        )
+        self._retention_failing = Gauge(
+            "interlock_control_ledger_retention_failing",
+            "1 while retention cannot remove what is over.",
+            registry=self._registry,
+        )
+        self._removed_before = 0
+        self._pruned = Counter(
+            "interlock_control_ledger_pruned_total", "Entries that retention has pruned.", registry=self._registry
+        )
+        self._pruned_before = 0
 
     def install(self, app: FastAPI) -> None:
         """Count and time every request to the admin API."""
@@ -83,4 +96,11 @@ class ControlMetrics:
         self._alerts.inc(alerts - self._alerts_before)
         self._alerts_before = alerts
         self._ledger_failing.set(1 if api.sequencer.failing else 0)
+        if api.retention is not None:
+            removed = api.retention.removed
+            self._removed.inc(removed - self._removed_before)
+            self._removed_before = removed
+            self._pruned.inc(api.retention.pruned - self._pruned_before)
+            self._pruned_before = api.retention.pruned
+            self._retention_failing.set(1 if api.retention.failing else 0)
         return generate_latest(self._registry)

@@ -55,6 +55,9 @@ class Action(StrEnum):
     ledger_read = "ledger.read"
     ledger_content = "ledger.content"
     ledger_erase = "ledger.erase"
+    ledger_retention = "ledger.retention"
+    ledger_hold = "ledger.hold"
+    ledger_hold_release = "ledger.hold_release"
     usage_read = "usage.read"
 
 
@@ -112,6 +115,9 @@ RULES: dict[Action, Rule] = {
         AdminRole.auditor, "what people asked and were told is shown by a second grant", grant=AdminRole.payload_reader
     ),
     Action.ledger_erase: _rule(AdminRole.owner, "what is erased is gone: an owner answers for it"),
+    Action.ledger_retention: _rule(AdminRole.owner, "a shorter time destroys what is older: an owner answers for it"),
+    Action.ledger_hold: _rule(AdminRole.admin, "a hold destroys nothing, and may have to be quick"),
+    Action.ledger_hold_release: _rule(AdminRole.owner, "what is released may be destroyed: an owner answers for it"),
     Action.usage_read: _rule(AdminRole.auditor, "who used and spent what is for those who account for it"),
 }
 

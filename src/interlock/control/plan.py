@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import msgspec
+from msgspec import UNSET
 
 from interlock.control.amounts import budget_amount, budget_fields
 from interlock.control.documents import (
@@ -151,9 +152,12 @@ def _entries(document: Document) -> Iterator[tuple[Ref, Entry]]:
         yield Ref("alias", "", alias.name), Entry(alias, ("aliases", n))
 
 
+_NO_SECTIONS = {each.name: UNSET for each in msgspec.structs.fields(TenantSpec) if each.default is UNSET}
+
+
 def bare(tenant: TenantSpec) -> TenantSpec:
     """The tenant's own fields, without what belongs to it."""
-    return TenantSpec(name=tenant.name, time_zone=tenant.time_zone, active=tenant.active)
+    return msgspec.structs.replace(tenant, **_NO_SECTIONS)
 
 
 def sections(document: Document) -> set[tuple[str, str]]:

@@ -30,7 +30,7 @@ from interlock.control.plan import AnySpec, ConfigErrors, Entry, Ref
 from interlock.errors import ConfigError, InterlockError
 from interlock.metering.cost import RATE_MAX
 from interlock.metering.periods import length_s
-from interlock.types.identity import PrincipalKind
+from interlock.types.identity import DataClass, PrincipalKind
 from interlock.types.source import SourceKind
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,98}[A-Za-z0-9])?", re.ASCII)
@@ -189,6 +189,11 @@ def _tenant(spec: TenantSpec) -> Iterator[Fault]:
         zoneinfo.ZoneInfo(spec.time_zone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         yield ("time_zone",), f"{spec.time_zone!r} is no IANA time zone, such as Europe/Berlin"
+    kept = spec.retention
+    if kept is not None and kept.entries_days:
+        longer = [each.name for each in DataClass if not 0 < kept.days(each) <= kept.entries_days]
+        if longer:
+            yield ("retention", "entries_days"), f"contents of class {longer[0]} are kept longer than their entries"
 
 
 def _principal(spec: PrincipalSpec) -> Iterator[Fault]:

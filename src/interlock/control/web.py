@@ -25,6 +25,7 @@ from interlock.control.compiler import SnapshotCompiler
 from interlock.control.identity import Actor, ByToken, authenticate
 from interlock.control.permissions import Action, require
 from interlock.control.plan import ConfigErrors
+from interlock.control.retention import RetentionSweeper
 from interlock.control.sequencer import Sequencer
 from interlock.control.services.base import Tools
 from interlock.errors import BadRequest, BodyTooLarge, InterlockError
@@ -51,6 +52,7 @@ class Api:
     sequencer: Sequencer
     ledger_keys: tuple[str, ...]
     """The keys that checkpoints are signed with, as verifiers take them."""
+    retention: RetentionSweeper | None = None
 
 
 class Json(Response):

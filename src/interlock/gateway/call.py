@@ -58,6 +58,8 @@ class Call:
     """A source has worked on it, or may have."""
     intent_seq = -1
     request_class = ""
+    recording = -1
+    """What of it is kept (`Recording`); -1 before that is known."""
 
     def __init__(self, operation: str, request: Request, sink: Sink, state: State, epoch: str, number: int) -> None:
         self.operation = operation

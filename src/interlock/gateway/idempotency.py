@@ -25,6 +25,7 @@ from interlock.errors import BadRequest, Conflict, InterlockError, Unavailable
 from interlock.gateway.http.exchange import unchunked
 from interlock.gateway.link import KeyAnswer, KeyClaim, KeyEnd
 from interlock.gateway.waiting import ClientGone
+from interlock.types.identity import Recording
 
 if TYPE_CHECKING:
     from interlock.gateway.call import Call
@@ -167,9 +168,10 @@ class Claiming:
             self._leave()
             self._running = True
             self._call.wall_ns = self._runtime.clock.wall_ns()  # admitted now, not when it came
-            self._call.sink = Capture(
-                self._call, self, min(self._runtime.settings.idempotency_answer_bytes_max, ANSWER_MAX)
-            )
+            most = min(self._runtime.settings.idempotency_answer_bytes_max, ANSWER_MAX)
+            if self._call.recording != Recording.full:
+                most = -1  # an answer that is not to be kept is not kept here either
+            self._call.sink = Capture(self._call, self, most)
             self._exchange = self._go(self._call, self._runtime)
         elif message.state == "running":
             self._number = 0

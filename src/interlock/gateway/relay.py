@@ -33,6 +33,11 @@ CR, LF = b"\r\n"
 """As numbers: `in` looks for one seven times as fast as for bytes of length one."""
 
 
+def _not_kept(_call: int, _index: int, _text: str, _raw: bytes) -> int:
+    """In place of the log where an answer is not kept: what still has to be durable before it is the attempt."""
+    return 0
+
+
 class Relay:
     """Takes the body of an event stream from its source, records it, and forwards it.
 
@@ -85,7 +90,7 @@ class Relay:
         self._runtime = runtime
         self._splitter = Splitter(settings.event_bytes_max)
         self._sync_ms = settings.stream_sync_ms
-        self._append = runtime.log.append_chunk
+        self._append = runtime.log.append_chunk if not run.call.recording else _not_kept
         self._on_written = runtime.log.on_written
         self._sync_within = runtime.log.sync_within
         self._write_chunks = run.call.sink.write_chunks

@@ -158,7 +158,7 @@ class Run:
             self.tried += (tried(self, attempt, now_ns, error.code, error.status),)
         try:
             runtime.log.append(
-                AttemptEnd(self.call.number, attempt.number, now_ns, error.code, error.status, error.message)
+                AttemptEnd(self.call.number, attempt.number, now_ns, error.code, error.status, self._words(error))
             )
         except LogError as log_error:
             self.log_failed(log_error)
@@ -277,11 +277,11 @@ class Run:
             (first_ns - call.started_ns) // 1000 if first_ns else 0,
             (now_ns - call.started_ns) // 1000,
             relay.chunks if relay is not None else 0,
-            relay.digest.digest() if relay is not None else b"",
-            b"",  # the body itself is here
-            body,
+            relay.digest.digest() if relay is not None and not call.recording else b"",
+            b"",  # the body itself is here, or nothing that it could be guessed by
+            body if not call.recording else b"",
             error.code if error is not None else "",
-            error.message if error is not None else "",
+            self._words(error) if error is not None else "",
             len(body) if relay is None else relay.bytes_whole if state == "completed" else relay.bytes_sent,
             cost,
             energy,
@@ -301,6 +301,10 @@ class Run:
             self._leave()
             return
         runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))
+
+    def _words(self, error: InterlockError) -> str:
+        """What of an error's words is kept: a source's may quote what it was asked and what it answered."""
+        return error.message if not self.call.recording else ""
 
     def _metered(self, attempt: Attempt | None, usage: Usage, now_ns: int, body_bytes: int) -> tuple[Cost, Energy]:
         """What the usage cost and took where the call ended."""

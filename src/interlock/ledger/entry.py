@@ -14,6 +14,7 @@ import msgspec
 from interlock.ledger.charges import interrupted
 from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import ListNode, Sealed, SubjectKey
+from interlock.types.identity import Recording
 from interlock.types.record import EnergyMeasured, Intent, Outcome, Refusal, request_id
 from interlock.types.usage import Cost, Energy, Usage
 
@@ -25,6 +26,7 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 PROMPT_FIELDS = ("messages", "prompt", "input")
 LARGE_FIELDS = ("tools", "response_format")
 """Fields of a request that are long and repeat from call to call: contents of their own."""
+_RECORDINGS = frozenset(int(each) for each in Recording)
 
 
 class Draft(NamedTuple):
@@ -41,6 +43,11 @@ class Draft(NamedTuple):
 def subject_of(record: Intent | Refusal) -> str:
     """Whose data a call is: the user that an agent or a service acts for, else the caller."""
     return record.delegator_id or record.principal_id
+
+
+def recording_name(recording: int) -> str:
+    """How a leaf names what was kept of a call."""
+    return Recording(recording).name if recording in _RECORDINGS else str(recording)
 
 
 def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
@@ -80,6 +87,7 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
             "stream": intent.features.stream,
             "class": intent.request_class,
             "dialect": intent.dialect,
+            "recording": recording_name(intent.recording),
         },
         "decided": {
             "snapshot": intent.snapshot_version,
@@ -148,6 +156,7 @@ def _refusal(call: CallRecords, record: Refusal, at_ns: int, key: SubjectKey | N
             "alias": record.target.alias if record.target is not None else "",
             "data_class": record.data_class,
             "dialect": record.dialect,
+            "recording": recording_name(record.recording),
         },
         "decided": {"snapshot": record.snapshot_version, "root": record.snapshot_root.hex(), "seed": record.seed},
         "result": {"state": "refused", "status": record.status, "code": record.code},

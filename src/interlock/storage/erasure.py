@@ -12,7 +12,7 @@ from psycopg import Connection
 
 from interlock.errors import NotFound
 from interlock.ledger.entry import VERSION, encode_leaf
-from interlock.storage import claims, sequencing, shipping
+from interlock.storage import claims, holds, sequencing
 from interlock.storage.ledger_keys import GENERATION
 
 EPOCH = "0000000000000000"
@@ -31,9 +31,10 @@ class Erased(NamedTuple):
 def erase(conn: Connection[Any], tenant_id: str, subject: str, by: str, now_ns: int) -> Erased:
     """Erase a subject of the tenant that the connection stands for. `by`: id of who does it.
 
-    Raises NotFound when nothing is kept of this subject.
+    Raises NotFound when nothing is kept of this subject, Conflict (`legal_hold`) while a legal hold is on it.
     """
-    conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (shipping.CONTENTS_LOCK_SPACE, tenant_id))
+    holds.alone(conn, tenant_id)
+    holds.refuse_held(conn, tenant_id, subject)
     sequencing.hold_tree(conn, tenant_id)
     names = [
         name

@@ -22,6 +22,7 @@ PREFIXES = {
     "issuer": "iss",
     "binding": "rol",
     "budget": "bdg",
+    "hold": "hld",
 }
 """What an id may name, and the prefix it then has."""
 

@@ -103,6 +103,21 @@ def checkpoint_complete(conn: Connection[Any], tenant_id: str, until_ns: int) ->
     return _one(conn, "tenant_id = %s AND complete_ns >= %s ORDER BY at_ns", (tenant_id, until_ns))
 
 
+def checkpoint_of_size(conn: Connection[Any], tenant_id: str, most: int) -> StoredCheckpoint | None:
+    """The largest tree of at most `most` entries that was signed; of those of one size the first, which stays."""
+    return _one(conn, "tenant_id = %s AND size <= %s ORDER BY size DESC, at_ns", (tenant_id, most))
+
+
+def checkpoint_from_size(conn: Connection[Any], tenant_id: str, least: int) -> StoredCheckpoint | None:
+    """The first checkpoint of a tree of at least `least` entries."""
+    return _one(conn, "tenant_id = %s AND size >= %s ORDER BY size, at_ns", (tenant_id, least))
+
+
+def checkpoint_at(conn: Connection[Any], tenant_id: str, at_ns: int) -> StoredCheckpoint | None:
+    """The checkpoint made at exactly this instant."""
+    return _one(conn, "tenant_id = %s AND at_ns = %s", (tenant_id, at_ns))
+
+
 def checkpoints(conn: Connection[Any], tenant_id: str, from_ns: int, to_ns: int, limit: int) -> list[StoredCheckpoint]:
     """Checkpoints made in [from, to], oldest first, at most `limit`."""
     query = _CHECKPOINT + sql.SQL("tenant_id = %s AND at_ns >= %s AND at_ns <= %s ORDER BY at_ns LIMIT %s")

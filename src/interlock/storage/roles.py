@@ -80,7 +80,7 @@ ROLES: tuple[RoleInfo, ...] = (
         True,
         "the shippers of gateway nodes",
         "a node's log holds calls of all tenants; adds entries, encrypted contents and wrapped keys to the ledger's"
-        " inbox, and changes nothing that is there",
+        " inbox, and changes nothing that is there but the day on which a content was last used",
     ),
     RoleInfo(
         SEQUENCER,

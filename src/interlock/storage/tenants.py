@@ -18,7 +18,14 @@ PLATFORM_TENANT = "ten_platform"
 What the *platform* owns (sources, policies, aliases, role bindings) has no tenant at all (NULL, "" in the types);
 who *administers* it is a principal of this tenant."""
 
-TABLE = Table("tenants", "tenant", Tenant, ("id", "name", "time_zone", "active"), parts=lambda _: ("tenants",))
+TABLE = Table(
+    "tenants",
+    "tenant",
+    Tenant,
+    ("id", "name", "time_zone", "active", "recording", "retention"),
+    json=("retention",),
+    parts=lambda _: ("tenants",),
+)
 
 _CONTENTS = (
     "role_bindings",

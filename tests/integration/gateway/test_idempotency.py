@@ -165,3 +165,13 @@ def test_a_sealed_answer_that_was_changed_is_not_given() -> None:
         gateway.keys[name] = (claim, "done", sealed[:-1] + bytes([sealed[-1] ^ 1]))
         refused = again(gateway)
         assert (refused.status, refused.error["code"]) == (409, "idempotency_answer_gone")
+
+
+@pytest.mark.parametrize("recording", ["prompt_only", "metadata"])
+def test_an_answer_that_is_not_to_be_kept_is_not_kept_for_its_key(recording: str) -> None:
+    with serving(world) as (gateway, engine):
+        assert again(gateway, x_interlock_recording=recording).status == 200
+        assert [each.answer for each in gateway.told if isinstance(each, KeyEnd)] == [b""]
+        refused = again(gateway, x_interlock_recording=recording)
+        assert (refused.status, refused.error["code"]) == (409, "idempotency_answer_gone")
+        assert len(engine.calls) == 1

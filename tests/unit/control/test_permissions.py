@@ -31,6 +31,7 @@ role.read auditor       role.write admin         change.read auditor      snapsh
 config.export auditor   config.plan auditor      config.apply admin       explain developer
 budget.read viewer      budget.write admin
 ledger.read auditor     ledger.content G:auditor  ledger.erase owner  usage.read auditor
+ledger.retention owner  ledger.hold admin        ledger.hold_release owner
 """
 MATRIX = dict(zip(*[iter(EXPECTED.split())] * 2, strict=True))
 PLACES: tuple[str | None, ...] = ("ten_a", "ten_b", None)

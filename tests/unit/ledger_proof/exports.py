@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from interlock.ledger.proof.checkpoint import Checkpoint
 from interlock.ledger.proof.coverage import (
     SETTLED_START,
@@ -20,8 +22,9 @@ from interlock.ledger.proof.coverage import (
 from interlock.ledger.proof.entry import encode_leaf
 from interlock.ledger.proof.findings import Report
 from interlock.ledger.proof.folder import ExportWriter, Manifest
-from interlock.ledger.proof.merkle import CompactRange, leaf_hash
+from interlock.ledger.proof.merkle import CompactRange, leaf_hash, root_of, subtrees
 from interlock.ledger.proof.note import Ed25519Signer, Signer, VerifierKey, sign_note
+from interlock.ledger.proof.pruned import Pruned, PrunedState
 from interlock.ledger.proof.verify import verify_export
 
 SIGNER = Ed25519Signer("cell.example/log", bytes(range(32)))
@@ -139,8 +142,14 @@ class Log:
         from_ns: int = FROM,
         to_ns: int = TO,
         payloads: bool = False,
+        pruned: int | None = None,
+        state: dict[str, Any] | None = None,
+        statement: dict[str, Any] | None = None,
     ) -> Path:
-        """Write an export from checkpoint number `start` (None: from the empty tree) up to number `end`."""
+        """Write an export from checkpoint number `start` (None: from the empty tree) up to number `end`.
+
+        `pruned`: the entries before this one have lost their text; `state` and `statement` overwrite what says so.
+        """
         last = self.checkpoints[end]
         first = self.checkpoints[start] if start is not None else None
         low = first.size if first else 0
@@ -153,12 +162,15 @@ class Log:
             end_size=last.size,
             made_at=last.at,
             payloads=payloads,
+            pruned=pruned,
         )
         with ExportWriter(path, manifest, [KEYS[0].text]) as writer:
             writer.start(low, first.hashes if first else [], first.counts if first else {})
             for each in self.checkpoints[start or 0 : None if end == -1 else end + 1]:
                 writer.checkpoint(each.note, each.coverage)
-            for leaf in self.leaves[low : last.size]:
+            if pruned is not None:
+                writer.pruned(*self.pruned(low, pruned, first.counts if first else {}, state or {}, statement or {}))
+            for leaf in self.leaves[low if pruned is None else pruned : last.size]:
                 writer.entry(leaf)
             for line in self.lines[first.settled if first else 0 : last.settled]:
                 writer.settled(line)
@@ -168,6 +180,24 @@ class Log:
                 for id_, items in self.lists.items():
                     writer.list(id_, items)
         return path
+
+    def pruned(
+        self, start: int, to: int, counts: dict[str, int], state: dict[str, Any], statement: dict[str, Any]
+    ) -> tuple[str, bytes]:
+        """The statement that the first `to` entries lost their text, and its state."""
+        counts = dict(counts)
+        for leaf in self.leaves[start:to]:
+            value = msgspec.json.decode(leaf)
+            counts[value["epoch"]] = value["n"]
+        hashes = [leaf_hash(each) for each in self.leaves[:to]]
+        roots = [each.hex() for _, each in subtrees(start, hashes[start:])]
+        fields = {"tree": self.tree, "start": start, "to": to, "hashes": roots, "counts": counts, **state}
+        data = PrunedState(**fields).encode()
+        said = {
+            "origin": self.origin, "to": to, "root": root_of(hashes), "at": 3_000,
+            "state": hashlib.sha256(data).digest(), "reason": "retention of entries: 1 day", **statement,
+        }  # fmt: skip
+        return sign_note(Pruned(**said).text(), self.signers), data
 
 
 def grown(*, payloads: bool = False) -> Log:

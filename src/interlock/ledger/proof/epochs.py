@@ -73,6 +73,18 @@ class Epochs:
                     f"checkpoint had everything before {listed.watermark}"
                 )
 
+    def pruned(self, name: str, counts: dict[str, int]) -> None:
+        """How many entries of each epoch there are behind those that lost their text."""
+        ended = {line.epoch: line.n for _, line in self._lines if line.epoch in self._settled}
+        for epoch, n in counts.items():
+            if n < self._counts.get(epoch, 0):
+                self._findings.altered(f"{name}: epoch {epoch} has fewer entries than before")
+            elif n != ended.get(epoch, n):
+                self._findings.altered(f"{name}: the settled epoch {epoch} has another number of entries")
+        for epoch in self._counts.keys() - counts.keys():
+            self._findings.altered(f"{name}: epoch {epoch} has entries in the tree, but is not counted")
+        self._counts = {epoch: n for epoch, n in counts.items() if n and epoch not in ended}
+
     def checkpoint(self, name: str, coverage: Coverage) -> None:
         """The coverage of a checkpoint whose size has been reached."""
         self._settle(name, coverage.settled)

@@ -29,6 +29,8 @@ from interlock.ledger.proof.folder import (
     ENTRIES,
     LISTS,
     MANIFEST,
+    PRUNED,
+    PRUNED_STATE,
     SETTLED,
     START,
     Manifest,
@@ -36,7 +38,9 @@ from interlock.ledger.proof.folder import (
     checkpoint_name,
     decode_json,
 )
-from interlock.ledger.proof.note import NOTE_BYTES_MAX, Verifier
+from interlock.ledger.proof.note import NOTE_BYTES_MAX, Verifier, open_note, split_note
+from interlock.ledger.proof.pruned import Pruned, PrunedState
+from interlock.ledger.proof.pruned import parse as parse_pruned
 from interlock.ledger.proof.seen import Seen, open_checkpoint
 from interlock.ledger.proof.source import Missing, Source
 
@@ -113,6 +117,7 @@ class _Export:
         except ProofError as error:
             raise ProofError(f"{START}: {error}") from None
         self._seen = Seen(seen, self._keys, findings)
+        self._pruned = self._read_pruned()
         self._settled = list(self._read_settled())
         self._places.extend(self._read_places())
         self._check_ends()
@@ -130,7 +135,7 @@ class _Export:
             verdict=findings.verdict(until, manifest.to_ns),
             words="",
             problems=findings.listed(),
-            entries=max(0, self._range.size - manifest.start_size),
+            entries=max(0, self._range.size - manifest.first),
             in_range=self._in_range,
             until=until,
             signed=bool(self._keys),
@@ -139,8 +144,53 @@ class _Export:
             from_ns=manifest.from_ns,
             to_ns=manifest.to_ns,
         )
+        if self._pruned is not None:
+            said = self._pruned[0]
+            report.pruned, report.pruned_at, report.pruned_reason = said.to, said.at, said.reason
         report.words = words(report, self._seen.uncompared)
         return report
+
+    def _read_pruned(self) -> tuple[Pruned, PrunedState] | None:
+        """The statement that the first entries lost their text. Its absence is told where the manifest names it."""
+        manifest = self._manifest
+        if manifest.pruned is None:
+            for name in (PRUNED, PRUNED_STATE):
+                try:
+                    self._source.read(name)
+                except Missing:
+                    continue
+                except ProofError:
+                    pass
+                self._findings.altered(f"{name}: is there, but the manifest names no pruned range")
+            return None
+        try:
+            note = _text(self._source.read(PRUNED, limit=NOTE_BYTES_MAX))
+            said = parse_pruned(open_note(note, self._keys) if self._keys else split_note(note)[0])
+            data = self._source.read(PRUNED_STATE)
+            if hashlib.sha256(data).digest() != said.state:
+                raise ProofError("its state is not the one that was signed")
+            state = PrunedState.decode(data)
+            state.roots()
+            if (state.tree, state.start, state.to) != (manifest.tree, manifest.start_size, said.to):
+                raise ProofError("its state is of another tree or range")
+            if said.to != manifest.pruned:
+                raise ProofError(f"is of the first {said.to} entries, those of the export begin at {manifest.pruned}")
+        except ProofError as error:
+            self._findings.altered(f"{PRUNED}: {error}")
+            return None
+        return said, state
+
+    def _skip_pruned(self) -> None:
+        """Go on behind the entries that lost their text, by the hashes and counts that were signed."""
+        if self._pruned is None:
+            return
+        said, state = self._pruned
+        self._range.add(state.roots())
+        if self._range.root() != said.root:
+            self._findings.altered(f"{PRUNED}: the hashes of the first {said.to} entries do not give its root")
+        self._check_origin(PRUNED, said.origin)
+        self._epochs.pruned(PRUNED, state.counts)
+        self._reached()
 
     def _read_settled(self) -> Iterator[tuple[bytes, Settled]]:
         number = 0
@@ -193,7 +243,7 @@ class _Export:
             return
         if first.size != manifest.start_size:
             findings.altered(f"{CHECKPOINTS}: the first is of size {first.size}, not {manifest.start_size}")
-        elif first.at > manifest.from_ns:
+        elif first.at > manifest.from_ns and manifest.pruned is None:
             findings.incomplete(
                 f"{CHECKPOINTS}/{first.name}: the export starts with a checkpoint from after the range begins"
             )
@@ -264,13 +314,14 @@ class _Export:
 
     def _read_entries(self, progress: Progress | None, processes: int) -> None:
         manifest, findings = self._manifest, self._findings
-        total = manifest.end_size - manifest.start_size
-        sizes = {each.size for each in self._places} | set(self._seen.sizes(manifest.start_size, manifest.end_size))
+        total = manifest.end_size - manifest.first
+        sizes = {each.size for each in self._places} | set(self._seen.sizes(manifest.first, manifest.end_size))
         rules = Rules(manifest.tree, manifest.from_ns, manifest.to_ns, manifest.payloads)
         self._reached()
+        self._skip_pruned()
         for block in _scanned(self._blocks(sorted(sizes)), rules, processes):
             for index, problem in block.problems:
-                line = index - manifest.start_size + 1
+                line = index - manifest.first + 1
                 findings.altered(f"{ENTRIES}:{line}: the entry at index {index} {problem}")
             self._range.add(block.roots)
             self._epochs.entries(block)
@@ -280,21 +331,21 @@ class _Export:
             if self._range.size in sizes:
                 self._reached()
             if progress is not None:
-                progress(self._range.size - manifest.start_size, total)
+                progress(self._range.size - manifest.first, total)
         if self._range.size != manifest.end_size:
-            found = self._range.size - manifest.start_size
+            found = self._range.size - manifest.first
             findings.altered(f"{ENTRIES}: has {found} entries, the manifest says {total}")
 
     def _blocks(self, sizes: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """The entries in blocks that end where a root must be compared: (index of the first, its lines)."""
-        index, end = self._manifest.start_size, self._manifest.end_size
+        index, end = self._manifest.first, self._manifest.end_size
         bounds = deque(size for size in [*sizes, end] if size > index)
         try:
             for chunk in self._source.chunks(ENTRIES):
                 rest, count = chunk, chunk.count(b"\n")
                 while count:
                     if index >= end:
-                        raise ProofError(f"has more entries than the {end - self._manifest.start_size} of the manifest")
+                        raise ProofError(f"has more entries than the {end - self._manifest.first} of the manifest")
                     take = min(bounds[0] - index, count)
                     block, rest = (rest, b"") if take == count else _cut(rest, take)
                     yield index, block
