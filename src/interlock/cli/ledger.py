@@ -26,7 +26,7 @@ _To = Annotated[str, typer.Option("--to", help="End, not included; now when left
 def search(
     tenant: InTenant,
     since: _Since = "",
-    kind: Annotated[str, typer.Option(help="call, refusal or energy.")] = "",
+    kind: Annotated[str, typer.Option(help="call, refusal, energy, erasure or change.")] = "",
     principal: Annotated[str, typer.Option(help="Who called: name, or id.")] = "",
     subject: Annotated[str, typer.Option(help="Whom it was for: name, or id.")] = "",
     team: Annotated[str, typer.Option(help="Name, or id.")] = "",
@@ -62,7 +62,7 @@ def search(
 
 
 def show(
-    request_id: Annotated[str, typer.Argument(help="Id from the x-interlock-request-id header.")],
+    request_id: Annotated[str, typer.Argument(help="Id from the x-interlock-request-id header; chg_... of a change.")],
     tenant: InTenant,
     content: Annotated[bool, typer.Option("--content", help="What was asked and answered, too.")] = False,
     home: Home = "",
@@ -211,9 +211,30 @@ def verify(
         raise typer.Exit(NOT_COMPLETE)
 
 
+def audit_changes(
+    tenant: InTenant,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Hold the list of changes against the ledger (of the tenant platform: those of the whole installation). Exit code
+    3 when a row was changed, removed or added behind its back."""
+    view = client_of(home, url, ca).call("GET", f"/tenants/{tenant}/ledger/changes-audit", why=reason)
+    if as_json:
+        put_json(view)
+    else:
+        found = f"{view['rows']} changes are as the ledger has them, {view['waiting']} are on their way to it"
+        older = f", {view['older']} are from before it had changes" if view["older"] else ""
+        put(f"{found}{older}.", *(f"  PROBLEM: {each}" for each in view["problems"]))
+    if view["problems"]:
+        raise typer.Exit(NOT_COMPLETE)
+
+
 def add_to(app: typer.Typer) -> None:
     """The commands of this file."""
-    for command in (search, show, replay, erase, checkpoint, export, verify):
+    for command in (search, show, replay, erase, audit_changes, checkpoint, export, verify):
         app.command()(command)
 
 
@@ -290,7 +311,11 @@ def _line(item: dict[str, Any]) -> str:
     leaf = item["leaf"]
     at = datetime.fromtimestamp(leaf["at"] / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     who, where, result = leaf.get("who", {}), leaf.get("where", {}), leaf.get("result", {})
-    place = f"{where['name']}::{where['model']}" if where.get("name") else leaf.get("what", {}).get("model", "")
+    what = leaf.get("what", {})
+    place = f"{where['name']}::{where['model']}" if where.get("name") else what.get("model", "")
+    if leaf["kind"] == "change":
+        rows = leaf["rows"]
+        place = f"{what['operation']} {rows[0]['object']}" if len(rows) == 1 else f"{what['operation']} x{len(rows)}"
     cost = f"{leaf['cost']['nusd']} nUSD" if "cost" in leaf else ""
     words = (at, f"#{item['position']}", leaf["kind"], leaf.get("request", ""), who.get("principal", ""), place)
     return " ".join(str(word) for word in (*words, result.get("state", ""), cost) if word)

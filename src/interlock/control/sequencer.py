@@ -19,6 +19,7 @@ import msgspec
 from psycopg import Connection
 
 from interlock.errors import InterlockError
+from interlock.ledger import control_entry
 from interlock.ledger.proof.checkpoint import Checkpoint
 from interlock.ledger.proof.coverage import Coverage, NodeSeen, OpenEpoch, Settled, SettledHead, settled_digest
 from interlock.ledger.proof.merkle import CompactRange, leaf_hash
@@ -26,13 +27,15 @@ from interlock.ledger.proof.note import Signer, sign_note
 from interlock.ledger.proof.tiles import full_tiles
 from interlock.ledger.sums import Key, Leaf, Sums, decode_leaf, key_of, measured, sums_of
 from interlock.settings import Settings
-from interlock.storage import erasure, sequencing, usage
+from interlock.storage import control_entries, sequencing, usage
 from interlock.storage.pool import Store, away
 from interlock.types.clock import Clock
 
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+LATER_MAX = 5000
+"""Most of the entries that wait for a checkpoint which are joined and placed before one."""
 NOTHING = Sums()
 
 
@@ -113,17 +116,18 @@ class _Step:
     def take(self) -> int:
         """Do it."""
         conn, tenant_id = self._conn, self._tree.tenant_id
+        signs = self._now_ns - self._tree.checkpoint_ns >= self._settings.ledger_checkpoint_s * 1_000_000_000
         # Each of these must be read before the next: what a later one says may only be more.
-        nodes = sequencing.nodes(conn)
+        nodes = sorted([*sequencing.nodes(conn), (control_entry.NODE, self._now_ns)])
         states = sequencing.epochs(conn, self._tree)
-        if any(state.epoch == erasure.EPOCH for state in states):
-            nodes = sorted([*nodes, (erasure.NODE, self._now_ns)])
-        taken = sequencing.inbox(conn, tenant_id, self._settings.ledger_batch_entries)
+        alone = control_entries.alone(conn, tenant_id)
+        taken = self._joined() if signs else []
+        taken += sequencing.inbox(conn, tenant_id, self._settings.ledger_batch_entries)
         counts = {state.epoch: state.sequenced for state in states}
         placed = self._place(taken, counts)
         tree = self._grown(placed)
         marks = {
-            state.epoch: max(state.published_ns, self._watermark_ns(state))
+            state.epoch: max(state.published_ns, self._watermark_ns(state, alone))
             if counts[state.epoch] >= state.shipped
             else state.published_ns
             for state in states
@@ -138,7 +142,7 @@ class _Step:
                 if counts[state.epoch] or marks[state.epoch]
             ],
         )
-        if self._now_ns - tree.checkpoint_ns < self._settings.ledger_checkpoint_s * 1_000_000_000:
+        if not signs:
             sequencing.put_tree(conn, msgspec.structs.replace(tree, signed=False))
             return len(placed)
         coverage = Coverage(
@@ -154,9 +158,22 @@ class _Step:
         self._sign(tree, coverage)
         return len(placed)
 
-    def _watermark_ns(self, state: sequencing.EpochState) -> int:
-        """Up to when everything of an epoch is shipped. Erasures are shipped as they happen, and keep off the tree."""
-        return self._now_ns if state.epoch == erasure.EPOCH else state.watermark_ns
+    def _watermark_ns(self, state: sequencing.EpochState, alone: bool) -> int:
+        """Up to when everything of an epoch is shipped. What the control plane writes itself is here as soon as it has
+        happened: all of it, if nobody is writing and nothing waits."""
+        if state.epoch != control_entry.EPOCH:
+            return state.watermark_ns
+        whole = alone and not control_entries.are_waiting(self._conn, self._tree.tenant_id)
+        return self._now_ns if whole else state.published_ns
+
+    def _joined(self) -> list[sequencing.Waiting]:
+        """What waited for a checkpoint, joined."""
+        waiting = sequencing.inbox(self._conn, self._tree.tenant_id, LATER_MAX, later=True)
+        out = []
+        for which, leaf in control_entry.together(each.leaf for each in waiting):
+            first, *more = (waiting[index] for index in which)
+            out.append(sequencing.Waiting(first.id, first.epoch, None, leaf, tuple(each.id for each in more)))
+        return out
 
     def _place(self, taken: list[sequencing.Waiting], counts: dict[str, int]) -> list[sequencing.Placed]:
         """Give entries their places, up to one of an epoch that was not known yet when `counts` were read."""
@@ -166,14 +183,18 @@ class _Step:
         for entry in taken:
             if entry.epoch not in counts:
                 break
-            if entry.n != counts[entry.epoch] + 1:
+            n, data = entry.n, entry.leaf
+            if entry.epoch == control_entry.EPOCH:
+                n = counts[entry.epoch] + 1
+                data = control_entry.numbered(data, n)
+            if n != counts[entry.epoch] + 1:
                 raise LedgerBroken(
-                    f"entry {entry.n} of epoch {entry.epoch} of {tenant_id} does not follow {counts[entry.epoch]}"
+                    f"entry {n} of epoch {entry.epoch} of {tenant_id} does not follow {counts[entry.epoch]}"
                 )
-            counts[entry.epoch] = entry.n
-            leaf = decode_leaf(entry.leaf)
+            counts[entry.epoch] = n
+            leaf = decode_leaf(data)
             if leaf.tree != tenant_id:
-                raise LedgerBroken(f"entry {entry.n} of epoch {entry.epoch} is of {leaf.tree}, not of {tenant_id}")
+                raise LedgerBroken(f"entry {n} of epoch {entry.epoch} is of {leaf.tree}, not of {tenant_id}")
             placed.append(
                 sequencing.Placed(
                     size + len(placed),
@@ -186,8 +207,8 @@ class _Step:
                     leaf.where.name,
                     leaf.model,
                     leaf.result.state,
-                    entry.leaf,
-                    leaf_hash(entry.leaf),
+                    data,
+                    leaf_hash(data),
                 )
             )
             leaves.append(leaf)

@@ -9,6 +9,7 @@ import msgspec
 from psycopg import Connection
 from psycopg.rows import class_row
 
+from interlock.ledger import control_entry
 from interlock.ledger.proof.tiles import TILE, tile_root
 
 _LOCK_SPACE = 4_702
@@ -31,12 +32,14 @@ class Tree(msgspec.Struct, frozen=True):
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """An entry of the inbox."""
+    """An entry of the inbox. `n` None: it is numbered as it is placed. `more`: further rows of the inbox that it stands
+    for."""
 
     id: int
     epoch: str
-    n: int
+    n: int | None
     leaf: bytes
+    more: tuple[int, ...] = ()
 
 
 class EpochState(msgspec.Struct, frozen=True):
@@ -80,8 +83,9 @@ def tenants(conn: Connection[Any]) -> list[str]:
 
 
 def waiting_tenants(conn: Connection[Any]) -> list[str]:
-    """Tenants with entries in the inbox."""
-    return [tenant_id for (tenant_id,) in conn.execute("SELECT DISTINCT tenant_id FROM interlock.ledger_inbox")]
+    """Tenants with entries in the inbox that need not wait for a checkpoint."""
+    rows = conn.execute("SELECT DISTINCT tenant_id FROM interlock.ledger_inbox WHERE NOT later")
+    return [tenant_id for (tenant_id,) in rows]
 
 
 def unsigned_tenants(conn: Connection[Any], before_ns: int) -> list[str]:
@@ -116,23 +120,26 @@ def take_tree(conn: Connection[Any], tenant_id: str) -> Tree | None:
     return Tree(tenant_id, settled=row[0])
 
 
-def hold_tree(conn: Connection[Any], tenant_id: str) -> None:
-    """Wait until no sequencer works on the tenant's tree, and keep all off it until the transaction ends."""
-    conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK_SPACE, tenant_id))
-
-
 def epochs(conn: Connection[Any], tree: Tree) -> list[EpochState]:
-    """Epochs that are not in the tree's chain of settled ones, by name. Read before the inbox: see `inbox`."""
+    """Epochs that are not in the tree's chain of settled ones, by name, with the one of the control plane, which is in
+    every tree. Read before the inbox: see `inbox`."""
     with conn.cursor(row_factory=class_row(EpochState)) as cursor:
         return list(
             cursor.execute(
                 "SELECT e.epoch, e.node, e.watermark_ns, e.damaged, e.closed, e.settled,"
                 " coalesce(s.n, 0) AS shipped, coalesce(q.n, 0) AS sequenced,"
-                " greatest(q.watermark_ns, e.floor_ns) AS published_ns FROM interlock.ledger_epochs AS e"
+                " greatest(q.watermark_ns, e.floor_ns) AS published_ns FROM ("
+                "SELECT epoch, node, floor_ns, watermark_ns, damaged, closed, settled FROM interlock.ledger_epochs"
+                " UNION ALL SELECT %(control)s, %(control_node)s, 0, 0, false, false, NULL) AS e"
                 " LEFT JOIN interlock.ledger_shipped AS s ON s.epoch = e.epoch AND s.tenant_id = %(tenant)s"
                 " LEFT JOIN interlock.ledger_sequenced AS q ON q.epoch = e.epoch AND q.tenant_id = %(tenant)s"
                 " WHERE e.settled IS NULL OR e.settled > %(settled)s ORDER BY e.epoch",
-                {"tenant": tree.tenant_id, "settled": tree.settled},
+                {
+                    "tenant": tree.tenant_id,
+                    "settled": tree.settled,
+                    "control": control_entry.EPOCH,
+                    "control_node": control_entry.NODE,
+                },
             )
         )
 
@@ -144,20 +151,22 @@ def nodes(conn: Connection[Any]) -> list[tuple[str, int]]:
     ]
 
 
-def inbox(conn: Connection[Any], tenant_id: str, limit: int) -> list[Waiting]:
-    """At most `limit` entries, in the order in which they came."""
+def inbox(conn: Connection[Any], tenant_id: str, limit: int, *, later: bool = False) -> list[Waiting]:
+    """At most `limit` entries, in the order in which they came. `later`: those that wait for a checkpoint instead."""
     with conn.cursor(row_factory=class_row(Waiting)) as cursor:
         return list(
             cursor.execute(
-                "SELECT id, epoch, n, leaf FROM interlock.ledger_inbox WHERE tenant_id = %s ORDER BY id LIMIT %s",
-                (tenant_id, limit),
+                "SELECT id, epoch, n, leaf FROM interlock.ledger_inbox WHERE tenant_id = %s AND later = %s"
+                " ORDER BY id LIMIT %s",
+                (tenant_id, later, limit),
             )
         )
 
 
 def place(conn: Connection[Any], tenant_id: str, taken: Sequence[Waiting], placed: Sequence[Placed]) -> None:
     """Move entries from the inbox to their places."""
-    conn.execute("DELETE FROM interlock.ledger_inbox WHERE id = ANY(%s)", ([entry.id for entry in taken],))
+    gone = [row for entry in taken for row in (entry.id, *entry.more)]
+    conn.execute("DELETE FROM interlock.ledger_inbox WHERE id = ANY(%s)", (gone,))
     conn.execute(
         "INSERT INTO interlock.ledger_entries (tenant_id, position, at_ns, kind, request, team_id, principal_id,"
         " subject, source, model, state, leaf, hash) SELECT %s, * FROM unnest(%b::bigint[], %b::bigint[],"

@@ -13,16 +13,13 @@ import msgspec
 import psycopg
 import pytest
 
-from interlock.control.main import ledger_signer
-from interlock.control.services.ledger import Export
 from interlock.gateway.shipper import Shipper
-from interlock.ledger.proof.folder import ExportWriter, Manifest
-from interlock.ledger.proof.verify import Report, verify_export
+from interlock.ledger.proof.verify import Report
 from interlock.storage import shipping
 from tests.gateway import WorkerHarness
 from tests.integration.control_client import Admin, Running
 from tests.integration.gateway.client import CHAT, ask
-from tests.integration.ledger.harness import PEOPLE, serving, shipper_for
+from tests.integration.ledger.harness import PEOPLE, serving, shipper_for, verified
 from tests.integration.ledger.test_ledger_api import control_over_migrated
 
 SECRET = "the tenant of flat 12 has a rare disease"
@@ -77,20 +74,7 @@ class Scene:
 
     def verify(self, folder: Path, to_ns: int) -> Report:
         """An export of everything until then, verified."""
-        control = self.running.control
-        key = ledger_signer(control.settings).verifier_key
-        made = Export(control.store, control.settings, "ten_acme", 0, to_ns, [key.text])
-        head = {name: value for name, value in made.manifest.items() if name != "keys"}
-        writer = ExportWriter(folder, Manifest.decode(msgspec.json.encode(head)), [key.text])
-        for kind, value in made.lines():
-            if kind == "start":
-                writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
-            elif kind == "checkpoint":
-                writer.checkpoint(value["note"], value["coverage"].encode())
-            elif kind in ("settled", "entry"):
-                getattr(writer, kind)(value.encode())
-        writer.close()
-        return verify_export(folder, [key])
+        return verified(self.running.control, "ten_acme", folder, to_ns)
 
 
 @pytest.fixture

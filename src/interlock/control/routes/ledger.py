@@ -11,9 +11,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from interlock.control import replay as past_calls
-from interlock.control.identity import Actor, tenant_of
+from interlock.control.identity import Actor, reach_of, tenant_of
 from interlock.control.permissions import Action
-from interlock.control.services import ledger
+from interlock.control.services import audit, ledger
 from interlock.control.services.base import Names
 from interlock.control.web import (
     REASON_HEADER,
@@ -28,6 +28,7 @@ from interlock.control.web import (
     route,
 )
 from interlock.errors import BadRequest, NotFound
+from interlock.ledger.proof.note import VerifierKey
 from interlock.ledger.vault import KeyWrapper
 from interlock.settings import Settings
 from interlock.storage import changes, erasure, ledger_read
@@ -87,6 +88,8 @@ def router() -> APIRouter:
     route(out, "GET", f"{base}/checkpoint", checkpoint, summary, tag="ledger", answer=CheckpointView)
     summary = "Erase a person's contents, for good"
     route(out, "POST", f"{base}/erase", erase, summary, tag="ledger", body=Erase, answer=ErasedView, reason=True)
+    summary = "Hold the list of changes against the ledger"
+    route(out, "GET", f"{base}/changes-audit", changes_audit, summary, tag="ledger", answer=audit.AuditView)
     summary = "What an export folder is made of, a JSON array [kind, value] a line"
     route(out, "GET", f"{base}/export", export, summary, tag="ledger", reason=True)
     return out
@@ -195,6 +198,17 @@ def erase(request: Request, who: Who, body: Body) -> Response:
     return Json(ErasedView(subject, done.keys, done.contents, api.tools.now() + kept))
 
 
+def changes_audit(request: Request, who: Who) -> Response:
+    """Whether each row of the list of changes is as its entry says, and none is missing; of the tenant `platform`: the
+    changes that concern the whole installation."""
+    api = api_of(request)
+    tenant_id = _tenant(request, who, Action.ledger_read)
+    keys = [VerifierKey.parse(key) for key in api.ledger_keys]
+    found = audit.audit(api.store, api.tools, tenant_id, keys)
+    _look(request, who, tenant_id, "ledger.audit_changes", "", {"rows": found.rows, "problems": len(found.problems)})
+    return Json(found)
+
+
 def export(request: Request, who: Who, from_ns: int, to_ns: int) -> Response:
     """Entries admitted in [from_ns, to_ns), with what proves them; `interlock ledger export` makes a folder of it."""
     api = api_of(request)
@@ -221,7 +235,8 @@ def _keys(settings: Settings) -> LedgerKeys:
 
 def _tenant(request: Request, who: Actor, action: Action) -> str:
     tenant_id = tenant_of(api_of(request).store, who, request.path_params["tenant"])
-    allow(who, action, tenant_id)
+    # the platform's tree tells of the whole installation
+    allow(who, action, reach_of(tenant_id))
     return tenant_id
 
 

@@ -93,6 +93,8 @@ def _contents(
 ) -> dict[str, Any]:
     subject = key_name(leaf)
     out: dict[str, Any] = {}
+    if not leaf["contents"]:
+        return out
     try:
         key = keys.named(conn, tenant_id, subject)
     except Erased:

@@ -1,0 +1,36 @@
+"""Administrative changes in the ledger: a salt for each row's commitment, and a way to the trees for who writes them.
+
+Revision: 0006
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0006"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+# `salt` is NULL in rows from before. What the control plane puts into the inbox has no number: the sequencer gives it
+# one. `later`: only before a checkpoint, together with what is like it.
+_STEPS = r"""
+ALTER TABLE interlock.changes ADD COLUMN salt bytea CHECK (octet_length(salt) = 32);
+ALTER TABLE interlock.ledger_inbox ALTER COLUMN n DROP NOT NULL;
+ALTER TABLE interlock.ledger_inbox ADD COLUMN later boolean NOT NULL DEFAULT false;
+CREATE INDEX ON interlock.ledger_inbox (tenant_id, id) WHERE later;
+CREATE INDEX ON interlock.ledger_inbox (tenant_id) WHERE epoch = '0000000000000000';
+CREATE INDEX ON interlock.ledger_entries (tenant_id, position) WHERE kind IN ('change', 'erasure');
+-- the control plane's epoch is in every tree and of no node
+DELETE FROM interlock.ledger_epochs WHERE epoch = '0000000000000000';
+DELETE FROM interlock.ledger_shipped WHERE epoch = '0000000000000000';
+REVOKE INSERT ON interlock.ledger_epochs FROM interlock_app;
+REVOKE SELECT, INSERT, UPDATE ON interlock.ledger_shipped FROM interlock_app;
+GRANT INSERT ON interlock.ledger_inbox TO interlock_platform;
+GRANT SELECT ON interlock.ledger_sequenced TO interlock_platform;
+"""
+
+
+def upgrade() -> None:
+    """Rows from before stay as they are: no entry speaks of them."""
+    op.execute(_STEPS)
