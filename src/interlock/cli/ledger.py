@@ -170,6 +170,8 @@ def export(
         match kind:
             case "start":
                 writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
+            case "rotation":
+                writer.rotation(value["statement"], value["head"])
             case "settled":
                 writer.settled(value.encode())
             case "checkpoint":
@@ -207,6 +209,8 @@ def verify(
         put_json(msgspec.to_builtins(report))
     else:
         put(f"{report.verdict.upper()}: {report.words}", *(f"  {problem}" for problem in report.problems))
+        for met in report.keys:
+            put(f"  signed by {met.key}{'' if met.replaced is None else ' (replaced since)'}")
     if report.verdict != "complete":
         raise typer.Exit(NOT_COMPLETE)
 
@@ -232,9 +236,33 @@ def audit_changes(
         raise typer.Exit(NOT_COMPLETE)
 
 
+def rotate_key(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a new key that the ledger is signed with from now on. Both keys sign that; exports carry it."""
+    if not yes:
+        typer.confirm("Replace the key that the ledger is signed with? The old one signs nothing more", abort=True)
+    why = reason_or(reason, "ledger rotate-key")
+    done = client_of(home, url, ca).call("POST", "/ledger/rotate-key", {}, reason=why)
+    if as_json:
+        put_json(done)
+        return
+    put(
+        f"{done['trees']} trees are signed by both keys; from now on by {done['new']}",
+        "Give auditors this key by a way that they trust, and back it up apart from the database.",
+        f"Copy the file {done['file']} beside the signing key of every other machine with a control process:",
+        "one that lacks it signs nothing.",
+    )
+
+
 def add_to(app: typer.Typer) -> None:
     """The commands of this file."""
-    for command in (search, show, replay, erase, audit_changes, checkpoint, export, verify):
+    for command in (search, show, replay, erase, audit_changes, rotate_key, checkpoint, export, verify):
         app.command()(command)
 
 

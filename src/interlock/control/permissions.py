@@ -53,6 +53,7 @@ class Action(StrEnum):
     ledger_read = "ledger.read"
     ledger_content = "ledger.content"
     ledger_erase = "ledger.erase"
+    ledger_rotate_key = "ledger.rotate_key"
     usage_read = "usage.read"
 
 
@@ -108,6 +109,9 @@ RULES: dict[Action, Rule] = {
         AdminRole.auditor, "what people asked and were told is shown by a second grant", grant=AdminRole.payload_reader
     ),
     Action.ledger_erase: _rule(AdminRole.owner, "what is erased is gone: an owner answers for it"),
+    Action.ledger_rotate_key: _rule(
+        AdminRole.owner, "whose signature proves the ledger concerns the installation", platform_only=True
+    ),
     Action.usage_read: _rule(AdminRole.auditor, "who used and spent what is for those who account for it"),
 }
 

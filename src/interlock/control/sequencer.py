@@ -18,7 +18,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 from psycopg import Connection
 
-from interlock.errors import InterlockError
+from interlock.control.keyring import Keyring
+from interlock.errors import InterlockError, Unavailable
 from interlock.ledger import control_entry
 from interlock.ledger.proof.checkpoint import Checkpoint
 from interlock.ledger.proof.coverage import Coverage, NodeSeen, OpenEpoch, Settled, SettledHead, settled_digest
@@ -27,7 +28,7 @@ from interlock.ledger.proof.note import Signer, sign_note
 from interlock.ledger.proof.tiles import full_tiles
 from interlock.ledger.sums import Key, Leaf, Sums, decode_leaf, key_of, measured, sums_of
 from interlock.settings import Settings
-from interlock.storage import control_entries, sequencing, usage
+from interlock.storage import control_entries, rotations, sequencing, usage
 from interlock.storage.pool import Store, away
 from interlock.types.clock import Clock
 
@@ -46,15 +47,27 @@ class LedgerBroken(InterlockError):
 
 
 class Sequencer:
-    """Places entries and signs checkpoints. `run` is a thread's body; `pass_once` does what there is to do now."""
+    """Places entries and signs checkpoints. `run` is a thread's body; `pass_once` does what there is to do now.
 
-    def __init__(self, store: Store, settings: Settings, clock: Clock, signers: Sequence[Signer]) -> None:
+    `signers` sign as long as the key was never changed; after that `keyring` has the one that does.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        clock: Clock,
+        signers: Sequence[Signer],
+        keyring: Keyring | None = None,
+    ) -> None:
         self.placed = 0
         self.failing = False
         self._store = store
         self._settings = settings
         self._clock = clock
         self._signers = list(signers)
+        self._keyring = keyring or Keyring(settings)
+        self._missing = ""
         self._quiet_due_ns = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -68,14 +81,18 @@ class Sequencer:
                 wait_s = RETRY_S
                 if not self.failing:
                     logger.log(
-                        logging.WARNING if away(e) else logging.ERROR, "entries wait in the inbox: %s", e.message
+                        logging.WARNING if away(e) else logging.ERROR, "the ledger's entries wait: %s", e.message
                     )
                 self.failing = True
             if stop.wait(wait_s):
                 return
 
     def pass_once(self) -> None:
-        """Empty the inbox; sign what is due, of quiet tenants too. Raises StoreError, LedgerBroken."""
+        """Empty the inbox; sign what is due, of quiet tenants too.
+
+        Raises StoreError, LedgerBroken, and Unavailable (at the end) when this machine has not the key to sign with.
+        """
+        self._missing = ""
         now_ns = self._clock.wall_ns()
         with self._store.sequencing() as conn:
             waiting = sequencing.waiting_tenants(conn)
@@ -88,41 +105,69 @@ class Sequencer:
                 pass
         for tenant_id in due:
             self.sequence(tenant_id)
+        if self._missing:
+            raise Unavailable(self._missing, code="signing_key_missing")
 
     def sequence(self, tenant_id: str) -> int:
         """Place at most one batch of a tenant's entries, and sign the tree if that is due. Returns how many were
         placed."""
         with self._store.sequencing() as conn:
+            if not rotations.share(conn):
+                return 0
             tree = sequencing.take_tree(conn, tenant_id)
             if tree is None:
                 return 0
-            count = _Step(conn, tree, self._settings, self._clock, self._signers).take()
+            now_ns = max(self._clock.wall_ns(), tree.checkpoint_ns + 1)
+            count = _Step(conn, tree, self._settings, self._signing(conn), now_ns).take()
         self.placed += count
         return count
+
+    def _signing(self, conn: Connection[Any]) -> list[Signer]:
+        """Who signs now; nobody when this machine has not the key: entries are placed, and others sign."""
+        key = rotations.current(conn)
+        if not key:
+            return self._signers
+        signer = self._keyring.signer(key)
+        if signer is None:
+            self._missing = self._keyring.missing(key)
+            return []
+        return [signer]
+
+
+def change_over(
+    conn: Connection[Any], tree: sequencing.Tree, settings: Settings, signers: Sequence[Signer], at_ns: int
+) -> None:
+    """Sign a tree as it is, at an instant after its newest checkpoint's. Under `rotations.hold`."""
+    _Step(conn, tree, settings, signers, at_ns).take(changing_over=True)
 
 
 class _Step:
     """One transaction on one tree."""
 
     def __init__(
-        self, conn: Connection[Any], tree: sequencing.Tree, settings: Settings, clock: Clock, signers: list[Signer]
+        self,
+        conn: Connection[Any],
+        tree: sequencing.Tree,
+        settings: Settings,
+        signers: Sequence[Signer],
+        now_ns: int,
     ) -> None:
         self._conn = conn
         self._tree = tree
         self._settings = settings
         self._signers = signers
-        self._now_ns = max(clock.wall_ns(), tree.checkpoint_ns + 1)
+        self._now_ns = now_ns
 
-    def take(self) -> int:
-        """Do it."""
+    def take(self, *, changing_over: bool = False) -> int:
+        """Do it. `changing_over`: nothing is placed, and the tree is signed whether or not that is due."""
         conn, tenant_id = self._conn, self._tree.tenant_id
-        signs = self._now_ns - self._tree.checkpoint_ns >= self._settings.ledger_checkpoint_s * 1_000_000_000
+        due = self._now_ns - self._tree.checkpoint_ns >= self._settings.ledger_checkpoint_s * 1_000_000_000
+        signs = changing_over or (due and bool(self._signers))
         # Each of these must be read before the next: what a later one says may only be more.
         nodes = sorted([*sequencing.nodes(conn), (control_entry.NODE, self._now_ns)])
         states = sequencing.epochs(conn, self._tree)
-        alone = control_entries.alone(conn, tenant_id)
-        taken = self._joined() if signs else []
-        taken += sequencing.inbox(conn, tenant_id, self._settings.ledger_batch_entries)
+        alone = not changing_over and control_entries.alone(conn, tenant_id)
+        taken = [] if changing_over else self._taken(signs)
         counts = {state.epoch: state.sequenced for state in states}
         placed = self._place(taken, counts)
         tree = self._grown(placed)
@@ -165,6 +210,11 @@ class _Step:
             return state.watermark_ns
         whole = alone and not control_entries.are_waiting(self._conn, self._tree.tenant_id)
         return self._now_ns if whole else state.published_ns
+
+    def _taken(self, signs: bool) -> list[sequencing.Waiting]:
+        """What is placed now."""
+        first = self._joined() if signs else []
+        return first + sequencing.inbox(self._conn, self._tree.tenant_id, self._settings.ledger_batch_entries)
 
     def _joined(self) -> list[sequencing.Waiting]:
         """What waited for a checkpoint, joined."""

@@ -113,6 +113,11 @@ def checkpoint_complete(conn: Connection[Any], tenant_id: str, until_ns: int) ->
     return _one(conn, "tenant_id = %s AND complete_ns >= %s ORDER BY at_ns", (tenant_id, until_ns))
 
 
+def checkpoint_at(conn: Connection[Any], tenant_id: str, at_ns: int) -> StoredCheckpoint | None:
+    """The checkpoint made at exactly this instant."""
+    return _one(conn, "tenant_id = %s AND at_ns = %s", (tenant_id, at_ns))
+
+
 def checkpoints(conn: Connection[Any], tenant_id: str, from_ns: int, to_ns: int, limit: int) -> list[StoredCheckpoint]:
     """Checkpoints made in [from, to], oldest first, at most `limit`."""
     query = _CHECKPOINT + sql.SQL("tenant_id = %s AND at_ns >= %s AND at_ns <= %s ORDER BY at_ns LIMIT %s")

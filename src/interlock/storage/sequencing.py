@@ -120,6 +120,17 @@ def take_tree(conn: Connection[Any], tenant_id: str) -> Tree | None:
     return Tree(tenant_id, settled=row[0])
 
 
+def trees(conn: Connection[Any]) -> list[Tree]:
+    """Every tree. Only while nobody works on one: see `rotations.hold`."""
+    with conn.cursor(row_factory=class_row(Tree)) as cursor:
+        return list(
+            cursor.execute(
+                "SELECT tenant_id, size, hashes, settled, settled_count, settled_digest, checkpoint_ns, signed"
+                " FROM interlock.ledger_trees ORDER BY tenant_id"
+            )
+        )
+
+
 def epochs(conn: Connection[Any], tree: Tree) -> list[EpochState]:
     """Epochs that are not in the tree's chain of settled ones, by name, with the one of the control plane, which is in
     every tree. Read before the inbox: see `inbox`."""
@@ -227,10 +238,12 @@ def put_tree(conn: Connection[Any], tree: Tree) -> None:
 def put_checkpoint(
     conn: Connection[Any], tenant_id: str, *, at_ns: int, size: int, note: str, coverage: bytes, complete_ns: int
 ) -> None:
-    """A checkpoint. Of those of one size the first and the last are kept: the ones between say nothing more."""
+    """A checkpoint. Of those of one size the first and the last are kept: the ones between say nothing more, but for
+    those with which a key was changed."""
     conn.execute(
         "DELETE FROM interlock.ledger_checkpoints AS t WHERE tenant_id = %(t)s AND size = %(size)s AND at_ns > (SELECT"
-        " min(at_ns) FROM interlock.ledger_checkpoints WHERE tenant_id = %(t)s AND size = %(size)s)",
+        " min(at_ns) FROM interlock.ledger_checkpoints WHERE tenant_id = %(t)s AND size = %(size)s)"
+        " AND NOT EXISTS (SELECT FROM interlock.ledger_rotations AS r WHERE r.at_ns = t.at_ns)",
         {"t": tenant_id, "size": size},
     )
     conn.execute(

@@ -109,6 +109,8 @@ def verified(control: Control, tenant_id: str, folder: Path, to_ns: int) -> Repo
             writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
         elif kind == "checkpoint":
             writer.checkpoint(value["note"], value["coverage"].encode())
+        elif kind == "rotation":
+            writer.rotation(value["statement"], value["head"])
         elif kind in ("settled", "entry"):
             getattr(writer, kind)(value.encode())
     writer.close()

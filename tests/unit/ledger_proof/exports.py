@@ -22,6 +22,7 @@ from interlock.ledger.proof.findings import Report
 from interlock.ledger.proof.folder import ExportWriter, Manifest
 from interlock.ledger.proof.merkle import CompactRange, leaf_hash
 from interlock.ledger.proof.note import Ed25519Signer, Signer, VerifierKey, sign_note
+from interlock.ledger.proof.rotation import Rotation
 from interlock.ledger.proof.verify import verify_export
 
 SIGNER = Ed25519Signer("cell.example/log", bytes(range(32)))
@@ -60,6 +61,7 @@ class Log:
         self.checkpoints: list[Signed] = []
         self.contents: dict[str, bytes] = {}
         self.lists: dict[str, list[str]] = {}
+        self.rotations: list[tuple[str, str | None]] = []
 
     def begin(self, epoch: str, node: str, watermark: int, *, damaged: bool = False) -> None:
         self.open[epoch] = OpenEpoch(epoch=epoch, node=node, n=0, watermark=watermark, damaged=damaged)
@@ -130,6 +132,15 @@ class Log:
         self.checkpoints.append(signed)
         return signed
 
+    def rotate(self, new: Ed25519Signer, at: int) -> None:
+        """Another key signs from now on; the change is signed by both."""
+        (old,) = self.signers
+        assert isinstance(old, Ed25519Signer)
+        self.signers = [old, new]
+        head = self.checkpoint(at)
+        self.rotations.append((statement(old, new, at, self.origin), head.note))
+        self.signers = [new]
+
     def export(
         self,
         path: Path,
@@ -160,6 +171,8 @@ class Log:
                 writer.checkpoint(each.note, each.coverage)
             for leaf in self.leaves[low : last.size]:
                 writer.entry(leaf)
+            for rotation, head in self.rotations:
+                writer.rotation(rotation, head)
             for line in self.lines[first.settled if first else 0 : last.settled]:
                 writer.settled(line)
             if payloads:
@@ -168,6 +181,12 @@ class Log:
                 for id_, items in self.lists.items():
                     writer.list(id_, items)
         return path
+
+
+def statement(old: Ed25519Signer, new: Ed25519Signer, at: int, origin: str = ORIGIN) -> str:
+    """The note of a change of keys."""
+    ledger = origin.rpartition("/")[0]
+    return sign_note(Rotation(ledger, old.verifier_key, new.verifier_key, at).text(), [old, new])
 
 
 def grown(*, payloads: bool = False) -> Log:

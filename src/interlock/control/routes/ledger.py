@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from interlock.control import replay as past_calls
+from interlock.control import rotation
 from interlock.control.identity import Actor, reach_of, tenant_of
 from interlock.control.permissions import Action
 from interlock.control.services import audit, ledger
@@ -25,6 +26,7 @@ from interlock.control.web import (
     allow,
     api_of,
     page_size,
+    reason_of,
     route,
 )
 from interlock.errors import BadRequest, NotFound
@@ -62,7 +64,8 @@ class ErasedView(msgspec.Struct, frozen=True):
 
 
 class CheckpointView(msgspec.Struct, frozen=True):
-    """The newest checkpoint of a tenant's tree: a signed note, its coverage, and the keys that it is signed with.
+    """The newest checkpoint of a tenant's tree: a signed note, its coverage, and every key that ever signed the ledger,
+    the one of now first.
 
     `complete_until`: every call admitted before this instant is in the tree.
     """
@@ -88,6 +91,9 @@ def router() -> APIRouter:
     route(out, "GET", f"{base}/checkpoint", checkpoint, summary, tag="ledger", answer=CheckpointView)
     summary = "Erase a person's contents, for good"
     route(out, "POST", f"{base}/erase", erase, summary, tag="ledger", body=Erase, answer=ErasedView, reason=True)
+    summary = "Change the key that the ledger is signed with"
+    answer = rotation.Rotated
+    route(out, "POST", "/ledger/rotate-key", rotate_key, summary, tag="ledger", answer=answer, reason=True)
     summary = "Hold the list of changes against the ledger"
     route(out, "GET", f"{base}/changes-audit", changes_audit, summary, tag="ledger", answer=audit.AuditView)
     summary = "What an export folder is made of, a JSON array [kind, value] a line"
@@ -173,10 +179,11 @@ def checkpoint(request: Request, who: Who) -> Response:
     tenant_id = _tenant(request, who, Action.ledger_read)
     with api.store.tenant(tenant_id) as conn:
         found = ledger_read.latest_checkpoint(conn, tenant_id)
+        keys = api.keyring.public(conn)
     if found is None:
         raise NotFound("this tenant has no ledger yet", param="tenant")
     until = datetime.datetime.fromtimestamp(found.complete_ns / 1e9, datetime.UTC)
-    view = CheckpointView(found.note, msgspec.Raw(found.coverage), found.size, until, list(api.ledger_keys))
+    view = CheckpointView(found.note, msgspec.Raw(found.coverage), found.size, until, keys)
     return Json(view)
 
 
@@ -203,8 +210,9 @@ def changes_audit(request: Request, who: Who) -> Response:
     changes that concern the whole installation."""
     api = api_of(request)
     tenant_id = _tenant(request, who, Action.ledger_read)
-    keys = [VerifierKey.parse(key) for key in api.ledger_keys]
-    found = audit.audit(api.store, api.tools, tenant_id, keys)
+    with api.store.platform() as conn:
+        key = VerifierKey.parse(api.keyring.public(conn)[0])
+    found = audit.audit(api.store, api.tools, tenant_id, [key])
     _look(request, who, tenant_id, "ledger.audit_changes", "", {"rows": found.rows, "problems": len(found.problems)})
     return Json(found)
 
@@ -215,7 +223,9 @@ def export(request: Request, who: Who, from_ns: int, to_ns: int) -> Response:
     if not 0 <= from_ns < to_ns < NUMBER_MAX:
         raise BadRequest("from_ns must be before to_ns, both Unix nanoseconds", param="from_ns")
     tenant_id = _tenant(request, who, Action.ledger_read)
-    made = ledger.Export(api.store, api.tools.settings, tenant_id, from_ns, to_ns, list(api.ledger_keys))
+    with api.store.platform() as conn:
+        keys = api.keyring.public(conn)
+    made = ledger.Export(api.store, api.tools.settings, tenant_id, from_ns, to_ns, keys)
     _look(request, who, tenant_id, "ledger.export", "", {"from_ns": from_ns, "to_ns": to_ns}, reason_needed=True)
 
     def lines() -> Iterator[bytes]:
@@ -225,6 +235,15 @@ def export(request: Request, who: Who, from_ns: int, to_ns: int) -> Response:
             yield encode([kind, value]) + b"\n"
 
     return StreamingResponse(lines(), media_type="application/jsonl")
+
+
+def rotate_key(request: Request, who: Who) -> Response:
+    """The new private key stays in a file of the machine that answers; the old key signs nothing more."""
+    api = api_of(request)
+    allow(who, Action.ledger_rotate_key, None)
+    reason = reason_of(request)
+    by = Author(who.principal_id, who.name, reason.text, api.tools.now(), reason.request_id)
+    return Json(rotation.rotate(api.store, api.tools, api.keyring, by))
 
 
 def _keys(settings: Settings) -> LedgerKeys:

@@ -14,7 +14,7 @@ from interlock.errors import NotFound
 from interlock.ledger.proof.coverage import Coverage
 from interlock.ledger.proof.merkle import inclusion_proof
 from interlock.settings import Settings
-from interlock.storage import ledger_read
+from interlock.storage import ledger_read, rotations
 from interlock.storage.ledger_keys import Erased, LedgerKeys
 from interlock.storage.pool import Store
 from interlock.types.record import Intent, Record, Refusal
@@ -185,8 +185,10 @@ class Export:
         }
 
     def lines(self) -> Iterator[tuple[str, Any]]:
-        """("start", {...}), ("settled", line), ("checkpoint", {...}), ("entry", leaf), ("end", {})."""
+        """("start", {...}), ("rotation", {...}), ("settled", line), ("checkpoint", {...}), ("entry", leaf), and
+        ("end", {})."""
         yield "start", self._start_state()
+        yield from self._rotations()
         yield from self._settled()
         yield from self._checkpoints()
         size = self._start.size if self._start is not None else 0
@@ -208,6 +210,12 @@ class Export:
             hashes = [read(level, index).hex() for level, index in _subtrees(start.size)]
         counts = {each.epoch: each.n for each in Coverage.decode(start.coverage).epochs}
         return {"size": start.size, "hashes": hashes, "counts": counts}
+
+    def _rotations(self) -> Iterator[tuple[str, Any]]:
+        with self._store.tenant(self._tenant_id) as conn:
+            for each in rotations.everything(conn):
+                head = ledger_read.checkpoint_at(conn, self._tenant_id, each.at_ns)
+                yield "rotation", {"statement": each.statement, "head": None if head is None else head.note}
 
     def _settled(self) -> Iterator[tuple[str, Any]]:
         after = Coverage.decode(self._start.coverage).settled.count if self._start is not None else 0

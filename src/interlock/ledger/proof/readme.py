@@ -33,6 +33,8 @@ checkpoints/      <time>-<size>.note: a signed root, readable text.
                   <time>-<size>.coverage.json: the coverage that it signs
 start.json        hashes that stand for the entries before the first one here
 settled.jsonl     logs that ended, with the number of their entries
+rotations.jsonl   changes of the signing key, each signed by the old and the new one, and the
+                  checkpoint of this tree at that moment, signed by both
 keys.txt          the public keys of the signatures, for convenience. Do not trust them
                   because they lie here: ask the operator by another way
 contents/         only if asked for: what was said, still encrypted, one file each.

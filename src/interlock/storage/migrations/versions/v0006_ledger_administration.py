@@ -1,4 +1,4 @@
-"""Administrative changes in the ledger: a salt for each row's commitment, and a way to the trees for who writes them.
+"""Administration and the ledger: changes as entries, and changes of the signing key.
 
 Revision: 0006
 """
@@ -28,6 +28,17 @@ REVOKE INSERT ON interlock.ledger_epochs FROM interlock_app;
 REVOKE SELECT, INSERT, UPDATE ON interlock.ledger_shipped FROM interlock_app;
 GRANT INSERT ON interlock.ledger_inbox TO interlock_platform;
 GRANT SELECT ON interlock.ledger_sequenced TO interlock_platform;
+
+-- Of the whole installation; private keys are in files.
+CREATE TABLE interlock.ledger_rotations (
+    k bigint PRIMARY KEY,
+    at_ns bigint NOT NULL,
+    old_key text NOT NULL UNIQUE,
+    new_key text NOT NULL UNIQUE,
+    statement text NOT NULL
+);
+GRANT SELECT ON interlock.ledger_rotations TO interlock_app, interlock_platform, interlock_sequencer;
+GRANT INSERT ON interlock.ledger_rotations TO interlock_sequencer;
 """
 
 
