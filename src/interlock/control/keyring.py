@@ -27,8 +27,8 @@ def ledger_signer(settings: Settings) -> Ed25519Signer:
 
 
 class Keyring:
-    """The signing keys of a home. Threads may share one. `first`: what signs as long as the key was never changed, if it
-    was read already."""
+    """The signing keys of a home. Threads may share one. `first`: what signs as long as the key was never changed, if
+    it was read already."""
 
     def __init__(self, settings: Settings, first: Ed25519Signer | None = None) -> None:
         self._settings = settings
