@@ -260,9 +260,31 @@ def rotate_key(
     )
 
 
+def retire_node(
+    node: Annotated[str, typer.Argument(help="Its name: its setting node, else its host name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Give up what a node that never comes back has not shipped. Exports say what may be missing, and wait no more."""
+    if not yes:
+        typer.confirm(f"Is {node} gone for good? What it had not shipped will never be in the ledger", abort=True)
+    why = reason_or(reason, "ledger retire-node")
+    done = client_of(home, url, ca).call("POST", "/ledger/retire-node", {"node": node}, reason=why)
+    if as_json:
+        put_json(done)
+        return
+    for epoch in done["epochs"]:
+        put(f"epoch {epoch['epoch']}: {epoch['entries']} entries arrived; calls after {epoch['lost_after']} are lost")
+    put(f"{node} counts as gone since {done['at']}; what it began after {done['unannounced_after']} is lost, too.")
+
+
 def add_to(app: typer.Typer) -> None:
     """The commands of this file."""
-    for command in (search, show, replay, erase, audit_changes, rotate_key, checkpoint, export, verify):
+    for command in (search, show, replay, erase, audit_changes, rotate_key, retire_node, checkpoint, export, verify):
         app.command()(command)
 
 

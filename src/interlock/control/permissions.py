@@ -54,6 +54,7 @@ class Action(StrEnum):
     ledger_content = "ledger.content"
     ledger_erase = "ledger.erase"
     ledger_rotate_key = "ledger.rotate_key"
+    ledger_retire_node = "ledger.retire_node"
     usage_read = "usage.read"
 
 
@@ -111,6 +112,9 @@ RULES: dict[Action, Rule] = {
     Action.ledger_erase: _rule(AdminRole.owner, "what is erased is gone: an owner answers for it"),
     Action.ledger_rotate_key: _rule(
         AdminRole.owner, "whose signature proves the ledger concerns the installation", platform_only=True
+    ),
+    Action.ledger_retire_node: _rule(
+        AdminRole.owner, "giving up what a node has not shipped concerns every tenant", platform_only=True
     ),
     Action.usage_read: _rule(AdminRole.auditor, "who used and spent what is for those who account for it"),
 }

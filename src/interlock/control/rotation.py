@@ -58,9 +58,9 @@ def _rotate(store: Store, tools: Tools, keyring: Keyring, by: Author, new_key: s
         trees = sequencing.trees(conn)
         at_ns = max([tools.clock.wall_ns(), *(tree.checkpoint_ns for tree in trees)]) + 1
         before, after = {"key": old.verifier_key.text}, {"key": new_key, "at_ns": at_ns}
-        conn.execute("SELECT set_config('role', %s, true)", (roles.PLATFORM,))
+        roles.take(conn, roles.PLATFORM)
         changes.record(conn, Change("", "ledger.rotate_key", "ledger", "", before, after), by)
-        conn.execute("SELECT set_config('role', %s, true)", (roles.SEQUENCER,))
+        roles.take(conn, roles.SEQUENCER)
         for tree in trees:
             change_over(conn, tree, tools.settings, [old, new], at_ns)
         rotation = Rotation(tools.settings.ledger_name, old.verifier_key, new.verifier_key, at_ns)

@@ -164,7 +164,7 @@ class _Step:
         due = self._now_ns - self._tree.checkpoint_ns >= self._settings.ledger_checkpoint_s * 1_000_000_000
         signs = changing_over or (due and bool(self._signers))
         # Each of these must be read before the next: what a later one says may only be more.
-        nodes = sorted([*sequencing.nodes(conn), (control_entry.NODE, self._now_ns)])
+        nodes = sorted([*sequencing.nodes(conn), (control_entry.NODE, self._now_ns, None)])
         states = sequencing.epochs(conn, self._tree)
         alone = not changing_over and control_entries.alone(conn, tenant_id)
         taken = [] if changing_over else self._taken(signs)
@@ -198,7 +198,10 @@ class _Step:
                 OpenEpoch(state.epoch, state.node, counts[state.epoch], marks[state.epoch], state.damaged)
                 for state in unsettled
             ),
-            tuple(NodeSeen(node, registered_ns) for node, registered_ns in nodes),
+            tuple(
+                NodeSeen(node, registered_ns, msgspec.UNSET if retired_ns is None else retired_ns)
+                for node, registered_ns, retired_ns in nodes
+            ),
         )
         self._sign(tree, coverage)
         return len(placed)
@@ -313,13 +316,7 @@ class _Step:
         for state in ended:
             if counts[state.epoch] < state.shipped:
                 break
-            line = Settled(
-                state.epoch,
-                state.node,
-                "closed" if state.closed else "recovered",
-                counts[state.epoch],
-                state.damaged,
-            ).encode()
+            line = _settled_line(state, counts[state.epoch]).encode()
             count += 1
             settled, digest = state.settled or 0, settled_digest(digest, line)
             lines.append((count, line))
@@ -334,7 +331,9 @@ class _Step:
         root = CompactRange.of(tree.size, tree.hashes).root()
         origin = f"{self._settings.ledger_name}/{tree.tenant_id}"
         checkpoint = Checkpoint(origin, tree.size, root, self._now_ns, hashlib.sha256(body).digest())
-        marks = [each.watermark for each in coverage.epochs] + [each.registered for each in coverage.nodes]
+        marks = [each.watermark for each in coverage.epochs] + [
+            each.registered for each in coverage.nodes if each.retired is msgspec.UNSET
+        ]
         sequencing.put_tree(self._conn, msgspec.structs.replace(tree, checkpoint_ns=self._now_ns, signed=True))
         sequencing.put_checkpoint(
             self._conn,
@@ -345,3 +344,10 @@ class _Step:
             coverage=body,
             complete_ns=min(marks, default=0),
         )
+
+
+def _settled_line(state: sequencing.EpochState, n: int) -> Settled:
+    if state.lost_ns is None:
+        return Settled(state.epoch, state.node, "closed" if state.closed else "recovered", n, state.damaged)
+    after_ns = max(state.watermark_ns, state.published_ns)
+    return Settled(state.epoch, state.node, "lost", n, state.damaged, after_ns, state.lost_ns)

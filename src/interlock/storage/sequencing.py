@@ -55,6 +55,8 @@ class EpochState(msgspec.Struct, frozen=True):
     shipped: int
     sequenced: int
     published_ns: int
+    lost_ns: int | None = None
+    """Until when entries may be missing for good, if its node was retired."""
 
 
 class Placed(NamedTuple):
@@ -109,12 +111,15 @@ def take_tree(conn: Connection[Any], tenant_id: str) -> Tree | None:
         ).fetchone()
     if found is not None:
         return found
-    # epochs that were settled before the tenant's first entry have nothing of it
+    # Epochs that were settled before the tenant's first entry have nothing of it. Those that were lost since it was
+    # made may have had.
     row = conn.execute(
-        "SELECT coalesce((SELECT min(e.settled) - 1 FROM interlock.ledger_epochs AS e"
-        " JOIN interlock.ledger_shipped AS s ON s.epoch = e.epoch AND s.tenant_id = %s), max(settled), 0)"
+        "SELECT coalesce(least((SELECT min(e.settled) - 1 FROM interlock.ledger_epochs AS e"
+        " JOIN interlock.ledger_shipped AS s ON s.epoch = e.epoch AND s.tenant_id = %(tenant)s),"
+        " (SELECT min(e.settled) - 1 FROM interlock.ledger_epochs AS e JOIN interlock.tenants AS t"
+        " ON t.id = %(tenant)s AND e.lost_ns > extract(epoch FROM t.created_at) * 1000000000)), max(settled), 0)"
         " FROM interlock.ledger_epochs",
-        (tenant_id,),
+        {"tenant": tenant_id},
     ).fetchone()
     assert row is not None  # noqa: S101 - an aggregate has a row
     return Tree(tenant_id, settled=row[0])
@@ -139,9 +144,10 @@ def epochs(conn: Connection[Any], tree: Tree) -> list[EpochState]:
             cursor.execute(
                 "SELECT e.epoch, e.node, e.watermark_ns, e.damaged, e.closed, e.settled,"
                 " coalesce(s.n, 0) AS shipped, coalesce(q.n, 0) AS sequenced,"
-                " greatest(q.watermark_ns, e.floor_ns) AS published_ns FROM ("
-                "SELECT epoch, node, floor_ns, watermark_ns, damaged, closed, settled FROM interlock.ledger_epochs"
-                " UNION ALL SELECT %(control)s, %(control_node)s, 0, 0, false, false, NULL) AS e"
+                " greatest(q.watermark_ns, e.floor_ns) AS published_ns, e.lost_ns FROM ("
+                "SELECT epoch, node, floor_ns, watermark_ns, damaged, closed, settled, lost_ns"
+                " FROM interlock.ledger_epochs"
+                " UNION ALL SELECT %(control)s, %(control_node)s, 0, 0, false, false, NULL, NULL) AS e"
                 " LEFT JOIN interlock.ledger_shipped AS s ON s.epoch = e.epoch AND s.tenant_id = %(tenant)s"
                 " LEFT JOIN interlock.ledger_sequenced AS q ON q.epoch = e.epoch AND q.tenant_id = %(tenant)s"
                 " WHERE e.settled IS NULL OR e.settled > %(settled)s ORDER BY e.epoch",
@@ -155,11 +161,9 @@ def epochs(conn: Connection[Any], tree: Tree) -> list[EpochState]:
         )
 
 
-def nodes(conn: Connection[Any]) -> list[tuple[str, int]]:
-    """(node, instant up to which all its epochs are known), by name."""
-    return [
-        (node, ns) for node, ns in conn.execute("SELECT node, registered_ns FROM interlock.ledger_nodes ORDER BY 1")
-    ]
+def nodes(conn: Connection[Any]) -> list[tuple[str, int, int | None]]:
+    """(node, instant up to which all its epochs are known, instant from which it is retired), by name."""
+    return conn.execute("SELECT node, registered_ns, retired_ns FROM interlock.ledger_nodes ORDER BY 1").fetchall()
 
 
 def inbox(conn: Connection[Any], tenant_id: str, limit: int, *, later: bool = False) -> list[Waiting]:

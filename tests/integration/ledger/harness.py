@@ -98,10 +98,10 @@ def opened(store: Store, leaf: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def verified(control: Control, tenant_id: str, folder: Path, to_ns: int) -> Report:
+def verified(control: Control, tenant_id: str, folder: Path, to_ns: int, *, from_ns: int = 0) -> Report:
     """An export of everything of a tenant until then, verified."""
     key = ledger_signer(control.settings).verifier_key
-    made = Export(control.store, control.settings, tenant_id, 0, to_ns, [key.text])
+    made = Export(control.store, control.settings, tenant_id, from_ns, to_ns, [key.text])
     head = {name: value for name, value in made.manifest.items() if name != "keys"}
     writer = ExportWriter(folder, Manifest.decode(msgspec.json.encode(head)), [key.text])
     for kind, value in made.lines():

@@ -30,7 +30,7 @@ alias.read viewer       alias.write admin        issuer.read auditor      issuer
 role.read auditor       role.write admin         change.read auditor      snapshot.read P:viewer
 config.export auditor   config.plan auditor      config.apply admin       explain developer
 ledger.read auditor     ledger.content G:auditor  ledger.erase owner  usage.read auditor
-ledger.rotate_key P:owner
+ledger.rotate_key P:owner  ledger.retire_node P:owner
 """
 MATRIX = dict(zip(*[iter(EXPECTED.split())] * 2, strict=True))
 PLACES: tuple[str | None, ...] = ("ten_a", "ten_b", None)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from msgspec import UNSET
+
 from interlock.ledger.proof.checkpoint import Checkpoint
 from interlock.ledger.proof.coverage import (
     SETTLED_START,
@@ -56,6 +58,7 @@ class Log:
         self.open: dict[str, OpenEpoch] = {}
         self.next: dict[str, int] = {}
         self.nodes: dict[str, int] = {}
+        self.retired: dict[str, int] = {}
         self.lines: list[bytes] = []
         self.digest = SETTLED_START
         self.checkpoints: list[Signed] = []
@@ -96,10 +99,19 @@ class Log:
         self.lists[id_] = [each["id"] for each in references]
         return {"role": "messages", "list": id_, "digest": digest.hex(), "count": len(texts)}
 
-    def settle(self, epoch: str, *, state: str = "closed", damaged: bool = False, n: int | None = None) -> None:
+    def settle(
+        self,
+        epoch: str,
+        *,
+        state: str = "closed",
+        damaged: bool = False,
+        n: int | None = None,
+        lost: tuple[int, int] | None = None,
+    ) -> None:
         old = self.open.pop(epoch)
         n = old.n if n is None else n
-        line = Settled(epoch=epoch, node=old.node, state=state, n=n, damaged=damaged).encode()
+        after, until = lost or (UNSET, UNSET)
+        line = Settled(epoch, old.node, "lost" if lost else state, n, damaged, after, until).encode()
         self.lines.append(line)
         self.digest = settled_digest(self.digest, line)
 
@@ -107,7 +119,7 @@ class Log:
         """Every epoch and node is there until `at`."""
         for epoch, old in self.open.items():
             self.open[epoch] = OpenEpoch(epoch=epoch, node=old.node, n=old.n, watermark=at, damaged=old.damaged)
-        self.nodes = dict.fromkeys(self.nodes, at)
+        self.nodes = {node: ns if node in self.retired else at for node, ns in self.nodes.items()}
 
     def checkpoint(self, at: int, **change: Any) -> Signed:
         """Sign the tree as it is. `change` overwrites fields of the coverage."""
@@ -116,7 +128,9 @@ class Log:
             "at": at,
             "settled": SettledHead(count=len(self.lines), digest=self.digest.hex()),
             "epochs": tuple(self.open[epoch] for epoch in sorted(self.open)),
-            "nodes": tuple(NodeSeen(node=node, registered=self.nodes[node]) for node in sorted(self.nodes)),
+            "nodes": tuple(
+                NodeSeen(node, self.nodes[node], self.retired.get(node, UNSET)) for node in sorted(self.nodes)
+            ),
         }
         coverage = Coverage(**{**fields, **change}).encode()
         made = Checkpoint(

@@ -11,7 +11,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from interlock.control import replay as past_calls
-from interlock.control import rotation
 from interlock.control.identity import Actor, reach_of, tenant_of
 from interlock.control.permissions import Action
 from interlock.control.services import audit, ledger
@@ -26,7 +25,6 @@ from interlock.control.web import (
     allow,
     api_of,
     page_size,
-    reason_of,
     route,
 )
 from interlock.errors import BadRequest, NotFound
@@ -91,9 +89,6 @@ def router() -> APIRouter:
     route(out, "GET", f"{base}/checkpoint", checkpoint, summary, tag="ledger", answer=CheckpointView)
     summary = "Erase a person's contents, for good"
     route(out, "POST", f"{base}/erase", erase, summary, tag="ledger", body=Erase, answer=ErasedView, reason=True)
-    summary = "Change the key that the ledger is signed with"
-    answer = rotation.Rotated
-    route(out, "POST", "/ledger/rotate-key", rotate_key, summary, tag="ledger", answer=answer, reason=True)
     summary = "Hold the list of changes against the ledger"
     route(out, "GET", f"{base}/changes-audit", changes_audit, summary, tag="ledger", answer=audit.AuditView)
     summary = "What an export folder is made of, a JSON array [kind, value] a line"
@@ -235,15 +230,6 @@ def export(request: Request, who: Who, from_ns: int, to_ns: int) -> Response:
             yield encode([kind, value]) + b"\n"
 
     return StreamingResponse(lines(), media_type="application/jsonl")
-
-
-def rotate_key(request: Request, who: Who) -> Response:
-    """The new private key stays in a file of the machine that answers; the old key signs nothing more."""
-    api = api_of(request)
-    allow(who, Action.ledger_rotate_key, None)
-    reason = reason_of(request)
-    by = Author(who.principal_id, who.name, reason.text, api.tools.now(), reason.request_id)
-    return Json(rotation.rotate(api.store, api.tools, api.keyring, by))
 
 
 def _keys(settings: Settings) -> LedgerKeys:

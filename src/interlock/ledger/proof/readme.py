@@ -66,7 +66,8 @@ complete      every entry admitted in the range is here, and each is as it was s
 open tail     the same up to the instant named; calls after it may not be here yet.
               A later export closes the gap
 not complete  what is here is as it was signed, but something is missing: a payload, the
-              beginning of the range, or records that a damaged disk lost
+              beginning of the range, records that a damaged disk lost, or those of
+              a machine that never came back
 altered       something here contradicts a signature, a hash or a count. The first
               problem says where
 

@@ -124,7 +124,7 @@ class _Export:
         self._epochs = Epochs(start.counts, self._settled, findings, 1)
         self._begin()
         self._read_entries(progress, processes)
-        self._epochs.finish()
+        self._epochs.finish(manifest.from_ns, manifest.to_ns)
         if self._trust.last_is_old:
             findings.remark(
                 "the last checkpoint is signed by a key that was replaced since: who has that key can have made it. "

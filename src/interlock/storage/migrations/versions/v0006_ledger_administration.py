@@ -1,4 +1,4 @@
-"""Administration and the ledger: changes as entries, and changes of the signing key.
+"""Administration and the ledger: changes as entries, changes of the signing key, nodes that never return.
 
 Revision: 0006
 """
@@ -39,6 +39,12 @@ CREATE TABLE interlock.ledger_rotations (
 );
 GRANT SELECT ON interlock.ledger_rotations TO interlock_app, interlock_platform, interlock_sequencer;
 GRANT INSERT ON interlock.ledger_rotations TO interlock_sequencer;
+
+-- `lost_ns`: what the epoch admitted between its watermark and this instant may be missing for good. `returned`: its
+-- node came back, and was refused it. `retired_ns`: an administrator's word that the node takes no calls from then on.
+ALTER TABLE interlock.ledger_epochs ADD COLUMN lost_ns bigint CHECK (lost_ns > watermark_ns);
+ALTER TABLE interlock.ledger_epochs ADD COLUMN returned boolean NOT NULL DEFAULT false;
+ALTER TABLE interlock.ledger_nodes ADD COLUMN retired_ns bigint CHECK (retired_ns > registered_ns);
 """
 
 
