@@ -113,12 +113,11 @@ def rows(conn: Connection[Any], ids: Sequence[int]) -> dict[int, Row]:
 
 def ids_of(conn: Connection[Any], tree: str, after: int, limit: int) -> list[tuple[int, bool]]:
     """(id, whether the row has an entry) of what belongs into a tree, by id, at most `limit` behind `after`."""
-    found = conn.execute(
-        "SELECT id, salt IS NOT NULL FROM interlock.changes WHERE coalesce(tenant_id, %s) = %s AND id > %s"
-        " ORDER BY id LIMIT %s",
-        (PLATFORM_TREE, tree, after, limit),
-    )
-    return list(found)
+    where = sql.SQL("tenant_id = %s OR tenant_id IS NULL" if tree == PLATFORM_TREE else "tenant_id = %s")
+    query = sql.SQL(
+        "SELECT id, salt IS NOT NULL FROM interlock.changes WHERE ({}) AND id > %s ORDER BY id LIMIT %s"
+    ).format(where)
+    return list(conn.execute(query, (tree, after, limit)))
 
 
 def waiting_ids(conn: Connection[Any], tree: str) -> set[int]:
