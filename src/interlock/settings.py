@@ -233,6 +233,9 @@ class Settings:
     ledger_quiet_checkpoint_s: int = setting(
         60, "How often a tenant's tree is signed while nothing happens.", group="ledger", minimum=1
     )
+    ledger_retire_silent_s: int = setting(
+        600, "How long a node must have been silent before it may be retired.", group="ledger", minimum=0
+    )
 
     ledger_retention_s: int = setting(
         3600, "How often contents are looked for that were kept long enough.", group="ledger", minimum=1

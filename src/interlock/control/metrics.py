@@ -48,7 +48,7 @@ class ControlMetrics:
         )
         self._ledger_failing = Gauge(
             "interlock_control_ledger_failing",
-            "1 while shipped entries wait because they cannot be placed.",
+            "1 while shipped entries cannot be placed, or trees not be signed.",
             registry=self._registry,
         )
         self._placed_before = 0

@@ -58,6 +58,8 @@ class Action(StrEnum):
     ledger_retention = "ledger.retention"
     ledger_hold = "ledger.hold"
     ledger_hold_release = "ledger.hold_release"
+    ledger_rotate_key = "ledger.rotate_key"
+    ledger_retire_node = "ledger.retire_node"
     usage_read = "usage.read"
 
 
@@ -118,6 +120,12 @@ RULES: dict[Action, Rule] = {
     Action.ledger_retention: _rule(AdminRole.owner, "a shorter time destroys what is older: an owner answers for it"),
     Action.ledger_hold: _rule(AdminRole.admin, "a hold destroys nothing, and may have to be quick"),
     Action.ledger_hold_release: _rule(AdminRole.owner, "what is released may be destroyed: an owner answers for it"),
+    Action.ledger_rotate_key: _rule(
+        AdminRole.owner, "whose signature proves the ledger concerns the installation", platform_only=True
+    ),
+    Action.ledger_retire_node: _rule(
+        AdminRole.owner, "giving up what a node has not shipped concerns every tenant", platform_only=True
+    ),
     Action.usage_read: _rule(AdminRole.auditor, "who used and spent what is for those who account for it"),
 }
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 import datetime
 import logging
 import threading
-from collections.abc import Sequence
 
+from interlock.control.keyring import Keyring
 from interlock.errors import InterlockError
-from interlock.ledger.proof.note import Signer
 from interlock.ledger.proof.tiles import TILE
 from interlock.settings import Settings
-from interlock.storage import pruning, retention
+from interlock.storage import pruning, retention, rotations
 from interlock.storage.pool import Store, away
 from interlock.storage.retention import Place
 from interlock.types.clock import Clock
@@ -27,12 +26,12 @@ PAUSE_S = 0.05
 
 class RetentionSweeper:
     """`run` is a thread's body; `pass_once` removes what there is to remove now. `removed` counts contents, `pruned`
-    entries; `signers` sign what is said of these."""
+    entries; `keyring` has what signs what is said of these."""
 
-    def __init__(self, store: Store, settings: Settings, clock: Clock, signers: Sequence[Signer]) -> None:
+    def __init__(self, store: Store, settings: Settings, clock: Clock, keyring: Keyring) -> None:
         self.removed = 0
         self.pruned = 0
-        self._signers = list(signers)
+        self._keyring = keyring
         self.failing = False
         self._store = store
         self._settings = settings
@@ -75,8 +74,8 @@ class RetentionSweeper:
         while not stop.is_set():
             with self._store.tenant(tenant_id) as conn:
                 days = retention.entries_days(conn, tenant_id)
-                if not days:
-                    break
+                if not days or not rotations.share(conn):
+                    break  # while the key is being changed nothing is signed
                 today = min(retention.day_of(now_ns), retention.database_day(conn))
                 terms = pruning.Terms(
                     max(0, today - days) * retention.NS_PER_DAY,
@@ -84,7 +83,7 @@ class RetentionSweeper:
                     max(1, settings.ledger_retention_batch // TILE),
                     f"{settings.ledger_name}/{tenant_id}",
                     f"retention of entries: {days} days",
-                    self._signers,
+                    [self._keyring.current(conn)],
                 )
                 gone = pruning.prune(conn, tenant_id, terms)
             if not gone:

@@ -48,7 +48,7 @@ from interlock.gateway.link import (
 )
 from interlock.gateway.listen import Listening
 from interlock.gateway.metered import MeterService
-from interlock.gateway.slots import Slot
+from interlock.gateway.slots import RETIRED_EXIT, Slot
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.identity.certificate import check as check_certificate
@@ -280,6 +280,10 @@ class GatewayNode:
                 await process.wait()
             raise
         log.error("the shipper ended by itself (exit code %s) and is started again", code)
+        if code == RETIRED_EXIT:
+            log.error("this node was retired while it was away: its workers are replaced")
+            for slot in self.slots:
+                await slot.renew(self.settings.stop_grace_ms)
 
     # -- what the feed says
 

@@ -48,6 +48,8 @@ PAUSE_FIRST_S = 0.2
 PAUSE_MAX_S = 5.0
 KILL_AFTER_S = 1.5
 """How long after the grace a worker that was told to stop may still take."""
+RETIRED_EXIT = 7
+"""Exit code of a shipper whose workers must be replaced: they write to epochs that were given up."""
 SECRET_ENVIRONMENT = ("INTERLOCK_DATABASE_URL", "INTERLOCK_ADMIN_KEY")
 """What a worker does not need and is not given."""
 
@@ -123,11 +125,15 @@ class Slot:
                     await asyncio.wait_for(self._stopping.wait(), pause_s)
 
     async def stop(self, grace_ms: int) -> None:
-        """Let the worker finish within the grace, then end it. `run` returns afterwards.
+        """`renew` without another worker: `run` returns afterwards."""
+        self._stopping.set()
+        await self.renew(grace_ms)
+
+    async def renew(self, grace_ms: int) -> None:
+        """Let the worker finish within the grace, then end it; `run` starts another one in its place.
 
         One that is not ready yet serves nobody and is ended at once: its log is recovered like any other's.
         """
-        self._stopping.set()
         process = self._process
         if process is None or process.returncode is not None:
             return

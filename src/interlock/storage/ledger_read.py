@@ -88,6 +88,16 @@ def leaves(conn: Connection[Any], tenant_id: str, start: int, end: int) -> list[
     return [leaf for (leaf,) in rows]
 
 
+def control_leaves(conn: Connection[Any], tenant_id: str, start: int, limit: int) -> list[tuple[int, bytes]]:
+    """(place, leaf) of the entries that the control plane made, changes and erasures, from a place on."""
+    rows = conn.execute(
+        "SELECT position, leaf FROM interlock.ledger_entries WHERE tenant_id = %s AND position >= %s"
+        " AND kind IN ('change', 'erasure') ORDER BY position LIMIT %s",
+        (tenant_id, start, limit),
+    )
+    return list(rows)
+
+
 def latest_checkpoint(conn: Connection[Any], tenant_id: str) -> StoredCheckpoint | None:
     """The newest checkpoint of a tenant; None when nothing was ever sequenced."""
     return _one(conn, "tenant_id = %s ORDER BY at_ns DESC", (tenant_id,))

@@ -101,6 +101,11 @@ _SERVER_VERSION_MIN = 160000
 """PostgreSQL 16: membership options (GRANT ... WITH INHERIT FALSE, SET TRUE)."""
 
 
+def take(conn: Connection[Any], role: Role) -> None:
+    """Go on in another role, until the transaction ends or this is called again."""
+    conn.execute("SELECT set_config('role', %s, true)", (role,))
+
+
 def grants_for(login: str) -> str:
     """The statements a database administrator runs once when the login itself may not create roles."""
     lines = [f"CREATE ROLE {role.name} NOLOGIN;" for role in ROLES]

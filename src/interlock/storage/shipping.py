@@ -94,10 +94,13 @@ def register(conn: Connection[Any], node: str, epochs: Mapping[str, int], at_ns:
         " ON CONFLICT DO NOTHING",
         {"node": node, "epochs": list(epochs), "begun": list(epochs.values())},
     )
+    # Of a node that comes back after it was retired: as long as it may still write what was given up, nothing is said
+    # of what it took since.
     conn.execute(
-        "INSERT INTO interlock.ledger_nodes AS t (node, registered_ns) VALUES (%s, %s)"
-        " ON CONFLICT (node) DO UPDATE SET registered_ns = greatest(t.registered_ns, excluded.registered_ns)",
-        (node, at_ns),
+        "INSERT INTO interlock.ledger_nodes AS t (node, registered_ns) VALUES (%(node)s, %(at)s)"
+        " ON CONFLICT (node) DO UPDATE SET retired_ns = NULL, registered_ns = greatest(t.registered_ns, least(%(at)s,"
+        " (SELECT min(lost_ns) FROM interlock.ledger_epochs WHERE epoch = ANY(%(epochs)s) AND NOT returned)))",
+        {"node": node, "at": at_ns, "epochs": list(epochs)},
     )
     with conn.cursor(row_factory=class_row(Epoch)) as cursor:
         return list(
@@ -135,6 +138,11 @@ def ship(
         (p.shipped_seq, p.resume_segment, p.watermark_ns, p.damaged, p.whole, p.closed, p.epoch, p.from_seq),
     )
     if moved.rowcount != 1:
+        row = conn.execute(
+            "SELECT 1 FROM interlock.ledger_epochs WHERE epoch = %s AND lost_ns IS NOT NULL", (p.epoch,)
+        ).fetchone()
+        if row is not None:
+            raise Conflict(f"epoch {p.epoch} was given up when its node was retired", code="retired")
         raise Conflict(f"another process ships epoch {p.epoch}", code="overtaken")
     _contents(conn, contents)
     _lists(conn, lists)
@@ -145,7 +153,7 @@ def ship(
 
 def settle(conn: Connection[Any], epochs: Sequence[str]) -> int:
     """Give those of `epochs` of which everything is here their place among the settled ones. Returns how many."""
-    conn.execute("SELECT pg_advisory_xact_lock(%s)", (SETTLE_LOCK,))
+    hold_places(conn)
     return conn.execute(
         "UPDATE interlock.ledger_epochs AS t SET settled = found.place FROM ("
         " SELECT epoch, (SELECT coalesce(max(settled), 0) FROM interlock.ledger_epochs)"
@@ -154,6 +162,11 @@ def settle(conn: Connection[Any], epochs: Sequence[str]) -> int:
         ") AS found WHERE t.epoch = found.epoch",
         (list(epochs),),
     ).rowcount
+
+
+def hold_places(conn: Connection[Any]) -> None:
+    """Until the transaction ends nobody else gives an epoch its place among the settled ones."""
+    conn.execute("SELECT pg_advisory_xact_lock(%s)", (SETTLE_LOCK,))
 
 
 class KeyRow(NamedTuple):

@@ -6,13 +6,13 @@ from typing import Any
 
 from psycopg import Connection
 
-from interlock.storage.changes import Author
+from interlock.storage.changes import PLATFORM_TREE, Author
 from interlock.storage.snapshots import mark_dirty
 from interlock.storage.table import Stored, Table
 from interlock.types.identity import Tenant
 from interlock.types.snapshot import bucket_part
 
-PLATFORM_TENANT = "ten_platform"
+PLATFORM_TENANT = PLATFORM_TREE
 """The tenant in which the platform's own people and services live; it exists from the first migration on.
 
 What the *platform* owns (sources, policies, aliases, role bindings) has no tenant at all (NULL, "" in the types);

@@ -10,15 +10,12 @@ from typing import Any
 import msgspec
 import psycopg
 
-from interlock.control.main import ledger_signer
-from interlock.control.services.ledger import Export
 from interlock.gateway.shipper import Shipper
-from interlock.ledger.proof.folder import ExportWriter, Manifest
-from interlock.ledger.proof.verify import Report, verify_export
+from interlock.ledger.proof.verify import Report
 from tests.gateway import WorkerHarness
 from tests.integration.control_client import Admin, Running
 from tests.integration.gateway.client import CHAT, ask
-from tests.integration.ledger.harness import shipper_for
+from tests.integration.ledger.harness import shipper_for, verified
 
 SECRET = "the tenant of flat 12 has a rare disease"
 MESSAGE = {"role": "user", "content": SECRET}
@@ -55,22 +52,7 @@ class Scene:
 
     def verify(self, folder: Path, to_ns: int) -> Report:
         """An export of everything until then, verified."""
-        control = self.running.control
-        key = ledger_signer(control.settings).verifier_key
-        made = Export(control.store, control.settings, "ten_acme", 0, to_ns, [key.text])
-        head = {name: value for name, value in made.manifest.items() if name != "keys"}
-        writer = ExportWriter(folder, Manifest.decode(msgspec.json.encode(head)), [key.text])
-        for kind, value in made.lines():
-            if kind == "start":
-                writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
-            elif kind == "pruned":
-                writer.pruned(value["note"], value["state"].encode())
-            elif kind == "checkpoint":
-                writer.checkpoint(value["note"], value["coverage"].encode())
-            elif kind in ("settled", "entry"):
-                getattr(writer, kind)(value.encode())
-        writer.close()
-        return verify_export(folder, [key])
+        return verified(self.running.control, "ten_acme", folder, to_ns)
 
 
 def everything(url: str) -> list[str]:

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from interlock.cli.main import main
+from interlock.control.keyring import Keyring
 from interlock.control.main import ledger_signer
 from interlock.control.retention import RetentionSweeper
 from interlock.control.services.ledger import Export
@@ -66,9 +67,8 @@ class Old:
         self._patch.setattr(retention, "database_day", lambda _: now_ns // NS_PER_DAY)
         control = self.scene.running.control
         settings = Settings(home=control.settings.home, ledger_retention_batch=batch)
-        sweeper = RetentionSweeper(
-            control.store, settings, FakeClock(wall_ns=now_ns), [ledger_signer(control.settings)]
-        )
+        keyring = Keyring(control.settings)
+        sweeper = RetentionSweeper(control.store, settings, FakeClock(wall_ns=now_ns), keyring)
         sweeper.pass_once()
         return sweeper.pruned
 
@@ -256,3 +256,31 @@ def test_an_export_from_which_entries_are_pruned_meanwhile_is_broken_off(scene: 
 def test_entries_are_kept_as_long_as_their_contents(scene: Scene, retention_: dict[str, Any], status: int) -> None:
     found, answer = scene.owner.call("PUT", "/tenants/acme", {"name": "acme", "retention": retention_})
     assert found == status and (status == 200 or "kept longer than their entries" in answer["error"]["message"])
+
+
+def test_changes_are_still_held_against_the_ledger_where_entries_were_pruned(scene: Scene, old: Old) -> None:
+    old.keep(30)
+    old.grow(600)
+    before = scene.owner.get("/tenants/acme/ledger/changes-audit")
+    assert before["problems"] == [] and before["rows"]
+    assert old.sweep(31) >= 256
+    old.keep(40)
+    scene.arrive()
+    after = scene.owner.get("/tenants/acme/ledger/changes-audit")
+    assert after["problems"] == [] and after["rows"] and after["older"] > before["older"]
+
+
+def test_who_signs_what_was_pruned_is_who_might_at_that_time(scene: Scene, old: Old, tmp_path: Path) -> None:
+    old.keep(30)
+    old.grow(700)
+    assert old.sweep(31) >= 256  # by a clock that is a month ahead: after the change of keys that follows
+    scene.owner.do("POST", "/ledger/rotate-key", {})
+    until_ns = time.time_ns()
+    time.sleep(0.3)
+    scene.arrive()
+    report = scene.verify(tmp_path / "replaced", until_ns)
+    assert report.verdict == "altered" and "signed by a key that had been replaced before" in report.problems[0]
+    old.grow(300)
+    assert old.sweep(62) >= 256
+    report = complete(scene, tmp_path / "new")
+    assert report.pruned > 512 and report.keys[-1].replaced is None

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from interlock.control.keyring import Keyring
 from interlock.control.retention import RetentionSweeper
 from interlock.errors import BadRequest
 from interlock.settings import Settings
@@ -41,7 +42,9 @@ class Later:
         ahead = days if database_days is None else database_days
         self._patch.setattr(retention, "database_day", lambda _: now_ns // NS_PER_DAY + ahead)
         clock = FakeClock(wall_ns=now_ns + days * NS_PER_DAY)
-        sweeper = RetentionSweeper(self.scene.running.control.store, Settings(ledger_retention_batch=batch), clock, [])
+        control = self.scene.running.control
+        settings = Settings(ledger_retention_batch=batch)
+        sweeper = RetentionSweeper(control.store, settings, clock, Keyring(control.settings))
         stop = threading.Event()
         timer = threading.Timer(15, stop.set)
         timer.start()

@@ -14,7 +14,7 @@ from interlock.errors import Conflict, NotFound
 from interlock.ledger.proof.coverage import Coverage
 from interlock.ledger.proof.merkle import inclusion_proof
 from interlock.settings import Settings
-from interlock.storage import ledger_read, pruning, retention, shipping
+from interlock.storage import ledger_read, pruning, retention, rotations, shipping
 from interlock.storage.ledger_keys import Erased, LedgerKeys
 from interlock.storage.pool import Store
 from interlock.types.record import Intent, Record, Refusal
@@ -128,6 +128,8 @@ def _contents(
 ) -> dict[str, Any]:
     subject = key_name(leaf)
     out: dict[str, Any] = {}
+    if not leaf["contents"]:
+        return out
     try:
         key = keys.named(conn, tenant_id, subject)
     except Erased:
@@ -231,11 +233,13 @@ class Export:
             self.manifest["pruned"] = self._pruned.to_position
 
     def lines(self) -> Iterator[tuple[str, Any]]:
-        """("start", {...}), where the first entries were pruned ("pruned", {...}), ("settled", line),
-        ("checkpoint", {...}), ("entry", leaf), ("end", {}). Raises Conflict when entries are pruned meanwhile."""
+        """("start", {...}), where the first entries were pruned ("pruned", {...}), ("rotation", {...}),
+        ("settled", line), ("checkpoint", {...}), ("entry", leaf), ("end", {}). Raises Conflict when entries are pruned
+        meanwhile."""
         yield "start", self._start_state()
         if self._pruned is not None:
             yield "pruned", {"note": self._pruned.note, "state": self._pruned.state.decode()}
+        yield from self._rotations()
         yield from self._settled()
         yield from self._checkpoints()
         size = self._start.size if self._start is not None else 0
@@ -260,6 +264,12 @@ class Export:
             hashes = [read(level, index).hex() for level, index in _subtrees(start.size)]
         counts = {each.epoch: each.n for each in Coverage.decode(start.coverage).epochs}
         return {"size": start.size, "hashes": hashes, "counts": counts}
+
+    def _rotations(self) -> Iterator[tuple[str, Any]]:
+        with self._store.tenant(self._tenant_id) as conn:
+            for each in rotations.everything(conn):
+                head = ledger_read.checkpoint_at(conn, self._tenant_id, each.at_ns)
+                yield "rotation", {"statement": each.statement, "head": None if head is None else head.note}
 
     def _settled(self) -> Iterator[tuple[str, Any]]:
         after = Coverage.decode(self._start.coverage).settled.count if self._start is not None else 0

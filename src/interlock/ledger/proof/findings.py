@@ -12,15 +12,22 @@ Verdict = Literal["complete", "open tail", "not complete", "altered"]
 PROBLEMS_MAX = 100
 
 
+class KeyMet(msgspec.Struct, frozen=True):
+    """A key that signed checkpoints of an export. `replaced`: when another took its place (Unix ns), if one did."""
+
+    key: str
+    replaced: int | None
+
+
 class Report(msgspec.Struct):
     """What an export proves.
 
     `verdict` is the worst that holds, and `words` says it in one sentence. `problems` name the file, line or index at
     fault; at most 100 are listed. `entries` were read, `in_range` of them admitted in [from_ns, to_ns). Every entry of
     the tree admitted in the range and before `until` (Unix ns, at most to_ns) is there; it is 0 when nothing is proven.
-    `signed` is False when no trusted key was given. `contents` counts the ciphertext files that were checked. All
-    of this is but for the first `pruned` entries of the tree: of them only the hashes are there, as was signed at
-    `pruned_at`, for `pruned_reason`. In JSON, from_ns and to_ns are `from` and `to`.
+    `signed` is False when no trusted key was given. `contents` counts the ciphertext files that were checked. `keys`
+    signed checkpoints of the export. All of this is but for the first `pruned` entries of the tree: of them only the
+    hashes are there, as was signed at `pruned_at`, for `pruned_reason`. In JSON, from_ns and to_ns are `from` and `to`.
     """
 
     verdict: Verdict
@@ -34,6 +41,7 @@ class Report(msgspec.Struct):
     tree: str
     from_ns: int = msgspec.field(name="from")
     to_ns: int = msgspec.field(name="to")
+    keys: list[KeyMet] = msgspec.field(default_factory=list)
     pruned: int = 0
     pruned_at: int = 0
     pruned_reason: str = ""
@@ -105,6 +113,9 @@ def words(report: Report, uncompared: int) -> str:
         )
     if uncompared:
         said += f" ({uncompared} of the checkpoints you kept could not be compared)"
+    for key in report.keys:
+        if key.replaced is not None:
+            said += f" (signed until {instant(key.replaced)} by the key {key.key}, which was replaced then)"
     if not report.signed:
         said += " (signatures were not checked against a key you trust)"
     return said + "."

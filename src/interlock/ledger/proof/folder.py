@@ -18,11 +18,13 @@ from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.proof.merkle import CompactRange
 from interlock.ledger.proof.note import VerifierKey, split_note
 from interlock.ledger.proof.readme import readme
+from interlock.ledger.proof.rotation import Line, open_told
 
 MANIFEST, KEYS, START, ENTRIES = "manifest.json", "keys.txt", "start.json", "entries.jsonl"
 SETTLED, LISTS, README = "settled.jsonl", "lists.jsonl", "README.txt"
 CHECKPOINTS, CONTENTS = "checkpoints", "contents"
 PRUNED, PRUNED_STATE = "pruned.note", "pruned.json"
+ROTATIONS = "rotations.jsonl"
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _T = TypeVar("_T")
@@ -131,6 +133,7 @@ class ExportWriter:
         self._put((KEYS,), "".join(f"{VerifierKey.parse(key).text}\n" for key in keys).encode())
         self._entries = self._open(ENTRIES)
         self._settled = self._open(SETTLED)
+        self._rotations: Any = None
         self._list_file = self._open(LISTS) if manifest.payloads else None
         if manifest.payloads:
             (path / CONTENTS).mkdir(mode=0o700)
@@ -183,6 +186,13 @@ class ExportWriter:
             raise ProofError("a settled line is one line")
         self._settled.write(line + b"\n")
 
+    def rotation(self, statement: str, head: str | None) -> None:
+        """The next change of the signing key, with this tree's checkpoint of the change-over if it had begun."""
+        line = _ENCODER.encode(Line(statement, head))
+        open_told(line)
+        self._rotations = self._rotations or self._open(ROTATIONS)
+        self._rotations.write(line + b"\n")
+
     def content(self, id_hex: str, data: bytes) -> None:
         """A ciphertext. One that is there already is not written again."""
         folder = self._path / CONTENTS / _checked(id_hex)[:2]
@@ -219,7 +229,7 @@ class ExportWriter:
         _sync_one(self._path.parent)
 
     def _let_go(self) -> None:
-        for each in (self._entries, self._settled, self._list_file):
+        for each in (self._entries, self._settled, self._rotations, self._list_file):
             if each is not None:
                 each.close()
 

@@ -31,6 +31,7 @@ from interlock.ledger.proof.folder import (
     MANIFEST,
     PRUNED,
     PRUNED_STATE,
+    ROTATIONS,
     SETTLED,
     START,
     Manifest,
@@ -38,11 +39,13 @@ from interlock.ledger.proof.folder import (
     checkpoint_name,
     decode_json,
 )
-from interlock.ledger.proof.note import NOTE_BYTES_MAX, Verifier, open_note, split_note
+from interlock.ledger.proof.note import NOTE_BYTES_MAX, Verifier
 from interlock.ledger.proof.pruned import Pruned, PrunedState
 from interlock.ledger.proof.pruned import parse as parse_pruned
-from interlock.ledger.proof.seen import Seen, open_checkpoint
+from interlock.ledger.proof.rotation import LINE_BYTES_MAX, ROTATIONS_MAX, Told, open_told
+from interlock.ledger.proof.seen import Seen
 from interlock.ledger.proof.source import Missing, Source
+from interlock.ledger.proof.trust import Trust
 
 Progress = Callable[[int, int], None]
 _NAME = re.compile(r"([0-9]{20}-[0-9]{20})\.(note|coverage\.json)")
@@ -66,9 +69,10 @@ def verify_export(
 ) -> Report:
     """Verify an export folder and say what it proves.
 
-    `keys` are those the auditor trusts; without any, signatures are not checked and the report says so. `seen` are
-    checkpoint notes kept from before: they must lie on this tree. `progress(done, total)` counts entries. With
-    `processes` above 1, entries are read by as many worker processes. Never raises for what is in the folder.
+    `keys` are those the auditor trusts, from which changes of keys lead to others (see `trust`); without any,
+    signatures are not checked and the report says so. `seen` are checkpoint notes kept from before: they must lie on
+    this tree. `progress(done, total)` counts entries. With `processes` above 1, entries are read by as many worker
+    processes. Never raises for what is in the folder.
     """
     findings = Findings()
     try:
@@ -116,7 +120,8 @@ class _Export:
                 raise ProofError(f"is of size {start.size}, the manifest starts at {manifest.start_size}")
         except ProofError as error:
             raise ProofError(f"{START}: {error}") from None
-        self._seen = Seen(seen, self._keys, findings)
+        self._trust = Trust(self._keys, list(self._read_rotations()), findings)
+        self._seen = Seen(seen, self._trust, findings)
         self._pruned = self._read_pruned()
         self._settled = list(self._read_settled())
         self._places.extend(self._read_places())
@@ -124,7 +129,12 @@ class _Export:
         self._epochs = Epochs(start.counts, self._settled, findings, 1)
         self._begin()
         self._read_entries(progress, processes)
-        self._epochs.finish()
+        self._epochs.finish(manifest.from_ns, manifest.to_ns)
+        if self._trust.last_is_old:
+            findings.remark(
+                "the last checkpoint is signed by a key that was replaced since: who has that key can have made it. "
+                "Export to a later end, or keep checkpoints"
+            )
         checked = self._check_contents()
         return self._report(checked)
 
@@ -143,6 +153,7 @@ class _Export:
             tree=manifest.tree,
             from_ns=manifest.from_ns,
             to_ns=manifest.to_ns,
+            keys=self._trust.met,
         )
         if self._pruned is not None:
             said = self._pruned[0]
@@ -165,7 +176,7 @@ class _Export:
             return None
         try:
             note = _text(self._source.read(PRUNED, limit=NOTE_BYTES_MAX))
-            said = parse_pruned(open_note(note, self._keys) if self._keys else split_note(note)[0])
+            said = parse_pruned(self._trust.statement(note, lambda text: parse_pruned(text).at))
             data = self._source.read(PRUNED_STATE)
             if hashlib.sha256(data).digest() != said.state:
                 raise ProofError("its state is not the one that was signed")
@@ -191,6 +202,20 @@ class _Export:
         self._check_origin(PRUNED, said.origin)
         self._epochs.pruned(PRUNED, state.counts)
         self._reached()
+
+    def _read_rotations(self) -> Iterator[Told]:
+        """Changes of the signing key; an export from before there was any has no such file."""
+        number = 0
+        try:
+            for line in self._source.lines(ROTATIONS):
+                number += 1
+                if number > ROTATIONS_MAX or len(line) > LINE_BYTES_MAX:
+                    raise ProofError("is more than can be")
+                yield open_told(line)
+        except Missing:
+            return
+        except ProofError as error:
+            self._findings.altered(f"{ROTATIONS}:{number}: {error}")
 
     def _read_settled(self) -> Iterator[tuple[bytes, Settled]]:
         number = 0
@@ -271,7 +296,7 @@ class _Export:
         try:
             note = self._source.read(CHECKPOINTS, f"{place.name}.note", limit=NOTE_BYTES_MAX)
             data = self._source.read(CHECKPOINTS, f"{place.name}.coverage.json")
-            made = open_checkpoint(_text(note), self._keys)
+            made = self._trust.open(_text(note))
             if checkpoint_name(made.at, made.size) != place.name:
                 raise ProofError("its name is not that of its time and size")
             if hashlib.sha256(data).digest() != made.coverage:
@@ -304,6 +329,11 @@ class _Export:
             self._epochs.checkpoint(name, coverage)
             self._last_at = made.at
         self._seen.root(size, root)
+        for head in self._trust.heads:
+            if head.size == size and head.root != root:
+                self._findings.altered(
+                    f"{ROTATIONS}: the tree was another one at size {size}, when its key was replaced"
+                )
 
     def _check_origin(self, name: str, origin: str) -> None:
         if self._origin is None:
@@ -316,6 +346,7 @@ class _Export:
         manifest, findings = self._manifest, self._findings
         total = manifest.end_size - manifest.first
         sizes = {each.size for each in self._places} | set(self._seen.sizes(manifest.first, manifest.end_size))
+        sizes |= {each.size for each in self._trust.heads if manifest.first <= each.size <= manifest.end_size}
         rules = Rules(manifest.tree, manifest.from_ns, manifest.to_ns, manifest.payloads)
         self._reached()
         self._skip_pruned()
