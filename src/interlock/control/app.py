@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from interlock import __version__
 from interlock.control.metrics import CONTENT_TYPE, ControlMetrics
-from interlock.control.routes import actions, ledger, resources, system, usage
+from interlock.control.routes import actions, ledger, ledger_follow, resources, system, usage
 from interlock.control.web import Api, Json, install_errors, openapi
 from interlock.errors import StoreError, Unauthenticated
 
@@ -32,6 +32,7 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(actions.router())
     admin.include_router(system.router())
     admin.include_router(ledger.router())
+    admin.include_router(ledger_follow.router())
     admin.include_router(usage.router())
     admin.include_router(resources.router())
     app.include_router(admin)
