@@ -39,6 +39,14 @@ class StoredCheckpoint(msgspec.Struct, frozen=True):
     complete_ns: int
 
 
+class Leaf(msgspec.Struct, frozen=True):
+    """An entry as the tree has it. `hash`: of `leaf`, as the tree's leaf hash."""
+
+    position: int
+    hash: bytes
+    leaf: bytes
+
+
 class Filter(NamedTuple):
     """What entries are looked for; "" and 0 leave a field open. Instants in Unix nanoseconds, [since, until)."""
 
@@ -76,6 +84,19 @@ def of_request(conn: Connection[Any], tenant_id: str, request: str) -> list[Entr
     query = _ENTRY + sql.SQL("tenant_id = %s AND request = %s ORDER BY position")
     with conn.cursor(row_factory=class_row(Entry)) as cursor:
         return list(cursor.execute(query, (tenant_id, request)))
+
+
+def following(conn: Connection[Any], tenant_id: str, after: int, limit: int) -> tuple[int, list[Leaf]]:
+    """(size of the tree, at most `limit` entries of it whose places are above `after`, lowest first)."""
+    row = conn.execute("SELECT size FROM interlock.ledger_trees WHERE tenant_id = %s", (tenant_id,)).fetchone()
+    size = 0 if row is None else int(row[0])
+    with conn.cursor(row_factory=class_row(Leaf)) as cursor:
+        found = cursor.execute(
+            "SELECT position, hash, leaf FROM interlock.ledger_entries WHERE tenant_id = %s AND position > %s"
+            " AND position < %s ORDER BY position LIMIT %s",
+            (tenant_id, after, size, limit),
+        )
+        return size, list(found)
 
 
 def leaves(conn: Connection[Any], tenant_id: str, start: int, end: int) -> list[bytes]:
