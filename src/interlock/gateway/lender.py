@@ -164,18 +164,25 @@ class Lender:
         again, self._again = self._again, set()
         now_ns = self._clock.mono_ns()
         for period in list(self._waiting):
-            wishes = self._waiting.pop(period)
-            late = [wish for wish in wishes if now_ns >= wish.deadline_ns]
-            if period not in again and not late:
-                self._waiting[period] = wishes
-                continue
-            for wish in wishes:
-                await self._give(wish, first=False)
+            wishes = self._waiting[period]
+            if period in again or any(now_ns >= wish.deadline_ns for wish in wishes):
+                await self._give_each(period)
         while self._queue:
             slot, wanted = self._queue[0]
             deadline_ns = self._clock.mono_ns() + self._settings.lease_wait_ms * WAIT_SHARE_NS
             await self._give(_Wish(slot, wanted, deadline_ns), first=True)
             self._queue.pop(0)
+
+    async def _give_each(self, period: _Period) -> None:
+        """Try the wishes of a period again. INVARIANT: none is dropped unanswered, whatever is raised."""
+        wishes = self._waiting.pop(period)
+        try:
+            while wishes:
+                await self._give(wishes[0], first=False)
+                wishes.pop(0)
+        finally:
+            if wishes:
+                self._waiting.setdefault(period, []).extend(wishes)
 
     async def _give(self, wish: _Wish, *, first: bool) -> None:
         wanted = wish.wanted

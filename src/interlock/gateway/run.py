@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
 from interlock.gateway.attempt import Attempt
+from interlock.gateway.runtime import Unsettled
 from interlock.gateway.trace import tried
 from interlock.ledger.charges import NOTHING, charged, interrupted
 from interlock.types.record import AttemptEnd, Outcome
@@ -423,11 +424,13 @@ class Run:
             runtime.log.append(outcome)
 
     def _recharge(self, attempt: Attempt | None) -> None:
-        """The outcome did not get into the log: the ledger will charge the call as one that was interrupted."""
+        """The outcome did not get into the log: until it does, the call is charged as one that was interrupted."""
         if self._charged is None:
             return
         hold, amounts = self._charged
-        self.runtime.treasury.correct(hold, amounts, _interrupted(hold, attempt))
+        meanwhile = _interrupted(hold, attempt)
+        self.runtime.treasury.correct(hold, amounts, meanwhile)
+        self.runtime.unsettled.append(Unsettled(self.call.intent_seq, hold, meanwhile, amounts))
 
     def _settle_unrecorded(self) -> None:
         """Settle a call whose end is not recorded as recovery will: at what was reserved."""
@@ -435,7 +438,9 @@ class Run:
         hold, call.hold = call.hold, None
         self._settle(call.unknown_usage(), NO_COST, NO_ENERGY, self.runtime.clock.mono_ns())
         if hold is not None:
-            self.runtime.treasury.settle(hold, _interrupted(hold, attempt))
+            amounts = _interrupted(hold, attempt)
+            self.runtime.treasury.settle(hold, amounts)
+            self.runtime.unsettled.append(Unsettled(call.intent_seq, hold, amounts, amounts))
 
     def _unseat(self) -> None:
         if self._seated >= 0:

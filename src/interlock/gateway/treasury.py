@@ -24,6 +24,8 @@ from interlock.types.clock import Clock
 WANT_FACTOR = 8
 """A first share is enough for about this many calls like the one that asks."""
 STEP_MAX = 1 << 60
+ANSWER_WAITS = 3
+"""After so many times `lease_wait_ms` an answer is not waited for any more."""
 BUSY_NS = 1_000_000_000
 """A share that was used up within this time was too small: the next one is twice as large."""
 SECOND_NS = 1_000_000_000
@@ -49,6 +51,7 @@ class Lease:
 
     __slots__ = (
         "asked_need",
+        "asked_ns",
         "asking",
         "budget",
         "end_s",
@@ -74,6 +77,7 @@ class Lease:
         self.step = 0
         self.asking = False
         self.asked_need = 0
+        self.asked_ns = 0
         self.granted_ns = 0
         self.used_ns = 0
         self.prefetch_ns = 0
@@ -109,10 +113,11 @@ class Treasury:
         settings: Settings,
         clock: Clock,
         tell: Callable[[LeaseWanted | LeaseReturned], bool],
-        once_durable: Callable[[Callable[[], None]], None],
+        when_durable: Callable[[Callable[[bool], None]], None],
     ) -> None:
-        """`once_durable(then)`: calls `then` when everything recorded so far is durable; never, if it will not be."""
-        self._once_durable = once_durable
+        """`when_durable(then)`: calls `then` with True when everything recorded so far is durable, with False when that
+        cannot be any more."""
+        self._when_durable = when_durable
         self._epoch = epoch
         self._settings = settings
         self._clock = clock
@@ -229,7 +234,7 @@ class Treasury:
         """Somebody else needs what can be spared. Answered even with nothing."""
         lease = self._leases.get((message.budget, message.start_s))
         spare = self._spare(lease) if lease is not None and message.asker != self._epoch else 0
-        self._give_back(LeaseReturned(self._epoch, message.budget, message.start_s, spare, message.number))
+        self._give_back(lease, LeaseReturned(self._epoch, message.budget, message.start_s, spare, message.number))
 
     def update(self, book: BudgetBook) -> None:
         """The budgets of a new snapshot: shares of changed ones are given back, so that new amounts hold at once."""
@@ -251,7 +256,11 @@ class Treasury:
         self._swept_ns = now_ns
         now_s = self._clock.wall_ns() // SECOND_NS
         idle_ns = self._settings.lease_idle_s * SECOND_NS
+        late_ns = now_ns - ANSWER_WAITS * self._settings.lease_wait_ms * 1_000_000
         for key, lease in list(self._leases.items()):
+            if lease.asking and lease.asked_ns < late_ns:
+                lease.asking = False  # the node was started anew, or is stuck: whoever needs it asks again
+                self._wake(lease)
             over = now_s >= lease.end_s
             if (over or now_ns - lease.used_ns > idle_ns) and not lease.waiters and not lease.asking:
                 self._return(lease)
@@ -276,7 +285,7 @@ class Treasury:
         lease.step = max(lease.step, need * WANT_FACTOR)
         lease.asking = True
         lease.asked_need = need
-        lease.used_ns = now_ns
+        lease.asked_ns = lease.used_ns = now_ns
         short = max(need - lease.left, 0)
         wanted = LeaseWanted(
             self._epoch, lease.budget.tenant_id, lease.budget.id, lease.start_s, short, max(lease.step, short)
@@ -287,16 +296,17 @@ class Treasury:
     def _return(self, lease: Lease) -> None:
         spare = self._spare(lease)
         if spare:
-            self._give_back(LeaseReturned(self._epoch, lease.budget.id, lease.start_s, spare, 0))
+            self._give_back(lease, LeaseReturned(self._epoch, lease.budget.id, lease.start_s, spare, 0))
 
-    def _give_back(self, returned: LeaseReturned) -> None:
+    def _give_back(self, lease: Lease | None, returned: LeaseReturned) -> None:
         """INVARIANT: what calls did not use leaves this worker when that is durable. A call whose end is lost is
-        charged what it had reserved, and that must not be spent twice."""
+        charged what it had reserved, and that must not be spent twice. What cannot leave stays."""
 
-        def tell() -> None:
-            self._tell(returned)
+        def now(durable: bool) -> None:
+            if (not durable or not self._tell(returned)) and lease is not None:
+                lease.left += returned.amount
 
-        self._once_durable(tell)
+        self._when_durable(now)
 
     def _spare(self, lease: Lease) -> int:
         spare = max(lease.left, 0)

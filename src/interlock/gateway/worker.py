@@ -153,7 +153,7 @@ class Worker:
         self.record_log.on_failure(self._log_failed)
         self.view = self.snapshots.load(settings.principal_cache_max) or NO_SNAPSHOT
         self.treasury = Treasury(
-            self.record_log.epoch, settings, self.clock, lambda message: self.send(message), self._once_durable
+            self.record_log.epoch, settings, self.clock, lambda message: self.send(message), self._when_durable
         )
         self.claims = Claims(self.record_log.epoch, self.pepper, lambda message: self.send(message))
         self.runtime = Runtime(
@@ -336,9 +336,9 @@ class Worker:
                 self._retired.discard(link)
                 self.loop.create_task(link.pool.close())
 
-    def _once_durable(self, then: Callable[[], None]) -> None:
-        """Call `then` when everything recorded so far is durable; never, if it cannot become so."""
-        self.record_log.on_durable(self.record_log.appended_seq, lambda e: then() if e is None else None)
+    def _when_durable(self, then: Callable[[bool], None]) -> None:
+        """Tell when everything recorded so far is durable, or cannot become so."""
+        self.record_log.on_durable(self.record_log.appended_seq, lambda e: then(e is None))
 
     def _meter_sources(self, view: SnapshotView) -> None:
         assert self.runtime is not None  # noqa: S101 - called after start

@@ -32,18 +32,18 @@ class Desk:
 
     def __init__(self, **settings: int) -> None:
         self.said: list[LeaseWanted | LeaseReturned] = []
-        self.undurable: list[Callable[[], None]] = []
+        self.undurable: list[Callable[[bool], None]] = []
         self.clock = FakeClock(NOON_NS)
         self.durable = True
-        self.treasury = Treasury(EPOCH, Settings(**settings), self.clock, self._tell, self._once_durable)
+        self.treasury = Treasury(EPOCH, Settings(**settings), self.clock, self._tell, self._when_durable)
 
     def _tell(self, message: LeaseWanted | LeaseReturned) -> bool:
         self.said.append(message)
         return True
 
-    def _once_durable(self, then: Callable[[], None]) -> None:
+    def _when_durable(self, then: Callable[[bool], None]) -> None:
         if self.durable:
-            then()
+            then(True)
         else:
             self.undurable.append(then)
 
@@ -122,12 +122,36 @@ def test_what_is_given_back_is_gone_here_before_it_is_gone_there() -> None:
     desk.treasury.recalled(LeaseRecalled(calls.id, 20_000 * DAY_S, 7, "other"))
     assert isinstance(desk.take((calls, 1)), Short), "what is on its way back is still used here"
     assert not desk.said, "it left before the records of the calls that did not use it were durable"
-    desk.undurable.pop()()
+    desk.undurable.pop()(True)
     assert desk.said == [LeaseReturned(EPOCH, calls.id, 20_000 * DAY_S, 4, 7)]
     desk.treasury.release(first)
     desk.durable = True
     assert desk.recall(calls).amount == 1
     assert desk.recall(calls).amount == 0
+
+
+def test_what_cannot_be_given_back_stays() -> None:
+    desk, calls = Desk(), budget()
+    desk.take((calls, 1))
+    desk.grant(calls, 5)
+    desk.durable = False
+    desk.said.clear()
+    desk.treasury.recalled(LeaseRecalled(calls.id, 20_000 * DAY_S, 7, "other"))
+    desk.undurable.pop()(False)
+    assert not desk.said and isinstance(desk.take((calls, 5)), Hold)
+
+
+def test_an_answer_that_never_comes_is_not_waited_for_for_ever() -> None:
+    desk, calls, waiter = Desk(lease_wait_ms=100), budget(), Waiter()
+    desk.treasury.want(short(desk.take((calls, 1))), waiter)
+    desk.treasury.sweep(desk.clock.mono_ns())
+    desk.treasury.want(short(desk.take((calls, 1))), Waiter())
+    assert len(desk.said) == 1
+    desk.clock.advance(s=2)
+    desk.treasury.sweep(desk.clock.mono_ns())
+    assert waiter.told == 1
+    desk.treasury.want(short(desk.take((calls, 1))), waiter)
+    assert len(desk.said) == 2
 
 
 def test_a_recall_for_oneself_gives_nothing_back() -> None:
