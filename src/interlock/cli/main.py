@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from interlock import __version__
-from interlock.cli import config, keys, ledger, ledger_follow, policy, records, run, sources, usage
+from interlock.cli import config, keys, ledger, ledger_archive, ledger_follow, policy, records, run, sources, usage
 from interlock.cli.output import put, put_json
 from interlock.errors import InterlockError
 
@@ -33,6 +33,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)
 ledger_follow.add_to(records.ledger_app)
+ledger_archive.add_to(records.ledger_app)
 app.command()(usage.usage)
 app.add_typer(records.ledger_app, name="ledger")
 
