@@ -14,7 +14,8 @@ from bench.measure import Plan, median
 
 PROFILE = "direct"
 PROFILE_WORDS = (
-    "model named, 1 KB prompt, API key, policy decision warm, limits on key, principal and team, "
+    "model named, 1 KB prompt, API key, policy decision warm, limits on key, principal and team, hard budgets of money "
+    "and tokens, "
     "full record with fsync, metrics on, one worker"
 )
 TARGETS: dict[str, tuple[float, str]] = {
@@ -119,6 +120,11 @@ def table(results: dict[str, Any]) -> str:
             lines.append(f"  {name:8s} p50 {figures['p50_ms']:.2f} ms  p99 {figures['p99_ms']:.2f} ms")
     if "ledger" in results:
         lines += ["", "ledger: " + ", ".join(f"{name} {value}" for name, value in results["ledger"].items())]
+    if "ledger_search" in results:
+        found = results["ledger_search"]
+        lines += ["", f"searching a ledger of {found['entries']} entries, p50 ms (times of a call by its id)"]
+        for name, figures in found["search"].items():
+            lines.append(f"  {name:24s} {figures['p50_ms']:8.2f} ({figures['in_lookups']})")
     lines.append("")
     for name, verdict in results["targets"].items():
         word = {True: "met", False: "MISSED", None: "not measured"}[verdict["met"]]

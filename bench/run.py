@@ -84,6 +84,8 @@ def measure_all(bench: Bench, subjects: list[Subject], folder: Path, skipped: li
         results["start"] = {"cold_s": round(gateway.start_s, 2), "warm_s": round(warm[len(warm) // 2], 2)}
     say("the ledger")
     results["ledger"] = measure.ledger(bench.plan.ledger_calls)
+    say("searching the ledger")
+    results["ledger_search"] = measure.search(bench.plan.search_entries)
     results["targets"] = report.verdicts(results)
     return results
 

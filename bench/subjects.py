@@ -225,6 +225,7 @@ sources:
     url: http://127.0.0.1:{engine}
     granted_to: ["bench"]
     labels: {{region: here, on_prem: true, data_class_max: restricted}}
+    price: {{input_usd_per_mtok: 0.2, output_usd_per_mtok: 0.6}}
 tenants:
   - name: bench
     teams:
@@ -243,8 +244,12 @@ tenants:
         principal: loader
         scopes: [infer]
         limits: {{requests_per_minute: 100000000, tokens_per_minute: 1000000000, concurrency: 100000}}
+    budgets:
+      - {{name: money, team: load, usd: 1000000, window: year}}
+      - {{name: tokens, principal: loader, tokens: 1000000000000, window: year}}
 """
-"""Profile direct: the model is named, a policy permits, limits count at all three levels, everything is recorded."""
+"""Profile direct: the model is named, a policy permits, limits count at all three levels, two hard budgets hold,
+everything is recorded."""
 
 
 class Gateway:

@@ -23,7 +23,19 @@ from typing import Any, Self, TypeVar
 import msgspec
 import uvloop
 
-from interlock.gateway.link import Configure, NewSnapshot, ToNode
+from interlock.gateway.link import (
+    Configure,
+    KeyAnswer,
+    KeyClaim,
+    KeyEnd,
+    LeaseGranted,
+    LeaseRefused,
+    LeaseReturned,
+    LeaseWanted,
+    NewSnapshot,
+    ToNode,
+    ToWorker,
+)
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.gateway.worker import Worker
@@ -33,8 +45,19 @@ from interlock.policy.templates import render
 from interlock.settings import Settings
 from interlock.sources.board import Board
 from interlock.types.apikey import mint
+from interlock.types.budget import Budget
 from interlock.types.clock import SystemClock
-from interlock.types.identity import ApiKey, DataClass, Issuer, LimitSet, Principal, PrincipalKind, Team, Tenant
+from interlock.types.identity import (
+    ApiKey,
+    DataClass,
+    Issuer,
+    LimitSet,
+    Principal,
+    PrincipalKind,
+    Recording,
+    Team,
+    Tenant,
+)
 from interlock.types.record import Record
 from interlock.types.snapshot import (
     BUCKETS,
@@ -104,6 +127,9 @@ class Who:
     may_act_for: tuple[str, ...] = ()
     revoked: bool = False
     cut: bool = False
+    recording: Recording = Recording.full
+    """Of its team."""
+    tenant_recording: Recording = Recording.full
     key: str = dataclasses.field(default_factory=lambda: mint("test", secrets.randbelow))
 
 
@@ -116,13 +142,20 @@ class World:
     policies: list[PolicyText] = dataclasses.field(default_factory=lambda: [permit_all()])
     aliases: list[Alias] = dataclasses.field(default_factory=list)
     issuers: list[Issuer] = dataclasses.field(default_factory=list)
+    budgets: list[Budget] = dataclasses.field(default_factory=list)
 
     def parts(self, version: int) -> tuple[list[Part], Head]:
         """The parts of this world's snapshot, as the compiler would make them."""
-        tenants = {w.tenant: Tenant(id=f"ten_{w.tenant}", name=w.tenant) for w in self.people}
+        tenants = {
+            w.tenant: Tenant(id=f"ten_{w.tenant}", name=w.tenant, recording=w.tenant_recording) for w in self.people
+        }
         teams = {
             (w.tenant, w.team): Team(
-                id=f"team_{w.tenant}_{w.team}", tenant_id=f"ten_{w.tenant}", name=w.team, limits=w.team_limits
+                id=f"team_{w.tenant}_{w.team}",
+                tenant_id=f"ten_{w.tenant}",
+                name=w.team,
+                limits=w.team_limits,
+                recording=w.recording,
             )
             for w in self.people
             if w.team
@@ -134,6 +167,7 @@ class World:
             "policies": self.policies,
             "aliases": self.aliases,
             "issuers": self.issuers,
+            "budgets": self.budgets,
             "router": {"version": 0},
         }
         keys: list[dict[bytes, ApiKey]] = [{} for _ in range(BUCKETS)]
@@ -184,6 +218,11 @@ class WorkerHarness:
         given = {"home": str(self.folder), "pepper_file": str(pepper), "metrics_interval_ms": 50, **settings}
         self.settings = Settings(**given)
         self.told: list[ToNode] = []
+        self.purse: dict[str, int] | None = {}
+        """What is left of each budget for this worker, by budget id; None: the node does not answer."""
+        self.keys: dict[tuple[str, str, bytes], tuple[KeyClaim, str, bytes]] = {}
+        """Idempotency keys: who claimed each, what became of it, the sealed answer."""
+        self.keys_answered = True
         self._versions = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -224,6 +263,48 @@ class WorkerHarness:
             self._thread.join(20)
             assert not self._thread.is_alive(), "the worker did not stop"
 
+    def _tell(self, message: ToNode) -> bool:
+        """What the worker says to its node; of budgets it gets what is in the purse."""
+        self.told.append(message)
+        if isinstance(message, KeyClaim | KeyEnd):
+            return self._key(message)
+        if self.purse is None or not isinstance(message, LeaseWanted | LeaseReturned):
+            return True
+        left = self.purse.get(message.budget, 0)
+        if isinstance(message, LeaseReturned):
+            self.purse[message.budget] = left + message.amount
+            return True
+        given = min(message.want, left) if left >= message.need else 0
+        self.purse[message.budget] = left - given
+        answer: ToWorker = LeaseGranted(message.epoch, message.budget, message.start_s, given)
+        if message.need and not given:
+            amount = next((b.amount for b in self.world.budgets if b.id == message.budget), -1)
+            used = amount - left
+            answer = LeaseRefused(message.epoch, message.budget, message.start_s, "spent", used, amount)
+        assert self._loop is not None
+        self._loop.call_soon(self.worker.on_message, answer)
+        return True
+
+    def _key(self, message: KeyClaim | KeyEnd) -> bool:
+        """What a node and its database make of an idempotency key, without either."""
+        name = (message.tenant_id, message.principal_id, message.digest)
+        if isinstance(message, KeyEnd):
+            claim, _, _ = self.keys.pop(name)
+            if message.state != "free":
+                self.keys[name] = (claim, message.state, message.answer)
+            return True
+        if not self.keys_answered:
+            return True
+        claim, state, answer = self.keys.setdefault(name, (message, "running", b""))
+        if claim is message:
+            state = "fresh"
+        elif claim.fingerprint != message.fingerprint:
+            state = "other"
+        said = KeyAnswer(message.epoch, message.number, state, claim.request, answer if state == "done" else b"")
+        assert self._loop is not None
+        self._loop.call_soon(self.worker.on_message, said)
+        return True
+
     def _run(self, started: Future[None]) -> None:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
@@ -242,7 +323,7 @@ class WorkerHarness:
             )
             try:
                 self.worker = Worker(config, SystemClock(), self._loop)
-                self.worker.send = lambda message: (self.told.append(message), True)[1]
+                self.worker.send = self._tell
                 await self.worker.start()
             except BaseException as e:
                 started.set_exception(e)

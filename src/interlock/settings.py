@@ -233,6 +233,19 @@ class Settings:
     ledger_quiet_checkpoint_s: int = setting(
         60, "How often a tenant's tree is signed while nothing happens.", group="ledger", minimum=1
     )
+    ledger_retire_silent_s: int = setting(
+        600, "How long a node must have been silent before it may be retired.", group="ledger", minimum=0
+    )
+
+    ledger_retention_s: int = setting(
+        3600, "How often contents are looked for that were kept long enough.", group="ledger", minimum=1
+    )
+    ledger_retention_batch: int = setting(
+        1000,
+        "Most contents removed in one transaction; who adds contents of the tenant waits for it.",
+        group="ledger",
+        minimum=1,
+    )
 
     # -- snapshot
     snapshot_poll_ms: int = setting(
@@ -344,6 +357,44 @@ class Settings:
     breaker_open_ms: int = setting(10_000, "How long an open breaker lets nothing through.", group="routing", minimum=1)
     breaker_probes: int = setting(1, "Calls let through to test a half-open breaker.", group="routing", minimum=1)
     candidates_max: int = setting(50, "Most candidates ranked for a call.", group="routing", minimum=1)
+
+    # -- idempotency
+    idempotency_keep_s: int = setting(
+        86_400, "How long an idempotency key stands for its first request.", group="idempotency", minimum=1
+    )
+    idempotency_wait_ms: int = setting(
+        10_000,
+        "Longest wait of a repeated request for the first one under its idempotency key to end.",
+        group="idempotency",
+        minimum=1,
+    )
+    idempotency_answer_bytes_max: int = setting(
+        262_144,
+        "Longest answer kept for repeated requests (at most 700,000); of a longer one they are told that it was given.",
+        group="idempotency",
+        minimum=0,
+    )
+
+    # -- budgets
+    budgets_max: int = setting(1000, "Most budgets of a tenant.", group="budgets", minimum=1)
+    lease_wait_ms: int = setting(
+        1000,
+        "Longest wait of a call for a share of a budget near its end; then the call is refused.",
+        group="budgets",
+        minimum=1,
+    )
+    lease_retry_ms: int = setting(
+        1000,
+        "How long a worker takes a refused share of a budget for an answer.",
+        group="budgets",
+        minimum=1,
+    )
+    lease_idle_s: int = setting(
+        10, "A worker gives back its share of a budget that it has not used for this long.", group="budgets", minimum=1
+    )
+    lease_recall_ms: int = setting(
+        250, "How long a node waits for its workers when another needs their shares.", group="budgets", minimum=10
+    )
 
     # -- limits
     limit_slots: int = setting(

@@ -75,7 +75,7 @@ def test_every_command_and_option_is_described() -> None:
                     path,
                     shown,
                 )
-    for path in re.findall(r"`interlock ([a-z]+(?: [a-z]+)?)", text):
+    for path in re.findall(r"`interlock ([a-z]+(?: [a-z][a-z-]*)?)", text):
         first, _, second = path.partition(" ")
         assert first in command.commands, path
         assert not second or second in command.commands[first].commands, path
@@ -91,6 +91,12 @@ def test_every_metric_is_described() -> None:
 
         class sequencer:
             placed = 0
+            alerts = 0
+            failing = False
+
+        class retention:
+            removed = 0
+            pruned = 0
             failing = False
 
     shown = ControlMetrics().text(cast("Any", Idle)).decode()

@@ -130,6 +130,38 @@ def test_sources(shell: Shell, file: str) -> None:
     assert (code, "refused the connection" in out) == (1, True)
 
 
+def test_budgets(shell: Shell, file: str, tmp_path: Path) -> None:
+    shell.json("apply", "-f", file)
+    tenant = ("-t", "acme")
+    assert shell.run("budget", "list", *tenant)[1] == "There are no budgets.\n"
+    made = shell.json("budget", "set", "research", *tenant, "--team", "research", "--usd", "12.50", "--alert", "50")
+    assert made["item"]["usd"] == "12.5" and made["item"]["alerts"] == [50] and made["item"]["window"] == "month"
+    shell.json("budget", "set", "research", *tenant, "--team", "research", "--usd", "20", "--window", "6h", "--soft")
+    (shown,) = shell.json("budget", "list", *tenant)
+    assert (shown["on"], shown["amount"], shown["hard"]) == ("team research", 20 * 10**9, False)
+    assert (shown["used"], shown["held"], shown["text"]) == (0, 0, "0 of 20 USD used")
+    code, out, _ = shell.run("budget", "list", *tenant)
+    assert code == 0 and out.splitlines()[1].split()[:4] == ["research", "team", "research", "6h"]
+    # a document says the same, and applying it again changes nothing; the amount may be written in another way
+    document = shell.run("export", *tenant)[1]
+    assert "usd: '20'" in document
+    written = tmp_path / "budgets.yaml"
+    written.write_text(document.replace("usd: '20'", "usd: 20.00"))
+    assert shell.json("plan", "-f", str(written))["changes"] == []
+    for arguments, words in (
+        (("set", "x"), "exactly one of"),
+        (("set", "x", "--calls", "1", "--team", "nobody"), "no team 'nobody'"),
+        (("set", "x", "--calls", "1", "--team", "research", "--model", "m"), "one team, principal, key or model"),
+        (("set", "x", "--calls", "1", "--window", "fortnight"), "is no window"),
+        (("set", "x", "--key", "none", "--calls", "1"), "no key 'none'"),
+        (("delete", "none"), "no budget none"),
+    ):
+        code, _, err = shell.run("budget", *arguments, *tenant)
+        assert code == 1 and words in err, err
+    assert shell.run("budget", "delete", "research", *tenant)[0] == 0
+    assert shell.json("budget", "list", *tenant) == []
+
+
 def test_policies_are_tested_and_explained(shell: Shell, file: str, tmp_path: Path) -> None:
     shell.run("apply", "-f", file)
     cases = tmp_path / "cases.yaml"
@@ -173,6 +205,30 @@ def test_a_failure_is_one_line_and_a_code(shell: Shell, arguments: tuple[str, ..
     code, out, _ = shell.run(*arguments, "--json")
     assert code == 1
     assert words in json.loads(out)["error"]["message"]
+
+
+def test_a_hold_is_added_listed_and_released(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("tenants:\n- {name: held, principals: [{name: heidi}]}\n")
+    shell.json("apply", "-f", str(path))
+    for command in (("add", "heidi"), ("release", "hld_x")):
+        code, _, err = shell.run("ledger", "hold", *command, "-t", "held")
+        assert code == 1 and "with a reason" in err
+    one = shell.json("ledger", "hold", "add", "heidi", "-t", "held", "-m", "case 1")
+    code, out, _ = shell.run("ledger", "hold", "add", "-t", "held", "-m", "case 2")
+    assert code == 0 and "everything of held" in out
+    code, out, err = shell.run("ledger", "erase", "heidi", "-t", "held", "--yes")
+    assert code == 1 and "legal hold" in err
+    assert (
+        shell.json("ledger", "hold", "release", one["id"], "-t", "held", "-m", "settled")["released_reason"]
+        == "settled"
+    )
+    code, out, _ = shell.run("ledger", "hold", "list", "-t", "held")
+    assert code == 0 and one["subject"] in out and "everything" in out and "case 2" in out
+    assert [bool(each["released_at"]) for each in shell.json("ledger", "hold", "list", "-t", "held")["items"]] == [
+        True,
+        False,
+    ]
 
 
 def test_every_fault_of_a_document_is_a_line(shell: Shell, tmp_path: Path) -> None:

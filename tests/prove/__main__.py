@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import kill, ledger, limits, snapshot
+from . import budget, kill, ledger, limits, snapshot
 from .evidence import ROOT, source_sha256, write
 
 ROUNDS = 200
@@ -39,6 +39,7 @@ def proofs(given: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]
     """All proofs by name."""
     found: dict[str, Callable[[], dict[str, Any]]] = {
         "kill": lambda: kill.prove(rounds=given.rounds, seed=given.seed, only=given.round),
+        "budget": lambda: budget.prove(rounds=given.rounds, seed=given.seed),
         "ledger": lambda: ledger.prove(rounds=given.rounds, seed=given.seed),
         "limits": lambda: limits.prove(seconds=given.limits_seconds, seed=given.seed),
         "snapshot": lambda: snapshot.prove(keys=given.keys, revocations=REVOCATIONS, seed=given.seed),
@@ -52,9 +53,9 @@ def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m tests.prove", description=__doc__)
     parser.add_argument(
-        "proof", nargs="*", help="kill, ledger, limits, snapshot, mutants; all of them when none is named"
+        "proof", nargs="*", help="kill, budget, ledger, limits, snapshot, mutants; all of them when none is named"
     )
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of the kill and ledger proofs")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of the kill, budget and ledger proofs")
     parser.add_argument("--round", type=int, help="play only this round of the kill proof")
     parser.add_argument("--seed", type=int, default=1, help="what all plans are made from")
     parser.add_argument("--limits-seconds", type=float, default=LIMITS_S, help="length of the limits proof")

@@ -4,6 +4,7 @@ calls it complete, and what it says they cost is what the logs say.
 Two gateway nodes of two workers, a control process, and a database server that Interlock did not start. Clients call
 both nodes all the time. In each round something is killed with SIGKILL: a worker, a shipper, a node with all that is
 its, the control process with its sequencer, or the database's server; what does not start again by itself is started.
+Or a node's disk is full for a while, fails to make things durable, or takes a part of what is written.
 In the end the record logs of both nodes, the clients' own lists, and an export as an auditor gets it must agree.
 """
 
@@ -26,25 +27,42 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from psycopg import Connection
+
 from interlock.cli.client import AdminClient
 from interlock.errors import InterlockError
 from interlock.gateway.node import SHIPPER_MODULE
 from interlock.ledger.reader import tail
 from interlock.settings import Settings
 from interlock.storage.embedded import EmbeddedPostgres
+from interlock.storage.pool import Store
 from interlock.types.record import Intent, Interrupted, Outcome, Refusal, request_id
 from tests.postgres import owned_home
 
 from .gateway import Process, children, command_of, workers_of
 from .script import STEADY
+from .worker import FAILING, FULL, SHORT
 
 NODES = ("north", "south")
 CLIENTS = 3
 """Clients of each node."""
 ROUND_S = 0.8
 DONE_S = 60.0
-KINDS = ("worker", "worker", "shipper", "shipper", "node", "control", "database", "worker and shipper", "erasure")
-"""What happens in a round: all but the last are killed. An erasure is of the person who makes all these calls."""
+FAULTS = {"full disk": FULL, "failing disk": FAILING, "short writes": SHORT}
+"""What goes wrong with a node's disk for a while."""
+KINDS = (
+    "worker",
+    "worker",
+    "shipper",
+    "shipper",
+    "node",
+    "control",
+    "database",
+    "worker and shipper",
+    *FAULTS,
+    "erasure",
+)
+"""What happens in a round: what is named by a process is killed. An erasure is of who makes all these calls."""
 
 
 class Client(threading.Thread):
@@ -90,7 +108,7 @@ class Client(threading.Thread):
 class Stack:
     """All processes of the proof, each of which may be killed and is started again."""
 
-    def __init__(self, base: Path, server: EmbeddedPostgres) -> None:
+    def __init__(self, base: Path, server: EmbeddedPostgres, **environment: str) -> None:
         self.base = base
         self.server = server
         self.ports = {name: _free_port() for name in (*NODES, "control")}
@@ -107,6 +125,7 @@ class Stack:
             "INTERLOCK_LEDGER_CHECKPOINT_S": "1",
             "INTERLOCK_LEDGER_QUIET_CHECKPOINT_S": "1",
             "INTERLOCK_CONTROL_PORT": str(self.ports["control"]),
+            **environment,
         }
         shared.mkdir(parents=True, mode=0o700)
         for name in ("pepper", "ledger_key", "ledger_signing_key"):
@@ -119,7 +138,8 @@ class Stack:
         environment = {**self.environment, "INTERLOCK_HOME": str(home)}
         if name in NODES:
             environment |= {"INTERLOCK_NODE": name, "INTERLOCK_GATEWAY_PORT": str(self.ports[name])}
-            arguments = ["interlock.gateway.node"]
+            environment["PROVE_FAULTS"] = str(self._faults(name))
+            arguments = ["tests.prove.node"]
         elif name == "control":
             arguments = ["interlock.control.main"]
         else:
@@ -130,15 +150,29 @@ class Stack:
         assert said is not None, f"{name} did not start: {log.read_text()[-2000:]}"
         return said
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection[Any]]:
+        """A look at the database, across tenants."""
+        with Store(self.server.url, Settings()) as store, store.platform() as conn:
+            yield conn
+
     def admin(self) -> AdminClient:
         """The admin API, as the first administrator."""
         key = (self.base / "control" / "secrets" / "admin_key").read_text().strip()
         return AdminClient(f"http://127.0.0.1:{self.ports['control']}", key)
 
+    def _faults(self, node: str) -> Path:
+        return self.base / f"{node}.faults"
+
     def kill(self, kind: str, rng: random.Random) -> None:
-        """Kill something of this kind, and see to it that it is there again."""
+        """Kill something of this kind, and see to it that it is there again; or let a node's disk misbehave."""
         node = rng.choice(NODES)
         pid = self.processes[node].pid
+        if kind in FAULTS:
+            self._faults(node).write_text(FAULTS[kind])
+            time.sleep(rng.uniform(0.1, 0.6))
+            self._faults(node).unlink()
+            return
         if kind == "node":
             for child in children(pid):
                 _kill(child)
@@ -188,10 +222,11 @@ def prove(*, rounds: int, seed: int, progress: bool = True) -> dict[str, Any]:
     rng = random.Random(f"ledger {seed}")
     failures: list[str] = []
     killed: Counter[str] = Counter()
-    with owned_home() as home, _database(home) as server:
+    with owned_home() as home, database(home) as server:
         stack = Stack(home.parent, server)
         try:
-            key, began = _set_up(stack)
+            money = {"name": "money", "principal": "alice", "usd": 1_000_000, "window": "total"}
+            key, began = set_up(stack, money)
             clients = [Client(stack.ports[node], key, seed * 100 + n) for n in range(CLIENTS) for node in NODES]
             for client in clients:
                 client.start()
@@ -215,7 +250,7 @@ def prove(*, rounds: int, seed: int, progress: bool = True) -> dict[str, Any]:
     return {"seed": seed, "rounds": rounds, "killed": dict(killed), **figures, "failures": failures}
 
 
-def _set_up(stack: Stack) -> tuple[str, float]:
+def set_up(stack: Stack, *budgets: dict[str, Any]) -> tuple[str, float]:
     """Start everything; a key, and when it began."""
     engines = stack.start("engine")
     stack.start("control")
@@ -236,6 +271,7 @@ def _set_up(stack: Stack) -> tuple[str, float]:
                 "teams": [{"name": "research"}],
                 "principals": [{"name": "alice", "teams": ["research"]}],
                 "keys": [{"name": "laptop", "principal": "alice"}],
+                "budgets": budgets,
                 "policies": [
                     {
                         "id": "research-models",
@@ -311,6 +347,9 @@ def _judge(stack: Stack, clients: list[Client], entries: list[Any], failures: li
     summed = stack.admin().call("GET", "/tenants/acme/usage", query={"from": "2000-01-01", "to": "2100-01-01"})["total"]
     if (summed["nusd"], summed["calls"]) != (cost, sum(entry["kind"] == "call" for entry in calls)):
         failures.append(f"usage sums up to {summed}, the logs to {cost} nano-USD")
+    (budget,) = stack.admin().call("GET", "/tenants/acme/budget-use")
+    if budget["used"] != cost:
+        failures.append(f"the budget was charged {budget['used']} nano-USD, the logs say {cost}")
     if not told or not cost or "completed" not in state.values():
         failures.append("nothing was proved: no calls, or none that cost anything")
     return {
@@ -325,16 +364,19 @@ def _judge(stack: Stack, clients: list[Client], entries: list[Any], failures: li
 def _logged(stack: Stack) -> tuple[set[str], int]:
     """Calls in the logs of both nodes, and what they cost together."""
     calls: set[str] = set()
-    cost = 0
+    costs: dict[str, int] = {}
     for node in NODES:
         for one in tail(stack.base / node / "node" / "log"):
             record = one.stored.record
             match record:
                 case Intent() | Refusal():
                     calls.add(request_id(one.epoch, record.call))
-                case Outcome() | Interrupted():
-                    cost += record.cost.nusd
-    return calls, cost
+                case Outcome():
+                    # of two the first holds: a disk that was full may have kept what it was not known to keep
+                    costs.setdefault(request_id(one.epoch, record.call), record.cost.nusd)
+                case Interrupted():
+                    costs[request_id(record.epoch, record.call)] = record.cost.nusd
+    return calls, sum(costs.values())
 
 
 def _interlock(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
@@ -348,7 +390,8 @@ def _interlock(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _database(home: Path) -> Iterator[EmbeddedPostgres]:
+def database(home: Path) -> Iterator[EmbeddedPostgres]:
+    """A server of the proof's own."""
     server = EmbeddedPostgres(home, Settings(home=str(home)))
     server.start()
     try:

@@ -6,12 +6,16 @@ when it began and when it had ended. The note is made before anybody is told of 
 `PROVE_SLOW`: some writes and syncs then take a few milliseconds longer. What leaves too early is seen too early, and a
 kill meets more often what lies in between.
 
+`PROVE_FAULTS`: file that says, while it is there, what is wrong with the disk: "full" (ENOSPC, no space free),
+"failing" (now and then EIO of an fdatasync), or "short" (writes take a part of what they are given).
+
 `PROVE_ADMISSIONS`: folder with a file per worker that each admitted call is noted in, after it was admitted, and its
 end before it is given back (see `limits`). The limits' clock then runs `SPEED` times as fast.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
@@ -31,6 +35,7 @@ SEGMENT = re.compile(r"/([0-9a-z]{16})/(\d{6,})\.wal")
 ADMITTED = struct.Struct("@qqqqqqq")
 SPEED = 20
 SUBJECTS = ("key", "principal", "team")
+FULL, FAILING, SHORT = "full", "failing", "short"
 SLOW = {WRITE: (0.05, 0.004), SYNC: (0.3, 0.01)}
 """How many writes and syncs are slow, and by how many seconds at most."""
 
@@ -82,6 +87,36 @@ def note_files(path: str, *, slow: bool) -> None:
 
     Files.write = noting_write  # type: ignore[method-assign]
     Files.fdatasync = noting_sync  # type: ignore[method-assign]
+
+
+def faulty_disk(path: str) -> None:
+    """Let the disk do what the file says."""
+    write, sync, free = Files.write, Files.fdatasync, Files.free_bytes
+
+    def wrong() -> str:
+        try:
+            return Path(path).read_text()
+        except OSError:
+            return ""
+
+    def faulty_write(self: Files, fd: int, data: bytes | memoryview) -> int:
+        fault = wrong()
+        if fault == FULL:
+            raise OSError(errno.ENOSPC, "injected")
+        if fault == SHORT and len(data) > 1 and random.random() < 0.5:
+            data = data[: random.randrange(1, len(data))]
+        return write(self, fd, data)
+
+    def faulty_sync(self: Files, fd: int) -> None:
+        if wrong() == FAILING and random.random() < 0.1:
+            raise OSError(errno.EIO, "injected")
+        sync(self, fd)
+
+    Files.write = faulty_write  # type: ignore[method-assign]
+    Files.fdatasync = faulty_sync  # type: ignore[method-assign]
+    Files.free_bytes = (  # type: ignore[method-assign]
+        lambda self, path: 0 if wrong() == FULL else free(self, path)
+    )
 
 
 class Admitted(NamedTuple):
@@ -145,4 +180,6 @@ if __name__ == "__main__":
         note_files(path, slow=bool(os.environ.get("PROVE_SLOW")))
     if folder := os.environ.get("PROVE_ADMISSIONS"):
         note_admissions(folder)
+    if fault := os.environ.get("PROVE_FAULTS"):
+        faulty_disk(fault)
     worker.main()

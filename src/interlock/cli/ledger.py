@@ -29,7 +29,7 @@ _To = Annotated[str, typer.Option("--to", help="End, not included; now when left
 def search(
     tenant: InTenant,
     since: _Since = "",
-    kind: Annotated[str, typer.Option(help="call, refusal or energy.")] = "",
+    kind: Annotated[str, typer.Option(help="call, refusal, energy, erasure or change.")] = "",
     principal: Annotated[str, typer.Option(help="Who called: name, or id.")] = "",
     subject: Annotated[str, typer.Option(help="Whom it was for: name, or id.")] = "",
     team: Annotated[str, typer.Option(help="Name, or id.")] = "",
@@ -65,7 +65,7 @@ def search(
 
 
 def show(
-    request_id: Annotated[str, typer.Argument(help="Id from the x-interlock-request-id header.")],
+    request_id: Annotated[str, typer.Argument(help="Id from the x-interlock-request-id header; chg_... of a change.")],
     tenant: InTenant,
     content: Annotated[bool, typer.Option("--content", help="What was asked and answered, too.")] = False,
     home: Home = "",
@@ -85,6 +85,7 @@ def show(
         return
     for entry in view["entries"]:
         put(_line(entry), json.dumps(entry["leaf"], indent=2, ensure_ascii=False))
+    put(*(f"Note: {words}." for words in view["notes"]))
     if view["contents"] is not None:
         put(json.dumps(view["contents"], indent=2, ensure_ascii=False))
     size = _checkpoint(view["proofs"][0]["checkpoint"]).size if view["proofs"] else 0
@@ -188,6 +189,10 @@ def write_export(client: AdminClient, folder: Path, tenant: str, from_ns: int, t
             match kind:
                 case "start":
                     writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
+                case "pruned":
+                    writer.pruned(value["note"], value["state"].encode())
+                case "rotation":
+                    writer.rotation(value["statement"], value["head"])
                 case "settled":
                     writer.settled(value.encode())
                 case "checkpoint":
@@ -221,13 +226,82 @@ def verify(
         put_json(msgspec.to_builtins(report))
     else:
         put(f"{report.verdict.upper()}: {report.words}", *(f"  {problem}" for problem in report.problems))
+        for met in report.keys:
+            put(f"  signed by {met.key}{'' if met.replaced is None else ' (replaced since)'}")
     if report.verdict != "complete":
         raise typer.Exit(NOT_COMPLETE)
 
 
+def audit_changes(
+    tenant: InTenant,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Hold the list of changes against the ledger (of the tenant platform: those of the whole installation). Exit code
+    3 when a row was changed, removed or added behind its back."""
+    view = client_of(home, url, ca).call("GET", f"/tenants/{tenant}/ledger/changes-audit", why=reason)
+    if as_json:
+        put_json(view)
+    else:
+        found = f"{view['rows']} changes are as the ledger has them, {view['waiting']} are on their way to it"
+        older = f", {view['older']} are from before it had changes" if view["older"] else ""
+        put(f"{found}{older}.", *(f"  PROBLEM: {each}" for each in view["problems"]))
+    if view["problems"]:
+        raise typer.Exit(NOT_COMPLETE)
+
+
+def rotate_key(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a new key that the ledger is signed with from now on. Both keys sign that; exports carry it."""
+    if not yes:
+        typer.confirm("Replace the key that the ledger is signed with? The old one signs nothing more", abort=True)
+    why = reason_or(reason, "ledger rotate-key")
+    done = client_of(home, url, ca).call("POST", "/ledger/rotate-key", {}, reason=why)
+    if as_json:
+        put_json(done)
+        return
+    put(
+        f"{done['trees']} trees are signed by both keys; from now on by {done['new']}",
+        "Give auditors this key by a way that they trust, and back it up apart from the database.",
+        f"Copy the file {done['file']} beside the signing key of every other machine with a control process:",
+        "one that lacks it signs nothing.",
+    )
+
+
+def retire_node(
+    node: Annotated[str, typer.Argument(help="Its name: its setting node, else its host name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    reason: Reason = "",
+    as_json: AsJson = False,
+) -> None:
+    """Give up what a node that never comes back has not shipped. Exports say what may be missing, and wait no more."""
+    if not yes:
+        typer.confirm(f"Is {node} gone for good? What it had not shipped will never be in the ledger", abort=True)
+    why = reason_or(reason, "ledger retire-node")
+    done = client_of(home, url, ca).call("POST", "/ledger/retire-node", {"node": node}, reason=why)
+    if as_json:
+        put_json(done)
+        return
+    for epoch in done["epochs"]:
+        put(f"epoch {epoch['epoch']}: {epoch['entries']} entries arrived; calls after {epoch['lost_after']} are lost")
+    put(f"{node} counts as gone since {done['at']}; what it began after {done['unannounced_after']} is lost, too.")
+
+
 def add_to(app: typer.Typer) -> None:
     """The commands of this file."""
-    for command in (search, show, replay, erase, checkpoint, export, verify):
+    for command in (search, show, replay, erase, audit_changes, rotate_key, retire_node, checkpoint, export, verify):
         app.command()(command)
 
 
@@ -305,7 +379,11 @@ def _line(item: dict[str, Any]) -> str:
     leaf = item["leaf"]
     at = datetime.fromtimestamp(leaf["at"] / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     who, where, result = leaf.get("who", {}), leaf.get("where", {}), leaf.get("result", {})
-    place = f"{where['name']}::{where['model']}" if where.get("name") else leaf.get("what", {}).get("model", "")
+    what = leaf.get("what", {})
+    place = f"{where['name']}::{where['model']}" if where.get("name") else what.get("model", "")
+    if leaf["kind"] == "change":
+        rows = leaf["rows"]
+        place = f"{what['operation']} {rows[0]['object']}" if len(rows) == 1 else f"{what['operation']} x{len(rows)}"
     cost = f"{leaf['cost']['nusd']} nUSD" if "cost" in leaf else ""
     words = (at, f"#{item['position']}", leaf["kind"], leaf.get("request", ""), who.get("principal", ""), place)
     return " ".join(str(word) for word in (*words, result.get("state", ""), cost) if word)

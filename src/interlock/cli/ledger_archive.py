@@ -29,14 +29,8 @@ INDEX_BYTES_MAX = 1 << 30
 RETAIN_DAYS_MAX = 36_525
 PROBLEMS_MAX = 100
 _PREFIX_CHARS_MAX = 512
-_NAME = re.compile(
-    "|".join(
-        [re.escape(each) for each in (names.KEYS, names.START, names.ENTRIES, names.SETTLED, names.LISTS, names.README)]
-        + [rf"{names.CHECKPOINTS}/\d{{20}}-\d{{20}}\.(note|coverage\.json)"]
-        + [rf"{names.CONTENTS}/[0-9a-f]{{2}}/[0-9a-f]{{1,128}}\.bin"]
-    )
-)
-"""Files of an export, the manifest apart."""
+_NAME = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/){0,2}[A-Za-z0-9_-][A-Za-z0-9._-]*")
+"""Names of files in an export: what none of them can be leads out of a folder, or hides in it."""
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _Bucket = Annotated[str, typer.Option(help="Name of the bucket.")]
@@ -153,6 +147,8 @@ class Archiving:
         """How many objects were put, and how many were there. Raises Conflict when others are in the way."""
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         last = paths.pop(names.MANIFEST)
+        if not _sound(paths):
+            raise BadRequest(f"{folder} holds what is no file of an export", param="folder")
         self._there = self._store.versions(self._prefix)
         others = sorted(self._there.keys() - paths.keys() - {INDEX, names.MANIFEST})
         if others:
@@ -244,9 +240,14 @@ def _index(data: bytes, prefix: str) -> Archived:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise BadRequest(f"{prefix}{INDEX} is not the index of an archive", param="prefix") from None
     *files, last = [each.name for each in listed.files] or [""]
-    if last != names.MANIFEST or len({*files}) != len(files) or not all(_NAME.fullmatch(name) for name in files):
+    if last != names.MANIFEST or len({*files}) != len(files) or not _sound(files):
         raise BadRequest(f"{prefix}{INDEX} names what is no file of an export", param="prefix")
     return listed
+
+
+def _sound(files: Iterable[str]) -> bool:
+    """Whether these may be files of an export, index and manifest apart."""
+    return all(_NAME.fullmatch(name) and name not in (INDEX, names.MANIFEST) for name in files)
 
 
 def _checked(folder: Path, incomplete: bool) -> tuple[str, str]:

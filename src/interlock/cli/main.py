@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from interlock import __version__
-from interlock.cli import config, keys, ledger, ledger_archive, ledger_follow, policy, records, run, sources, usage
+from interlock.cli import (
+    budgets,
+    config,
+    holds,
+    keys,
+    ledger,
+    ledger_archive,
+    ledger_follow,
+    policy,
+    records,
+    run,
+    sources,
+    usage,
+)
 from interlock.cli.output import put, put_json
 from interlock.errors import InterlockError
 
@@ -29,9 +42,11 @@ run.add_to(app)
 config.add_to(app)
 app.add_typer(keys.app, name="key")
 app.add_typer(sources.app, name="source")
+app.add_typer(budgets.app, name="budget")
 app.add_typer(policy.app, name="policy")
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)
+records.ledger_app.add_typer(holds.app, name="hold")
 ledger_follow.add_to(records.ledger_app)
 ledger_archive.add_to(records.ledger_app)
 app.command()(usage.usage)

@@ -9,7 +9,17 @@ from starlette.responses import Response
 
 from interlock import __version__
 from interlock.control.metrics import CONTENT_TYPE, ControlMetrics
-from interlock.control.routes import actions, ledger, ledger_follow, resources, system, usage
+from interlock.control.routes import (
+    actions,
+    budgets,
+    holds,
+    ledger,
+    ledger_follow,
+    ledger_upkeep,
+    resources,
+    system,
+    usage,
+)
 from interlock.control.web import Api, Json, install_errors, openapi
 from interlock.errors import StoreError, Unauthenticated
 
@@ -32,8 +42,11 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(actions.router())
     admin.include_router(system.router())
     admin.include_router(ledger.router())
+    admin.include_router(holds.router())
+    admin.include_router(ledger_upkeep.router())
     admin.include_router(ledger_follow.router())
     admin.include_router(usage.router())
+    admin.include_router(budgets.router())
     admin.include_router(resources.router())
     app.include_router(admin)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]

@@ -23,7 +23,18 @@ from interlock.control.identity import WRITE_LOCK, Actor, reach_of, roles_of, te
 from interlock.control.parse import Places, parse, show
 from interlock.control.permissions import Action, require, require_grant
 from interlock.control.plan import AnySpec, Change, Entry, Plan, Ref, flatten, plan, result, sections
-from interlock.control.services import aliases, issuers, keys, policies, principals, roles, sources, teams, tenants
+from interlock.control.services import (
+    aliases,
+    budgets,
+    issuers,
+    keys,
+    policies,
+    principals,
+    roles,
+    sources,
+    teams,
+    tenants,
+)
 from interlock.control.services.base import Tools, Tx
 from interlock.control.services.sources import Discover, Found
 from interlock.control.validate import Fault, check, form, references
@@ -47,8 +58,11 @@ WRITES: dict[str, Action] = {
     "alias": Action.alias_write,
     "issuer": Action.issuer_write,
     "role": Action.role_write,
+    "budget": Action.budget_write,
 }
 """The permission that a change of each kind needs; a tenant's own depends on the operation."""
+_SUBJECTS = {"team", "principal", "key", "model"}
+"""Fields of a budget that is not on its tenant as a whole."""
 
 SERVICES = {
     "tenant": tenants,
@@ -60,6 +74,7 @@ SERVICES = {
     "alias": aliases,
     "issuer": issuers,
     "role": roles,
+    "budget": budgets,
 }
 
 
@@ -219,6 +234,10 @@ class Configurator:
             if whole is Action.config_plan:
                 continue
             require(actor.bindings, _action(change), place)
+            if change.kind == "tenant" and change.operation == "update":
+                before, after = change.before or {}, change.after or {}
+                if before.get("retention") != after.get("retention"):
+                    require(actor.bindings, Action.ledger_retention, place)
             self._allow_power(actor, tx, change, place)
 
     def _allow_power(self, actor: Actor, tx: Tx, change: Change, place: str | None) -> None:
@@ -384,7 +403,13 @@ def _action(change: Change) -> Action:
 
 
 def _place(tx: Tx, change: Change) -> str | None:
-    """The tenant in which a change happens, by id; None for the platform. A tenant not made yet is in the platform."""
+    """The tenant in which a change happens, by id; None for the platform. A tenant not made yet is in the platform.
+
+    INVARIANT: what a tenant may use as a whole is set by the platform, not by the tenant's own administrators.
+    """
+    told = [fields for fields in (change.before, change.after) if fields]
+    if change.kind == "budget" and any(not _SUBJECTS & set(fields) for fields in told):
+        return None
     if not change.tenant or (change.kind == "tenant" and change.operation == "create"):
         return None
     try:

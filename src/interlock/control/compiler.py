@@ -22,7 +22,18 @@ from psycopg import Connection
 
 from interlock.errors import InterlockError
 from interlock.settings import Settings
-from interlock.storage import aliases, issuers, keys, policies, principals, snapshots, sources, teams, tenants
+from interlock.storage import (
+    aliases,
+    budgets,
+    issuers,
+    keys,
+    policies,
+    principals,
+    snapshots,
+    sources,
+    teams,
+    tenants,
+)
 from interlock.storage.notify import Listener
 from interlock.storage.pool import Store
 from interlock.types.clock import Clock
@@ -199,6 +210,7 @@ SMALL: dict[str, Callable[[Connection[Any]], bytes]] = {
     "policies": lambda conn: _sorted(policies.everything(conn), "tenant_id", "id"),
     "aliases": lambda conn: _sorted(aliases.everything(conn), "tenant_id", "name"),
     "issuers": lambda conn: _sorted(issuers.everything(conn), "id"),
+    "budgets": lambda conn: _sorted(budgets.everything(conn), "id"),
     "router": lambda _: _encode({"version": 0}),
 }
 """How each small part is made."""

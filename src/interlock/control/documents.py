@@ -13,15 +13,17 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from interlock.metering.energy import COEFFICIENT_MAX, HIGH_PERCENT, LOW_PERCENT
-from interlock.types.identity import AdminRole, LimitSet, PrincipalKind, Scope
+from interlock.types.identity import AdminRole, LimitSet, PrincipalKind, Retention, Scope
 from interlock.types.source import Ability, CredentialRef, SourceKind, SourceLimits, Timeouts, TlsRef
 
 DataClassName = Literal["public", "internal", "confidential", "restricted"]
 Mode = Literal["eco", "balanced", "quality"]
+RecordingName = Literal["full", "prompt_only", "metadata"]
 
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Share = Annotated[int, Meta(ge=0, le=1000)]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
 Joules = Annotated[int, Meta(ge=0, le=COEFFICIENT_MAX)]
 Amount = str | float | int
 """A decimal number, exactly as it is written."""
@@ -67,12 +69,21 @@ class TlsSpec(TlsRef, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     """`TlsRef` as it is declared."""
 
 
+class RetentionSpec(Retention, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`Retention` as it is declared: whole days up to a hundred years, by the names of data classes."""
+
+    contents_days: Days = 0
+    by_data_class: dict[DataClassName, Days] = {}  # type: ignore[assignment]
+    entries_days: Days = 0
+
+
 class TeamSpec(Spec, frozen=True):
-    """A team of a tenant; `limits` hold for all its members together."""
+    """A team of a tenant; `limits` hold for all its members together, `recording` for the calls of each."""
 
     name: str
     cost_center: str = ""
     limits: LimitsSpec | None = None
+    recording: RecordingName = "full"
 
 
 class PrincipalSpec(Spec, frozen=True):
@@ -129,6 +140,29 @@ class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     data_class: DataClassName = "public"
     sunset: str = ""
     request_class: str = ""
+    recording: RecordingName = "full"
+
+
+class BudgetSpec(Spec, frozen=True):
+    """What may be used within a window: exactly one of `calls`, `tokens`, `usd`, `joules`; on one `team`, `principal`,
+    `key` or `model` of the tenant, else on the tenant as a whole.
+
+    `window`: hour, day, week, month, quarter or year of the tenant's calendar, total, or a length such as "90m", "6h"
+    or "30d". `hard`: calls that would exceed it are refused. `alerts`: percentages of which passing is told.
+    """
+
+    name: str
+    team: str = ""
+    principal: str = ""
+    key: str = ""
+    model: str = ""
+    calls: Natural | None = None
+    tokens: Natural | None = None
+    usd: Amount | None = None
+    joules: Amount | None = None
+    window: str = "month"
+    hard: bool = True
+    alerts: tuple[Annotated[int, Meta(ge=1, le=1000)], ...] = (80, 100)
 
 
 class IssuerSpec(Spec, frozen=True):
@@ -264,11 +298,14 @@ class TenantSpec(Spec, frozen=True):
     name: str
     time_zone: str = "UTC"
     active: bool = True
+    recording: RecordingName = "full"
+    retention: RetentionSpec | None = None
     teams: tuple[TeamSpec, ...] | UnsetType = UNSET
     principals: tuple[PrincipalSpec, ...] | UnsetType = UNSET
     keys: tuple[KeySpec, ...] | UnsetType = UNSET
     policies: tuple[PolicySpec, ...] | UnsetType = UNSET
     aliases: tuple[AliasSpec, ...] | UnsetType = UNSET
+    budgets: tuple[BudgetSpec, ...] | UnsetType = UNSET
     issuers: tuple[IssuerSpec, ...] | UnsetType = UNSET
     roles: tuple[RoleSpec, ...] | UnsetType = UNSET
 

@@ -24,7 +24,9 @@ from interlock.control.apply import Configurator
 from interlock.control.compiler import SnapshotCompiler
 from interlock.control.discovery import DiscoveryLoop, look
 from interlock.control.identity import admin_key_path, ensure_admin
+from interlock.control.keyring import Keyring, ledger_signer
 from interlock.control.power import read_factors
+from interlock.control.retention import RetentionSweeper
 from interlock.control.secrets import ensure_ledger_keys, ensure_pepper
 from interlock.control.sequencer import Sequencer
 from interlock.control.services.base import Tools
@@ -33,15 +35,14 @@ from interlock.control.tokens import AdminTokens
 from interlock.control.web import Api
 from interlock.errors import ConfigError, InterlockError
 from interlock.identity.certificate import ServerTls, check, control_pair
-from interlock.ledger.proof.errors import ProofError
-from interlock.ledger.proof.note import Ed25519Signer
 from interlock.settings import Settings, load
-from interlock.storage.ledger_keys import read_key
 from interlock.storage.ledger_months import ensure_months
 from interlock.storage.migrate import migrate
 from interlock.storage.pool import Store, connect
 from interlock.telemetry.logs import setup_logging
 from interlock.types.clock import Clock, SystemClock
+
+__all__ = ["Control", "ledger_signer", "listen", "main", "make_tools", "run_control", "url_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +56,6 @@ def make_tools(settings: Settings, clock: Clock | None = None) -> Tools:
     ensure_ledger_keys(settings, secrets.token_bytes)
     factors = read_factors(settings.carbon_factors_file)
     return Tools(settings, clock or SystemClock(), secrets.token_bytes, secrets.randbelow, pepper, factors)
-
-
-def ledger_signer(settings: Settings) -> Ed25519Signer:
-    """What signs the ledger's checkpoints. Raises ConfigError."""
-    key = read_key(settings.ledger_signing_key_path(), "the ledger's signing key")
-    try:
-        return Ed25519Signer(settings.ledger_name, key)
-    except ProofError as e:
-        raise ConfigError(f"ledger_name: {e}", param="ledger_name") from None
 
 
 class Control:
@@ -82,10 +74,18 @@ class Control:
         self.configurator = Configurator(self.store, self.tools, self.discover)
         self.tokens = AdminTokens(self.store, self.tools)
         signer = ledger_signer(settings)
-        self.sequencer = Sequencer(self.store, settings, self.tools.clock, [signer])
-        ledger_keys = (signer.verifier_key.text,)
+        keyring = Keyring(settings, signer)
+        self.sequencer = Sequencer(self.store, settings, self.tools.clock, [signer], keyring)
+        self.retention = RetentionSweeper(self.store, settings, self.tools.clock, keyring)
         self.api = Api(
-            self.store, self.tools, self.configurator, self.compiler, self.tokens, self.sequencer, ledger_keys
+            self.store,
+            self.tools,
+            self.configurator,
+            self.compiler,
+            self.tokens,
+            self.sequencer,
+            keyring,
+            self.retention,
         )
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -103,6 +103,7 @@ class Control:
             ("discovery", looking.run),
             ("issuers", self.tokens.run),
             ("sequencer", self.sequencer.run),
+            ("retention", self.retention.run),
             ("months", self._keep_months),
         ):
             thread = threading.Thread(target=run, args=(self._stop,), name=name, daemon=True)

@@ -48,10 +48,27 @@ class ControlMetrics:
         )
         self._ledger_failing = Gauge(
             "interlock_control_ledger_failing",
-            "1 while shipped entries wait because they cannot be placed.",
+            "1 while shipped entries cannot be placed, or trees not be signed.",
             registry=self._registry,
         )
         self._placed_before = 0
+        self._alerts = Counter(
+            "interlock_control_budget_alerts_total", "Thresholds of budgets passed.", registry=self._registry
+        )
+        self._alerts_before = 0
+        self._removed = Counter(
+            "interlock_control_ledger_removed_total", "Contents that retention has removed.", registry=self._registry
+        )
+        self._retention_failing = Gauge(
+            "interlock_control_ledger_retention_failing",
+            "1 while retention cannot remove what is over.",
+            registry=self._registry,
+        )
+        self._removed_before = 0
+        self._pruned = Counter(
+            "interlock_control_ledger_pruned_total", "Entries that retention has pruned.", registry=self._registry
+        )
+        self._pruned_before = 0
 
     def install(self, app: FastAPI) -> None:
         """Count and time every request to the admin API."""
@@ -75,5 +92,15 @@ class ControlMetrics:
         placed = api.sequencer.placed
         self._placed.inc(placed - self._placed_before)
         self._placed_before = placed
+        alerts = api.sequencer.alerts
+        self._alerts.inc(alerts - self._alerts_before)
+        self._alerts_before = alerts
         self._ledger_failing.set(1 if api.sequencer.failing else 0)
+        if api.retention is not None:
+            removed = api.retention.removed
+            self._removed.inc(removed - self._removed_before)
+            self._removed_before = removed
+            self._pruned.inc(api.retention.pruned - self._pruned_before)
+            self._pruned_before = api.retention.pruned
+            self._retention_failing.set(1 if api.retention.failing else 0)
         return generate_latest(self._registry)

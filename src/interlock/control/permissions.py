@@ -40,6 +40,8 @@ class Action(StrEnum):
     source_operate = "source.operate"
     alias_read = "alias.read"
     alias_write = "alias.write"
+    budget_read = "budget.read"
+    budget_write = "budget.write"
     issuer_read = "issuer.read"
     issuer_write = "issuer.write"
     role_read = "role.read"
@@ -53,6 +55,11 @@ class Action(StrEnum):
     ledger_read = "ledger.read"
     ledger_content = "ledger.content"
     ledger_erase = "ledger.erase"
+    ledger_retention = "ledger.retention"
+    ledger_hold = "ledger.hold"
+    ledger_hold_release = "ledger.hold_release"
+    ledger_rotate_key = "ledger.rotate_key"
+    ledger_retire_node = "ledger.retire_node"
     usage_read = "usage.read"
 
 
@@ -91,6 +98,8 @@ RULES: dict[Action, Rule] = {
     Action.source_operate: _rule(AdminRole.admin, "draining a source moves traffic to others"),
     Action.alias_read: _rule(AdminRole.viewer, "aliases are names that callers use"),
     Action.alias_write: _rule(AdminRole.admin, "an alias decides which model answers"),
+    Action.budget_read: _rule(AdminRole.viewer, "who builds has to know what may be used, and how much is left"),
+    Action.budget_write: _rule(AdminRole.admin, "a budget decides who is refused"),
     Action.issuer_read: _rule(AdminRole.auditor, "issuers say whose word is believed"),
     Action.issuer_write: _rule(AdminRole.owner, "an issuer can vouch for anyone in the tenant"),
     Action.role_read: _rule(AdminRole.auditor, "who administers is an auditor's question"),
@@ -108,6 +117,15 @@ RULES: dict[Action, Rule] = {
         AdminRole.auditor, "what people asked and were told is shown by a second grant", grant=AdminRole.payload_reader
     ),
     Action.ledger_erase: _rule(AdminRole.owner, "what is erased is gone: an owner answers for it"),
+    Action.ledger_retention: _rule(AdminRole.owner, "a shorter time destroys what is older: an owner answers for it"),
+    Action.ledger_hold: _rule(AdminRole.admin, "a hold destroys nothing, and may have to be quick"),
+    Action.ledger_hold_release: _rule(AdminRole.owner, "what is released may be destroyed: an owner answers for it"),
+    Action.ledger_rotate_key: _rule(
+        AdminRole.owner, "whose signature proves the ledger concerns the installation", platform_only=True
+    ),
+    Action.ledger_retire_node: _rule(
+        AdminRole.owner, "giving up what a node has not shipped concerns every tenant", platform_only=True
+    ),
     Action.usage_read: _rule(AdminRole.auditor, "who used and spent what is for those who account for it"),
 }
 

@@ -7,13 +7,17 @@ created; one that differs is updated; one that is stored and not declared is del
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
+from msgspec import UNSET
 
+from interlock.control.amounts import budget_amount, budget_fields
 from interlock.control.documents import (
     AliasSpec,
+    BudgetSpec,
     Document,
     IssuerSpec,
     KeySpec,
@@ -30,12 +34,23 @@ from interlock.control.parse import Path, Places, is_set
 from interlock.errors import ConfigError
 
 Operation = Literal["create", "update", "delete"]
-Kind = Literal["tenant", "team", "principal", "source", "policy", "alias", "issuer", "key", "role"]
+Kind = Literal["tenant", "team", "principal", "source", "policy", "alias", "issuer", "key", "role", "budget"]
 
-ORDER: tuple[Kind, ...] = ("tenant", "team", "principal", "source", "policy", "alias", "issuer", "key", "role")
+ORDER: tuple[Kind, ...] = get_args(Kind)
 """Creation order: whatever is referred to comes before what refers to it. Deletion goes the other way."""
 
-AnySpec = TenantSpec | TeamSpec | PrincipalSpec | SourceSpec | PolicySpec | AliasSpec | IssuerSpec | KeySpec | RoleSpec
+AnySpec = (
+    TenantSpec
+    | TeamSpec
+    | PrincipalSpec
+    | SourceSpec
+    | PolicySpec
+    | AliasSpec
+    | IssuerSpec
+    | KeySpec
+    | RoleSpec
+    | BudgetSpec
+)
 
 
 class Ref(msgspec.Struct, frozen=True, order=True):
@@ -123,6 +138,8 @@ def _entries(document: Document) -> Iterator[tuple[Ref, Entry]]:
             yield Ref("policy", tenant.name, policy.id), Entry(policy, (*at, "policies", n))
         for n, alias in enumerate(section(tenant.aliases)):
             yield Ref("alias", tenant.name, alias.name), Entry(alias, (*at, "aliases", n))
+        for n, budget in enumerate(section(tenant.budgets)):
+            yield Ref("budget", tenant.name, budget.name), Entry(budget, (*at, "budgets", n))
         for n, issuer in enumerate(section(tenant.issuers)):
             yield Ref("issuer", tenant.name, issuer.issuer), Entry(issuer, (*at, "issuers", n))
         for n, role in enumerate(section(tenant.roles)):
@@ -135,9 +152,12 @@ def _entries(document: Document) -> Iterator[tuple[Ref, Entry]]:
         yield Ref("alias", "", alias.name), Entry(alias, ("aliases", n))
 
 
+_NO_SECTIONS = {each.name: UNSET for each in msgspec.structs.fields(TenantSpec) if each.default is UNSET}
+
+
 def bare(tenant: TenantSpec) -> TenantSpec:
     """The tenant's own fields, without what belongs to it."""
-    return TenantSpec(name=tenant.name, time_zone=tenant.time_zone, active=tenant.active)
+    return msgspec.structs.replace(tenant, **_NO_SECTIONS)
 
 
 def sections(document: Document) -> set[tuple[str, str]]:
@@ -158,6 +178,7 @@ def sections(document: Document) -> set[tuple[str, str]]:
             ("key", tenant.keys),
             ("policy", tenant.policies),
             ("alias", tenant.aliases),
+            ("budget", tenant.budgets),
             ("issuer", tenant.issuers),
             ("role", tenant.roles),
         )
@@ -232,6 +253,10 @@ def comparable(spec: AnySpec) -> dict[str, Any]:
         fields["models"] = sorted(fields.get("models", ()), key=lambda m: str(m["name"]))
     elif isinstance(spec, PrincipalSpec):
         fields["may_act_for"] = sorted(spec.may_act_for)
+    elif isinstance(spec, BudgetSpec):
+        fields["alerts"] = sorted(set(spec.alerts))
+        with contextlib.suppress(ValueError):  # told by the checks that follow
+            fields |= budget_fields(*budget_amount(spec))
     return fields
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import msgspec
 
+from interlock.control.amounts import micrograms
 from interlock.control.documents import ModelSpec, PowerSpec, SourceSpec
 from interlock.control.prices import Listed
-from interlock.control.validate import micrograms
 from interlock.errors import ConfigError
 from interlock.metering.energy import COEFFICIENT_MAX, DECLARED, UG_PER_KWH_MAX
 from interlock.types.source import Power

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from interlock.control.amounts import NUSD_PER_USD, nano_usd
 from interlock.control.documents import GpuHourSpec, ModelSpec, PriceSpec, SourceSpec
-from interlock.control.validate import NUSD_PER_USD, nano_usd
 from interlock.metering.cost import RATE_MAX, hourly
 from interlock.types.source import Price, PriceTier, SourceKind
 

@@ -21,7 +21,7 @@ from interlock.storage import snapshots
 from interlock.types.decision import Reason
 from interlock.types.identity import Caller, Principal, PrincipalKind, Team, Tenant
 from interlock.types.record import Intent, Party, Refusal
-from interlock.types.snapshot import FORMAT, SMALL_PARTS, Alias, Head, PolicyText
+from interlock.types.snapshot import FORMAT, Alias, Head, PolicyText
 from interlock.types.source import Source
 
 _RULINGS_KEPT = 16
@@ -45,6 +45,10 @@ class Replayed(msgspec.Struct, frozen=True):
     snapshot_version: int
     decided: tuple[str, ...]
     differences: tuple[Difference, ...]
+
+
+_DECIDING = frozenset(("tenants", "teams", "sources", "policies", "aliases", "router"))
+"""Parts that decisions depend on."""
 
 
 class Past(msgspec.Struct, frozen=True):
@@ -94,7 +98,7 @@ def past(conn: Any, version: int) -> Past:
         if hashlib.sha256(part.body).digest() != part.sha256:
             raise SnapshotError(f"part {part.name} of snapshot {version} does not have its hash")
         bodies[part.name] = part.body
-    gone = sorted(set(SMALL_PARTS) - set(bodies))
+    gone = sorted(_DECIDING - set(bodies))
     if gone:
         raise NotFound(f"snapshot {version} has lost its part {gone[0]}", code="snapshot_gone", param="record")
     router = msgspec.msgpack.decode(bodies["router"], type=dict[str, int])

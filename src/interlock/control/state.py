@@ -9,6 +9,7 @@ import msgspec
 
 from interlock.control.documents import (
     AliasSpec,
+    BudgetSpec,
     Document,
     IssuerSpec,
     KeySpec,
@@ -20,12 +21,24 @@ from interlock.control.documents import (
     TenantSpec,
 )
 from interlock.control.plan import AnySpec, Entry, Kind, Ref, role_name
-from interlock.control.services import aliases, issuers, keys, policies, principals, roles, sources, teams, tenants
+from interlock.control.services import (
+    aliases,
+    budgets,
+    issuers,
+    keys,
+    policies,
+    principals,
+    roles,
+    sources,
+    teams,
+    tenants,
+)
 from interlock.control.services.base import Tx
 from interlock.control.validate import PLATFORM
 from interlock.errors import NotFound
 from interlock.storage import aliases as stored_aliases
 from interlock.storage import bindings as stored_bindings
+from interlock.storage import budgets as stored_budgets
 from interlock.storage import keys as stored_keys
 from interlock.storage import policies as stored_policies
 from interlock.storage import principals as stored_principals
@@ -84,6 +97,8 @@ def _tenant(tx: Tx, tenant_id: str, name: str, entries: dict[Ref, Entry], closed
     for key_name, key in newest.items():
         _key(tx, Ref("key", name, key_name), key, now_s, entries, closed)
     _policies_and_aliases(tx, tenant_id, name, entries)
+    for budget in _pages(lambda after: stored_budgets.page(conn, tenant_id=tenant_id, after=after, limit=_PAGE)):
+        entries[Ref("budget", name, budget.value.name)] = Entry(budgets.spec_of(budget.value, tx.names))
     for issuer in issuers.of_tenant(tx, tenant_id):
         entries[Ref("issuer", name, issuer.value.issuer)] = Entry(issuers.spec_of(issuer.value, tx.names))
     for binding in _pages(lambda after: stored_bindings.page(conn, tenant_id=tenant_id, after=after, limit=_PAGE)):
@@ -154,6 +169,8 @@ def _one(tx: Tx, ref: Ref, tenant_id: str) -> AnySpec:
         return policies.spec_of(policies.find(tx, tenant_id, ref.name).value)
     if ref.kind == "alias":
         return aliases.spec_of(aliases.find(tx, tenant_id, ref.name).value)
+    if ref.kind == "budget":
+        return budgets.spec_of(budgets.find(tx, tenant_id, ref.name).value, tx.names)
     if ref.kind == "issuer":
         return issuers.spec_of(issuers.find(tx, tenant_id, ref.name).value, tx.names)
     return roles.spec_of(roles.find(tx, tenant_id, ref.name).value, tx.names)
@@ -173,6 +190,11 @@ def mentioned(ref: Ref, spec: AnySpec) -> set[Ref]:
         out |= {Ref("team", ref.tenant, t) for t in spec.group_teams.values()}
     elif isinstance(spec, SourceSpec):
         out |= {Ref("tenant", t, t) for t in (spec.tenant, *spec.granted_to) if t not in ("", "*")}
+    elif isinstance(spec, BudgetSpec):
+        if spec.team:
+            out.add(Ref("team", ref.tenant, spec.team))
+        if spec.principal:
+            out.add(Ref("principal", ref.tenant, spec.principal))
     elif isinstance(spec, AliasSpec):
         out |= {Ref("source", "", t.source) for t in spec.targets if t.source}
     return out
@@ -197,6 +219,7 @@ def document(entries: dict[Ref, Entry]) -> Document:
                 keys=of("key", name, KeySpec),
                 policies=of("policy", name, PolicySpec),
                 aliases=of("alias", name, AliasSpec),
+                budgets=of("budget", name, BudgetSpec),
                 issuers=of("issuer", name, IssuerSpec),
                 roles=of("role", name, RoleSpec),
             )

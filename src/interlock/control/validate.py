@@ -10,11 +10,12 @@ import datetime
 import re
 import zoneinfo
 from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal, InvalidOperation
 from urllib.parse import urlsplit
 
+from interlock.control.amounts import budget_amount, micrograms, nano_usd
 from interlock.control.documents import (
     AliasSpec,
+    BudgetSpec,
     IssuerSpec,
     KeySpec,
     PolicySpec,
@@ -28,8 +29,8 @@ from interlock.control.parse import Path, Places
 from interlock.control.plan import AnySpec, ConfigErrors, Entry, Ref
 from interlock.errors import ConfigError, InterlockError
 from interlock.metering.cost import RATE_MAX
-from interlock.metering.energy import UG_PER_KWH_MAX
-from interlock.types.identity import PrincipalKind
+from interlock.metering.periods import length_s
+from interlock.types.identity import DataClass, PrincipalKind
 from interlock.types.source import SourceKind
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,98}[A-Za-z0-9])?", re.ASCII)
@@ -43,7 +44,6 @@ ALGORITHMS = frozenset(
 )
 """Asymmetric only: with a shared secret whoever can verify a token could also make one."""
 DAYS_MAX = 3650
-NUSD_PER_USD = 1_000_000_000
 HOUR_NUSD_MAX = RATE_MAX
 WORDS_MAX = 200
 CLASS_CHARS_MAX = 64
@@ -111,6 +111,8 @@ def form(ref: Ref, spec: AnySpec) -> Iterator[Fault]:
         yield from _policy(spec)
     elif isinstance(spec, AliasSpec):
         yield from _alias(spec)
+    elif isinstance(spec, BudgetSpec):
+        yield from _budget(spec)
     elif isinstance(spec, IssuerSpec):
         yield from _issuer(spec)
     elif isinstance(spec, SourceSpec):
@@ -149,6 +151,11 @@ def references(ref: Ref, entry: Entry, after: Mapping[Ref, Entry]) -> Iterator[F
                 yield ("granted_to", i), f"there is no tenant {name!r}"
     elif isinstance(spec, AliasSpec):
         yield from _alias_sources(ref, spec, after)
+    elif isinstance(spec, BudgetSpec):
+        if spec.team and missing("team", ref.tenant, spec.team):
+            yield ("team",), f"there is no team {spec.team!r} in tenant {ref.tenant}"
+        if spec.principal and missing("principal", ref.tenant, spec.principal):
+            yield ("principal",), f"there is no principal {spec.principal!r} in tenant {ref.tenant}"
 
 
 def _alias_sources(ref: Ref, spec: AliasSpec, after: Mapping[Ref, Entry]) -> Iterator[Fault]:
@@ -182,6 +189,11 @@ def _tenant(spec: TenantSpec) -> Iterator[Fault]:
         zoneinfo.ZoneInfo(spec.time_zone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         yield ("time_zone",), f"{spec.time_zone!r} is no IANA time zone, such as Europe/Berlin"
+    kept = spec.retention
+    if kept is not None and kept.entries_days:
+        longer = [each.name for each in DataClass if not 0 < kept.days(each) <= kept.entries_days]
+        if longer:
+            yield ("retention", "entries_days"), f"contents of class {longer[0]} are kept longer than their entries"
 
 
 def _principal(spec: PrincipalSpec) -> Iterator[Fault]:
@@ -245,6 +257,24 @@ def sunset_text(seconds: int) -> str:
         return ""
     when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return when.date().isoformat() if seconds % 86400 == 0 else when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _budget(spec: BudgetSpec) -> Iterator[Fault]:
+    if sum(1 for name in (spec.team, spec.principal, spec.key, spec.model) if name) > 1:
+        yield (), "a budget is on one team, principal, key or model, or on the tenant; make one for each"
+    if spec.model and (MODEL_NAME.fullmatch(spec.model) is None or "::" in spec.model):
+        yield ("model",), f"{spec.model!r} is no model name"
+    if sum(1 for amount in (spec.calls, spec.tokens, spec.usd, spec.joules) if amount is not None) != 1:
+        yield (), "a budget needs exactly one of calls, tokens, usd, joules"
+    else:
+        try:
+            budget_amount(spec)
+        except ValueError as e:
+            yield (), str(e)
+    try:
+        length_s(spec.window)
+    except ValueError as e:
+        yield ("window",), str(e)
 
 
 def _issuer(spec: IssuerSpec) -> Iterator[Fault]:
@@ -364,30 +394,3 @@ def _metering(spec: SourceSpec) -> Iterator[Fault]:
             micrograms(carbon.g_per_kwh)
         except ValueError as e:
             yield ("carbon", "g_per_kwh"), str(e)
-
-
-def nano_usd(dollars: str | float | int) -> int:
-    """Whole nano-dollars of an amount in dollars. A float counts as the shortest decimal that prints the same.
-
-    Raises ValueError when it is negative, no number, finer than a nano-dollar, or above a million dollars.
-    """
-    return _whole(dollars, NUSD_PER_USD, RATE_MAX, "amount in dollars", "amount from 0 to a million with at most nine")
-
-
-def micrograms(grams: str | float | int) -> int:
-    """Whole micrograms of an amount in grams, read like an amount in dollars; at most ten kilograms.
-
-    Raises ValueError.
-    """
-    return _whole(grams, 1_000_000, UG_PER_KWH_MAX, "amount in grams", "amount from 0 to 10000 with at most six")
-
-
-def _whole(value: str | float | int, scale: int, most: int, what: str, form: str) -> int:
-    try:
-        scaled = Decimal(str(value)) * scale
-        whole = int(scaled)
-    except (InvalidOperation, ValueError, OverflowError):
-        raise ValueError(f"{value!r} is no {what}") from None
-    if scaled < 0 or whole != scaled or whole > most:
-        raise ValueError(f"{value!r} is no {form} decimal places")
-    return whole

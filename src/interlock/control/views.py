@@ -8,7 +8,18 @@ from typing import Any
 import msgspec
 
 from interlock.control.plan import Kind
-from interlock.control.services import aliases, issuers, keys, policies, principals, roles, sources, teams, tenants
+from interlock.control.services import (
+    aliases,
+    budgets,
+    issuers,
+    keys,
+    policies,
+    principals,
+    roles,
+    sources,
+    teams,
+    tenants,
+)
 from interlock.control.services.base import Tx
 from interlock.storage.table import Stored
 
@@ -76,6 +87,8 @@ def _spec(tx: Tx, kind: Kind, stored: Stored[Any]) -> msgspec.Struct:
         return policies.spec_of(value)
     if kind == "alias":
         return aliases.spec_of(value)
+    if kind == "budget":
+        return budgets.spec_of(value, tx.names)
     if kind == "issuer":
         return issuers.spec_of(value, tx.names)
     if kind == "role":

@@ -23,8 +23,10 @@ from interlock import __version__
 from interlock.control.apply import Configurator, Reason
 from interlock.control.compiler import SnapshotCompiler
 from interlock.control.identity import Actor, ByToken, authenticate
+from interlock.control.keyring import Keyring
 from interlock.control.permissions import Action, require
 from interlock.control.plan import ConfigErrors
+from interlock.control.retention import RetentionSweeper
 from interlock.control.sequencer import Sequencer
 from interlock.control.services.base import Tools
 from interlock.errors import BadRequest, BodyTooLarge, InterlockError
@@ -49,8 +51,8 @@ class Api:
     compiler: SnapshotCompiler
     by_token: ByToken
     sequencer: Sequencer
-    ledger_keys: tuple[str, ...]
-    """The keys that checkpoints are signed with, as verifiers take them."""
+    keyring: Keyring
+    retention: RetentionSweeper | None = None
 
 
 class Json(Response):

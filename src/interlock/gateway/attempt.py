@@ -14,6 +14,7 @@ from interlock.errors import BadRequest, InterlockError, LimitExceeded, LogError
 from interlock.gateway.prepare import PATHS, body_for
 from interlock.gateway.relay import Relay
 from interlock.types.record import Attempt as AttemptRecord
+from interlock.types.usage import Cost
 from interlock.wire.answers import WholeAnswer, decode_answer, error_words
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Attempt:
     ended = False
     seq = -1
     sent_ns = 0
+    reserved = Cost()
+    """What it costs if nobody ever learns what it used."""
     _size = 0
     _error_status = 0
     _retry_after = b""
@@ -57,6 +60,7 @@ class Attempt:
         source, features = link.source, run.call.features
         assert features is not None  # noqa: S101 - the stages have filled it
         self.sent_ns = runtime.clock.mono_ns()
+        self.reserved = link.meters(offer).rates.bound(features.prompt_tokens_max, features.completion_tokens_max)
         self.seq = runtime.log.append(
             AttemptRecord(
                 run.call.number,
@@ -69,7 +73,7 @@ class Attempt:
                 source.engine_version,
                 offer.model.version,
                 link.off_prem,
-                link.meters(offer).rates.bound(features.prompt_tokens_max, features.completion_tokens_max),
+                self.reserved,
             )
         )
         if link.off_prem:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from interlock.gateway.http.exchange import Request, Sink
     from interlock.gateway.identify import Identity
     from interlock.gateway.state import State
+    from interlock.gateway.treasury import Hold
     from interlock.metering.limits import Admission
     from interlock.types.decision import Authorization, RouteDecision
     from interlock.types.identity import DataClass
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from interlock.types.snapshot import Alias
     from interlock.types.source import Offer
     from interlock.wire.openai import Parsed
+
+
+PIECES_UNBOUNDED = 1 << 62
+PIECES_SPARE = 8
+"""Events of a stream that hold no token, as some clouds send them before the text."""
 
 
 class Call:
@@ -45,8 +51,15 @@ class Call:
     admission: Admission | None = None
     limit_lines: Callable[[], bytes] | None = None
     route: RouteDecision | None = None
+    affordable: frozenset[str] | None = None
+    """Offers that its budgets allow; None: all candidates."""
+    hold: Hold | None = None
+    charged = False
+    """A source has worked on it, or may have."""
     intent_seq = -1
     request_class = ""
+    recording = -1
+    """What of it is kept (`Recording`); -1 before that is known."""
 
     def __init__(self, operation: str, request: Request, sink: Sink, state: State, epoch: str, number: int) -> None:
         self.operation = operation
@@ -71,6 +84,13 @@ class Call:
         if features is None:
             return Usage(0, 0, 0, "reserved")
         return Usage(features.prompt_tokens_max, 0, features.completion_tokens_max, "reserved")
+
+    def pieces_max(self) -> int:
+        """Pieces of streamed text after which a source has said more than its bound: each is a token at least. Only
+        where a budget counts on the bound."""
+        if self.hold is None or self.features is None:
+            return PIECES_UNBOUNDED
+        return self.features.completion_tokens_max + PIECES_SPARE
 
     def id_headers(self) -> bytes:
         """The answer's header lines that carry the request id, for us and for clients that look for the usual name."""

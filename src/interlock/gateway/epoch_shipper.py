@@ -31,6 +31,7 @@ from interlock.types.record import EnergyMeasured, request_id
 
 log = logging.getLogger("interlock.gateway.shipper")
 
+NS_PER_DAY = 86_400_000_000_000
 TENANTS_KEPT = 65_536
 """Ended calls of which the tenant is remembered, for the measurements of their energy that come later."""
 
@@ -162,11 +163,14 @@ class EpochShipper:
         batch.entries.append(
             shipping.InboxEntry(draft.tenant_id, n, encode_leaf({**draft.leaf, "epoch": self.epoch, "n": n}))
         )
+        if not draft.contents:
+            return
+        owner, use = (draft.tenant_id, draft.subject), (draft.leaf["what"]["data_class"], draft.at_ns // NS_PER_DAY)
         for content in draft.contents:
-            batch.contents.append(shipping.ContentRow(draft.tenant_id, draft.subject, content.id, content.data))
+            batch.contents.append(shipping.ContentRow(*owner, content.id, content.data, *use))
             batch.bytes += len(content.data)
         for node in draft.lists:
-            batch.lists.append(shipping.ListRow(draft.tenant_id, draft.subject, node.id, node.previous, node.item))
+            batch.lists.append(shipping.ListRow(*owner, node.id, node.previous, node.item, *use))
 
     def _put_interrupted(self, conn: Connection[Any], batch: _Batch) -> None:
         """What a dead epoch left open, as the epoch that recovered it says."""

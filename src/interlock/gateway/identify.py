@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.errors import Denied, Unauthenticated
+from interlock.metering.book import NO_BUDGETS, TenantBook
 from interlock.metering.limits import Subject
 from interlock.types.apikey import well_formed
 from interlock.types.identity import ApiKey, Caller, DataClass, PrincipalKind, Scope
@@ -20,6 +21,7 @@ from interlock.types.snapshot import key_digest
 if TYPE_CHECKING:
     from interlock.gateway.snapshot import SnapshotView
     from interlock.identity.tokens import TokenVerifier
+    from interlock.types.budget import Budget
     from interlock.types.clock import Clock
 
 _INVALID = "The API key is not valid; check that it was copied whole and belongs to this installation."
@@ -40,6 +42,11 @@ class Identity(NamedTuple):
     """Digest of the API key (empty for tokens), by which running calls are found when it is cut off."""
     parties: tuple[Party, ...]
     """Who calls and whom it acts for, as records have them."""
+    budgets: tuple[Budget, ...] = ()
+    """Budgets that its calls count on, whatever model answers."""
+    book: TenantBook = NO_BUDGETS
+    recording: int = 0
+    """The strictest that its tenant, and the teams of all parties, ask for."""
 
 
 class Authenticator:
@@ -99,7 +106,10 @@ class Authenticator:
             delegation="asserted",
             not_after_s=caller.not_after_s,
         )
-        return identity._replace(caller=acting, parties=_parties(acting))
+        parties = _parties(acting)
+        return identity._replace(
+            caller=acting, parties=parties, recording=_recording(identity.tenant_id, parties, view)
+        )
 
     def _from_key(self, secret: bytes, digest: bytes, view: SnapshotView) -> Identity:
         key = view.key(digest)
@@ -169,7 +179,32 @@ def _identity(caller: Caller, view: SnapshotView, key: ApiKey | None, digest: by
     if team is not None and team.limits is not None:
         subjects.append(Subject("team", team.id, team.limits))
     asserts = Scope.assert_user.value in caller.scopes
-    return Identity(caller, principal.tenant_id, team_id, tuple(subjects), asserts, digest, _parties(caller))
+    parties = _parties(caller)
+    book = view.book.of(principal.tenant_id)
+    return Identity(
+        caller,
+        principal.tenant_id,
+        team_id,
+        tuple(subjects),
+        asserts,
+        digest,
+        parties,
+        book.of(principal.tenant_id, team_id, principal.id, key.id if key is not None else ""),
+        book,
+        _recording(principal.tenant_id, parties, view),
+    )
+
+
+def _recording(tenant_id: str, parties: tuple[Party, ...], view: SnapshotView) -> int:
+    """What a team asks for holds for each call that concerns one of its members, whichever team comes first."""
+    tenant = view.tenant(tenant_id)
+    strictest = int(tenant.recording) if tenant is not None else 0
+    for party in parties:
+        for team_id in party.team_ids:
+            team = view.team(team_id)
+            if team is not None and team.recording > strictest:
+                strictest = int(team.recording)
+    return strictest
 
 
 def _parties(caller: Caller) -> tuple[Party, ...]:

@@ -5,12 +5,17 @@
                      Reload      look again at credentials, certificates or issuers' keys
                      Stop        finish running calls within the grace, then exit
                      Measured    energy of calls that ended, from a source's meter
+                     LeaseGranted, LeaseRefused   the answer to LeaseWanted
+                     LeaseRecalled   others need what can be spared of a budget's share
+                     KeyAnswer   what there is under an idempotency key
                      Ping        answered here, so that a stuck worker is found
     worker -> node   Ready       serving, on this snapshot
                      Runs        now runs on this snapshot
                      Rejected    keeps the one it had, and why
                      RefreshKeys a token names a key id that the issuer's stored keys do not have
                      Worked      what was under way at sources that have a meter
+                     LeaseWanted, LeaseReturned   shares of budgets
+                     KeyClaim, KeyEnd   a call claims an idempotency key; how it ended
                      Pong        its event loop turns
 
 Either end sees the other one die as the end of the stream: a worker whose node is gone stops as if told to, so no
@@ -128,6 +133,94 @@ class Measured(msgspec.Struct, frozen=True, tag_field="is", tag="measured"):
     calls: list[tuple[int, int]]
 
 
+class LeaseWanted(msgspec.Struct, frozen=True, tag_field="is", tag="lease_wanted"):
+    """A worker needs a share of a budget's period: `need` more at least (0: it asks in advance), `want` if there is
+    plenty. Answered once."""
+
+    epoch: str
+    tenant_id: str
+    budget: str
+    start_s: int
+    need: int
+    want: int
+
+
+class LeaseReturned(msgspec.Struct, frozen=True, tag_field="is", tag="lease_returned"):
+    """A worker gives `amount` of its share back. `recall`: number of the recall that this answers, 0: none."""
+
+    epoch: str
+    budget: str
+    start_s: int
+    amount: int
+    recall: int
+
+
+class LeaseGranted(msgspec.Struct, frozen=True, tag_field="is", tag="lease_granted"):
+    """The worker's share grows by `amount`."""
+
+    epoch: str
+    budget: str
+    start_s: int
+    amount: int
+
+
+class LeaseRefused(msgspec.Struct, frozen=True, tag_field="is", tag="lease_refused"):
+    """What was needed cannot be had. `why`: "spent", "held" (by workers that do not answer) or "unavailable" (the
+    database is away). `used`: what was charged so far, `amount`: the budget's; -1 when unknown."""
+
+    epoch: str
+    budget: str
+    start_s: int
+    why: str
+    used: int = -1
+    amount: int = -1
+
+
+class LeaseRecalled(msgspec.Struct, frozen=True, tag_field="is", tag="lease_recalled"):
+    """Give back what can be spared of a share, and say so under this number. `asker`: the epoch that needs it."""
+
+    budget: str
+    start_s: int
+    number: int
+    asker: str
+
+
+class KeyClaim(msgspec.Struct, frozen=True, tag_field="is", tag="key_claim"):
+    """The call `request` claims a principal's idempotency key; see `interlock.gateway.idempotency`. Answered once."""
+
+    epoch: str
+    number: int
+    tenant_id: str
+    principal_id: str
+    digest: bytes
+    fingerprint: bytes
+    subject: str
+    request: str
+
+
+class KeyEnd(msgspec.Struct, frozen=True, tag_field="is", tag="key_end"):
+    """How the call ended that has a key: "done" (`answer`: sealed, b"" when it is not kept), "lost", or "free" when
+    nothing was done."""
+
+    tenant_id: str
+    principal_id: str
+    digest: bytes
+    request: str
+    state: str
+    answer: bytes
+
+
+class KeyAnswer(msgspec.Struct, frozen=True, tag_field="is", tag="key_answer"):
+    """What there is under a key: "fresh", "other", "running", "done", "lost", or "unavailable". `request`: the call
+    that has it."""
+
+    epoch: str
+    number: int
+    state: str
+    request: str = ""
+    answer: bytes = b""
+
+
 class Ping(msgspec.Struct, frozen=True, tag_field="is", tag="ping"):
     """Are you there? Answered by the worker's end itself."""
 
@@ -136,8 +229,10 @@ class Pong(msgspec.Struct, frozen=True, tag_field="is", tag="pong"):
     """The answer to Ping."""
 
 
-ToWorker = Configure | NewSnapshot | Reload | Stop | Measured | Ping
-ToNode = Ready | Runs | Rejected | RefreshKeys | Worked | Pong
+ToWorker = (
+    Configure | NewSnapshot | Reload | Stop | Measured | LeaseGranted | LeaseRefused | LeaseRecalled | KeyAnswer | Ping
+)
+ToNode = Ready | Runs | Rejected | RefreshKeys | Worked | LeaseWanted | LeaseReturned | KeyClaim | KeyEnd | Pong
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -234,7 +329,7 @@ async def node_end(
 
 
 async def worker_end(
-    on_message: Callable[[Configure | NewSnapshot | Reload | Stop | Measured], None],
+    on_message: Callable[[ToWorker], None],
     on_closed: Callable[[LinkError | None], None],
     fd: int = LINK_FD,
 ) -> WorkerEnd:

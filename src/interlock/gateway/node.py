@@ -33,11 +33,22 @@ import msgspec
 
 from interlock import __version__
 from interlock.errors import ConfigError, InterlockError, Unavailable
+from interlock.gateway.claimant import Claimant
 from interlock.gateway.feed import DatabaseStore, SnapshotFeed, Store
-from interlock.gateway.link import Configure, NewSnapshot, Rejected, Worked
+from interlock.gateway.lender import Lender
+from interlock.gateway.link import (
+    Configure,
+    KeyClaim,
+    KeyEnd,
+    LeaseReturned,
+    LeaseWanted,
+    NewSnapshot,
+    Rejected,
+    Worked,
+)
 from interlock.gateway.listen import Listening
 from interlock.gateway.metered import MeterService
-from interlock.gateway.slots import Slot
+from interlock.gateway.slots import RETIRED_EXIT, Slot
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.identity.certificate import check as check_certificate
@@ -182,6 +193,8 @@ class GatewayNode:
         self.meters = MeterService(
             self.name, lambda: self.slots, self.metrics, self.clock, settings.energy_sample_ms, self._meter
         )
+        self.lender = Lender(self.name, settings.database_url, settings, self.clock, lambda: self.slots)
+        self.claimant = Claimant(settings.database_url, settings, lambda: self.slots)
         self.metrics.before_publish(self._fill)
 
     async def _serve(self) -> None:
@@ -195,6 +208,8 @@ class GatewayNode:
                 ("issuer keys", self.jwks.run),
                 ("energy meters", self.meters.run),
                 ("shipper", self._shipper),
+                ("lender", self.lender.run),
+                ("claimant", self.claimant.run),
                 ("housekeeping", self._housekeeping),
             )
         ]
@@ -265,6 +280,10 @@ class GatewayNode:
                 await process.wait()
             raise
         log.error("the shipper ended by itself (exit code %s) and is started again", code)
+        if code == RETIRED_EXIT:
+            log.error("this node was retired while it was away: its workers are replaced")
+            for slot in self.slots:
+                await slot.renew(self.settings.stop_grace_ms)
 
     # -- what the feed says
 
@@ -333,6 +352,7 @@ class GatewayNode:
         self.board.clear_worker(slot)
         self.limits.clear_worker(slot)
         self.meters.died(slot)
+        self.lender.died(slot)
         if not self._stopping.is_set():
             self.metrics.worker_restarts.add()
 
@@ -360,6 +380,20 @@ class GatewayNode:
     def worked(self, slot: int, message: Worked) -> None:
         """See `slots.Host`."""
         self.meters.worked(slot, message)
+
+    def lease(self, slot: int, message: LeaseWanted | LeaseReturned) -> None:
+        """See `slots.Host`."""
+        if isinstance(message, LeaseWanted):
+            self.lender.wanted(slot, message)
+        else:
+            self.lender.returned(slot, message)
+
+    def key(self, slot: int, message: KeyClaim | KeyEnd) -> None:
+        """See `slots.Host`."""
+        if isinstance(message, KeyClaim):
+            self.claimant.claim(slot, message)
+        else:
+            self.claimant.ended(slot, message)
 
     # -- the rest
 

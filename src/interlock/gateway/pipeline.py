@@ -1,10 +1,13 @@
 """The order of a call's stages: this file is the list.
 
-    authenticate -> receive -> resolve -> authorize -> admit -> route -> record intent -> run
+    authenticate -> receive -> resolve -> authorize -> (idempotency key) -> admit -> route -> budget -> record intent
+    -> run
 
 `run` (see `interlock.gateway.run`) invokes the source, fails over along the candidates, records every attempt, and
 ends with the outcome: meter, record, respond. Authentication comes before the body is decoded, so that strangers
-cost little and learn nothing; from `authenticate` on every refusal is recorded.
+cost little and learn nothing; from `authenticate` on every refusal is recorded. A call that needs a share of a budget
+which its worker does not hold waits before its intent (`interlock.gateway.waiting`); one with an idempotency key waits
+before it counts on anything (`interlock.gateway.idempotency`).
 """
 
 from __future__ import annotations
@@ -14,17 +17,22 @@ from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LogError
 from interlock.gateway.call import Call
+from interlock.gateway.idempotency import IDEMPOTENCY_KEY, Claiming, Replayed, key_of
 from interlock.gateway.run import Run
 from interlock.gateway.stages.admit import admit
 from interlock.gateway.stages.authenticate import authenticate
 from interlock.gateway.stages.authorize import authorize
+from interlock.gateway.stages.budget import budgeted, reserve
 from interlock.gateway.stages.receive import receive
 from interlock.gateway.stages.record import record_intent, record_refusal
 from interlock.gateway.stages.resolve import resolve
 from interlock.gateway.stages.route import route
+from interlock.gateway.waiting import Waiting
 from interlock.wire.errors import error_answer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from interlock.gateway.http.exchange import Exchange, Request, Sink
     from interlock.gateway.runtime import Runtime
 
@@ -37,28 +45,60 @@ def govern(operation: str, request: Request, sink: Sink, runtime: Runtime) -> Ex
     call = Call(operation, request, sink, runtime.state, record_log.epoch, record_log.next_call())
     call.wall_ns = runtime.clock.wall_ns()
     call.seed = runtime.seed(call.number)
+    return _guarded(call, runtime, _enter)
+
+
+def _guarded(call: Call, runtime: Runtime, step: Callable[[Call, Runtime], Exchange | None]) -> Exchange | None:
+    """One step of a call's way; what it raises is the answer."""
     try:
-        authenticate(call, runtime.authenticator)
-        receive(call, runtime.body_limits)
-        resolve(call, runtime.settings)
-        authorize(call, runtime)
-        admit(call, runtime)
-        route(call, runtime)
-        record_intent(call, record_log)
+        return step(call, runtime)
     except InterlockError as error:
         refuse(call, error, runtime)
-        return None
     except Exception:
-        # A defect of ours, not of the request: the caller gets a plain 500, the log the trace without payload.
         log.exception("stage failed", extra={"request_id": call.id})
-        refuse(call, InterlockError(f"Interlock failed on this request; quote {call.id} to report it."), runtime)
-        return None
+        refuse(call, _defect(call), runtime)
+    return None
+
+
+def _enter(call: Call, runtime: Runtime) -> Exchange | None:
+    """Who asks for what, and whether they may. A call with an idempotency key goes on when that is known to be new."""
+    authenticate(call, runtime.authenticator)
+    receive(call, runtime.body_limits)
+    resolve(call, runtime.settings)
+    authorize(call, runtime)
+    if IDEMPOTENCY_KEY in call.request.headers:
+        claiming = Claiming(call, key_of(call), runtime, lambda c, r: _guarded(c, r, _admit), refuse)
+        claiming.begin()
+        return claiming
+    return _admit(call, runtime)
+
+
+def _admit(call: Call, runtime: Runtime) -> Exchange | None:
+    """Room, limits, candidates, budgets."""
+    admit(call, runtime)
+    route(call, runtime)
+    if budgeted(call):
+        short = reserve(call, runtime)
+        if short is not None:
+            waiting = Waiting(call, runtime, lambda c, r: _guarded(c, r, _run), refuse)
+            waiting.begin(short)
+            return waiting
+    return _run(call, runtime)
+
+
+def _defect(call: Call) -> InterlockError:
+    """A defect of ours, not of the request: the caller gets a plain 500, the log the trace without payload."""
+    return InterlockError(f"Interlock failed on this request; quote {call.id} to report it.")
+
+
+def _run(call: Call, runtime: Runtime) -> Run:
+    record_intent(call, runtime.log)
     run = Run(call, runtime)
     try:
         run.begin()
     except Exception:
         log.exception("call not begun", extra={"request_id": call.id})
-        run.cut(InterlockError(f"Interlock failed on this request; quote {call.id} to report it."))
+        run.cut(_defect(call))
     return run
 
 
@@ -71,6 +111,11 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
     if call.admission is not None:
         runtime.limits.settle(call.admission, 0, runtime.clock.mono_ns())
         call.admission = None
+    if call.hold is not None:
+        runtime.treasury.release(call.hold)
+        call.hold = None
+    if error.code.startswith("budget_"):
+        metrics.budget_refusals.add((error.code,))
     outcome = "refused" if call.identity is not None else "unauthenticated"
     metrics.requests.add((call.operation, outcome))
     metrics.denials.add((error.code,))
@@ -87,5 +132,13 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
         # The log is what refuses: the caller is told so, and nothing was done that a record would speak of.
         call.sink.respond(status, headers, body)
         return
-    # Also when it cannot become durable: a refusal gives nothing away, and the caller must not be left waiting.
-    runtime.log.on_durable(seq, lambda _error: call.sink.respond(status, headers, body))
+
+    def durable(log_error: LogError | None) -> None:
+        # Also when it cannot become durable: a refusal gives nothing away, and the caller must not be left waiting.
+        # An earlier answer does: it leaves with a durable record only (P1).
+        if log_error is not None and isinstance(error, Replayed):
+            call.sink.respond(*error_answer(log_error, "openai"))
+        else:
+            call.sink.respond(status, headers, body)
+
+    runtime.log.on_durable(seq, durable)

@@ -7,7 +7,7 @@ attempt is durable. From the last choice's finish on, events are held until the 
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from interlock.gateway.attempt import Attempt
 
 DONE = b"[DONE]"
+LENGTH = "length"
 DONE_EVENT = b"data: [DONE]\n\n"
 PLAIN_TRIES = 8
 """Events in a row that may turn out not to be plain text before the short way is given up for a stream."""
@@ -30,6 +31,11 @@ STENCIL_TRIES = 8
 """Stencils that are cut for a stream: an engine whose events differ in more than their text has no use for them."""
 CR, LF = b"\r\n"
 """As numbers: `in` looks for one seven times as fast as for bytes of length one."""
+
+
+def _not_kept(_call: int, _index: int, _text: str, _raw: bytes) -> int:
+    """In place of the log where an answer is not kept: what still has to be durable before it is the attempt."""
+    return 0
 
 
 class Relay:
@@ -42,6 +48,7 @@ class Relay:
     __slots__ = (
         "_append",
         "_attempt",
+        "_bound",
         "_finished",
         "_held",
         "_hide_usage",
@@ -83,12 +90,13 @@ class Relay:
         self._runtime = runtime
         self._splitter = Splitter(settings.event_bytes_max)
         self._sync_ms = settings.stream_sync_ms
-        self._append = runtime.log.append_chunk
+        self._append = runtime.log.append_chunk if not run.call.recording else _not_kept
         self._on_written = runtime.log.on_written
         self._sync_within = runtime.log.sync_within
         self._write_chunks = run.call.sink.write_chunks
         self._number = run.call.number
         self._n = parsed.n
+        self._bound = run.call.pieces_max()
         self._hide_usage = not parsed.wants_usage
         self._tell_at_ns = 0
         """When the run has to hear again that the stream is alive; at first, so that it begins the answer."""
@@ -160,6 +168,9 @@ class Relay:
         attempt = self._attempt
         if attempt.upstream is not None:
             attempt.upstream.event_seen = True
+        if self.chunks >= self._bound:
+            self._cut(framed[at + 6 : -4])
+            return
         if piece:
             try:
                 self._append(self._number, self.chunks, text, b"")
@@ -286,6 +297,9 @@ class Relay:
             elif len(payload) > 2:
                 self._record("", payload)
             return self._take(event)
+        if self.chunks >= self._bound and any(plain_text(choice) != "" for choice in choices):
+            self._cut(payload)
+            return False
         if parsed.usage is not None:
             self.usage = parsed.usage
         if not self.first_ns:
@@ -303,6 +317,24 @@ class Relay:
                 self._finished.add(choice.index)
                 self.finish_reasons = (*self.finish_reasons, choice.finish_reason)
         return self._take(event)
+
+    def _cut(self, payload: bytes) -> None:
+        """The source says more than the call's budgets have room for, and than it was told to: end the stream here, as
+        one that has reached its length. `payload`: the event that is not forwarded."""
+        fields = msgspec.json.decode(payload, type=dict[str, Any])
+        said: dict[str, Any] = {"text": ""} if self._attempt.run.call.operation == "completions" else {"delta": {}}
+        left = [index for index in range(self._n) if index not in self._finished]
+        fields["choices"] = [{"index": index, **said, "finish_reason": LENGTH} for index in left]
+        fields.pop("usage", None)
+        self._finished.update(left)
+        self.finish_reasons = (*self.finish_reasons, *[LENGTH] * len(left))
+        event = b"data: %b\n\n" % msgspec.json.encode(fields)
+        self._tail.append(event)
+        self._tail_bytes += len(event)
+        self.events += 1
+        self.usage = None
+        self._complete()
+        self._attempt.cancel()
 
     def _record(self, text: str, raw: bytes) -> None:
         self._append(self._number, self.chunks, text, raw)

@@ -10,12 +10,15 @@ Ways through:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
 from interlock.gateway.attempt import Attempt
+from interlock.gateway.runtime import Unsettled
 from interlock.gateway.trace import tried
+from interlock.ledger.charges import NOTHING, charged, interrupted
 from interlock.types.record import AttemptEnd, Outcome
 from interlock.types.usage import Cost, Energy, Usage
 from interlock.wire.errors import error_answer, error_event
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from interlock.gateway.http.exchange import Headers
     from interlock.gateway.relay import Relay
     from interlock.gateway.runtime import Runtime
+    from interlock.gateway.treasury import Hold
     from interlock.telemetry.tracing import AttemptFigures
     from interlock.types.decision import Candidate
     from interlock.wire.answers import WholeAnswer
@@ -59,6 +63,8 @@ class Run:
     _judged = False
     _last_error: InterlockError | None = None
     _skipped: tuple[str, ...] = ()
+    _charged: tuple[Hold, tuple[int, ...]] | None = None
+    """What budgets were charged when the call ended."""
     tried: tuple[AttemptFigures, ...] = ()
     """Attempts that failed, for tracing; empty when nothing is traced."""
 
@@ -69,6 +75,7 @@ class Run:
         self.parsed = call.parsed
         self.stream = call.parsed.stream
         self._last_sent_ns = call.started_ns
+        self._hold = call.hold
 
     @property
     def last_attempt(self) -> Attempt | None:
@@ -100,6 +107,9 @@ class Run:
                 candidate = candidates[self._index]
                 self._rank = self._index
                 self._index += 1
+                if call.affordable is not None and candidate.offer not in call.affordable:
+                    self._skipped += (f"{candidate.offer}: over budget",)
+                    continue
                 offer = call.offer(candidate.offer)
                 link = call.state.links[offer.source.id]
                 if not board.allow(link.row, now_ns):
@@ -149,7 +159,7 @@ class Run:
             self.tried += (tried(self, attempt, now_ns, error.code, error.status),)
         try:
             runtime.log.append(
-                AttemptEnd(self.call.number, attempt.number, now_ns, error.code, error.status, error.message)
+                AttemptEnd(self.call.number, attempt.number, now_ns, error.code, error.status, self._words(error))
             )
         except LogError as log_error:
             self.log_failed(log_error)
@@ -252,8 +262,8 @@ class Run:
         if state == "completed" and attempt is not None:
             runtime.board.success(attempt.link.row)
             self._judged = True
-        self._settle(usage, now_ns)
         cost, energy = self._metered(attempt, usage, now_ns, len(body))
+        amounts = self._settle(usage, cost, energy, now_ns)
         outcome = Outcome(
             call.number,
             now_ns,
@@ -268,26 +278,34 @@ class Run:
             (first_ns - call.started_ns) // 1000 if first_ns else 0,
             (now_ns - call.started_ns) // 1000,
             relay.chunks if relay is not None else 0,
-            relay.digest.digest() if relay is not None else b"",
-            b"",  # the body itself is here
-            body,
+            relay.digest.digest() if relay is not None and not call.recording else b"",
+            b"",  # the body itself is here, or nothing that it could be guessed by
+            body if not call.recording else b"",
             error.code if error is not None else "",
-            error.message if error is not None else "",
+            self._words(error) if error is not None else "",
             len(body) if relay is None else relay.bytes_whole if state == "completed" else relay.bytes_sent,
             cost,
             energy,
+            amounts,
         )
         try:
             seq = runtime.log.append(outcome)
         except LogError as log_error:
+            self._recharge(attempt)
             self._answer_log_error(log_error)
             return
         self._count(outcome, first_ns)
         if state == "disconnected":
             runtime.log.sync_within(runtime.settings.stream_sync_ms)
+            if self._charged is not None:
+                runtime.log.on_durable(seq, lambda e: self._recharge(attempt) if e is not None else None)
             self._leave()
             return
         runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))
+
+    def _words(self, error: InterlockError) -> str:
+        """What of an error's words is kept: a source's may quote what it was asked and what it answered."""
+        return error.message if not self.call.recording else ""
 
     def _metered(self, attempt: Attempt | None, usage: Usage, now_ns: int, body_bytes: int) -> tuple[Cost, Energy]:
         """What the usage cost and took where the call ended."""
@@ -306,6 +324,7 @@ class Run:
     ) -> None:
         """The outcome is safe (or can never be): now the caller may see the end."""
         if log_error is not None:
+            self._recharge(self._attempt)
             self._answer_log_error(log_error)
             return
         sink = self.call.sink
@@ -342,7 +361,9 @@ class Run:
         self.ended = True
         if self._attempt is not None:
             self._attempt.cancel()
-        self._settle(self.call.unknown_usage(), self.runtime.clock.mono_ns())
+        attempt = self._attempt
+        self._settle_unrecorded()
+        self._record_failure(attempt, error)
         self._answer_log_error(error)
 
     def _answer_log_error(self, error: LogError) -> None:
@@ -355,13 +376,71 @@ class Run:
         status, headers, body = error_answer(error, "openai")
         self.call.sink.respond(status, headers, body)
 
-    def _settle(self, usage: Usage, now_ns: int) -> None:
+    def _settle(self, usage: Usage, cost: Cost, energy: Energy, now_ns: int) -> tuple[int, ...]:
+        """Settle limits and budgets. Returns what each budget is charged."""
         self._unseat()
-        call = self.call
+        call, attempt = self.call, self._attempt
+        call.charged = ran = attempt is not None and usage is not NOTHING_USED
         if call.admission is not None:
             self.runtime.limits.settle(call.admission, usage.total_tokens, now_ns)
             call.limit_lines = call.admission.header_lines
             call.admission = None
+        hold = call.hold
+        if hold is None:
+            return NOTHING
+        model = attempt.offer.model.name if attempt is not None else ""
+        amounts = charged(hold.charges, ran=ran, model=model, usage=usage, cost=cost, energy=energy)
+        self.runtime.treasury.settle(hold, amounts)
+        call.hold, self._charged = None, (hold, amounts)
+        return amounts
+
+    def _record_failure(self, attempt: Attempt | None, error: LogError) -> None:
+        """Let the log know how the call ended: it writes that when it takes records again, so that the call does not
+        stay open in it."""
+        call, runtime = self.call, self.runtime
+        usage = call.unknown_usage() if attempt is not None else NOTHING_USED
+        now_ns = runtime.clock.mono_ns()
+        cost, energy = self._metered(attempt, usage, now_ns, 0)
+        outcome = Outcome(
+            call.number,
+            now_ns,
+            "failed",
+            error.status,
+            attempt.number if attempt is not None else -1,
+            attempt.link.source.name if attempt is not None else "",
+            attempt.offer.model.name if attempt is not None else "",
+            "",
+            (),
+            usage,
+            0,
+            (now_ns - call.started_ns) // 1000,
+            code=error.code,
+            words=error.message,
+            cost=cost,
+            energy=energy,
+            charged=_interrupted(self._hold, attempt) if self._hold is not None else NOTHING,
+        )
+        with contextlib.suppress(LogError):
+            runtime.log.append(outcome)
+
+    def _recharge(self, attempt: Attempt | None) -> None:
+        """The outcome did not get into the log: until it does, the call is charged as one that was interrupted."""
+        if self._charged is None:
+            return
+        hold, amounts = self._charged
+        meanwhile = _interrupted(hold, attempt)
+        self.runtime.treasury.correct(hold, amounts, meanwhile)
+        self.runtime.unsettled.append(Unsettled(self.call.intent_seq, hold, meanwhile, amounts))
+
+    def _settle_unrecorded(self) -> None:
+        """Settle a call whose end is not recorded as recovery will: at what was reserved."""
+        call, attempt = self.call, self._attempt
+        hold, call.hold = call.hold, None
+        self._settle(call.unknown_usage(), NO_COST, NO_ENERGY, self.runtime.clock.mono_ns())
+        if hold is not None:
+            amounts = _interrupted(hold, attempt)
+            self.runtime.treasury.settle(hold, amounts)
+            self.runtime.unsettled.append(Unsettled(call.intent_seq, hold, amounts, amounts))
 
     def _unseat(self) -> None:
         if self._seated >= 0:
@@ -454,6 +533,13 @@ class Run:
                 runtime.observe_latency(attempt.offer.key, first_us)
         if runtime.on_finished is not None:
             runtime.on_finished(self, outcome)
+
+
+def _interrupted(hold: Hold, attempt: Attempt | None) -> tuple[int, ...]:
+    """What each budget is charged for a call whose outcome is not in the log."""
+    if attempt is None:
+        return interrupted(hold.charges, ran=False, model="", cost=NO_COST)
+    return interrupted(hold.charges, ran=True, model=attempt.offer.model.name, cost=attempt.reserved)
 
 
 def shutdown_error() -> Unavailable:

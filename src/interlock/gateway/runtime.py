@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.gateway.http.exchange import header_line
 from interlock.gateway.tally import Tally
@@ -13,9 +14,13 @@ from interlock.types.identity import DataClass
 from interlock.wire.openai import Limits
 
 if TYPE_CHECKING:
+    from interlock.errors import LogError
+    from interlock.gateway.idempotency import Claiming, Claims
     from interlock.gateway.identify import Authenticator
     from interlock.gateway.run import Run
     from interlock.gateway.state import State
+    from interlock.gateway.treasury import Hold, Treasury
+    from interlock.gateway.waiting import Waiting
     from interlock.gateway.worked import Desk
     from interlock.ledger.log import RecordLog
     from interlock.metering.limits import LimitTable
@@ -33,6 +38,17 @@ LINES_MAX = 4096
 """Decision headers that are remembered; the same few repeat."""
 
 
+class Unsettled(NamedTuple):
+    """A call whose end did not get into the log when it came. `charged`: what its budgets are charged meanwhile, the
+    most that it may be; `recorded`: what the log says when it writes that end later. A call whose intent is lost with
+    it was never made."""
+
+    intent_seq: int
+    hold: Hold
+    charged: tuple[int, ...]
+    recorded: tuple[int, ...]
+
+
 class Runtime:
     """Everything the stages need besides the call. `state` changes with each snapshot; the rest is for life."""
 
@@ -47,6 +63,8 @@ class Runtime:
         metrics: Metrics,
         authenticator: Authenticator,
         state: State,
+        treasury: Treasury,
+        claims: Claims,
         seed: int,
     ) -> None:
         self.settings = settings
@@ -57,13 +75,18 @@ class Runtime:
         self.metrics = metrics
         self.authenticator = authenticator
         self.state = state
+        self.treasury = treasury
+        self.claims = claims
         self.runs: set[Run] = set()
+        self.waiting: set[Waiting | Claiming] = set()
+        """Calls that wait for a share of a budget, or for their idempotency keys."""
         self.confirmed_ns = board.snapshot_confirmed()[1]
         """When the snapshot was last confirmed (Unix nanoseconds), as of the last sweep."""
         self.swept_ns = clock.mono_ns()
         """The monotonic clock as of the last sweep: near enough for keep-alives."""
         self.snapshot_age_max_s = tuple(settings.snapshot_age_max_s(c) for c in DataClass)
         self.draining = False
+        self.unsettled: list[Unsettled] = []
         self.body_limits = Limits(
             settings.messages_max,
             settings.template_tokens_per_message,
@@ -124,12 +147,32 @@ class Runtime:
             line = self._lines[key] = header_line(b"x-interlock-decision", header(decision, rank).encode())
         return line
 
+    def settle_late(self) -> None:
+        """Charge calls whose ends the log could not take what they are charged there, now that it takes records again.
+        Call now and then."""
+        if self.unsettled and self.log.refusal is None:
+            late, self.unsettled = self.unsettled, []
+            # by now the log has appended the ends that it owed
+            self.log.on_durable(self.log.appended_seq, partial(self._settled_late, late))
+
+    def _settled_late(self, late: list[Unsettled], error: LogError | None) -> None:
+        if error is not None:
+            self.unsettled += late
+            return
+        for each in late:
+            made = not self.log.lost(each.intent_seq)
+            self.treasury.correct(each.hold, each.charged, each.recorded if made else (0,) * len(each.charged))
+
     def sweep(self, now_ns: int) -> None:
         """Time-outs and keep-alives of everything in progress. Called several times a second."""
         self.swept_ns = now_ns
         self.confirmed_ns = self.board.snapshot_confirmed()[1]
         self.limits.flush()
+        self.settle_late()
         for link in self.state.links.values():
             link.pool.sweep(now_ns / 1e9)
         for run in list(self.runs):
             run.sweep(now_ns)
+        for waiting in list(self.waiting):
+            waiting.sweep(now_ns)
+        self.treasury.sweep(now_ns)

@@ -22,12 +22,22 @@ from pathlib import Path
 
 from interlock.errors import ConfigError, Conflict, InterlockError
 from interlock.gateway.epoch_shipper import EpochShipper, finder
+from interlock.gateway.slots import RETIRED_EXIT
 from interlock.ledger.files import Files
-from interlock.ledger.folder import birth_lock, epoch_ms, epochs, recovering_in
+from interlock.ledger.folder import (
+    CLOSED,
+    RECOVERED,
+    birth_lock,
+    epoch_ms,
+    epochs,
+    recovering_in,
+    segment_path,
+    segments,
+)
 from interlock.ledger.trim import drop_epoch, drop_segments, finish_drops
 from interlock.ledger.vault import KeyWrapper
 from interlock.settings import Settings, load
-from interlock.storage import shipping
+from interlock.storage import retirement, shipping
 from interlock.storage.ledger_keys import LedgerKeys, read_key
 from interlock.storage.pool import Store, away
 from interlock.telemetry.logs import setup_logging
@@ -42,6 +52,9 @@ NICE = 10
 RETRY_S = 1.0
 TRIM_S = 60.0
 """How often the log is looked through for what may be removed."""
+REFUSED_S_MAX = 10.0
+"""How long workers may write to epochs that were given up, before the node is asked to replace them. New ones need some
+of it to recover what the old ones left."""
 LAST_PASS_S = 1.5
 """How long the shipper goes on after it was asked to stop, to bring what the workers wrote last."""
 
@@ -73,9 +86,11 @@ class Shipper:
         self._find = finder(folder)
         self._running: dict[str, EpochShipper] = {}
         self._settled: set[str] = set()
+        self._refused: list[str] = []
 
     def pass_once(self, until_s: float = float("inf")) -> None:
         """Bring everything that the log holds now, oldest epoch first. Raises StoreError, OSError; then try again.
+        Raises Conflict (`retired`), in the end, while a worker writes to an epoch that was given up.
 
         `until_s`: on the monotonic clock, when to leave the rest for another time.
         """
@@ -93,6 +108,12 @@ class Shipper:
         if whole:
             with self._store.shipping() as conn:
                 shipping.settle(conn, whole)
+        if self._refused:
+            raise Conflict(
+                f"this node was retired while it was away, and epoch {self._refused[0]} given up: what its worker takes"
+                " is not in the ledger until it is replaced",
+                code="retired",
+            )
 
     def trim(self) -> None:
         """Remove from the log what has been in the ledger for `log_keep_s`. Raises OSError."""
@@ -125,11 +146,31 @@ class Shipper:
         open_ones = {name: epoch_ms(name) * 1_000_000 for name in names if name not in self._settled}
         with self._store.shipping() as conn:
             states = shipping.register(conn, self._node, open_ones, now_ns)
+            given_up = retirement.given_up(conn, list(open_ones))
+        self._refused = [name for name in given_up if not self._take_leave(name)]
         unsettled = {state.epoch for state in states}
-        self._settled.update(name for name in open_ones if name not in unsettled)
+        self._settled.update(name for name in open_ones if name not in unsettled and name not in self._refused)
         for name in self._running.keys() - unsettled:
             self._running.pop(name).close()
         return states
+
+    def _take_leave(self, epoch: str) -> bool:
+        """An epoch that was given up when this node was retired: whether it is over, and the database knows it."""
+        if not any((self._folder / epoch / mark).exists() for mark in (CLOSED, RECOVERED)):
+            return False
+        paths = [segment_path(self._folder, epoch, index) for index in segments(self._folder, epoch)]
+        last_ns = (
+            max((path.stat().st_mtime_ns for path in paths), default=0)
+            + self._settings.ledger_clock_skew_ms * 1_000_000
+        )
+        with self._store.shipping() as conn:
+            retirement.returned(conn, self._node, epoch, last_ns)
+        log.error(
+            "this node was retired while it was away: what had not arrived of epoch %s is not in the ledger, and its"
+            " log goes after log_keep_s",
+            epoch,
+        )
+        return True
 
     def _ship(self, each: EpochShipper, until_s: float) -> None:
         before = each.shipped_seq
@@ -146,14 +187,15 @@ class Shipper:
             self.shipped += each.shipped_seq - before
 
 
-def run(settings: Settings, stop: threading.Event, clock: Clock) -> None:
-    """Ship until `stop`. Raises ConfigError."""
+def run(settings: Settings, stop: threading.Event, clock: Clock) -> int:
+    """Ship until `stop`; the exit code. Raises ConfigError."""
     node = settings.node or socket.gethostname()
     folder = settings.home_path("node", "log")
     metrics = Metrics(settings.home_path("node", "run"), "shipper", settings, clock)
     with Store(settings.database_url, settings, name="shipper") as store:
         shipper: Shipper | None = None
         failing = False
+        refused_at_s: float | None = None
         trim_at_s = 0.0
         while True:
             stopping = stop.is_set()
@@ -169,20 +211,24 @@ def run(settings: Settings, stop: threading.Event, clock: Clock) -> None:
                 if time.monotonic() >= trim_at_s:
                     trim_at_s = time.monotonic() + TRIM_S
                     shipper.trim()
-                failing = False
+                failing, refused_at_s = False, None
             except (InterlockError, OSError) as e:
                 wait_s = RETRY_S
+                if isinstance(e, Conflict) and e.code == "retired":
+                    refused_at_s = refused_at_s or time.monotonic()
                 if not failing:
                     level = logging.WARNING if away(e) or isinstance(e, ConfigError) else logging.ERROR
                     log.log(level, "records wait in the log: %s", e)
                 failing = True
             metrics.ledger_failing.set((), int(failing))
             metrics.publish()
-            if stopping:
+            refused = refused_at_s is not None and time.monotonic() - refused_at_s > REFUSED_S_MAX
+            if stopping or refused:
                 break
             stop.wait(wait_s)
         if shipper is not None:
             shipper.close()
+    return RETIRED_EXIT if refused and not stopping else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -198,8 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.nice(NICE)
     if given.parent is not None:
         threading.Thread(target=_until_orphaned, args=(given.parent, stop), daemon=True).start()
-    run(settings, stop, SystemClock())
-    return 0
+    return run(settings, stop, SystemClock())
 
 
 def _until_orphaned(parent: int, stop: threading.Event) -> None:

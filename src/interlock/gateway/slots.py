@@ -20,19 +20,21 @@ from typing import Protocol
 
 from interlock.gateway.link import (
     Configure,
+    KeyClaim,
+    KeyEnd,
+    LeaseReturned,
+    LeaseWanted,
     LinkError,
-    Measured,
-    NewSnapshot,
     NodeEnd,
     Ping,
     Pong,
     Ready,
     RefreshKeys,
     Rejected,
-    Reload,
     Runs,
     Stop,
     ToNode,
+    ToWorker,
     Worked,
     node_end,
 )
@@ -46,6 +48,8 @@ PAUSE_FIRST_S = 0.2
 PAUSE_MAX_S = 5.0
 KILL_AFTER_S = 1.5
 """How long after the grace a worker that was told to stop may still take."""
+RETIRED_EXIT = 7
+"""Exit code of a shipper whose workers must be replaced: they write to epochs that were given up."""
 SECRET_ENVIRONMENT = ("INTERLOCK_DATABASE_URL", "INTERLOCK_ADMIN_KEY")
 """What a worker does not need and is not given."""
 
@@ -73,6 +77,12 @@ class Host(Protocol):
 
     def worked(self, slot: int, message: Worked) -> None:
         """The slot's worker tells what it did at sources with a meter."""
+
+    def lease(self, slot: int, message: LeaseWanted | LeaseReturned) -> None:
+        """The slot's worker needs a share of a budget, or gives some of one back."""
+
+    def key(self, slot: int, message: KeyClaim | KeyEnd) -> None:
+        """A call of the slot's worker claims an idempotency key, or ends."""
 
 
 class Slot:
@@ -115,11 +125,15 @@ class Slot:
                     await asyncio.wait_for(self._stopping.wait(), pause_s)
 
     async def stop(self, grace_ms: int) -> None:
-        """Let the worker finish within the grace, then end it. `run` returns afterwards.
+        """`renew` without another worker: `run` returns afterwards."""
+        self._stopping.set()
+        await self.renew(grace_ms)
+
+    async def renew(self, grace_ms: int) -> None:
+        """Let the worker finish within the grace, then end it; `run` starts another one in its place.
 
         One that is not ready yet serves nobody and is ended at once: its log is recovered like any other's.
         """
-        self._stopping.set()
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -131,7 +145,7 @@ class Slot:
             log.error("worker %d did not stop within %d ms and is killed", self.number, grace_ms)
             _signal(process, signal.SIGKILL)
 
-    def send(self, message: NewSnapshot | Reload | Measured) -> bool:
+    def send(self, message: ToWorker) -> bool:
         """Tell the worker something; one that is just starting hears it after its configuration. False without one."""
         return self._end is not None and self._end.send(message)
 
@@ -211,6 +225,10 @@ class Slot:
                 self._host.refresh_keys(message.issuer_id)
             case Worked():
                 self._host.worked(self.number, message)
+            case LeaseWanted() | LeaseReturned():
+                self._host.lease(self.number, message)
+            case KeyClaim() | KeyEnd():
+                self._host.key(self.number, message)
 
     def _closed(self, process: Process) -> Callable[[LinkError | None], None]:
         def closed(error: LinkError | None) -> None:

@@ -18,7 +18,9 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from interlock.errors import SnapshotError
+from interlock.metering.book import BudgetBook
 from interlock.routing.catalog import Catalog, offers_of
+from interlock.types.budget import Budget
 from interlock.types.identity import ApiKey, Issuer, Principal, Team, Tenant
 from interlock.types.snapshot import (
     BUCKETS,
@@ -128,6 +130,7 @@ class SnapshotView:
         "_teams",
         "_tenants",
         "aliases",
+        "book",
         "compiled_ns",
         "issuers",
         "offers",
@@ -295,9 +298,16 @@ class SnapshotView:
         self.sources: tuple[Source, ...] = b.sources if same("sources") else self._list("sources", Source)
         self.offers: tuple[Offer, ...] = b.offers if same("sources") else offers_of(self.sources)
         self._catalogs: dict[str, Catalog] = b._catalogs if same("sources", "aliases") else {}
+        self.book: BudgetBook = b.book if same("budgets", "tenants") else self._book()
         self.router: Mapping[str, object] = b.router if same("router") else self._decode("router", _ROUTER, {})
         version = self.router.get("version", 0)
         self.router_version = version if isinstance(version, int) else 0
+
+    def _book(self) -> BudgetBook:
+        try:
+            return BudgetBook(self._list("budgets", Budget), self.tenants)
+        except KeyError as e:
+            raise SnapshotError(f"this machine does not know a tenant's time zone: {e}") from None
 
     def _search(self, tenant_id: str, name: str) -> Principal | None:
         needle = msgspec.msgpack.encode("name") + msgspec.msgpack.encode(name)

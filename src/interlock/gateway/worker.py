@@ -25,9 +25,14 @@ from interlock.errors import ConfigError, InterlockError, LogError, SnapshotErro
 from interlock.gateway.app import Gateway
 from interlock.gateway.http.fallback import Fallback
 from interlock.gateway.http.protocol import Server
+from interlock.gateway.idempotency import Claims
 from interlock.gateway.identify import Authenticator
 from interlock.gateway.link import (
     Configure,
+    KeyAnswer,
+    LeaseGranted,
+    LeaseRecalled,
+    LeaseRefused,
     Measured,
     NewSnapshot,
     Ready,
@@ -47,6 +52,7 @@ from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.gateway.state import State, build_state
 from interlock.gateway.trace import tell
+from interlock.gateway.treasury import Treasury
 from interlock.gateway.worked import Desk
 from interlock.identity.certificate import ServerTls, gateway_pair
 from interlock.identity.jwks import KeyStore
@@ -146,6 +152,10 @@ class Worker:
         )
         self.record_log.on_failure(self._log_failed)
         self.view = self.snapshots.load(settings.principal_cache_max) or NO_SNAPSHOT
+        self.treasury = Treasury(
+            self.record_log.epoch, settings, self.clock, lambda message: self.send(message), self._when_durable
+        )
+        self.claims = Claims(self.record_log.epoch, self.pepper, lambda message: self.send(message))
         self.runtime = Runtime(
             settings=settings,
             clock=self.clock,
@@ -155,6 +165,8 @@ class Worker:
             metrics=self.metrics,
             authenticator=Authenticator(self.pepper, self.tokens, self.clock, settings.principal_cache_max),
             state=self._state(self.view, None),
+            treasury=self.treasury,
+            claims=self.claims,
             seed=secrets.randbits(63),
         )
         self.tokens.update(self.view.issuers)
@@ -242,6 +254,19 @@ class Worker:
             self.credentials.check(float("inf"))
         elif isinstance(message, Measured):
             self.desk.measured(message)
+        elif self.runtime is not None:
+            self._from_database(message)
+
+    def _from_database(self, message: ToWorker) -> None:
+        """What the node says of shares of budgets and of idempotency keys."""
+        if isinstance(message, LeaseGranted):
+            self.treasury.granted(message)
+        elif isinstance(message, LeaseRefused):
+            self.treasury.refused(message)
+        elif isinstance(message, LeaseRecalled):
+            self.treasury.recalled(message)
+        elif isinstance(message, KeyAnswer):
+            self.claims.answered(message)
 
     def _take(self, message: NewSnapshot) -> None:
         runtime = self.runtime
@@ -267,6 +292,8 @@ class Worker:
         if old.part_hash("issuers") != view.part_hash("issuers"):
             self.tokens.update(view.issuers)
         self._meter_sources(view)
+        if old.book is not view.book:
+            self.treasury.update(view.book)
         self._cut_revoked(view)
         self._retire_links(before, state)
         self._tell(Runs(view.version))
@@ -308,6 +335,10 @@ class Worker:
             else:
                 self._retired.discard(link)
                 self.loop.create_task(link.pool.close())
+
+    def _when_durable(self, then: Callable[[bool], None]) -> None:
+        """Tell when everything recorded so far is durable, or cannot become so."""
+        self.record_log.on_durable(self.record_log.appended_seq, lambda e: then(e is None))
 
     def _meter_sources(self, view: SnapshotView) -> None:
         assert self.runtime is not None  # noqa: S101 - called after start
@@ -387,6 +418,8 @@ class Worker:
         assert self.runtime is not None  # noqa: S101 - the log fails after start, or start itself raises
         for run in list(self.runtime.runs):
             run.log_failed(error)
+        for waiting in list(self.runtime.waiting):
+            waiting.end(error)
         if self.record_log.failed:
             # Durability can never be claimed again in this epoch: the node starts a new worker with a new one.
             self.stop(0)
@@ -412,10 +445,12 @@ class Worker:
         if runtime is not None and self.server is not None:
             runtime.draining = True
             self.server.drain()
-            while runtime.runs and self.clock.mono_ns() < deadline_ns:  # noqa: ASYNC110 - calls end in callbacks
+            while (runtime.runs or runtime.waiting) and self.clock.mono_ns() < deadline_ns:  # noqa: ASYNC110 - calls end in callbacks
                 await asyncio.sleep(POLL_S)
             for run in list(runtime.runs):
                 run.cut(shutdown_error())
+            for waiting in list(runtime.waiting):
+                waiting.end(shutdown_error())
             give_up_ns = self.clock.mono_ns() + FINISH_NS
             while (runtime.runs or self.server.connections) and self.clock.mono_ns() < give_up_ns:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)

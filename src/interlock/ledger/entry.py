@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from interlock.ledger.charges import interrupted
 from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import ListNode, Sealed, SubjectKey
+from interlock.types.identity import Recording
 from interlock.types.record import EnergyMeasured, Intent, Outcome, Refusal, request_id
 from interlock.types.usage import Cost, Energy, Usage
 
@@ -24,6 +26,7 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 PROMPT_FIELDS = ("messages", "prompt", "input")
 LARGE_FIELDS = ("tools", "response_format")
 """Fields of a request that are long and repeat from call to call: contents of their own."""
+_RECORDINGS = frozenset(int(each) for each in Recording)
 
 
 class Draft(NamedTuple):
@@ -42,6 +45,11 @@ def subject_of(record: Intent | Refusal) -> str:
     return record.delegator_id or record.principal_id
 
 
+def recording_name(recording: int) -> str:
+    """How a leaf names what was kept of a call."""
+    return Recording(recording).name if recording in _RECORDINGS else str(recording)
+
+
 def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
     """The entry of a call that ended, was refused, or was found interrupted. `key` None: its subject was erased since,
     and no content is kept."""
@@ -53,7 +61,7 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
     _prompt(chest, intent.body)
     _answer(chest, call)
     _records(chest, call, intent)
-    leaf = {
+    leaf: dict[str, Any] = {
         "v": VERSION,
         "tree": intent.tenant_id,
         "kind": "call",
@@ -79,6 +87,7 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
             "stream": intent.features.stream,
             "class": intent.request_class,
             "dialect": intent.dialect,
+            "recording": recording_name(intent.recording),
         },
         "decided": {
             "snapshot": intent.snapshot_version,
@@ -89,7 +98,24 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
         **_end(call, intent),
         "contents": chest.references,
     }
+    if intent.charges:
+        leaf["budgets"] = _charges(call, intent)
     return Draft(intent.tenant_id, at_ns, leaf, subject_of(intent), chest.contents, chest.lists)
+
+
+def _charges(call: CallRecords, intent: Intent) -> list[dict[str, Any]]:
+    """What each budget was charged."""
+    outcome, attempt = call.outcome, call.attempts[-1] if call.attempts else None
+    if outcome is not None:
+        amounts = outcome.charged
+    else:
+        cost = call.interrupted.cost if call.interrupted is not None else Cost()
+        ran = call.interrupted is not None and attempt is not None
+        amounts = interrupted(intent.charges, ran=ran, model=attempt.model if attempt is not None else "", cost=cost)
+    return [
+        {"budget": each.budget, "measure": each.measure, "start": each.start_s, "charged": amount}
+        for each, amount in zip(intent.charges, amounts, strict=True)
+    ]
 
 
 def energy_entry(measured: EnergyMeasured, epoch: str, tenant_id: str, at_ns: int) -> Draft:
@@ -130,6 +156,7 @@ def _refusal(call: CallRecords, record: Refusal, at_ns: int, key: SubjectKey | N
             "alias": record.target.alias if record.target is not None else "",
             "data_class": record.data_class,
             "dialect": record.dialect,
+            "recording": recording_name(record.recording),
         },
         "decided": {"snapshot": record.snapshot_version, "root": record.snapshot_root.hex(), "seed": record.seed},
         "result": {"state": "refused", "status": record.status, "code": record.code},

@@ -241,6 +241,10 @@ class RecordLog:
         if not self._busy and seq <= self.written_seq:
             self._advance()
 
+    def lost(self, seq: int) -> bool:
+        """Whether a record was given up on a full disk. Known once the log takes records again."""
+        return self._losses.has(seq)
+
     def sync_within(self, ms: int) -> None:
         """Make what is appended until now durable within about `ms` milliseconds, though nobody waits for it."""
         if self._sync_timer is None:

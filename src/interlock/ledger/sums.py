@@ -67,6 +67,14 @@ class Joules(msgspec.Struct, frozen=True):
     ug_per_kwh: int = 0
 
 
+class Charged(msgspec.Struct, frozen=True):
+    """One of a leaf's `budgets`: what of which period a call was charged."""
+
+    budget: str
+    start: int
+    charged: int
+
+
 class Leaf(msgspec.Struct, frozen=True):
     """What of a leaf entries are looked up and summed by."""
 
@@ -81,6 +89,7 @@ class Leaf(msgspec.Struct, frozen=True):
     tokens: Tokens = Tokens()
     cost: Money = Money()
     energy: Joules = Joules()
+    budgets: tuple[Charged, ...] = ()
 
     @property
     def model(self) -> str:

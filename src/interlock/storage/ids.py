@@ -21,6 +21,8 @@ PREFIXES = {
     "alias": "als",
     "issuer": "iss",
     "binding": "rol",
+    "budget": "bdg",
+    "hold": "hld",
 }
 """What an id may name, and the prefix it then has."""
 

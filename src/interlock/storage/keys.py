@@ -52,7 +52,7 @@ TABLE = Table(
         "revoked_at",
     ),
     json=("limits",),
-    parts=lambda k: (bucket_part("keys", k.bucket),),
+    parts=lambda k: (bucket_part("keys", k.bucket), "budgets"),
     computed={"bucket": "t.bucket"},
     unseen=("digest",),
 )

@@ -109,6 +109,16 @@ def leaves(conn: Connection[Any], tenant_id: str, start: int, end: int) -> list[
     return [leaf for (leaf,) in rows]
 
 
+def control_leaves(conn: Connection[Any], tenant_id: str, start: int, limit: int) -> list[tuple[int, bytes]]:
+    """(place, leaf) of the entries that the control plane made, changes and erasures, from a place on."""
+    rows = conn.execute(
+        "SELECT position, leaf FROM interlock.ledger_entries WHERE tenant_id = %s AND position >= %s"
+        " AND kind IN ('change', 'erasure') ORDER BY position LIMIT %s",
+        (tenant_id, start, limit),
+    )
+    return list(rows)
+
+
 def latest_checkpoint(conn: Connection[Any], tenant_id: str) -> StoredCheckpoint | None:
     """The newest checkpoint of a tenant; None when nothing was ever sequenced."""
     return _one(conn, "tenant_id = %s ORDER BY at_ns DESC", (tenant_id,))
@@ -122,6 +132,21 @@ def checkpoint_before(conn: Connection[Any], tenant_id: str, at_ns: int) -> Stor
 def checkpoint_complete(conn: Connection[Any], tenant_id: str, until_ns: int) -> StoredCheckpoint | None:
     """The first checkpoint under which everything admitted before an instant is in the tree, if any."""
     return _one(conn, "tenant_id = %s AND complete_ns >= %s ORDER BY at_ns", (tenant_id, until_ns))
+
+
+def checkpoint_of_size(conn: Connection[Any], tenant_id: str, most: int) -> StoredCheckpoint | None:
+    """The largest tree of at most `most` entries that was signed; of those of one size the first, which stays."""
+    return _one(conn, "tenant_id = %s AND size <= %s ORDER BY size DESC, at_ns", (tenant_id, most))
+
+
+def checkpoint_from_size(conn: Connection[Any], tenant_id: str, least: int) -> StoredCheckpoint | None:
+    """The first checkpoint of a tree of at least `least` entries."""
+    return _one(conn, "tenant_id = %s AND size >= %s ORDER BY size, at_ns", (tenant_id, least))
+
+
+def checkpoint_at(conn: Connection[Any], tenant_id: str, at_ns: int) -> StoredCheckpoint | None:
+    """The checkpoint made at exactly this instant."""
+    return _one(conn, "tenant_id = %s AND at_ns = %s", (tenant_id, at_ns))
 
 
 def checkpoints(conn: Connection[Any], tenant_id: str, from_ns: int, to_ns: int, limit: int) -> list[StoredCheckpoint]:

@@ -61,15 +61,17 @@ class Listener:
         return conn
 
 
-async def connect_node(url: str, settings: Settings, *channels: str) -> AsyncConnection[Any]:
-    """An asynchronous connection of a gateway node: autocommit, role interlock_node, listening on `channels`.
+async def connect_node(
+    url: str, settings: Settings, *channels: str, role: roles.Role = roles.NODE
+) -> AsyncConnection[Any]:
+    """An asynchronous connection of a gateway node: autocommit, of this role, listening on `channels`.
 
     Raises StoreError. Close it.
     """
     with mapped():
         conn = await psycopg.AsyncConnection.connect(url, **connect_arguments(settings, "node"))
         try:
-            await conn.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(roles.NODE)))
+            await conn.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
             await conn.execute(
                 "SELECT set_config('statement_timeout', %s, false)", (str(settings.database_statement_timeout_ms),)
             )

@@ -21,6 +21,7 @@ Role = Literal[
     "interlock_node",
     "interlock_shipper",
     "interlock_sequencer",
+    "interlock_lender",
 ]
 
 MIGRATOR: Role = "interlock_migrator"
@@ -30,6 +31,7 @@ COMPILER: Role = "interlock_compiler"
 NODE: Role = "interlock_node"
 SHIPPER: Role = "interlock_shipper"
 SEQUENCER: Role = "interlock_sequencer"
+LENDER: Role = "interlock_lender"
 
 
 class RoleInfo(NamedTuple):
@@ -78,7 +80,7 @@ ROLES: tuple[RoleInfo, ...] = (
         True,
         "the shippers of gateway nodes",
         "a node's log holds calls of all tenants; adds entries, encrypted contents and wrapped keys to the ledger's"
-        " inbox, and changes nothing that is there",
+        " inbox, and changes nothing that is there but the day on which a content was last used",
     ),
     RoleInfo(
         SEQUENCER,
@@ -86,10 +88,22 @@ ROLES: tuple[RoleInfo, ...] = (
         "the sequencer",
         "gives the entries of every tenant their place in that tenant's tree and signs it; sees no content",
     ),
+    RoleInfo(
+        LENDER,
+        True,
+        "gateway nodes, for leases on budgets and for idempotency keys",
+        "a node's workers serve all tenants; reads budgets and what was charged to them, writes leases and idempotency"
+        " keys",
+    ),
 )
 
 _SERVER_VERSION_MIN = 160000
 """PostgreSQL 16: membership options (GRANT ... WITH INHERIT FALSE, SET TRUE)."""
+
+
+def take(conn: Connection[Any], role: Role) -> None:
+    """Go on in another role, until the transaction ends or this is called again."""
+    conn.execute("SELECT set_config('role', %s, true)", (role,))
 
 
 def grants_for(login: str) -> str:

@@ -9,6 +9,7 @@ import msgspec
 from psycopg import Connection
 from psycopg.rows import class_row
 
+from interlock.ledger import control_entry
 from interlock.ledger.proof.tiles import TILE, tile_root
 
 _LOCK_SPACE = 4_702
@@ -31,12 +32,14 @@ class Tree(msgspec.Struct, frozen=True):
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """An entry of the inbox."""
+    """An entry of the inbox. `n` None: it is numbered as it is placed. `more`: further rows of the inbox that it stands
+    for."""
 
     id: int
     epoch: str
-    n: int
+    n: int | None
     leaf: bytes
+    more: tuple[int, ...] = ()
 
 
 class EpochState(msgspec.Struct, frozen=True):
@@ -52,6 +55,8 @@ class EpochState(msgspec.Struct, frozen=True):
     shipped: int
     sequenced: int
     published_ns: int
+    lost_ns: int | None = None
+    """Until when entries may be missing for good, if its node was retired."""
 
 
 class Placed(NamedTuple):
@@ -80,8 +85,9 @@ def tenants(conn: Connection[Any]) -> list[str]:
 
 
 def waiting_tenants(conn: Connection[Any]) -> list[str]:
-    """Tenants with entries in the inbox."""
-    return [tenant_id for (tenant_id,) in conn.execute("SELECT DISTINCT tenant_id FROM interlock.ledger_inbox")]
+    """Tenants with entries in the inbox that need not wait for a checkpoint."""
+    rows = conn.execute("SELECT DISTINCT tenant_id FROM interlock.ledger_inbox WHERE NOT later")
+    return [tenant_id for (tenant_id,) in rows]
 
 
 def unsigned_tenants(conn: Connection[Any], before_ns: int) -> list[str]:
@@ -105,59 +111,77 @@ def take_tree(conn: Connection[Any], tenant_id: str) -> Tree | None:
         ).fetchone()
     if found is not None:
         return found
-    # epochs that were settled before the tenant's first entry have nothing of it
+    # Epochs that were settled before the tenant's first entry have nothing of it. Those that were lost since it was
+    # made may have had.
     row = conn.execute(
-        "SELECT coalesce((SELECT min(e.settled) - 1 FROM interlock.ledger_epochs AS e"
-        " JOIN interlock.ledger_shipped AS s ON s.epoch = e.epoch AND s.tenant_id = %s), max(settled), 0)"
+        "SELECT coalesce(least((SELECT min(e.settled) - 1 FROM interlock.ledger_epochs AS e"
+        " JOIN interlock.ledger_shipped AS s ON s.epoch = e.epoch AND s.tenant_id = %(tenant)s),"
+        " (SELECT min(e.settled) - 1 FROM interlock.ledger_epochs AS e JOIN interlock.tenants AS t"
+        " ON t.id = %(tenant)s AND e.lost_ns > extract(epoch FROM t.created_at) * 1000000000)), max(settled), 0)"
         " FROM interlock.ledger_epochs",
-        (tenant_id,),
+        {"tenant": tenant_id},
     ).fetchone()
     assert row is not None  # noqa: S101 - an aggregate has a row
     return Tree(tenant_id, settled=row[0])
 
 
-def hold_tree(conn: Connection[Any], tenant_id: str) -> None:
-    """Wait until no sequencer works on the tenant's tree, and keep all off it until the transaction ends."""
-    conn.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", (_LOCK_SPACE, tenant_id))
+def trees(conn: Connection[Any]) -> list[Tree]:
+    """Every tree. Only while nobody works on one: see `rotations.hold`."""
+    with conn.cursor(row_factory=class_row(Tree)) as cursor:
+        return list(
+            cursor.execute(
+                "SELECT tenant_id, size, hashes, settled, settled_count, settled_digest, checkpoint_ns, signed"
+                " FROM interlock.ledger_trees ORDER BY tenant_id"
+            )
+        )
 
 
 def epochs(conn: Connection[Any], tree: Tree) -> list[EpochState]:
-    """Epochs that are not in the tree's chain of settled ones, by name. Read before the inbox: see `inbox`."""
+    """Epochs that are not in the tree's chain of settled ones, by name, with the one of the control plane, which is in
+    every tree. Read before the inbox: see `inbox`."""
     with conn.cursor(row_factory=class_row(EpochState)) as cursor:
         return list(
             cursor.execute(
                 "SELECT e.epoch, e.node, e.watermark_ns, e.damaged, e.closed, e.settled,"
                 " coalesce(s.n, 0) AS shipped, coalesce(q.n, 0) AS sequenced,"
-                " greatest(q.watermark_ns, e.floor_ns) AS published_ns FROM interlock.ledger_epochs AS e"
+                " greatest(q.watermark_ns, e.floor_ns) AS published_ns, e.lost_ns FROM ("
+                "SELECT epoch, node, floor_ns, watermark_ns, damaged, closed, settled, lost_ns"
+                " FROM interlock.ledger_epochs"
+                " UNION ALL SELECT %(control)s, %(control_node)s, 0, 0, false, false, NULL, NULL) AS e"
                 " LEFT JOIN interlock.ledger_shipped AS s ON s.epoch = e.epoch AND s.tenant_id = %(tenant)s"
                 " LEFT JOIN interlock.ledger_sequenced AS q ON q.epoch = e.epoch AND q.tenant_id = %(tenant)s"
                 " WHERE e.settled IS NULL OR e.settled > %(settled)s ORDER BY e.epoch",
-                {"tenant": tree.tenant_id, "settled": tree.settled},
+                {
+                    "tenant": tree.tenant_id,
+                    "settled": tree.settled,
+                    "control": control_entry.EPOCH,
+                    "control_node": control_entry.NODE,
+                },
             )
         )
 
 
-def nodes(conn: Connection[Any]) -> list[tuple[str, int]]:
-    """(node, instant up to which all its epochs are known), by name."""
-    return [
-        (node, ns) for node, ns in conn.execute("SELECT node, registered_ns FROM interlock.ledger_nodes ORDER BY 1")
-    ]
+def nodes(conn: Connection[Any]) -> list[tuple[str, int, int | None]]:
+    """(node, instant up to which all its epochs are known, instant from which it is retired), by name."""
+    return conn.execute("SELECT node, registered_ns, retired_ns FROM interlock.ledger_nodes ORDER BY 1").fetchall()
 
 
-def inbox(conn: Connection[Any], tenant_id: str, limit: int) -> list[Waiting]:
-    """At most `limit` entries, in the order in which they came."""
+def inbox(conn: Connection[Any], tenant_id: str, limit: int, *, later: bool = False) -> list[Waiting]:
+    """At most `limit` entries, in the order in which they came. `later`: those that wait for a checkpoint instead."""
     with conn.cursor(row_factory=class_row(Waiting)) as cursor:
         return list(
             cursor.execute(
-                "SELECT id, epoch, n, leaf FROM interlock.ledger_inbox WHERE tenant_id = %s ORDER BY id LIMIT %s",
-                (tenant_id, limit),
+                "SELECT id, epoch, n, leaf FROM interlock.ledger_inbox WHERE tenant_id = %s AND later = %s"
+                " ORDER BY id LIMIT %s",
+                (tenant_id, later, limit),
             )
         )
 
 
 def place(conn: Connection[Any], tenant_id: str, taken: Sequence[Waiting], placed: Sequence[Placed]) -> None:
     """Move entries from the inbox to their places."""
-    conn.execute("DELETE FROM interlock.ledger_inbox WHERE id = ANY(%s)", ([entry.id for entry in taken],))
+    gone = [row for entry in taken for row in (entry.id, *entry.more)]
+    conn.execute("DELETE FROM interlock.ledger_inbox WHERE id = ANY(%s)", (gone,))
     conn.execute(
         "INSERT INTO interlock.ledger_entries (tenant_id, position, at_ns, kind, request, team_id, principal_id,"
         " subject, source, model, state, leaf, hash) SELECT %s, * FROM unnest(%b::bigint[], %b::bigint[],"
@@ -218,10 +242,12 @@ def put_tree(conn: Connection[Any], tree: Tree) -> None:
 def put_checkpoint(
     conn: Connection[Any], tenant_id: str, *, at_ns: int, size: int, note: str, coverage: bytes, complete_ns: int
 ) -> None:
-    """A checkpoint. Of those of one size the first and the last are kept: the ones between say nothing more."""
+    """A checkpoint. Of those of one size the first and the last are kept: the ones between say nothing more, but for
+    those with which a key was changed."""
     conn.execute(
         "DELETE FROM interlock.ledger_checkpoints AS t WHERE tenant_id = %(t)s AND size = %(size)s AND at_ns > (SELECT"
-        " min(at_ns) FROM interlock.ledger_checkpoints WHERE tenant_id = %(t)s AND size = %(size)s)",
+        " min(at_ns) FROM interlock.ledger_checkpoints WHERE tenant_id = %(t)s AND size = %(size)s)"
+        " AND NOT EXISTS (SELECT FROM interlock.ledger_rotations AS r WHERE r.at_ns = t.at_ns)",
         {"t": tenant_id, "size": size},
     )
     conn.execute(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.rows import class_row
 
 from interlock.errors import Conflict
@@ -59,22 +59,26 @@ class InboxEntry(NamedTuple):
 
 
 class ContentRow(NamedTuple):
-    """An encrypted content of a subject."""
+    """An encrypted content of a subject, and who uses it: a call of that data class, on that day (since 1970, UTC)."""
 
     tenant_id: str
     subject: str
     id: bytes
     data: bytes
+    data_class: int
+    day: int
 
 
 class ListRow(NamedTuple):
-    """A list of contents as its last item and what was before."""
+    """A list of contents as its last item and what was before, and who uses it."""
 
     tenant_id: str
     subject: str
     id: bytes
     previous: bytes
     item: bytes
+    data_class: int
+    day: int
 
 
 def register(conn: Connection[Any], node: str, epochs: Mapping[str, int], at_ns: int) -> list[Epoch]:
@@ -90,10 +94,13 @@ def register(conn: Connection[Any], node: str, epochs: Mapping[str, int], at_ns:
         " ON CONFLICT DO NOTHING",
         {"node": node, "epochs": list(epochs), "begun": list(epochs.values())},
     )
+    # Of a node that comes back after it was retired: as long as it may still write what was given up, nothing is said
+    # of what it took since.
     conn.execute(
-        "INSERT INTO interlock.ledger_nodes AS t (node, registered_ns) VALUES (%s, %s)"
-        " ON CONFLICT (node) DO UPDATE SET registered_ns = greatest(t.registered_ns, excluded.registered_ns)",
-        (node, at_ns),
+        "INSERT INTO interlock.ledger_nodes AS t (node, registered_ns) VALUES (%(node)s, %(at)s)"
+        " ON CONFLICT (node) DO UPDATE SET retired_ns = NULL, registered_ns = greatest(t.registered_ns, least(%(at)s,"
+        " (SELECT min(lost_ns) FROM interlock.ledger_epochs WHERE epoch = ANY(%(epochs)s) AND NOT returned)))",
+        {"node": node, "at": at_ns, "epochs": list(epochs)},
     )
     with conn.cursor(row_factory=class_row(Epoch)) as cursor:
         return list(
@@ -131,6 +138,11 @@ def ship(
         (p.shipped_seq, p.resume_segment, p.watermark_ns, p.damaged, p.whole, p.closed, p.epoch, p.from_seq),
     )
     if moved.rowcount != 1:
+        row = conn.execute(
+            "SELECT 1 FROM interlock.ledger_epochs WHERE epoch = %s AND lost_ns IS NOT NULL", (p.epoch,)
+        ).fetchone()
+        if row is not None:
+            raise Conflict(f"epoch {p.epoch} was given up when its node was retired", code="retired")
         raise Conflict(f"another process ships epoch {p.epoch}", code="overtaken")
     _contents(conn, contents)
     _lists(conn, lists)
@@ -141,7 +153,7 @@ def ship(
 
 def settle(conn: Connection[Any], epochs: Sequence[str]) -> int:
     """Give those of `epochs` of which everything is here their place among the settled ones. Returns how many."""
-    conn.execute("SELECT pg_advisory_xact_lock(%s)", (SETTLE_LOCK,))
+    hold_places(conn)
     return conn.execute(
         "UPDATE interlock.ledger_epochs AS t SET settled = found.place FROM ("
         " SELECT epoch, (SELECT coalesce(max(settled), 0) FROM interlock.ledger_epochs)"
@@ -150,6 +162,11 @@ def settle(conn: Connection[Any], epochs: Sequence[str]) -> int:
         ") AS found WHERE t.epoch = found.epoch",
         (list(epochs),),
     ).rowcount
+
+
+def hold_places(conn: Connection[Any]) -> None:
+    """Until the transaction ends nobody else gives an epoch its place among the settled ones."""
+    conn.execute("SELECT pg_advisory_xact_lock(%s)", (SETTLE_LOCK,))
 
 
 class KeyRow(NamedTuple):
@@ -189,25 +206,62 @@ def keep_key(conn: Connection[Any], tenant_id: str, subject: str, wrapped: bytes
 
 
 def _contents(conn: Connection[Any], contents: Iterable[ContentRow]) -> None:
-    # in the order of the key: two shippers that bring the same contents must not wait for each other
-    rows = sorted({(row.tenant_id, row.subject, row.id): row for row in contents}.values())
+    rows = _used(contents)
     if rows:
-        conn.execute(
-            "INSERT INTO interlock.ledger_contents (tenant_id, subject, id, data)"
-            " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::bytea[]) ON CONFLICT DO NOTHING",
-            _columns(rows),
-        )
+        conn.execute(_INSERT_CONTENTS, _columns(rows))
+        conn.execute(_RAISE["ledger_contents"], _columns([(*row[:3], *row[4:]) for row in rows]))
 
 
 def _lists(conn: Connection[Any], lists: Iterable[ListRow]) -> None:
-    rows = sorted(set(lists))
+    rows = _used(lists)
     if rows:
-        conn.execute(
-            "INSERT INTO interlock.ledger_lists (tenant_id, subject, id, previous, item)"
-            " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::bytea[], %b::bytea[])"
-            " ON CONFLICT DO NOTHING",
-            _columns(rows),
-        )
+        conn.execute(_INSERT_LISTS, _columns(rows))
+        conn.execute(_RAISE["ledger_lists"], _columns([(*row[:3], *row[5:]) for row in rows]))
+
+
+def _used(rows: Iterable[ContentRow] | Iterable[ListRow]) -> list[tuple[Any, ...]]:
+    """Each content once, with the newest day of each data class that uses it; in the order of the key: two shippers
+    that bring the same contents must not wait for each other."""
+    found: dict[tuple[Any, ...], list[int | None]] = {}
+    for row in rows:
+        days = found.setdefault(row[:-2], [None] * 4)
+        days[row.data_class] = max(days[row.data_class] or 0, row.day)
+    return sorted(((*row, *days) for row, days in found.items()), key=lambda row: row[:3])
+
+
+_INSERT_CONTENTS = (
+    "INSERT INTO interlock.ledger_contents"
+    " (tenant_id, subject, id, data, public_day, internal_day, confidential_day, restricted_day)"
+    " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::bytea[],"
+    " %b::integer[], %b::integer[], %b::integer[], %b::integer[]) ON CONFLICT DO NOTHING"
+)
+_INSERT_LISTS = (
+    "INSERT INTO interlock.ledger_lists"
+    " (tenant_id, subject, id, previous, item, public_day, internal_day, confidential_day, restricted_day)"
+    " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::bytea[], %b::bytea[],"
+    " %b::integer[], %b::integer[], %b::integer[], %b::integer[]) ON CONFLICT DO NOTHING"
+)
+_RAISE = {
+    name: sql.SQL(
+        # Only what has a new day is locked and written: most of a long conversation was used on that day before.
+        "WITH due AS MATERIALIZED ("
+        " SELECT t.tenant_id, t.subject, t.id, g.public_day, g.internal_day, g.confidential_day, g.restricted_day"
+        " FROM {table} AS t JOIN unnest(%b::text[], %b::text[], %b::bytea[],"
+        " %b::integer[], %b::integer[], %b::integer[], %b::integer[])"
+        " AS g (tenant_id, subject, id, public_day, internal_day, confidential_day, restricted_day)"
+        " USING (tenant_id, subject, id)"
+        " WHERE g.public_day > coalesce(t.public_day, -1) OR g.internal_day > coalesce(t.internal_day, -1)"
+        " OR g.confidential_day > coalesce(t.confidential_day, -1)"
+        " OR g.restricted_day > coalesce(t.restricted_day, -1)"
+        " ORDER BY t.tenant_id, t.subject, t.id FOR UPDATE OF t)"
+        " UPDATE {table} AS t SET public_day = greatest(t.public_day, due.public_day),"
+        " internal_day = greatest(t.internal_day, due.internal_day),"
+        " confidential_day = greatest(t.confidential_day, due.confidential_day),"
+        " restricted_day = greatest(t.restricted_day, due.restricted_day) FROM due"
+        " WHERE t.tenant_id = due.tenant_id AND t.subject = due.subject AND t.id = due.id"
+    ).format(table=sql.Identifier("interlock", name))
+    for name in ("ledger_contents", "ledger_lists")
+}
 
 
 def _entries(conn: Connection[Any], epoch: str, entries: Sequence[InboxEntry]) -> None:

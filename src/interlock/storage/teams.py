@@ -14,7 +14,7 @@ TABLE = Table(
     "teams",
     "team",
     Team,
-    ("id", "tenant_id", "name", "cost_center", "limits"),
+    ("id", "tenant_id", "name", "cost_center", "limits", "recording"),
     json=("limits",),
     parts=lambda _: ("teams",),
 )

@@ -6,19 +6,26 @@ from typing import Any
 
 from psycopg import Connection
 
-from interlock.storage.changes import Author
+from interlock.storage.changes import PLATFORM_TREE, Author
 from interlock.storage.snapshots import mark_dirty
 from interlock.storage.table import Stored, Table
 from interlock.types.identity import Tenant
 from interlock.types.snapshot import bucket_part
 
-PLATFORM_TENANT = "ten_platform"
+PLATFORM_TENANT = PLATFORM_TREE
 """The tenant in which the platform's own people and services live; it exists from the first migration on.
 
 What the *platform* owns (sources, policies, aliases, role bindings) has no tenant at all (NULL, "" in the types);
 who *administers* it is a principal of this tenant."""
 
-TABLE = Table("tenants", "tenant", Tenant, ("id", "name", "time_zone", "active"), parts=lambda _: ("tenants",))
+TABLE = Table(
+    "tenants",
+    "tenant",
+    Tenant,
+    ("id", "name", "time_zone", "active", "recording", "retention"),
+    json=("retention",),
+    parts=lambda _: ("tenants",),
+)
 
 _CONTENTS = (
     "role_bindings",
@@ -30,6 +37,7 @@ _CONTENTS = (
     "aliases",
     "issuers",
     "sources",
+    "budgets",
 )
 
 
@@ -46,7 +54,7 @@ def update(conn: Connection[Any], tenant: Tenant, by: Author, *, revision: int |
 def delete(conn: Connection[Any], tenant_id: str, by: Author, *, revision: int | None = None) -> Stored[Tenant]:
     """Remove a tenant and everything in it (platform role only); its changes stay. Raises NotFound, Conflict."""
     TABLE.lock(conn, tenant_id, revision)
-    parts = {"tenants", "teams", "policies", "aliases", "issuers", "sources"}
+    parts = {"tenants", "teams", "policies", "aliases", "issuers", "sources", "budgets"}
     for kind, table in (("keys", "api_keys"), ("principals", "principals")):
         rows = conn.execute(f"SELECT DISTINCT bucket FROM interlock.{table} WHERE tenant_id = %s", (tenant_id,))  # noqa: S608
         parts |= {bucket_part(kind, bucket) for (bucket,) in rows}

@@ -118,6 +118,10 @@ class Metrics:
             "Calls refused by a limit: of a key, principal or team; of requests, tokens or concurrency.",
             ("level", "limit"),
         )
+        self.budget_refusals = self._counter(
+            "interlock_budget_refusals_total", "Calls refused by a budget, by the error code given.", ("reason",)
+        )
+        self.budget_waits = self._counter("interlock_budget_waits_total", "Calls that waited for a share of a budget.")
         self.inflight = self._gauge("interlock_inflight", "Calls in progress.")
         self.connections = self._gauge("interlock_connections", "Open client connections.")
 

@@ -16,6 +16,28 @@ class DataClass(IntEnum):
     restricted = 3
 
 
+class Recording(IntEnum):
+    """What of a call is kept: all of it, all but the answer, or neither prompt nor answer. The strictest that anybody
+    concerned asks for holds."""
+
+    full = 0
+    prompt_only = 1
+    metadata = 2
+
+
+class Retention(msgspec.Struct, frozen=True, omit_defaults=True):
+    """For how many days what was asked and answered is kept, 0: for ever. `by_data_class`: by the name of the class,
+    where it is another number. `entries_days`: for the entries themselves."""
+
+    contents_days: int = 0
+    by_data_class: dict[str, int] = {}
+    entries_days: int = 0
+
+    def days(self, data_class: DataClass) -> int:
+        """Days for which the contents of a call of this class are kept; 0: for ever."""
+        return self.by_data_class.get(data_class.name, self.contents_days)
+
+
 class PrincipalKind(StrEnum):
     """What kind of caller a principal is; an agent acts for a user only by delegation."""
 
@@ -61,6 +83,8 @@ class Tenant(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     time_zone: str = "UTC"
     active: bool = True
+    recording: Recording = Recording.full
+    retention: Retention | None = None
 
 
 class Team(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -71,6 +95,7 @@ class Team(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     cost_center: str = ""
     limits: LimitSet | None = None
+    recording: Recording = Recording.full
 
 
 class Principal(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from interlock.types.budget import Charge
 from interlock.types.decision import Reason, RouteDecision
 from interlock.types.request import Features, Target
 from interlock.types.usage import Cost, Energy, Usage
@@ -56,7 +57,8 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
     `body` is the request body as the caller sent it, `body_sha256` stands for it where it is not kept; `parameters` are
     its small fields, decoded. `request_class` is the label that the caller, or else the alias, gave the call.
-    `parties`: who called and, in a delegated call, whom it acts for.
+    `parties`: who called and, in a delegated call, whom it acts for. `charges`: the budgets that it counts on.
+    `recording` (`identity.Recording`): under `metadata` there is neither a body nor a hash of one.
     """
 
     call: int
@@ -86,13 +88,16 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     peer: str = ""
     request_class: str = ""
     parties: tuple[Party, ...] = ()
+    charges: tuple[Charge, ...] = ()
+    recording: int = 0
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """A call of an authenticated caller that was not made, and why.
 
     From `snapshot_root` on: what had been decided before it was refused, so that this can be decided again. `features`
-    and `target` are None when it was refused before they were known, `route` before offers were ordered.
+    and `target` are None when it was refused before they were known, `route` before offers were ordered. `recording` as
+    in an Intent; where the body may not be kept, there are no `words` that may quote it either.
     """
 
     call: int
@@ -123,6 +128,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
     permits: tuple[Reason, ...] = ()
     route: RouteDecision | None = None
     seed: int = 0
+    recording: int = 0
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -172,8 +178,9 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
     `state`: "completed", "failed", "cut" (by us), "disconnected" (by the caller), "refused" (by every candidate).
     `body`: the answer of an unstreamed call (`body_sha256` stands for it where it is not kept). For a streamed one the
-    text is in the chunks before, `chunks` of them, and `chunks_sha256` is over their text and raw bytes in order. Times
-    in microseconds since the intent.
+    text is in the chunks before, `chunks` of them, and `chunks_sha256` is over their text and raw bytes in order. Of an
+    answer that is not kept there is neither text nor hash, and no `words`, which may quote it. Times in microseconds
+    since the intent. `charged`: what each of the intent's budgets was charged, in their order.
     """
 
     call: int
@@ -197,6 +204,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     bytes_sent: int = 0
     cost: Cost = Cost()
     energy: Energy = Energy()
+    charged: tuple[int, ...] = ()
 
 
 class EpochClose(msgspec.Struct, frozen=True, array_like=True, tag=8):

@@ -15,8 +15,10 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from interlock.types.identity import Recording
+
 BUCKETS = 1024
-SMALL_PARTS = ("tenants", "teams", "sources", "policies", "aliases", "issuers", "router")
+SMALL_PARTS = ("tenants", "teams", "sources", "policies", "aliases", "issuers", "router", "budgets")
 FORMAT = 1
 """Version of the parts' layout; a worker refuses a snapshot of another format and keeps the one it has."""
 
@@ -43,7 +45,7 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model name of the company's own. `tenant_id` empty: for all. `sunset_s`: Unix seconds, refused afterwards.
 
     `max_tokens` is the cap taken when a request names none. `data_class` raises the call's class to at least this.
-    `request_class` is the label of calls that name none themselves."""
+    `request_class` is the label of calls that name none themselves. `recording`: of its calls no more is kept."""
 
     name: str
     tenant_id: str = ""
@@ -53,6 +55,7 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     data_class: int = 0
     sunset_s: int = 0
     request_class: str = ""
+    recording: Recording = Recording.full
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

@@ -41,6 +41,7 @@ class _Own(msgspec.Struct, forbid_unknown_fields=True, rename={"request_class": 
     purpose: str = ""
     mode: str = ""
     request_class: str = ""
+    recording: str = ""
 
 
 class _Common(msgspec.Struct):
@@ -119,6 +120,7 @@ class Parsed(msgspec.Struct):
     request_class: str = ""
     generated: int = 0
     """Answers that are made, where that is more than the `n` that come back (`best_of`)."""
+    recording: str = ""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -299,6 +301,7 @@ def _parse_embedding(top: Fields, shape: _Shape, request: _Embedding, limits: Li
         mode=own.mode,
         parameters={"dimensions": request.dimensions} if request.dimensions else {},
         request_class=own.request_class,
+        recording=own.recording,
     )
 
 
@@ -364,6 +367,7 @@ def _common(
         own.mode,
         _parameters(request, bound),
         own.request_class,
+        recording=own.recording,
     )
 
 

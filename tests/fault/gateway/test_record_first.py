@@ -337,3 +337,34 @@ def test_what_was_asked_and_answered_is_in_the_record_byte_by_byte() -> None:
         assert outcome.body == answer.body
         assert outcome.bytes_sent == len(answer.body)
         assert intent.features.purpose == "triage"
+
+
+def test_an_earlier_answer_leaves_again_with_a_durable_record_only(disk: Disk) -> None:
+    with serving() as (gateway, engine):
+        first = ask(gateway, CHAT, idempotency_key="k")
+        assert first.status == 200
+        disk.hold()
+        found: list[Answer] = []
+        asking = threading.Thread(target=lambda: found.append(ask(gateway, CHAT, idempotency_key="k")))
+        asking.start()
+        assert disk.waiting.wait(3)
+        time.sleep(SHORT_S)
+        assert not found, "the answer left before its record was durable"
+        disk.sync_error = errno.EIO
+        disk.let_go()
+        asking.join(10)
+        assert found[0].status == 503 and first.json["choices"][0]["message"]["content"].encode() not in found[0].body
+        assert len(engine.calls) == 1
+
+
+def test_a_call_that_a_full_disk_cut_off_does_not_stay_open_in_the_log(disk: Disk) -> None:
+    with serving(log_check_ms=20) as (gateway, engine):
+        engine.script(answers.answer("one two three four five six seven", between_ms=30))
+        with calling(gateway, STREAM) as found:
+            eventually(lambda: gateway.records_of(Chunk))
+            disk.write_error, disk.free = errno.ENOSPC, 0
+        assert found[0].body.endswith(b"<cut>")
+        disk.write_error, disk.free = 0, 1 << 40
+        eventually(lambda: gateway.records_of(Outcome))
+        (outcome,) = gateway.records_of(Outcome)
+        assert (outcome.state, outcome.usage.origin) == ("cut", "reserved") and outcome.usage.total_tokens

@@ -1,4 +1,4 @@
-"""A store over a database of the test's own."""
+"""A store over a database of the test's own, and people who talk through a worker to a ledger in it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import pytest
 from interlock.settings import Settings
 from interlock.storage.migrate import migrate
 from interlock.storage.pool import Store
+from tests.integration.control_client import Running
+from tests.integration.ledger.harness import PEOPLE, serving
+from tests.integration.ledger.scene import Scene
 
 from .site import Site
 
@@ -30,3 +33,29 @@ def site(postgres_empty_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     made = Site(postgres_empty_url, tmp_path / "home")
     yield made
     made.close()
+
+
+@pytest.fixture
+def running(postgres_empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    from tests.integration.ledger.test_ledger_api import control_over_migrated
+
+    with control_over_migrated(postgres_empty_url) as it:
+        secrets = Path(it.control.settings.home) / "secrets"
+        monkeypatch.setattr(
+            "tests.integration.ledger.harness.MASTER", bytes.fromhex((secrets / "ledger_key").read_text().strip())
+        )
+        with it.control.store.platform() as conn:  # the world of the worker, as the database has it
+            for tenant in sorted({who.tenant for who in PEOPLE}):
+                conn.execute(
+                    "INSERT INTO interlock.tenants (id, name, time_zone, active, created_at, updated_at)"
+                    " VALUES (%s, %s, 'UTC', true, now(), now())",
+                    (f"ten_{tenant}", tenant),
+                )
+        yield it
+
+
+@pytest.fixture
+def scene(running: Running, tmp_path: Path) -> Iterator[Scene]:
+    running.owner.do("POST", "/roles", {"principal": "admin", "role": "payload_reader"})
+    with serving(tmp_path) as (gateway, _engine):
+        yield Scene(running, gateway, tmp_path)

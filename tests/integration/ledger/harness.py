@@ -11,8 +11,11 @@ from typing import Any
 
 import msgspec
 
-from interlock.control.services.ledger import key_name
+from interlock.control.main import Control, ledger_signer
+from interlock.control.services.ledger import Export, key_name
 from interlock.gateway.shipper import Shipper
+from interlock.ledger.proof.folder import ExportWriter, Manifest
+from interlock.ledger.proof.verify import Report, verify_export
 from interlock.ledger.vault import KeyWrapper, SubjectKey
 from interlock.settings import Settings
 from interlock.storage import ledger_read
@@ -93,3 +96,24 @@ def opened(store: Store, leaf: dict[str, Any]) -> dict[str, Any]:
                 assert digest.hex() == each["sha256"]
                 out[each["role"]] = value
     return out
+
+
+def verified(control: Control, tenant_id: str, folder: Path, to_ns: int, *, from_ns: int = 0) -> Report:
+    """An export of everything of a tenant until then, verified."""
+    key = ledger_signer(control.settings).verifier_key
+    made = Export(control.store, control.settings, tenant_id, from_ns, to_ns, [key.text])
+    head = {name: value for name, value in made.manifest.items() if name != "keys"}
+    writer = ExportWriter(folder, Manifest.decode(msgspec.json.encode(head)), [key.text])
+    for kind, value in made.lines():
+        if kind == "start":
+            writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
+        elif kind == "checkpoint":
+            writer.checkpoint(value["note"], value["coverage"].encode())
+        elif kind == "pruned":
+            writer.pruned(value["note"], value["state"].encode())
+        elif kind == "rotation":
+            writer.rotation(value["statement"], value["head"])
+        elif kind in ("settled", "entry"):
+            getattr(writer, kind)(value.encode())
+    writer.close()
+    return verify_export(folder, [key])

@@ -105,7 +105,7 @@ class Archive:
         site.add(calls)
         self.to = datetime.now(UTC)
         to_ns = int(self.to.timestamp() * 1e9)
-        until(lambda: site.size() == calls, 30, "the sequencer")
+        until(lambda: site.size() >= calls, 30, "the sequencer")
 
         def complete() -> bool:
             site.shipper.pass_once()
@@ -159,7 +159,7 @@ def test_an_archive_comes_back_and_proves_itself(
     assert (got["files"], got["problems"], got["covered"], got["tenant"]) == (len(there) - 1, [], [], "acme")
     assert proved(tmp_path / "back") == 0
     leaves = (tmp_path / "back" / "entries.jsonl").read_bytes().splitlines()
-    assert leaves == archive.site.leaves()
+    assert leaves == archive.site.leaves()[: len(leaves)] and sum(b'"kind":"call"' in leaf for leaf in leaves) == 40
     assert not list((archive.site.home / "archive").glob("*/")), "the export is not kept twice"
     assert archive.fetch(tmp_path / "back") == 1, "a folder that holds something is left alone"
     assert SECRET not in "".join(capsys.readouterr())
@@ -437,6 +437,9 @@ def test_small_files_have_one_checksum(tmp_path: Path, monkeypatch: pytest.Monke
         ("entries.jsonl", "entries.jsonl", "manifest.json"),
         ("manifest.json", "manifest.json"),
         ("manifest.json", "entries.jsonl"),
+        (INDEX, "manifest.json"),
+        (".hidden", "manifest.json"),
+        ("a/b/c/d", "manifest.json"),
         (),
     ],
 )

@@ -2,125 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psycopg
 import pytest
 
-from interlock.control.main import ledger_signer
-from interlock.control.services.ledger import Export
-from interlock.gateway.shipper import Shipper
-from interlock.ledger.proof.folder import ExportWriter, Manifest
-from interlock.ledger.proof.verify import Report, verify_export
 from interlock.storage import shipping
-from tests.gateway import WorkerHarness
-from tests.integration.control_client import Admin, Running
-from tests.integration.gateway.client import CHAT, ask
-from tests.integration.ledger.harness import PEOPLE, serving, shipper_for
-from tests.integration.ledger.test_ledger_api import control_over_migrated
-
-SECRET = "the tenant of flat 12 has a rare disease"
-MESSAGE = {"role": "user", "content": SECRET}
-
-
-@pytest.fixture
-def running(postgres_empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    with control_over_migrated(postgres_empty_url) as it:
-        secrets = Path(it.control.settings.home) / "secrets"
-        monkeypatch.setattr(
-            "tests.integration.ledger.harness.MASTER", bytes.fromhex((secrets / "ledger_key").read_text().strip())
-        )
-        with it.control.store.platform() as conn:  # the world of the worker, as the database has it
-            for tenant in sorted({who.tenant for who in PEOPLE}):
-                conn.execute(
-                    "INSERT INTO interlock.tenants (id, name, time_zone, active, created_at, updated_at)"
-                    " VALUES (%s, %s, 'UTC', true, now(), now())",
-                    (f"ten_{tenant}", tenant),
-                )
-        yield it
-
-
-class Scene:
-    """A worker, its shipper, and what people say through it."""
-
-    def __init__(self, running: Running, gateway: WorkerHarness, home: Path) -> None:
-        self.running, self.gateway, self.home = running, gateway, home
-        self.shipper: Shipper = shipper_for(running.control.store, home, ledger_checkpoint_s=0)
-        self.owner: Admin = running.owner
-
-    def say(self, text: str, who: str = "alice") -> str:
-        """A call; its request id."""
-        body = {**CHAT, "messages": [{**MESSAGE, "content": text}]}
-        return ask(self.gateway, body, key=self.gateway.key(who)).headers["x-interlock-request-id"]
-
-    def arrive(self) -> None:
-        """Everything said so far is in the ledger. (Twice: a pass that meets an erasure leaves it to the next.)"""
-        for _ in range(2):
-            self.shipper.pass_once()
-            self.sequence()
-
-    def sequence(self) -> None:
-        for tenant_id in ("ten_acme", "ten_globex"):
-            self.running.control.sequencer.sequence(tenant_id)
-
-    def erase(self, who: str = "alice") -> Any:
-        return self.owner.do("POST", "/tenants/acme/ledger/erase", {"subject": f"prn_acme_{who}"})
-
-    def contents(self, request: str) -> Any:
-        return self.owner.call("GET", f"/tenants/acme/ledger/calls/{request}?content=true")[1]["contents"]
-
-    def verify(self, folder: Path, to_ns: int) -> Report:
-        """An export of everything until then, verified."""
-        control = self.running.control
-        key = ledger_signer(control.settings).verifier_key
-        made = Export(control.store, control.settings, "ten_acme", 0, to_ns, [key.text])
-        head = {name: value for name, value in made.manifest.items() if name != "keys"}
-        writer = ExportWriter(folder, Manifest.decode(msgspec.json.encode(head)), [key.text])
-        for kind, value in made.lines():
-            if kind == "start":
-                writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
-            elif kind == "checkpoint":
-                writer.checkpoint(value["note"], value["coverage"].encode())
-            elif kind in ("settled", "entry"):
-                getattr(writer, kind)(value.encode())
-        writer.close()
-        return verify_export(folder, [key])
-
-
-@pytest.fixture
-def scene(running: Running, tmp_path: Path) -> Iterator[Scene]:
-    running.owner.do("POST", "/roles", {"principal": "admin", "role": "payload_reader"})
-    with serving(tmp_path) as (gateway, _engine):
-        yield Scene(running, gateway, tmp_path)
-
-
-def everything(url: str) -> list[str]:
-    """Every row of every table, as text."""
-    rows = []
-    with psycopg.connect(url, autocommit=True) as conn:
-        conn.execute("SELECT set_config('role', 'interlock_migrator', false)")
-        tables = conn.execute(
-            "SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-            " WHERE n.nspname = 'interlock' AND relkind = 'r'"
-        ).fetchall()
-        for (table,) in tables:
-            rows += [row for (row,) in conn.execute(f'SELECT t::text FROM interlock."{table}" AS t')]
-    return rows
-
-
-def needles() -> list[str]:
-    """What somebody who guesses would look for: the words, and hashes of them and of the message."""
-    guesses = [SECRET.encode(), json.dumps(MESSAGE).encode(), msgspec.json.encode(MESSAGE)]
-    digests = [
-        hashlib.new(name, guess).hexdigest() for guess in guesses for name in ("md5", "sha1", "sha256", "sha512")
-    ]
-    return [SECRET, SECRET.encode().hex(), *digests]
+from tests.integration.control_client import Admin
+from tests.integration.ledger.harness import shipper_for
+from tests.integration.ledger.scene import MESSAGE, SECRET, Scene, everything, needles
 
 
 def test_after_an_erasure_nothing_is_left_to_find_and_every_proof_holds(
@@ -217,3 +110,22 @@ def test_who_may_erase_and_what_cannot_be(scene: Scene) -> None:
         assert Admin(scene.owner.http, made["key"]).call("POST", path, {"subject": "prn_acme_alice"})[0] == status
     scene.erase()
     assert scene.owner.call("POST", path, {"subject": "prn_acme_alice"})[0] == 404, "there is nothing left"
+
+
+def test_an_erasure_takes_answers_kept_for_idempotency_keys(scene: Scene) -> None:
+    kept = (
+        "INSERT INTO interlock.idempotency_keys (tenant_id, principal_id, digest, fingerprint, subject, epoch, request,"
+        " state, answer, expires_at) VALUES ('ten_acme', %(p)s::text, sha256(convert_to(%(p)s, 'UTF8')), sha256('r'),"
+        " %(p)s, 'e', 'req_1',"
+        " 'done', 'sealed', now() + interval '1 day')"
+    )
+    url = scene.running.control.store.url
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("SELECT set_config('role', 'interlock_lender', false)")
+        for who in ("alice", "bob"):
+            conn.execute(kept, {"p": f"prn_acme_{who}"})
+        scene.say(SECRET)
+        scene.arrive()
+        scene.erase()
+        left = conn.execute("SELECT subject FROM interlock.idempotency_keys").fetchall()
+    assert left == [("prn_acme_bob",)]

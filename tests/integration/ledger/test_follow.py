@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,23 @@ def follows(ledger: Ledger) -> list[tuple[str, dict[str, Any], str]]:
     return [(i["actor"], i["after"], i["reason"]) for i in reversed(items) if i["action"] == "ledger.follow"]
 
 
+def signed(ledger: Ledger) -> int:
+    """Entries of acme's tree."""
+    with ledger.running.control.store.tenant(ledger.tenants["acme"]) as conn:
+        row = conn.execute("SELECT size FROM interlock.ledger_trees").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def test_entries_come_in_the_order_of_the_tree_and_say_when_it_ends(ledger: Ledger) -> None:
     otto = ledger.key("acme", "otto")
     path = "/tenants/acme/ledger/follow"
     everything = otto.get(path)
-    assert [item["position"] for item in everything["items"]] == [0, 1, 2, 3]
-    assert (everything["next"], everything["size"], everything["tree"]) == (3, 4, ledger.tenants["acme"])
+    size = signed(ledger)
+    assert [item["position"] for item in everything["items"]] == list(range(size))
+    assert (everything["next"], everything["size"], everything["tree"]) == (size - 1, size, ledger.tenants["acme"])
+    kinds = [item["leaf"]["kind"] for item in everything["items"]]
+    assert kinds.count("call") + kinds.count("refusal") == 4 and "change" in kinds
     for item in everything["items"]:
         assert leaf_hash(msgspec.json.encode(item["leaf"], order="sorted")).hex() == item["hash"]
     searched = otto.get("/tenants/acme/ledger/entries")["items"]
@@ -67,23 +78,24 @@ def test_entries_come_in_the_order_of_the_tree_and_say_when_it_ends(ledger: Ledg
         (i["position"], i["leaf"]) for i in everything["items"]
     ]
     page = otto.get(f"{path}?after=0&limit=2")
-    assert ([item["position"] for item in page["items"]], page["next"], page["size"]) == ([1, 2], 2, 4)
-    for after in (3, 4, 999):
+    assert ([item["position"] for item in page["items"]], page["next"], page["size"]) == ([1, 2], 2, size)
+    for after in (size - 1, size, 999):
         page = otto.get(f"{path}?after={after}")
-        assert (page["items"], page["next"], page["size"]) == ([], after, 4)
+        assert (page["items"], page["next"], page["size"]) == ([], after, size)
     assert "what was said" not in json.dumps(everything)
 
 
 def test_only_what_is_in_the_tree_is_given(ledger: Ledger, postgres_server: Any) -> None:
+    size = signed(ledger)
     with ledger.running.control.store.sequencing() as conn:
         conn.execute(
-            "INSERT INTO interlock.ledger_entries SELECT tenant_id, 4, at_ns, kind, request, team_id, principal_id,"
+            "INSERT INTO interlock.ledger_entries SELECT tenant_id, %s, at_ns, kind, request, team_id, principal_id,"
             " subject, source, model, state, leaf, hash FROM interlock.ledger_entries"
             " WHERE tenant_id = %s AND position = 3",
-            (ledger.tenants["acme"],),
+            (size, ledger.tenants["acme"]),
         )
     page = ledger.owner.get("/tenants/acme/ledger/follow")
-    assert ([item["position"] for item in page["items"]], page["size"]) == ([0, 1, 2, 3], 4)
+    assert ([item["position"] for item in page["items"]], page["size"]) == (list(range(size)), size)
 
 
 def test_since_begins_at_a_checkpoint_from_before(ledger: Ledger) -> None:
@@ -91,11 +103,11 @@ def test_since_begins_at_a_checkpoint_from_before(ledger: Ledger) -> None:
     with ledger.running.control.store.tenant(ledger.tenants["acme"]) as conn:
         row = conn.execute("SELECT at_ns, size FROM interlock.ledger_checkpoints ORDER BY at_ns").fetchall()[0]
     skew_ns = ledger.running.control.settings.ledger_clock_skew_ms * 1_000_000
-    assert row[1] == 4
+    assert row[1] == signed(ledger), "everything so far is under the first checkpoint"
     before = ledger.owner.get(f"{path}{row[0] + skew_ns - 1}")
-    assert [item["position"] for item in before["items"]] == [0, 1, 2, 3]
+    assert [item["position"] for item in before["items"]] == list(range(row[1]))
     after = ledger.owner.get(f"{path}{row[0] + skew_ns}")
-    assert (after["items"], after["next"], after["size"]) == ([], 3, 4)
+    assert (after["items"], after["next"], after["size"]) == ([], row[1] - 1, row[1])
     assert ledger.owner.get(f"{path}1&after=2")["items"][0]["position"] == 3
 
 
@@ -104,7 +116,8 @@ def test_only_an_auditor_of_the_tenant_may_follow(ledger: Ledger) -> None:
     status, error = dora.call("GET", "/tenants/acme/ledger/follow")
     assert (status, error["error"]["code"]) == (403, "admin_denied")
     assert gina.call("GET", "/tenants/acme/ledger/follow")[0] == 404
-    assert len(gina.get("/tenants/globex/ledger/follow")["items"]) == 1
+    theirs = gina.get("/tenants/globex/ledger/follow")["items"]
+    assert {item["leaf"]["tree"] for item in theirs} == {ledger.tenants["globex"]}
     assert looks(ledger) == []
     for query in ("after=-2", "after=x", f"after={1 << 63}", "since_ns=-1", f"since_ns={1 << 63}", "limit=-1",
                   "limit=501"):  # fmt: skip
@@ -120,6 +133,7 @@ def test_a_tenant_without_a_ledger_has_nothing_to_follow(ledger: Ledger) -> None
 
 def test_a_follower_is_on_record_when_it_begins_and_once_an_hour(ledger: Ledger, clock: FakeClock) -> None:
     otto = ledger.key("acme", "otto")
+    size = signed(ledger)
 
     def look(after: int, who: Admin = otto, reason: str = "soc") -> None:
         assert who.call("GET", f"/tenants/acme/ledger/follow?after={after}", reason=reason)[0] == 200
@@ -127,20 +141,20 @@ def test_a_follower_is_on_record_when_it_begins_and_once_an_hour(ledger: Ledger,
     for second in range(20):
         look(min(second, 3))
         clock.advance(s=1)
-    assert follows(ledger) == [("otto", {"after": 0, "size": 4}, "soc")]
+    assert follows(ledger) == [("otto", {"after": 0, "size": size}, "soc")]
     look(-1, reason="")
     look(2)
-    assert follows(ledger)[1:] == [("otto", {"after": -1, "size": 4}, "(no reason given)")], (
+    assert follows(ledger)[1:] == [("otto", {"after": -1, "size": size}, "(no reason given)")], (
         "what came before is another look"
     )
     look(3, ledger.owner)
-    assert follows(ledger)[2:] == [("admin", {"after": 3, "size": 4}, "soc")], "somebody else's looks are theirs"
+    assert follows(ledger)[2:] == [("admin", {"after": 3, "size": size}, "soc")], "somebody else's looks are theirs"
     clock.advance(s=3599)
     look(3)
     assert len(follows(ledger)) == 3
     clock.advance(s=1)
     look(3)
-    assert follows(ledger)[3:] == [("otto", {"after": 3, "size": 4}, "soc")]
+    assert follows(ledger)[3:] == [("otto", {"after": 3, "size": size}, "soc")]
     look(3)
     assert len(follows(ledger)) == 4
 
@@ -224,33 +238,42 @@ def _waiting(site: Site) -> bool:
         return conn.execute("SELECT 1 FROM interlock.ledger_inbox LIMIT 1").fetchone() is not None
 
 
+def _calls(lines: Iterable[bytes]) -> int:
+    """How many of these are calls: what administrators do, and looks at the ledger, are in the tree as well."""
+    return sum(b'"kind":"call"' in line for line in lines)
+
+
 def test_an_outage_of_the_admin_api_is_waited_for(site: Site, tmp_path: Path) -> None:
     output = tmp_path / "out"
     site.add(3)
     process = site.follower("--output", str(output))
-    until(lambda: output.exists() and output.read_bytes().count(b"\n") == 3, 30, "three lines")
+    until(lambda: output.exists() and _calls(output.read_bytes().splitlines()) == 3, 30, "three calls")
     site.stop()
     site.add(2)
     time.sleep(1.5)
     assert process.poll() is None
     site.start()
-    until(lambda: output.read_bytes().count(b"\n") == 5, 60, "what came meanwhile")
+    until(lambda: _calls(output.read_bytes().splitlines()) == 5, 60, "what came meanwhile")
     said = end(process)
     assert said.count("cannot be reached") == 1 and "going on" in said
-    assert lines_of(output) == site.leaves()
+    found = lines_of(output)
+    assert found == site.leaves()[: len(found)]
 
 
 def test_once_is_for_what_is_there_and_fails_when_nobody_answers(
     site: Site, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     site.add(2)
-    until(lambda: site.size() == 2, 30, "the sequencer")
+    until(lambda: _calls(site.leaves()) == 2 and not _waiting(site), 30, "the sequencer")
     assert main(site.arguments("--once")) == 0
-    assert [json.loads(line)["position"] for line in capfdbinary.readouterr().out.splitlines()] == [0, 1]
+    places = [json.loads(line)["position"] for line in capfdbinary.readouterr().out.splitlines()]
+    assert places == list(range(len(places))) and len(places) > 2
     assert main(site.arguments("--once", "--from", "1", "--json", "--output", str(tmp_path / "out"))) == 0
-    assert json.loads(capfdbinary.readouterr().out) == {"entries": 1, "position": 1}
+    said = json.loads(capfdbinary.readouterr().out)
+    assert said["entries"] == said["position"] >= places[-1]
     assert main(site.arguments("--once", "--since", "1h", "--output", str(tmp_path / "all"))) == 0
-    assert lines_of(tmp_path / "all") == site.leaves()
+    found = lines_of(tmp_path / "all")
+    assert found == site.leaves()[: len(found)] and _calls(found) == 2
     site.stop()
     capfdbinary.readouterr()
     assert main(site.arguments("--once")) == 1
@@ -263,20 +286,24 @@ def test_entries_reach_a_collector_and_none_is_lost_while_it_is_away(site: Site,
     with collecting() as got:
         got.answers = [(400, b"", {})] * 2
         site.add(130)
-        until(lambda: site.size() == 130, 30, "the sequencer")
+        until(lambda: _calls(site.leaves()) == 130 and not _waiting(site), 30, "the sequencer")
         process = site.follower("--otlp", got.url, "--state", str(state))
         until(lambda: state.exists(), 30, "everything to be taken")
         assert "answered 400; trying again" in end(process)
-        assert got.asked > len(got.requests) and len(got.requests) == 2
+        assert got.asked > len(got.requests) and len(got.requests) >= 2
+        leaves = [json.loads(leaf) for leaf in site.leaves()][: len(got.records)]
         records = [(each.event_name, plain(each.body)) for each in got.records]
-        assert records == [("interlock.ledger.call", json.loads(leaf)) for leaf in site.leaves()]
+        assert records == [(f"interlock.ledger.{leaf['kind']}", leaf) for leaf in leaves]
+        done = json.loads(state.read_bytes())["position"]
+        assert done == len(records) - 1 >= 130
         site.add(1)
-        until(lambda: site.size() == 131, 30, "the sequencer")
+        until(lambda: _calls(site.leaves()) == 131 and not _waiting(site), 30, "the sequencer")
         got.answers = [(503, b"", {"retry-after": "99"})]
         once = site.arguments("--once", "--otlp", got.url, "--state", str(state))
         assert main(once) == 1
-        assert json.loads(state.read_bytes())["position"] == 129, "what was not taken is not done with"
+        assert json.loads(state.read_bytes())["position"] == done, "what was not taken is not done with"
         assert main(once) == 0
-        assert len(got.records) == 131 and json.loads(state.read_bytes())["position"] == 130
-        attributes = {each.key: plain(each.value) for each in got.records[-1].attributes}
-        assert attributes["interlock.position"] == 130 and attributes["gen_ai.usage.input_tokens"] == 10
+        assert json.loads(state.read_bytes())["position"] == len(got.records) - 1 > done
+        last = [each for each in got.records if each.event_name == "interlock.ledger.call"][-1]
+        attributes = {each.key: plain(each.value) for each in last.attributes}
+        assert attributes["interlock.position"] > done and attributes["gen_ai.usage.input_tokens"] == 10

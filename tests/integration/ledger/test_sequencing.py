@@ -14,6 +14,7 @@ import pytest
 from interlock.control.main import ledger_signer
 from interlock.control.sequencer import LedgerBroken, Sequencer
 from interlock.errors import Conflict
+from interlock.ledger import control_entry
 from interlock.ledger.entry import encode_leaf
 from interlock.ledger.proof import checkpoint as checkpoints
 from interlock.ledger.proof.coverage import Coverage, Settled, settled_digest
@@ -214,7 +215,7 @@ def test_no_checkpoint_claims_more_than_the_tree_holds(store: Store, tmp_path: P
                 held[epoch] = held.get(epoch, 0) + 1
             assert {epoch: n for epoch, n in counted.items() if n} == held
         last = Coverage.decode(all_of_them[-1].coverage)
-        assert last.epochs == (), "everyone has ended, and everything is here"
+        assert [one.epoch for one in last.epochs] == [control_entry.EPOCH], "everyone has ended, everything is here"
     assert states == expected
 
 

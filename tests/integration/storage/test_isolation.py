@@ -43,11 +43,15 @@ LEDGER_TABLES = (
     "ledger_entries",
     "ledger_entries_other",
     "ledger_usage",
+    "ledger_holds",
+    "ledger_sweeps",
+    "ledger_pruned",
     "ledger_entries_2026_03",
     "ledger_entries_2026_04",
     "ledger_entries_2026_05",
 )
 """The last three: months, made as the control process makes them."""
+BUDGET_TABLES = ("budgets", "budget_periods", "budget_leases", "budget_charges", "budget_alerts")
 _POLICIES = """
     SELECT tablename, policyname, roles::text[], cmd, qual, with_check FROM pg_policies
     WHERE schemaname = 'interlock' AND tablename = %s
@@ -78,6 +82,8 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "role_bindings",
         "changes",
         *LEDGER_TABLES,
+        *BUDGET_TABLES,
+        "idempotency_keys",
     }
     crossing = {role.name for role in roles.ROLES if role.crosses_tenants}
     for table, enabled, forced, owner in found:
@@ -137,6 +143,11 @@ def test_privileges_are_as_the_roles_table_says(bare: psycopg.Connection[Any], r
         assert {t for t, _ in granted} == {"snapshot_part", "snapshot_head", "nodes"} and writes == {"nodes"}
     elif role.name == roles.COMPILER:
         assert writes == snapshot | {"compile_lock"} and "changes" not in {t for t, _ in granted}
+    elif role.name == roles.LENDER:
+        seen = {"budgets", "budget_periods", "budget_leases", "budget_charges", "idempotency_keys"}
+        assert {t for t, _ in granted} == seen
+        assert writes == {"budget_periods", "budget_leases", "idempotency_keys"}
+        assert ("budget_leases", "DELETE") not in granted
     elif role.name in (roles.APP, roles.PLATFORM):
         assert ("changes", "UPDATE") not in granted and ("changes", "DELETE") not in granted
         assert not writes & {"snapshot_part", "snapshot_head"}

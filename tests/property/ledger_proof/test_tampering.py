@@ -258,6 +258,10 @@ def test_every_field_of_the_manifest(plain: Path) -> None:
         {"made_at": 1.5},
         {"cell": 7},
         {"more": 1},
+        {"pruned": manifest["start_size"]},
+        {"pruned": manifest["start_size"] + 1},
+        {"pruned": manifest["end_size"]},
+        {"pruned": manifest["end_size"] + 1},
     ):
         with changed(plain / "manifest.json", msgspec.json.encode({**manifest, **change})):
             assert check(plain).verdict != "complete", change

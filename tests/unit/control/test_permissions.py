@@ -29,7 +29,10 @@ source.read viewer      source.write P:admin     source.operate admin
 alias.read viewer       alias.write admin        issuer.read auditor      issuer.write owner
 role.read auditor       role.write admin         change.read auditor      snapshot.read P:viewer
 config.export auditor   config.plan auditor      config.apply admin       explain developer
+budget.read viewer      budget.write admin
 ledger.read auditor     ledger.content G:auditor  ledger.erase owner  usage.read auditor
+ledger.retention owner  ledger.hold admin        ledger.hold_release owner
+ledger.rotate_key P:owner  ledger.retire_node P:owner
 """
 MATRIX = dict(zip(*[iter(EXPECTED.split())] * 2, strict=True))
 PLACES: tuple[str | None, ...] = ("ten_a", "ten_b", None)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+from msgspec import UNSET
+
 from interlock.ledger.proof.checkpoint import Checkpoint
 from interlock.ledger.proof.coverage import (
     SETTLED_START,
@@ -20,8 +23,10 @@ from interlock.ledger.proof.coverage import (
 from interlock.ledger.proof.entry import encode_leaf
 from interlock.ledger.proof.findings import Report
 from interlock.ledger.proof.folder import ExportWriter, Manifest
-from interlock.ledger.proof.merkle import CompactRange, leaf_hash
+from interlock.ledger.proof.merkle import CompactRange, leaf_hash, root_of, subtrees
 from interlock.ledger.proof.note import Ed25519Signer, Signer, VerifierKey, sign_note
+from interlock.ledger.proof.pruned import Pruned, PrunedState
+from interlock.ledger.proof.rotation import Rotation
 from interlock.ledger.proof.verify import verify_export
 
 SIGNER = Ed25519Signer("cell.example/log", bytes(range(32)))
@@ -55,11 +60,13 @@ class Log:
         self.open: dict[str, OpenEpoch] = {}
         self.next: dict[str, int] = {}
         self.nodes: dict[str, int] = {}
+        self.retired: dict[str, int] = {}
         self.lines: list[bytes] = []
         self.digest = SETTLED_START
         self.checkpoints: list[Signed] = []
         self.contents: dict[str, bytes] = {}
         self.lists: dict[str, list[str]] = {}
+        self.rotations: list[tuple[str, str | None]] = []
 
     def begin(self, epoch: str, node: str, watermark: int, *, damaged: bool = False) -> None:
         self.open[epoch] = OpenEpoch(epoch=epoch, node=node, n=0, watermark=watermark, damaged=damaged)
@@ -94,10 +101,19 @@ class Log:
         self.lists[id_] = [each["id"] for each in references]
         return {"role": "messages", "list": id_, "digest": digest.hex(), "count": len(texts)}
 
-    def settle(self, epoch: str, *, state: str = "closed", damaged: bool = False, n: int | None = None) -> None:
+    def settle(
+        self,
+        epoch: str,
+        *,
+        state: str = "closed",
+        damaged: bool = False,
+        n: int | None = None,
+        lost: tuple[int, int] | None = None,
+    ) -> None:
         old = self.open.pop(epoch)
         n = old.n if n is None else n
-        line = Settled(epoch=epoch, node=old.node, state=state, n=n, damaged=damaged).encode()
+        after, until = lost or (UNSET, UNSET)
+        line = Settled(epoch, old.node, "lost" if lost else state, n, damaged, after, until).encode()
         self.lines.append(line)
         self.digest = settled_digest(self.digest, line)
 
@@ -105,7 +121,7 @@ class Log:
         """Every epoch and node is there until `at`."""
         for epoch, old in self.open.items():
             self.open[epoch] = OpenEpoch(epoch=epoch, node=old.node, n=old.n, watermark=at, damaged=old.damaged)
-        self.nodes = dict.fromkeys(self.nodes, at)
+        self.nodes = {node: ns if node in self.retired else at for node, ns in self.nodes.items()}
 
     def checkpoint(self, at: int, **change: Any) -> Signed:
         """Sign the tree as it is. `change` overwrites fields of the coverage."""
@@ -114,7 +130,9 @@ class Log:
             "at": at,
             "settled": SettledHead(count=len(self.lines), digest=self.digest.hex()),
             "epochs": tuple(self.open[epoch] for epoch in sorted(self.open)),
-            "nodes": tuple(NodeSeen(node=node, registered=self.nodes[node]) for node in sorted(self.nodes)),
+            "nodes": tuple(
+                NodeSeen(node, self.nodes[node], self.retired.get(node, UNSET)) for node in sorted(self.nodes)
+            ),
         }
         coverage = Coverage(**{**fields, **change}).encode()
         made = Checkpoint(
@@ -130,6 +148,15 @@ class Log:
         self.checkpoints.append(signed)
         return signed
 
+    def rotate(self, new: Ed25519Signer, at: int) -> None:
+        """Another key signs from now on; the change is signed by both."""
+        (old,) = self.signers
+        assert isinstance(old, Ed25519Signer)
+        self.signers = [old, new]
+        head = self.checkpoint(at)
+        self.rotations.append((statement(old, new, at, self.origin), head.note))
+        self.signers = [new]
+
     def export(
         self,
         path: Path,
@@ -139,8 +166,14 @@ class Log:
         from_ns: int = FROM,
         to_ns: int = TO,
         payloads: bool = False,
+        pruned: int | None = None,
+        state: dict[str, Any] | None = None,
+        statement: dict[str, Any] | None = None,
     ) -> Path:
-        """Write an export from checkpoint number `start` (None: from the empty tree) up to number `end`."""
+        """Write an export from checkpoint number `start` (None: from the empty tree) up to number `end`.
+
+        `pruned`: the entries before this one have lost their text; `state` and `statement` overwrite what says so.
+        """
         last = self.checkpoints[end]
         first = self.checkpoints[start] if start is not None else None
         low = first.size if first else 0
@@ -153,13 +186,18 @@ class Log:
             end_size=last.size,
             made_at=last.at,
             payloads=payloads,
+            pruned=pruned,
         )
         with ExportWriter(path, manifest, [KEYS[0].text]) as writer:
             writer.start(low, first.hashes if first else [], first.counts if first else {})
             for each in self.checkpoints[start or 0 : None if end == -1 else end + 1]:
                 writer.checkpoint(each.note, each.coverage)
-            for leaf in self.leaves[low : last.size]:
+            if pruned is not None:
+                writer.pruned(*self.pruned(low, pruned, first.counts if first else {}, state or {}, statement or {}))
+            for leaf in self.leaves[low if pruned is None else pruned : last.size]:
                 writer.entry(leaf)
+            for rotation, head in self.rotations:
+                writer.rotation(rotation, head)
             for line in self.lines[first.settled if first else 0 : last.settled]:
                 writer.settled(line)
             if payloads:
@@ -168,6 +206,30 @@ class Log:
                 for id_, items in self.lists.items():
                     writer.list(id_, items)
         return path
+
+    def pruned(
+        self, start: int, to: int, counts: dict[str, int], state: dict[str, Any], statement: dict[str, Any]
+    ) -> tuple[str, bytes]:
+        """The statement that the first `to` entries lost their text, and its state."""
+        counts = dict(counts)
+        for leaf in self.leaves[start:to]:
+            value = msgspec.json.decode(leaf)
+            counts[value["epoch"]] = value["n"]
+        hashes = [leaf_hash(each) for each in self.leaves[:to]]
+        roots = [each.hex() for _, each in subtrees(start, hashes[start:])]
+        fields = {"tree": self.tree, "start": start, "to": to, "hashes": roots, "counts": counts, **state}
+        data = PrunedState(**fields).encode()
+        said = {
+            "origin": self.origin, "to": to, "root": root_of(hashes), "at": 3_000,
+            "state": hashlib.sha256(data).digest(), "reason": "retention of entries: 1 day", **statement,
+        }  # fmt: skip
+        return sign_note(Pruned(**said).text(), self.signers), data
+
+
+def statement(old: Ed25519Signer, new: Ed25519Signer, at: int, origin: str = ORIGIN) -> str:
+    """The note of a change of keys."""
+    ledger = origin.rpartition("/")[0]
+    return sign_note(Rotation(ledger, old.verifier_key, new.verifier_key, at).text(), [old, new])
 
 
 def grown(*, payloads: bool = False) -> Log:

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from interlock.control import replay as past_calls
-from interlock.control.identity import Actor, tenant_of
+from interlock.control.identity import Actor, reach_of, tenant_of
 from interlock.control.permissions import Action
-from interlock.control.services import ledger
+from interlock.control.services import audit, ledger
 from interlock.control.services.base import Names
 from interlock.control.web import (
     REASON_HEADER,
@@ -28,6 +28,7 @@ from interlock.control.web import (
     route,
 )
 from interlock.errors import BadRequest, NotFound
+from interlock.ledger.proof.note import VerifierKey
 from interlock.ledger.vault import KeyWrapper
 from interlock.settings import Settings
 from interlock.storage import changes, erasure, ledger_read
@@ -61,7 +62,8 @@ class ErasedView(msgspec.Struct, frozen=True):
 
 
 class CheckpointView(msgspec.Struct, frozen=True):
-    """The newest checkpoint of a tenant's tree: a signed note, its coverage, and the keys that it is signed with.
+    """The newest checkpoint of a tenant's tree: a signed note, its coverage, and every key that ever signed the ledger,
+    the one of now first.
 
     `complete_until`: every call admitted before this instant is in the tree.
     """
@@ -87,6 +89,8 @@ def router() -> APIRouter:
     route(out, "GET", f"{base}/checkpoint", checkpoint, summary, tag="ledger", answer=CheckpointView)
     summary = "Erase a person's contents, for good"
     route(out, "POST", f"{base}/erase", erase, summary, tag="ledger", body=Erase, answer=ErasedView, reason=True)
+    summary = "Hold the list of changes against the ledger"
+    route(out, "GET", f"{base}/changes-audit", changes_audit, summary, tag="ledger", answer=audit.AuditView)
     summary = "What an export folder is made of, a JSON array [kind, value] a line"
     route(out, "GET", f"{base}/export", export, summary, tag="ledger", reason=True)
     return out
@@ -170,10 +174,11 @@ def checkpoint(request: Request, who: Who) -> Response:
     tenant_id = _tenant(request, who, Action.ledger_read)
     with api.store.tenant(tenant_id) as conn:
         found = ledger_read.latest_checkpoint(conn, tenant_id)
+        keys = api.keyring.public(conn)
     if found is None:
         raise NotFound("this tenant has no ledger yet", param="tenant")
     until = datetime.datetime.fromtimestamp(found.complete_ns / 1e9, datetime.UTC)
-    view = CheckpointView(found.note, msgspec.Raw(found.coverage), found.size, until, list(api.ledger_keys))
+    view = CheckpointView(found.note, msgspec.Raw(found.coverage), found.size, until, keys)
     return Json(view)
 
 
@@ -195,13 +200,27 @@ def erase(request: Request, who: Who, body: Body) -> Response:
     return Json(ErasedView(subject, done.keys, done.contents, api.tools.now() + kept))
 
 
+def changes_audit(request: Request, who: Who) -> Response:
+    """Whether each row of the list of changes is as its entry says, and none is missing; of the tenant `platform`: the
+    changes that concern the whole installation."""
+    api = api_of(request)
+    tenant_id = _tenant(request, who, Action.ledger_read)
+    with api.store.platform() as conn:
+        key = VerifierKey.parse(api.keyring.public(conn)[0])
+    found = audit.audit(api.store, api.tools, tenant_id, [key])
+    _look(request, who, tenant_id, "ledger.audit_changes", "", {"rows": found.rows, "problems": len(found.problems)})
+    return Json(found)
+
+
 def export(request: Request, who: Who, from_ns: int, to_ns: int) -> Response:
     """Entries admitted in [from_ns, to_ns), with what proves them; `interlock ledger export` makes a folder of it."""
     api = api_of(request)
     if not 0 <= from_ns < to_ns < NUMBER_MAX:
         raise BadRequest("from_ns must be before to_ns, both Unix nanoseconds", param="from_ns")
     tenant_id = _tenant(request, who, Action.ledger_read)
-    made = ledger.Export(api.store, api.tools.settings, tenant_id, from_ns, to_ns, list(api.ledger_keys))
+    with api.store.platform() as conn:
+        keys = api.keyring.public(conn)
+    made = ledger.Export(api.store, api.tools.settings, tenant_id, from_ns, to_ns, keys)
     _look(request, who, tenant_id, "ledger.export", "", {"from_ns": from_ns, "to_ns": to_ns}, reason_needed=True)
 
     def lines() -> Iterator[bytes]:
@@ -221,7 +240,8 @@ def _keys(settings: Settings) -> LedgerKeys:
 
 def _tenant(request: Request, who: Actor, action: Action) -> str:
     tenant_id = tenant_of(api_of(request).store, who, request.path_params["tenant"])
-    allow(who, action, tenant_id)
+    # the platform's tree tells of the whole installation
+    allow(who, action, reach_of(tenant_id))
     return tenant_id
 
 

@@ -14,7 +14,18 @@ from interlock.control import documents, views
 from interlock.control.identity import Actor, tenant_of
 from interlock.control.permissions import Action, decide
 from interlock.control.plan import Kind, Ref, role_name
-from interlock.control.services import aliases, issuers, keys, policies, principals, roles, sources, teams, tenants
+from interlock.control.services import (
+    aliases,
+    budgets,
+    issuers,
+    keys,
+    policies,
+    principals,
+    roles,
+    sources,
+    teams,
+    tenants,
+)
 from interlock.control.services.base import Tx
 from interlock.control.web import (
     Body,
@@ -31,6 +42,7 @@ from interlock.control.web import (
 from interlock.errors import BadRequest
 from interlock.storage import aliases as stored_aliases
 from interlock.storage import bindings as stored_bindings
+from interlock.storage import budgets as stored_budgets
 from interlock.storage import issuers as stored_issuers
 from interlock.storage import keys as stored_keys
 from interlock.storage import policies as stored_policies
@@ -73,6 +85,7 @@ PRINCIPAL = Resource(
 KEY = Resource("key", "keys", documents.KeySpec, Action.key_read, keys.find, stored_keys.page)
 POLICY = Resource("policy", "policies", documents.PolicySpec, Action.policy_read, policies.find, stored_policies.page)
 ALIAS = Resource("alias", "aliases", documents.AliasSpec, Action.alias_read, aliases.find, stored_aliases.page)
+BUDGET = Resource("budget", "budgets", documents.BudgetSpec, Action.budget_read, budgets.find, stored_budgets.page)
 ISSUER = Resource("issuer", "issuers", documents.IssuerSpec, Action.issuer_read, issuers.find, stored_issuers.page)
 ROLE = Resource(
     "role", "roles", documents.RoleSpec, Action.role_read, roles.find, stored_bindings.page, replaceable=False
@@ -94,7 +107,7 @@ TENANT = Resource(
     lambda conn, **given: stored_tenants.page(conn, after=given["after"], limit=given["limit"]),
 )
 
-OF_TENANT = (TEAM, PRINCIPAL, KEY, POLICY, ALIAS, ISSUER, ROLE)
+OF_TENANT = (TEAM, PRINCIPAL, KEY, POLICY, ALIAS, BUDGET, ISSUER, ROLE)
 OF_PLATFORM = (SOURCE, POLICY, ALIAS, ROLE)
 
 

@@ -16,7 +16,7 @@ from interlock.storage import principals, teams, tenants
 from interlock.storage.changes import Author
 from interlock.storage.ids import make_id
 from interlock.types.clock import Clock
-from interlock.types.identity import DataClass, Principal
+from interlock.types.identity import DataClass, Principal, Recording
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -135,6 +135,11 @@ class Names:
 def data_class_name(value: int) -> Any:
     """The word for a data class."""
     return DataClass(value).name
+
+
+def recording_name(value: int) -> Any:
+    """The word for what of a call is kept."""
+    return Recording(value).name
 
 
 def missing(kind: str, name: str) -> NotFound:

@@ -10,11 +10,11 @@ import msgspec
 from psycopg import Connection
 
 from interlock.control.replay import Decided
-from interlock.errors import NotFound
+from interlock.errors import Conflict, NotFound
 from interlock.ledger.proof.coverage import Coverage
 from interlock.ledger.proof.merkle import inclusion_proof
 from interlock.settings import Settings
-from interlock.storage import ledger_read
+from interlock.storage import ledger_read, pruning, retention, rotations, shipping
 from interlock.storage.ledger_keys import Erased, LedgerKeys
 from interlock.storage.pool import Store
 from interlock.types.record import Intent, Record, Refusal
@@ -40,12 +40,20 @@ class Proof(msgspec.Struct, frozen=True):
 
 class CallView(msgspec.Struct, frozen=True):
     """Everything that the ledger has of one call. `contents` by role, where they were asked for and may be seen:
-    text, or {"base64"} for what is not UTF-8; null: erased."""
+    text, or {"base64"} for what is not UTF-8; null: erased, or removed by
+    retention. `notes`: sentences on what is not there, and why."""
 
     request: str
     entries: list[EntryView]
     proofs: list[Proof]
     contents: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+_NOT_KEPT = {
+    "prompt_only": "the answer was not kept (recording: prompt_only)",
+    "metadata": "neither prompt nor answer was kept (recording: metadata)",
+}
 
 
 def search(
@@ -62,7 +70,8 @@ def show(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys |
     checkpoint = ledger_read.latest_checkpoint(conn, tenant_id)
     if not entries or checkpoint is None:
         raise NotFound(
-            f"the ledger of this tenant has no call {request}; a call of the last seconds may still be on its way",
+            f"the ledger of this tenant has no call {request}; a call of the last seconds may still be on its way"
+            + (", an old one was pruned" if pruning.latest(conn, tenant_id) is not None else ""),
             param="request",
         )
     read = ledger_read.node_reader(conn, tenant_id, checkpoint.size)
@@ -77,9 +86,35 @@ def show(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys |
     ]
     views = [EntryView(entry.position, msgspec.Raw(entry.leaf)) for entry in entries]
     contents = None
+    leaf = msgspec.json.decode(entries[0].leaf)
     if keys is not None:
-        contents = _contents(conn, tenant_id, msgspec.json.decode(entries[0].leaf), keys, settings)
-    return CallView(request, views, proofs, contents)
+        contents = _contents(conn, tenant_id, leaf, keys, settings)
+    return CallView(request, views, proofs, contents, _notes(conn, tenant_id, leaf))
+
+
+def _notes(conn: Connection[Any], tenant_id: str, leaf: dict[str, Any]) -> tuple[str, ...]:
+    """What of a call is not there, and why."""
+    gone = _gone(conn, tenant_id, leaf)
+    kept = _not_kept(leaf)
+    return tuple(words for words in (kept, gone and f"what was kept of it was {gone}") if words)
+
+
+def _not_kept(leaf: dict[str, Any]) -> str | None:
+    recording = leaf.get("what", {}).get("recording", "")
+    return None if (leaf["kind"], recording) == ("refusal", "prompt_only") else _NOT_KEPT.get(recording)
+
+
+def _gone(conn: Connection[Any], tenant_id: str, leaf: dict[str, Any]) -> str | None:
+    """How what was kept of a call went: its record is no other's, and goes when nothing keeps it."""
+    subject = key_name(leaf)
+    names = [bytes.fromhex(each["id"]) for each in leaf["contents"] if each["role"] == "record"]
+    key = shipping.key_row(conn, tenant_id, subject) if names else None
+    if leaf.get("erased") or (key is not None and not key.wrapped):
+        return "erased"
+    if not names or ledger_read.content(conn, tenant_id, subject, names[0]) is not None:
+        return None
+    at = retention.removed_on(conn, tenant_id, subject, leaf["what"]["data_class"], retention.day_of(leaf["at"]))
+    return "removed by retention" + (f" on {at:%Y-%m-%d}" if at is not None else "")
 
 
 def key_name(leaf: dict[str, Any]) -> str:
@@ -93,6 +128,8 @@ def _contents(
 ) -> dict[str, Any]:
     subject = key_name(leaf)
     out: dict[str, Any] = {}
+    if not leaf["contents"]:
+        return out
     try:
         key = keys.named(conn, tenant_id, subject)
     except Erased:
@@ -105,7 +142,7 @@ def _contents(
     for each in leaf["contents"]:
         if "list" in each:
             items = ledger_read.list_items(conn, tenant_id, subject, bytes.fromhex(each["list"]))
-            out[each["role"]] = [opened(name) for name in items]
+            out[each["role"]] = [opened(name) for name in items] or None
         else:
             out[each["role"]] = opened(bytes.fromhex(each["id"]))
     return out
@@ -123,7 +160,8 @@ def _shown(plain: bytes) -> Any:
 
 
 def record_of(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys, settings: Settings) -> Decided:
-    """What was recorded of a call's decisions. Raises NotFound; with code `features_erased` after an erasure."""
+    """What was recorded of a call's decisions. Raises NotFound: `features_erased` after an erasure,
+    `features_removed` after retention."""
     for entry in ledger_read.of_request(conn, tenant_id, request):
         leaf = msgspec.json.decode(entry.leaf)
         for each in leaf["contents"]:
@@ -136,8 +174,11 @@ def record_of(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerK
                 else:
                     data = ledger_read.content(conn, tenant_id, subject, bytes.fromhex(each["id"]))
                 if data is None:
+                    how = _gone(conn, tenant_id, leaf) or "erased"
                     raise NotFound(
-                        f"{request} cannot be decided again: features erased", code="features_erased", param="request"
+                        f"{request} cannot be decided again: features {how}",
+                        code="features_erased" if how == "erased" else "features_removed",
+                        param="request",
                     )
                 plain = key.open(bytes.fromhex(each["id"]), data, bytes_max=settings.record_bytes_max)
                 record = _records.decode(plain)[0]
@@ -166,6 +207,13 @@ class Export:
             self._start = ledger_read.checkpoint_before(conn, tenant_id, from_ns - margin_ns)
             end = ledger_read.checkpoint_complete(conn, tenant_id, to_ns)
             end = end or ledger_read.latest_checkpoint(conn, tenant_id)
+            pruned = pruning.latest(conn, tenant_id)
+            start_size = self._start.size if self._start is not None else 0
+            self._pruned = pruned if pruned is not None and start_size < pruned.to_position else None
+            if self._pruned is not None:
+                self._start = ledger_read.checkpoint_at(conn, tenant_id, self._pruned.start_at_ns)
+                if end is not None and end.size < self._pruned.to_position:
+                    end = ledger_read.checkpoint_from_size(conn, tenant_id, self._pruned.to_position)
         if end is None:
             raise NotFound("this tenant has no ledger yet", param="tenant")
         self._end = end
@@ -181,17 +229,27 @@ class Export:
             "payloads": False,
             "keys": keys,
         }
+        if self._pruned is not None:
+            self.manifest["pruned"] = self._pruned.to_position
 
     def lines(self) -> Iterator[tuple[str, Any]]:
-        """("start", {...}), ("settled", line), ("checkpoint", {...}), ("entry", leaf), ("end", {})."""
+        """("start", {...}), where the first entries were pruned ("pruned", {...}), ("rotation", {...}),
+        ("settled", line), ("checkpoint", {...}), ("entry", leaf), ("end", {}). Raises Conflict when entries are pruned
+        meanwhile."""
         yield "start", self._start_state()
+        if self._pruned is not None:
+            yield "pruned", {"note": self._pruned.note, "state": self._pruned.state.decode()}
+        yield from self._rotations()
         yield from self._settled()
         yield from self._checkpoints()
         size = self._start.size if self._start is not None else 0
+        size = size if self._pruned is None else self._pruned.to_position
         while size < self._end.size:
             until = min(size + LEAVES_AT_ONCE, self._end.size)
             with self._store.tenant(self._tenant_id) as conn:
                 found = ledger_read.leaves(conn, self._tenant_id, size, until)
+            if len(found) != until - size:
+                raise Conflict(f"entries from {size} on were pruned meanwhile; export again", code="pruned")
             for leaf in found:
                 yield "entry", leaf.decode()
             size = until
@@ -206,6 +264,12 @@ class Export:
             hashes = [read(level, index).hex() for level, index in _subtrees(start.size)]
         counts = {each.epoch: each.n for each in Coverage.decode(start.coverage).epochs}
         return {"size": start.size, "hashes": hashes, "counts": counts}
+
+    def _rotations(self) -> Iterator[tuple[str, Any]]:
+        with self._store.tenant(self._tenant_id) as conn:
+            for each in rotations.everything(conn):
+                head = ledger_read.checkpoint_at(conn, self._tenant_id, each.at_ns)
+                yield "rotation", {"statement": each.statement, "head": None if head is None else head.note}
 
     def _settled(self) -> Iterator[tuple[str, Any]]:
         after = Coverage.decode(self._start.coverage).settled.count if self._start is not None else 0

@@ -6,6 +6,7 @@ import msgspec
 
 from interlock.control.documents import LimitsSpec, PrincipalSpec, restate
 from interlock.control.services.base import Names, Tx, missing
+from interlock.control.services.budgets import unused
 from interlock.storage import principals
 from interlock.storage.table import Stored
 from interlock.types.identity import LimitSet, Principal
@@ -63,5 +64,7 @@ def update(tx: Tx, tenant_id: str, spec: PrincipalSpec, revision: int | None = N
 
 
 def delete(tx: Tx, tenant_id: str, name: str, revision: int | None = None) -> None:
-    """A principal with its keys and roles. Raises NotFound, Conflict."""
-    principals.delete(tx.conn, find(tx, tenant_id, name).value.id, tx.by, revision=revision)
+    """A principal with its keys and roles. Raises NotFound, Conflict (also while a budget is on it)."""
+    principal = find(tx, tenant_id, name).value
+    unused(tx, tenant_id, "principal", principal.id, name)
+    principals.delete(tx.conn, principal.id, tx.by, revision=revision)

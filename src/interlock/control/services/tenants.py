@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.control.documents import TenantSpec
-from interlock.control.services.base import Tx, missing
+from interlock.control.documents import RetentionSpec, TenantSpec, restate
+from interlock.control.services.base import Tx, missing, recording_name
 from interlock.errors import BadRequest
 from interlock.storage import tenants
 from interlock.storage.table import Stored
-from interlock.types.identity import Tenant
+from interlock.types.identity import Recording, Retention, Tenant
 
 
 def spec_of(tenant: Tenant) -> TenantSpec:
     """The declared form of a tenant's own fields."""
-    return TenantSpec(name=tenant.name, time_zone=tenant.time_zone, active=tenant.active)
+    return TenantSpec(
+        name=tenant.name,
+        time_zone=tenant.time_zone,
+        active=tenant.active,
+        recording=recording_name(tenant.recording),
+        retention=restate(tenant.retention, RetentionSpec),
+    )
 
 
 def find(tx: Tx, name: str) -> Stored[Tenant]:
@@ -27,14 +33,12 @@ def find(tx: Tx, name: str) -> Stored[Tenant]:
 
 def create(tx: Tx, _tenant_id: str, spec: TenantSpec) -> Stored[Tenant]:
     """A new, empty tenant. Raises Conflict when the name is taken."""
-    tenant = Tenant(id=tx.tools.new_id("tenant"), name=spec.name, time_zone=spec.time_zone, active=spec.active)
-    return tenants.insert(tx.conn, tenant, tx.by)
+    return tenants.insert(tx.conn, _with(Tenant(id=tx.tools.new_id("tenant"), name=spec.name), spec), tx.by)
 
 
 def update(tx: Tx, _tenant_id: str, spec: TenantSpec, revision: int | None = None) -> Stored[Tenant]:
-    """Time zone and whether it is active. Raises NotFound, Conflict."""
-    tenant = msgspec.structs.replace(find(tx, spec.name).value, time_zone=spec.time_zone, active=spec.active)
-    return tenants.update(tx.conn, tenant, tx.by, revision=revision)
+    """Everything but the name. Raises NotFound, Conflict."""
+    return tenants.update(tx.conn, _with(find(tx, spec.name).value, spec), tx.by, revision=revision)
 
 
 def delete(tx: Tx, _tenant_id: str, name: str, revision: int | None = None) -> None:
@@ -43,3 +47,13 @@ def delete(tx: Tx, _tenant_id: str, name: str, revision: int | None = None) -> N
     if tenant.id == tenants.PLATFORM_TENANT:
         raise BadRequest("the platform's own tenant cannot be removed", param="name")
     tenants.delete(tx.conn, tenant.id, tx.by, revision=revision)
+
+
+def _with(tenant: Tenant, spec: TenantSpec) -> Tenant:
+    return msgspec.structs.replace(
+        tenant,
+        time_zone=spec.time_zone,
+        active=spec.active,
+        recording=Recording[spec.recording],
+        retention=restate(spec.retention, Retention),
+    )

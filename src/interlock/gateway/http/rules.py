@@ -17,6 +17,7 @@ UNIQUE = frozenset(
         b"api-key",
         b"x-interlock-assert-user",
         b"x-interlock-data-class",
+        b"x-interlock-recording",
         b"x-interlock-purpose",
     }
 )

@@ -25,7 +25,7 @@ def admit(call: Call, runtime: Runtime) -> None:
     refusal = runtime.log.refusal
     if refusal is not None:
         raise refusal
-    if len(runtime.runs) >= runtime.settings.calls_max:
+    if len(runtime.runs) + len(runtime.waiting) >= runtime.settings.calls_max:
         raise Unavailable(
             f"This worker has {runtime.settings.calls_max} calls in progress; try again.",
             code="overloaded",

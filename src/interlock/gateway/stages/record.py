@@ -5,6 +5,8 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from interlock.errors import BadRequest
+from interlock.types.identity import Recording
 from interlock.types.record import Intent, Refusal
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from interlock.ledger.log import RecordLog
 
 DIALECT = "openai"
+METADATA = int(Recording.metadata)
 HEADER_KEPT_MAX = 256
 """Characters kept of a client's own request id."""
 
@@ -46,14 +49,16 @@ def record_intent(call: Call, log: RecordLog) -> None:
             call.authorization.permits,
             call.route,
             parsed.parameters,
-            b"",  # the body itself is here
-            body,
+            b"",  # the body itself is here, or nothing that it could be guessed by
+            body if call.recording < METADATA else b"",
             call.reserved_tokens,
             call.trace_id,
             client_request_id(call),
             call.request.peer,
             call.request_class,
             identity.parties,
+            charges=call.hold.charges if call.hold is not None else (),
+            recording=call.recording,
         )
     )
 
@@ -68,6 +73,10 @@ def record_refusal(call: Call, error: InterlockError, log: RecordLog) -> int:
     if call.route is not None:
         reasons = (*reasons, *call.route.rejected)
     data_class = call.data_class if call.data_class is not None else caller.data_class
+    recording, quoting = call.recording, call.recording < METADATA
+    if recording < 0:
+        # Not read as far as that: what its alias and body ask for is not known, so that nothing of it is kept.
+        recording, quoting = identity.recording, False
     return log.append(
         Refusal(
             call.number,
@@ -85,9 +94,9 @@ def record_refusal(call: Call, error: InterlockError, log: RecordLog) -> int:
             call.state.version,
             error.status,
             error.code,
-            error.message,
+            error.message if quoting or not isinstance(error, BadRequest) else "",
             reasons,
-            sha256(call.request.body).digest(),
+            sha256(call.request.body).digest() if quoting else b"",
             call.trace_id,
             client_request_id(call),
             call.request.peer,
@@ -98,6 +107,7 @@ def record_refusal(call: Call, error: InterlockError, log: RecordLog) -> int:
             permits,
             call.route,
             call.seed,
+            recording=recording,
         )
     )
 

@@ -9,7 +9,7 @@ import msgspec
 from interlock.errors import BadRequest
 from interlock.routing.resolve import MODES
 from interlock.routing.resolve import resolve as resolve_name
-from interlock.types.identity import DataClass
+from interlock.types.identity import DataClass, Recording
 from interlock.wire.openai import features
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from interlock.settings import Settings
 
 _CLASSES = {c.name: c for c in DataClass}
+_RECORDINGS = {r.name: int(r) for r in Recording}
 PURPOSE_MAX = 256
 """Longest purpose taken, characters."""
 CLASS_MAX = 64
@@ -24,7 +25,7 @@ CLASS_MAX = 64
 
 
 def resolve(call: Call, settings: Settings) -> None:
-    """Fill target, data class, bounds, features and offers. Raises ModelNotFound or BadRequest."""
+    """Fill target, recording, data class, bounds, features and offers. Raises ModelNotFound or BadRequest."""
     identity, parsed = call.identity, call.parsed
     assert identity is not None and parsed is not None  # noqa: S101 - stage order
     catalog = call.state.view.catalog(identity.tenant_id)
@@ -32,6 +33,7 @@ def resolve(call: Call, settings: Settings) -> None:
     alias = None
     if target is None:
         alias = call.alias = catalog.aliases.get(parsed.model)
+    call.recording = _recording(call)
     call.data_class = data_class = _data_class(call)
     parsed.purpose = _purpose(call)
     call.request_class = _request_class(call)
@@ -47,6 +49,28 @@ def resolve(call: Call, settings: Settings) -> None:
         target = msgspec.structs.replace(target, mode=mode)
     call.target = target
     call.offers = catalog.offers_for(target)
+
+
+def _recording(call: Call) -> int:
+    """What is kept of the call: what tenant and teams ask for, made stricter by alias, header or body, never laxer."""
+    identity, parsed = call.identity, call.parsed
+    assert identity is not None and parsed is not None  # noqa: S101 - stage order
+    strictest = identity.recording
+    if call.alias is not None and call.alias.recording > strictest:
+        strictest = int(call.alias.recording)
+    header = call.request.headers.get(b"x-interlock-recording")
+    if header is None and not parsed.recording:
+        return strictest
+    for name in (parsed.recording, header.decode("latin-1") if header is not None else ""):
+        if not name:
+            continue
+        asked = _RECORDINGS.get(name)
+        if asked is None:
+            raise BadRequest(
+                f"The recording {name[:40]!r} is not one of {', '.join(_RECORDINGS)}.", param="interlock.recording"
+            )
+        strictest = max(strictest, asked)
+    return strictest
 
 
 def _purpose(call: Call) -> str:

@@ -8,12 +8,14 @@ than its signer lives. Read the files in this order:
     tiles         the tree in files of 256 hashes
     note          signed notes: texts with Ed25519 signatures (C2SP signed-note)
     checkpoint    the text that is signed: origin, size, root, time, coverage (C2SP tlog-checkpoint)
+    rotation      changes of the signing key: statements that the old and the new one sign
     coverage      which epochs are in the tree, and until when; the chain of settled epochs
     entry         the leaf: canonical JSON, and many of them at once
     folder        the export folder: its manifest, and the writer
     readme        the page for people that lies in each export
     source        read an export folder that may be hostile
     findings      what the verifier found, and the verdict that follows
+    trust         which keys may have signed what, from those that the auditor trusts
     epochs        what the coverage said so far, held against the entries and against itself
     entries       the entries in order, from checkpoint to checkpoint
     contents      the ciphertexts, held against the entries

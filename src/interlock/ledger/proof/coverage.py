@@ -40,10 +40,14 @@ class OpenEpoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NodeSeen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A node. Each epoch it began before `registered` (Unix ns) is in the coverage or settled."""
+    """A node. Each epoch it began before `registered` (Unix ns) is in the coverage or settled.
+
+    `retired`: an administrator's word that the node never comes back, and admits nothing from then on.
+    """
 
     node: Name
     registered: Ns
+    retired: Ns | msgspec.UnsetType = msgspec.UNSET
 
 
 class SettledHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,13 +58,26 @@ class SettledHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A line of the settled chain: an epoch all of whose entries are in the tree, `n` of them."""
+    """A line of the settled chain: an epoch of which nothing more comes, with `n` entries in the tree.
+
+    `state` "closed" or "recovered": these are all. "lost": what was admitted from `after` up to `until` (Unix ns) may
+    be missing, because its node never came back.
+    """
 
     epoch: EpochId
     node: Name
     state: str
     n: Count
     damaged: bool = False
+    after: Ns | msgspec.UnsetType = msgspec.UNSET
+    until: Ns | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def lost(self) -> tuple[int, int] | None:
+        """Between which instants [after, until) entries may be missing; None when there is no such time."""
+        if isinstance(self.after, int) and isinstance(self.until, int):
+            return self.after, self.until
+        return None
 
     def encode(self) -> bytes:
         """Canonical JSON, one line, without a newline."""
@@ -70,8 +87,11 @@ class Settled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def decode(line: bytes) -> Settled:
         """The line of exactly such bytes. ProofError otherwise."""
         made = _decode(_SETTLED, line, "a settled line")
-        if made.state not in {"closed", "recovered"}:
-            raise ProofError("a settled epoch is closed or recovered")
+        if made.state not in {"closed", "recovered", "lost"}:
+            raise ProofError("a settled epoch is closed, recovered or lost")
+        given = (made.after is not msgspec.UNSET, made.until is not msgspec.UNSET)
+        if given != (made.state == "lost",) * 2 or (made.lost is not None and made.lost[0] >= made.lost[1]):
+            raise ProofError("a lost epoch, and no other, says between which instants entries may be missing")
         return made
 
 

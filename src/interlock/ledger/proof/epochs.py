@@ -18,7 +18,7 @@ from interlock.ledger.proof.coverage import (
     settled_digest,
 )
 from interlock.ledger.proof.entry import Block
-from interlock.ledger.proof.findings import Findings
+from interlock.ledger.proof.findings import Findings, instant
 
 
 class Epochs:
@@ -42,6 +42,8 @@ class Epochs:
         self._nodes: dict[str, int] = {}
         self._fresh: dict[str, tuple[int, int]] = {}
         self._damaged: dict[str, str] = {}
+        self._retired: dict[str, int] = {}
+        self._losses: list[Settled] = []
 
     def begin_at(self, head: SettledHead) -> None:
         """Take the settled chain up to here as given: it is that of the start checkpoint."""
@@ -73,6 +75,18 @@ class Epochs:
                     f"checkpoint had everything before {listed.watermark}"
                 )
 
+    def pruned(self, name: str, counts: dict[str, int]) -> None:
+        """How many entries of each epoch there are behind those that lost their text."""
+        ended = {line.epoch: line.n for _, line in self._lines if line.epoch in self._settled}
+        for epoch, n in counts.items():
+            if n < self._counts.get(epoch, 0):
+                self._findings.altered(f"{name}: epoch {epoch} has fewer entries than before")
+            elif n != ended.get(epoch, n):
+                self._findings.altered(f"{name}: the settled epoch {epoch} has another number of entries")
+        for epoch in self._counts.keys() - counts.keys():
+            self._findings.altered(f"{name}: epoch {epoch} has entries in the tree, but is not counted")
+        self._counts = {epoch: n for epoch, n in counts.items() if n and epoch not in ended}
+
     def checkpoint(self, name: str, coverage: Coverage) -> None:
         """The coverage of a checkpoint whose size has been reached."""
         self._settle(name, coverage.settled)
@@ -87,21 +101,34 @@ class Epochs:
         self._fresh.clear()
         self._see_nodes(name, coverage.nodes)
 
-    def finish(self) -> None:
-        """The end: lines of the chain that no checkpoint reached, and damage."""
+    def finish(self, from_ns: int, to_ns: int) -> None:
+        """The end: lines of the chain that no checkpoint reached, damage, and losses that touch [from_ns, to_ns)."""
         if self._done < len(self._lines):
             self._findings.altered(f"{self._line(self._done)}: no checkpoint of the export reaches this line")
         for epoch, name in sorted(self._damaged.items()):
             self._findings.incomplete(f"{name}: records of epoch {epoch} were damaged and cannot be read")
+        for line in self._losses:
+            after, until = line.lost or (0, 0)
+            if after < to_ns and until > from_ns:
+                self._findings.incomplete(
+                    f"complete but for node {line.node}'s epoch {line.epoch}, lost after {instant(after)}, retired by "
+                    f"an administrator on {instant(until)}: calls may be missing"
+                )
+        for node, ns in sorted(self._retired.items()):
+            if ns < to_ns:
+                self._findings.remark(
+                    f"that node {node} admitted nothing from {instant(ns)} on is the word of the administrator who "
+                    "retired it"
+                )
 
     def until(self, empty: int) -> int:
         """Through which instant (Unix ns) the last coverage promises everything; `empty` if it names no one.
 
-        A node that was listed once and no longer is still bounds it: nothing is known of what it began since. An open
-        epoch of a node that was never listed bounds it to 0.
+        A node that was listed once and no longer is still bounds it, unless it was retired: nothing is known of what it
+        began since. An open epoch of a node that was never listed bounds it to 0.
         """
         bounds = [each.watermark for each in self._open.values()]
-        bounds += self._nodes.values()
+        bounds += [ns for node, ns in self._nodes.items() if node not in self._retired]
         bounds += [self._nodes.get(each.node, 0) for each in self._open.values()]
         return min(bounds, default=empty)
 
@@ -162,6 +189,10 @@ class Epochs:
             self._check_begun(name, line.epoch, line.node)
         if line.damaged:
             self._damaged.setdefault(line.epoch, name)
+        if line.lost is not None:
+            self._losses.append(line)
+            if before is not None and line.lost[0] < before.watermark:
+                self._findings.altered(f"{name}: the watermark of epoch {line.epoch} goes back")
         self._settled.add(line.epoch)
 
     def _see_nodes(self, name: str, nodes: Sequence[NodeSeen]) -> None:
@@ -169,7 +200,22 @@ class Epochs:
             before = self._nodes.get(each.node)
             if before is not None and each.registered < before:
                 self._findings.altered(f"{name}: the registration of node {each.node} goes back")
+            self._see_retired(name, each, known=before is not None)
             self._nodes[each.node] = each.registered
+
+    def _see_retired(self, name: str, node: NodeSeen, *, known: bool) -> None:
+        """A node stops bounding what is complete only by a loss on record, from its last registration on."""
+        if not isinstance(node.retired, int):
+            self._retired.pop(node.node, None)
+            return
+        if known and node.node not in self._retired and not self._tells_of(node, node.retired):
+            self._findings.altered(f"{name}: node {node.node} is retired, and no line of the chain says what was lost")
+        self._retired[node.node] = node.retired
+
+    def _tells_of(self, node: NodeSeen, retired: int) -> bool:
+        lost = [each.lost for each in self._losses if each.node == node.node]
+        told = any(each is not None and each[0] <= node.registered and each[1] >= retired for each in lost)
+        return told or any(each.node == node.node and each.watermark <= node.registered for each in self._open.values())
 
     def _line(self, number: int) -> str:
         return f"settled.jsonl:{self._first_line + number}"

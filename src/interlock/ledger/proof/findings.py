@@ -12,14 +12,22 @@ Verdict = Literal["complete", "open tail", "not complete", "altered"]
 PROBLEMS_MAX = 100
 
 
+class KeyMet(msgspec.Struct, frozen=True):
+    """A key that signed checkpoints of an export. `replaced`: when another took its place (Unix ns), if one did."""
+
+    key: str
+    replaced: int | None
+
+
 class Report(msgspec.Struct):
     """What an export proves.
 
     `verdict` is the worst that holds, and `words` says it in one sentence. `problems` name the file, line or index at
     fault; at most 100 are listed. `entries` were read, `in_range` of them admitted in [from_ns, to_ns). Every entry of
     the tree admitted in the range and before `until` (Unix ns, at most to_ns) is there; it is 0 when nothing is proven.
-    `signed` is False when no trusted key was given. `contents` counts the ciphertext files that were checked. In JSON,
-    from_ns and to_ns are `from` and `to`.
+    `signed` is False when no trusted key was given. `contents` counts the ciphertext files that were checked. `keys`
+    signed checkpoints of the export. All of this is but for the first `pruned` entries of the tree: of them only the
+    hashes are there, as was signed at `pruned_at`, for `pruned_reason`. In JSON, from_ns and to_ns are `from` and `to`.
     """
 
     verdict: Verdict
@@ -33,6 +41,10 @@ class Report(msgspec.Struct):
     tree: str
     from_ns: int = msgspec.field(name="from")
     to_ns: int = msgspec.field(name="to")
+    keys: list[KeyMet] = msgspec.field(default_factory=list)
+    pruned: int = 0
+    pruned_at: int = 0
+    pruned_reason: str = ""
 
 
 class Findings:
@@ -94,8 +106,16 @@ def words(report: Report, uncompared: int) -> str:
         said = f"What is here of {report.tree} {span} is unchanged, but it is not all: {first}"
     else:
         said = f"This export of {report.tree or 'an unknown tree'} is not what was signed: {first}"
+    if report.pruned and report.verdict != "altered":
+        said += (
+            f"; complete but for the pruned range [0, {report.pruned}): of these entries the hashes are here, their "
+            f"text was removed by {instant(report.pruned_at)} ({plain(report.pruned_reason)})"
+        )
     if uncompared:
         said += f" ({uncompared} of the checkpoints you kept could not be compared)"
+    for key in report.keys:
+        if key.replaced is not None:
+            said += f" (signed until {instant(key.replaced)} by the key {key.key}, which was replaced then)"
     if not report.signed:
         said += " (signatures were not checked against a key you trust)"
     return said + "."

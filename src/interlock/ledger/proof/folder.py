@@ -18,10 +18,13 @@ from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.proof.merkle import CompactRange
 from interlock.ledger.proof.note import VerifierKey, split_note
 from interlock.ledger.proof.readme import readme
+from interlock.ledger.proof.rotation import Line, open_told
 
 MANIFEST, KEYS, START, ENTRIES = "manifest.json", "keys.txt", "start.json", "entries.jsonl"
 SETTLED, LISTS, README = "settled.jsonl", "lists.jsonl", "README.txt"
 CHECKPOINTS, CONTENTS = "checkpoints", "contents"
+PRUNED, PRUNED_STATE = "pruned.note", "pruned.json"
+ROTATIONS = "rotations.jsonl"
 
 _ENCODER = msgspec.json.Encoder(order="sorted")
 _T = TypeVar("_T")
@@ -31,7 +34,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What an export is of: one tree of a cell, the entries admitted in [from_ns, to_ns) and those around them.
 
     The entries are the leaves [start_size, end_size). Times are Unix ns. `payloads`: the ciphertexts are there too.
-    `checkpoints` counts the checkpoint files; the writer fills it in. JSON has `from` and `to` for from_ns and to_ns.
+    `checkpoints` counts the checkpoint files; the writer fills it in. `pruned`: where the entries begin that still have
+    their text, if they do not from start_size on. JSON has `from` and `to` for from_ns and to_ns.
     """
 
     tree: Name
@@ -43,11 +47,18 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     made_at: Ns
     payloads: bool
     checkpoints: Count | None = None
+    pruned: Count | None = None
     v: int = 1
 
+    @property
+    def first(self) -> int:
+        """The index of the first entry that is there."""
+        return self.start_size if self.pruned is None else self.pruned
+
     def encode(self) -> bytes:
-        """Canonical JSON."""
-        return _ENCODER.encode(self)
+        """Canonical JSON. Without a pruned range it is as verifiers of before that know it."""
+        fields = msgspec.to_builtins(self)
+        return _ENCODER.encode({k: v for k, v in fields.items() if k != "pruned" or v is not None})
 
     @staticmethod
     def decode(data: bytes) -> Manifest:
@@ -57,6 +68,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ProofError(f"export format {made.v} is not known to this version")
         if made.from_ns > made.to_ns or made.start_size > made.end_size:
             raise ProofError("the manifest ends before it begins")
+        if made.pruned is not None and not made.start_size <= made.pruned <= made.end_size:
+            raise ProofError("the manifest names a pruned range outside of the export")
         if not (made.tree.isprintable() and made.cell.isprintable()):
             raise ProofError("the manifest has a name that cannot be printed")
         return made
@@ -120,6 +133,7 @@ class ExportWriter:
         self._put((KEYS,), "".join(f"{VerifierKey.parse(key).text}\n" for key in keys).encode())
         self._entries = self._open(ENTRIES)
         self._settled = self._open(SETTLED)
+        self._rotations: Any = None
         self._list_file = self._open(LISTS) if manifest.payloads else None
         if manifest.payloads:
             (path / CONTENTS).mkdir(mode=0o700)
@@ -154,6 +168,11 @@ class ExportWriter:
         self._put((CHECKPOINTS, f"{name}.coverage.json"), coverage)
         self._checkpoints += 1
 
+    def pruned(self, note: str, state: bytes) -> None:
+        """The statement that the entries before `Manifest.pruned` lost their text, and the exact bytes of its state."""
+        self._put((PRUNED,), note.encode())
+        self._put((PRUNED_STATE,), state)
+
     def entry(self, leaf: bytes) -> None:
         """The next leaf."""
         if b"\n" in leaf or len(leaf) > LEAF_BYTES_MAX:
@@ -166,6 +185,13 @@ class ExportWriter:
         if b"\n" in line:
             raise ProofError("a settled line is one line")
         self._settled.write(line + b"\n")
+
+    def rotation(self, statement: str, head: str | None) -> None:
+        """The next change of the signing key, with this tree's checkpoint of the change-over if it had begun."""
+        line = _ENCODER.encode(Line(statement, head))
+        open_told(line)
+        self._rotations = self._rotations or self._open(ROTATIONS)
+        self._rotations.write(line + b"\n")
 
     def content(self, id_hex: str, data: bytes) -> None:
         """A ciphertext. One that is there already is not written again."""
@@ -191,7 +217,7 @@ class ExportWriter:
         ProofError, and no manifest, unless `start` was called and there are as many entries as the manifest says.
         """
         self._let_go()
-        wanted = self._manifest.end_size - self._manifest.start_size
+        wanted = self._manifest.end_size - self._manifest.first
         if self._count != wanted or not (self._path / START).exists():
             raise ProofError(f"the export has {self._count} entries and not {wanted}, or no start")
         manifest = msgspec.structs.replace(self._manifest, checkpoints=self._checkpoints)
@@ -203,7 +229,7 @@ class ExportWriter:
         _sync_one(self._path.parent)
 
     def _let_go(self) -> None:
-        for each in (self._entries, self._settled, self._list_file):
+        for each in (self._entries, self._settled, self._rotations, self._list_file):
             if each is not None:
                 each.close()
 

@@ -33,6 +33,11 @@ checkpoints/      <time>-<size>.note: a signed root, readable text.
                   <time>-<size>.coverage.json: the coverage that it signs
 start.json        hashes that stand for the entries before the first one here
 settled.jsonl     logs that ended, with the number of their entries
+pruned.note       only if the oldest entries were kept for as long as the operator keeps
+pruned.json       them: a signed statement of which lost their text, when and why, and
+                  the hashes that stand for them
+rotations.jsonl   changes of the signing key, each signed by the old and the new one, and the
+                  checkpoint of this tree at that moment, signed by both
 keys.txt          the public keys of the signatures, for convenience. Do not trust them
                   because they lie here: ask the operator by another way
 contents/         only if asked for: what was said, still encrypted, one file each.
@@ -60,11 +65,14 @@ By hand, in principle:
 
 WHAT A VERDICT MEANS
 
-complete      every entry admitted in the range is here, and each is as it was signed
+complete      every entry admitted in the range is here, and each is as it was signed.
+              "But for the pruned range": except the oldest, whose text was removed on
+              purpose, as the signed statement says; their hashes are here
 open tail     the same up to the instant named; calls after it may not be here yet.
               A later export closes the gap
 not complete  what is here is as it was signed, but something is missing: a payload, the
-              beginning of the range, or records that a damaged disk lost
+              beginning of the range, records that a damaged disk lost, or those of
+              a machine that never came back
 altered       something here contradicts a signature, a hash or a count. The first
               problem says where
 

@@ -7,21 +7,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
 
-from interlock.ledger.proof.checkpoint import Checkpoint, parse
+from interlock.ledger.proof.checkpoint import Checkpoint
 from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.proof.findings import Findings
-from interlock.ledger.proof.note import Verifier, open_note, split_note
-
-
-def open_checkpoint(note: str, keys: Sequence[Verifier]) -> Checkpoint:
-    """The checkpoint of a note; its signatures are verified if there are keys. ProofError otherwise."""
-    return parse(open_note(note, keys) if keys else split_note(note)[0])
+from interlock.ledger.proof.trust import Trust
 
 
 class Seen:
     """Kept checkpoints, held against those of the export. `uncompared` counts those it cannot be held to."""
 
-    def __init__(self, notes: Sequence[str], keys: Sequence[Verifier], findings: Findings) -> None:
+    def __init__(self, notes: Sequence[str], trust: Trust, findings: Findings) -> None:
         self._findings = findings
         self.uncompared = 0
         self._names: dict[int, list[tuple[str, Checkpoint]]] = defaultdict(list)
@@ -29,7 +24,7 @@ class Seen:
         for number, note in enumerate(notes, 1):
             name = f"kept checkpoint {number}"
             try:
-                kept.append((name, open_checkpoint(note, keys)))
+                kept.append((name, trust.kept(note)))
             except ProofError as error:
                 self.uncompared += 1
                 findings.remark(f"{name}: cannot be used: {error}")

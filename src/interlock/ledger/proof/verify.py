@@ -29,6 +29,9 @@ from interlock.ledger.proof.folder import (
     ENTRIES,
     LISTS,
     MANIFEST,
+    PRUNED,
+    PRUNED_STATE,
+    ROTATIONS,
     SETTLED,
     START,
     Manifest,
@@ -37,8 +40,12 @@ from interlock.ledger.proof.folder import (
     decode_json,
 )
 from interlock.ledger.proof.note import NOTE_BYTES_MAX, Verifier
-from interlock.ledger.proof.seen import Seen, open_checkpoint
+from interlock.ledger.proof.pruned import Pruned, PrunedState
+from interlock.ledger.proof.pruned import parse as parse_pruned
+from interlock.ledger.proof.rotation import LINE_BYTES_MAX, ROTATIONS_MAX, Told, open_told
+from interlock.ledger.proof.seen import Seen
 from interlock.ledger.proof.source import Missing, Source
+from interlock.ledger.proof.trust import Trust
 
 Progress = Callable[[int, int], None]
 _NAME = re.compile(r"([0-9]{20}-[0-9]{20})\.(note|coverage\.json)")
@@ -62,9 +69,10 @@ def verify_export(
 ) -> Report:
     """Verify an export folder and say what it proves.
 
-    `keys` are those the auditor trusts; without any, signatures are not checked and the report says so. `seen` are
-    checkpoint notes kept from before: they must lie on this tree. `progress(done, total)` counts entries. With
-    `processes` above 1, entries are read by as many worker processes. Never raises for what is in the folder.
+    `keys` are those the auditor trusts, from which changes of keys lead to others (see `trust`); without any,
+    signatures are not checked and the report says so. `seen` are checkpoint notes kept from before: they must lie on
+    this tree. `progress(done, total)` counts entries. With `processes` above 1, entries are read by as many worker
+    processes. Never raises for what is in the folder.
     """
     findings = Findings()
     try:
@@ -112,14 +120,21 @@ class _Export:
                 raise ProofError(f"is of size {start.size}, the manifest starts at {manifest.start_size}")
         except ProofError as error:
             raise ProofError(f"{START}: {error}") from None
-        self._seen = Seen(seen, self._keys, findings)
+        self._trust = Trust(self._keys, list(self._read_rotations()), findings)
+        self._seen = Seen(seen, self._trust, findings)
+        self._pruned = self._read_pruned()
         self._settled = list(self._read_settled())
         self._places.extend(self._read_places())
         self._check_ends()
         self._epochs = Epochs(start.counts, self._settled, findings, 1)
         self._begin()
         self._read_entries(progress, processes)
-        self._epochs.finish()
+        self._epochs.finish(manifest.from_ns, manifest.to_ns)
+        if self._trust.last_is_old:
+            findings.remark(
+                "the last checkpoint is signed by a key that was replaced since: who has that key can have made it. "
+                "Export to a later end, or keep checkpoints"
+            )
         checked = self._check_contents()
         return self._report(checked)
 
@@ -130,7 +145,7 @@ class _Export:
             verdict=findings.verdict(until, manifest.to_ns),
             words="",
             problems=findings.listed(),
-            entries=max(0, self._range.size - manifest.start_size),
+            entries=max(0, self._range.size - manifest.first),
             in_range=self._in_range,
             until=until,
             signed=bool(self._keys),
@@ -138,9 +153,69 @@ class _Export:
             tree=manifest.tree,
             from_ns=manifest.from_ns,
             to_ns=manifest.to_ns,
+            keys=self._trust.met,
         )
+        if self._pruned is not None:
+            said = self._pruned[0]
+            report.pruned, report.pruned_at, report.pruned_reason = said.to, said.at, said.reason
         report.words = words(report, self._seen.uncompared)
         return report
+
+    def _read_pruned(self) -> tuple[Pruned, PrunedState] | None:
+        """The statement that the first entries lost their text. Its absence is told where the manifest names it."""
+        manifest = self._manifest
+        if manifest.pruned is None:
+            for name in (PRUNED, PRUNED_STATE):
+                try:
+                    self._source.read(name)
+                except Missing:
+                    continue
+                except ProofError:
+                    pass
+                self._findings.altered(f"{name}: is there, but the manifest names no pruned range")
+            return None
+        try:
+            note = _text(self._source.read(PRUNED, limit=NOTE_BYTES_MAX))
+            said = parse_pruned(self._trust.statement(note, lambda text: parse_pruned(text).at))
+            data = self._source.read(PRUNED_STATE)
+            if hashlib.sha256(data).digest() != said.state:
+                raise ProofError("its state is not the one that was signed")
+            state = PrunedState.decode(data)
+            state.roots()
+            if (state.tree, state.start, state.to) != (manifest.tree, manifest.start_size, said.to):
+                raise ProofError("its state is of another tree or range")
+            if said.to != manifest.pruned:
+                raise ProofError(f"is of the first {said.to} entries, those of the export begin at {manifest.pruned}")
+        except ProofError as error:
+            self._findings.altered(f"{PRUNED}: {error}")
+            return None
+        return said, state
+
+    def _skip_pruned(self) -> None:
+        """Go on behind the entries that lost their text, by the hashes and counts that were signed."""
+        if self._pruned is None:
+            return
+        said, state = self._pruned
+        self._range.add(state.roots())
+        if self._range.root() != said.root:
+            self._findings.altered(f"{PRUNED}: the hashes of the first {said.to} entries do not give its root")
+        self._check_origin(PRUNED, said.origin)
+        self._epochs.pruned(PRUNED, state.counts)
+        self._reached()
+
+    def _read_rotations(self) -> Iterator[Told]:
+        """Changes of the signing key; an export from before there was any has no such file."""
+        number = 0
+        try:
+            for line in self._source.lines(ROTATIONS):
+                number += 1
+                if number > ROTATIONS_MAX or len(line) > LINE_BYTES_MAX:
+                    raise ProofError("is more than can be")
+                yield open_told(line)
+        except Missing:
+            return
+        except ProofError as error:
+            self._findings.altered(f"{ROTATIONS}:{number}: {error}")
 
     def _read_settled(self) -> Iterator[tuple[bytes, Settled]]:
         number = 0
@@ -193,7 +268,7 @@ class _Export:
             return
         if first.size != manifest.start_size:
             findings.altered(f"{CHECKPOINTS}: the first is of size {first.size}, not {manifest.start_size}")
-        elif first.at > manifest.from_ns:
+        elif first.at > manifest.from_ns and manifest.pruned is None:
             findings.incomplete(
                 f"{CHECKPOINTS}/{first.name}: the export starts with a checkpoint from after the range begins"
             )
@@ -221,7 +296,7 @@ class _Export:
         try:
             note = self._source.read(CHECKPOINTS, f"{place.name}.note", limit=NOTE_BYTES_MAX)
             data = self._source.read(CHECKPOINTS, f"{place.name}.coverage.json")
-            made = open_checkpoint(_text(note), self._keys)
+            made = self._trust.open(_text(note))
             if checkpoint_name(made.at, made.size) != place.name:
                 raise ProofError("its name is not that of its time and size")
             if hashlib.sha256(data).digest() != made.coverage:
@@ -254,6 +329,11 @@ class _Export:
             self._epochs.checkpoint(name, coverage)
             self._last_at = made.at
         self._seen.root(size, root)
+        for head in self._trust.heads:
+            if head.size == size and head.root != root:
+                self._findings.altered(
+                    f"{ROTATIONS}: the tree was another one at size {size}, when its key was replaced"
+                )
 
     def _check_origin(self, name: str, origin: str) -> None:
         if self._origin is None:
@@ -264,13 +344,15 @@ class _Export:
 
     def _read_entries(self, progress: Progress | None, processes: int) -> None:
         manifest, findings = self._manifest, self._findings
-        total = manifest.end_size - manifest.start_size
-        sizes = {each.size for each in self._places} | set(self._seen.sizes(manifest.start_size, manifest.end_size))
+        total = manifest.end_size - manifest.first
+        sizes = {each.size for each in self._places} | set(self._seen.sizes(manifest.first, manifest.end_size))
+        sizes |= {each.size for each in self._trust.heads if manifest.first <= each.size <= manifest.end_size}
         rules = Rules(manifest.tree, manifest.from_ns, manifest.to_ns, manifest.payloads)
         self._reached()
+        self._skip_pruned()
         for block in _scanned(self._blocks(sorted(sizes)), rules, processes):
             for index, problem in block.problems:
-                line = index - manifest.start_size + 1
+                line = index - manifest.first + 1
                 findings.altered(f"{ENTRIES}:{line}: the entry at index {index} {problem}")
             self._range.add(block.roots)
             self._epochs.entries(block)
@@ -280,21 +362,21 @@ class _Export:
             if self._range.size in sizes:
                 self._reached()
             if progress is not None:
-                progress(self._range.size - manifest.start_size, total)
+                progress(self._range.size - manifest.first, total)
         if self._range.size != manifest.end_size:
-            found = self._range.size - manifest.start_size
+            found = self._range.size - manifest.first
             findings.altered(f"{ENTRIES}: has {found} entries, the manifest says {total}")
 
     def _blocks(self, sizes: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """The entries in blocks that end where a root must be compared: (index of the first, its lines)."""
-        index, end = self._manifest.start_size, self._manifest.end_size
+        index, end = self._manifest.first, self._manifest.end_size
         bounds = deque(size for size in [*sizes, end] if size > index)
         try:
             for chunk in self._source.chunks(ENTRIES):
                 rest, count = chunk, chunk.count(b"\n")
                 while count:
                     if index >= end:
-                        raise ProofError(f"has more entries than the {end - self._manifest.start_size} of the manifest")
+                        raise ProofError(f"has more entries than the {end - self._manifest.first} of the manifest")
                     take = min(bounds[0] - index, count)
                     block, rest = (rest, b"") if take == count else _cut(rest, take)
                     yield index, block

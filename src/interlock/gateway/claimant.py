@@ -1,0 +1,151 @@
+"""The node's side of idempotency keys: brings claims to the database, and how claimed calls ended.
+
+In the order in which workers say it. While the database is away, claims are refused (a call that may have been made
+must not be made again), and ends are kept, up to `ENDS_KEPT_BYTES_MAX`; an end that is lost leaves its key claimed
+until it expires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from interlock.errors import InterlockError, StoreError
+from interlock.gateway.link import KeyAnswer, KeyClaim, KeyEnd
+from interlock.storage import claims, roles
+from interlock.storage.faults import mapped
+from interlock.storage.notify import connect_node
+
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+    from interlock.settings import Settings
+
+log = logging.getLogger("interlock.gateway.node")
+
+ENDS_KEPT_BYTES_MAX = 64 * 1_048_576
+END_BYTES = 512
+"""What an end takes besides its answer."""
+RETRY_S = 0.2
+IDLE_S = 5.0
+
+
+class Worker(Protocol):
+    """A slot of the node, as far as this module needs it."""
+
+    number: int
+
+    def send(self, message: KeyAnswer, /) -> bool:
+        """Tell the worker; False when there is none."""
+
+
+class Claimant:
+    """One node's claimant. `claim`, `ended` are called from the loop that `run` works on."""
+
+    def __init__(self, url: str, settings: Settings, workers: Callable[[], Sequence[Worker]]) -> None:
+        self._url = url
+        self._settings = settings
+        self._workers = workers
+        self._conn: AsyncConnection[Any] | None = None
+        self._queue: deque[tuple[int, KeyClaim | KeyEnd]] = deque()
+        self._kept = 0
+        self._changed = asyncio.Event()
+        self._failing = False
+
+    def claim(self, slot: int, message: KeyClaim) -> None:
+        """A call asks for its key. Always answered."""
+        self._queue.append((slot, message))
+        self._changed.set()
+
+    def ended(self, slot: int, message: KeyEnd) -> None:
+        """A call that has a key ended."""
+        size = len(message.answer) + END_BYTES
+        if self._kept + size > ENDS_KEPT_BYTES_MAX:
+            log.error("the end of a call with an idempotency key is not kept: too many wait for the database")
+            return
+        self._kept += size
+        self._queue.append((slot, message))
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(IDLE_S):
+                        await self._changed.wait()
+                self._changed.clear()
+                try:
+                    while self._queue:
+                        await self._next()
+                    self._failing = False
+                except InterlockError as e:
+                    await self._fail(e)
+        finally:
+            await self._close()
+
+    async def _next(self) -> None:
+        slot, message = self._queue[0]
+        conn = await self._connection()
+        with mapped():
+            async with conn.transaction():
+                if isinstance(message, KeyEnd):
+                    m = message
+                    await claims.end(conn, m.tenant_id, m.principal_id, m.digest, m.request, m.state, m.answer)
+                else:
+                    found = await claims.claim(conn, self._claim(message))
+        self._queue.popleft()
+        if isinstance(message, KeyEnd):
+            self._kept -= len(message.answer) + END_BYTES
+        else:
+            self._tell(slot, KeyAnswer(message.epoch, message.number, *found))
+
+    def _claim(self, message: KeyClaim) -> claims.Claim:
+        m = message
+        return claims.Claim(
+            m.tenant_id,
+            m.principal_id,
+            m.digest,
+            m.fingerprint,
+            m.subject,
+            m.epoch,
+            m.request,
+            self._settings.idempotency_keep_s,
+        )
+
+    async def _fail(self, error: InterlockError) -> None:
+        """The database is away: claims are refused, ends stay."""
+        if not self._failing:
+            log.warning("idempotency keys cannot be honoured: %s", error.message)
+        self._failing = True
+        await self._close()
+        waiting, self._queue = self._queue, deque()
+        for slot, message in waiting:
+            if isinstance(message, KeyClaim):
+                self._tell(slot, KeyAnswer(message.epoch, message.number, "unavailable"))
+            else:
+                self._queue.append((slot, message))
+        await asyncio.sleep(RETRY_S)
+        if self._queue:
+            self._changed.set()
+
+    def _tell(self, slot: int, message: KeyAnswer) -> None:
+        for worker in self._workers():
+            if worker.number == slot:
+                worker.send(message)
+
+    async def _connection(self) -> AsyncConnection[Any]:
+        if not self._url:
+            raise StoreError("this node has no database", code="store_away")
+        if self._conn is None or self._conn.closed:
+            self._conn = await connect_node(self._url, self._settings, role=roles.LENDER)
+        return self._conn
+
+    async def _close(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            await conn.close()
