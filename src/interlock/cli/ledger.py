@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from interlock.cli.common import AsJson, Ca, Home, InTenant, Reason, Url, client
 from interlock.cli.output import put, put_json
 from interlock.cli.records import seconds, show_replay
 from interlock.errors import BadRequest, InterlockError
+
+if TYPE_CHECKING:
+    from interlock.cli.client import AdminClient
 
 NOT_COMPLETE = 3
 """Exit code of `verify` when an export is not proved complete."""
@@ -153,44 +156,55 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write what a tenant's ledger has of a range of time to a folder that proves itself. The export is recorded."""
-    from interlock.ledger.proof.folder import ExportWriter, Manifest
+    from_ns, to_ns = range_of(from_, to)
+    why = reason_or(reason, "ledger export")
+    written, size = write_export(client_of(home, url, ca), folder, tenant, from_ns, to_ns, why)
+    if as_json:
+        put_json({"folder": str(folder), "entries": written, "size": size})
+    else:
+        put(f"{written} entries in {folder}; check it with: interlock ledger verify {folder} --key KEY")
 
+
+def range_of(from_: str, to: str) -> tuple[int, int]:
+    """The instants (Unix ns) of `--from` and `--to`, now for an empty one. Raises BadRequest."""
     from_ns, to_ns = instant(from_), instant(to) if to else time.time_ns()
     if from_ns >= to_ns:
         raise BadRequest("--from must be before --to", param="from")
+    return from_ns, to_ns
+
+
+def write_export(client: AdminClient, folder: Path, tenant: str, from_ns: int, to_ns: int, why: str) -> tuple[int, int]:
+    """Write an export to a new folder: (entries in it, size of the tree at its end). Raises InterlockError."""
+    from interlock.ledger.proof.folder import ExportWriter, Manifest
+
     query: dict[str, object] = {"from_ns": from_ns, "to_ns": to_ns}
-    why = reason_or(reason, "ledger export")
-    lines = client_of(home, url, ca).lines(f"/tenants/{tenant}/ledger/export", reason=why, query=query)
+    lines = client.lines(f"/tenants/{tenant}/ledger/export", reason=why, query=query)
     kind, head = next(lines)
     if kind != "manifest":
         raise InterlockError("the admin API sent no export")
     keys = head.pop("keys")
-    writer = ExportWriter(folder, Manifest.decode(json.dumps(head).encode()), keys)
     ended, written = False, 0
-    for kind, value in lines:
-        match kind:
-            case "start":
-                writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
-            case "pruned":
-                writer.pruned(value["note"], value["state"].encode())
-            case "rotation":
-                writer.rotation(value["statement"], value["head"])
-            case "settled":
-                writer.settled(value.encode())
-            case "checkpoint":
-                writer.checkpoint(value["note"], value["coverage"].encode())
-            case "entry":
-                writer.entry(value.encode())
-                written += 1
-            case "end":
-                ended = True
-    writer.close()
-    if not ended:
-        raise InterlockError(f"the export broke off after {written} entries: {folder} is not whole; export again")
-    if as_json:
-        put_json({"folder": str(folder), "entries": written, "size": head["end_size"]})
-    else:
-        put(f"{written} entries in {folder}; check it with: interlock ledger verify {folder} --key KEY")
+    with ExportWriter(folder, Manifest.decode(json.dumps(head).encode()), keys) as writer:
+        for kind, value in lines:
+            match kind:
+                case "start":
+                    writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
+                case "pruned":
+                    writer.pruned(value["note"], value["state"].encode())
+                case "rotation":
+                    writer.rotation(value["statement"], value["head"])
+                case "settled":
+                    writer.settled(value.encode())
+                case "checkpoint":
+                    writer.checkpoint(value["note"], value["coverage"].encode())
+                case "entry":
+                    writer.entry(value.encode())
+                    written += 1
+                case "end":
+                    ended = True
+        if not ended:
+            raise InterlockError(f"the export broke off after {written} entries: {folder} is not whole; export again")
+    return written, head["end_size"]
 
 
 def verify(
@@ -207,7 +221,7 @@ def verify(
     if not folder.is_dir():
         raise BadRequest(f"{folder} is not a folder", param="folder")
     notes = [_text(path) for path in seen or ()]
-    report = verify_export(folder, _keys(key or ()), seen=notes, progress=None if as_json else _progress())
+    report = verify_export(folder, trusted(key or ()), seen=notes, progress=None if as_json else progress())
     if as_json:
         put_json(msgspec.to_builtins(report))
     else:
@@ -301,7 +315,8 @@ def instant(text: str) -> int:
     return int(at.timestamp()) * 1_000_000_000 + at.microsecond * 1000
 
 
-def _keys(given: list[str] | tuple[str, ...]) -> list[Any]:
+def trusted(given: list[str] | tuple[str, ...]) -> list[Any]:
+    """Verifier keys of texts, or of files that hold some. Raises BadRequest."""
     from interlock.ledger.proof.errors import ProofError
     from interlock.ledger.proof.note import VerifierKey
 
@@ -322,14 +337,14 @@ def _text(path: Path) -> str:
         raise BadRequest(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}") from None
 
 
-def _progress() -> Any:
-    """A line on a terminal that says how far the check is; nothing elsewhere."""
+def progress(what: str = "entries") -> Any:
+    """A line on a terminal that says how far a long work is; nothing elsewhere."""
     if not sys.stderr.isatty():
         return None
 
     def say(done: int, total: int) -> None:
         end = "\n" if done >= total else ""
-        sys.stderr.write(f"\r{done:,} of {total:,} entries{end}")
+        sys.stderr.write(f"\r{done:,} of {total:,} {what}{end}")
         sys.stderr.flush()
 
     return say

@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 
 from interlock import __version__
-from interlock.cli import budgets, config, holds, keys, ledger, ledger_follow, policy, records, run, sources, usage
+from interlock.cli import (
+    budgets,
+    config,
+    holds,
+    keys,
+    ledger,
+    ledger_archive,
+    ledger_follow,
+    policy,
+    records,
+    run,
+    sources,
+    usage,
+)
 from interlock.cli.output import put, put_json
 from interlock.errors import InterlockError
 
@@ -35,6 +48,7 @@ app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)
 records.ledger_app.add_typer(holds.app, name="hold")
 ledger_follow.add_to(records.ledger_app)
+ledger_archive.add_to(records.ledger_app)
 app.command()(usage.usage)
 app.add_typer(records.ledger_app, name="ledger")
 

@@ -14,6 +14,8 @@ from tests.integration.control_client import Running
 from tests.integration.ledger.harness import PEOPLE, serving
 from tests.integration.ledger.scene import Scene
 
+from .site import Site
+
 
 @pytest.fixture
 def store(postgres_empty_url: str) -> Iterator[Store]:
@@ -22,6 +24,15 @@ def store(postgres_empty_url: str) -> Iterator[Store]:
     migrate(postgres_empty_url, settings)
     with Store(postgres_empty_url, settings) as opened:
         yield opened
+
+
+@pytest.fixture
+def site(postgres_empty_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    for name in ("INTERLOCK_ADMIN_KEY", "INTERLOCK_CONTROL_URL"):
+        monkeypatch.delenv(name, raising=False)
+    made = Site(postgres_empty_url, tmp_path / "home")
+    yield made
+    made.close()
 
 
 @pytest.fixture
