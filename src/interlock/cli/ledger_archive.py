@@ -97,7 +97,7 @@ def archive(
     else:
         put(f"{done['put']} objects put, {done['kept']} were there; {bucket}/{prefix} holds until"
             f" {lock.until:%Y-%m-%d %H:%M} UTC ({verdict}). Back with: interlock ledger fetch DIR --bucket {bucket}"
-            f" --prefix {prefix.rstrip('/')}")  # fmt: skip
+            f" --prefix {prefix.rstrip('/')}{f' --endpoint {endpoint}' if endpoint else ''}")  # fmt: skip
 
 
 def fetch(

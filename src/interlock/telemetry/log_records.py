@@ -130,8 +130,10 @@ def attributes(entry: FollowedEntry) -> dict[str, Any]:
             out[name] = _bounded(value)
     what, where, result = (leaf.get(part, {}) for part in ("what", "where", "result"))
     operation = what.get("operation")
-    if operation:
-        out["gen_ai.operation.name"] = OPERATIONS.get(operation, operation)
+    if isinstance(operation, str) and operation in OPERATIONS:
+        out["gen_ai.operation.name"] = OPERATIONS[operation]
+    elif operation:  # what an administrator did
+        out["interlock.operation"] = _bounded(operation)
     asked = what.get("alias") or what.get("model")
     if asked:
         out["gen_ai.request.model"] = asked
@@ -161,6 +163,7 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "interlock.auth": ("who", "auth"),
     "interlock.credential": ("who", "credential"),
     "interlock.mode": ("what", "mode"),
+    "interlock.object": ("what", "object"),
     "interlock.data_class": ("what", "data_class"),
     "interlock.class": ("what", "class"),
     "interlock.source": ("where", "name"),

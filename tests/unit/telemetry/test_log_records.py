@@ -162,6 +162,13 @@ def test_a_url_that_is_none_and_a_missing_extra_are_said() -> None:
     assert "interlock[otel]" in done.stdout
 
 
+def test_what_administrators_do_is_no_operation_of_a_model() -> None:
+    leaf = {"tree": "t", "kind": "change", "at": 1, "what": {"object": "ledger", "operation": "ledger.follow"}}
+    said = attributes(entry(7, leaf))
+    assert (said["interlock.operation"], said["interlock.object"]) == ("ledger.follow", "ledger")
+    assert not [name for name in said if name.startswith("gen_ai.")]
+
+
 _json = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
