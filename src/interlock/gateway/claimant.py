@@ -12,17 +12,15 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from interlock.errors import InterlockError, StoreError
+from interlock.errors import InterlockError
 from interlock.gateway.link import KeyAnswer, KeyClaim, KeyEnd
 from interlock.storage import claims, roles
 from interlock.storage.faults import mapped
-from interlock.storage.notify import connect_node
+from interlock.storage.notify import NodeConnection
 
 if TYPE_CHECKING:
-    from psycopg import AsyncConnection
-
     from interlock.settings import Settings
 
 log = logging.getLogger("interlock.gateway.node")
@@ -47,10 +45,9 @@ class Claimant:
     """One node's claimant. `claim`, `ended` are called from the loop that `run` works on."""
 
     def __init__(self, url: str, settings: Settings, workers: Callable[[], Sequence[Worker]]) -> None:
-        self._url = url
         self._settings = settings
         self._workers = workers
-        self._conn: AsyncConnection[Any] | None = None
+        self._database = NodeConnection(url, settings, roles.LENDER)
         self._queue: deque[tuple[int, KeyClaim | KeyEnd]] = deque()
         self._kept = 0
         self._changed = asyncio.Event()
@@ -86,11 +83,11 @@ class Claimant:
                 except InterlockError as e:
                     await self._fail(e)
         finally:
-            await self._close()
+            await self._database.close()
 
     async def _next(self) -> None:
         slot, message = self._queue[0]
-        conn = await self._connection()
+        conn = await self._database.get()
         with mapped():
             async with conn.transaction():
                 if isinstance(message, KeyEnd):
@@ -122,7 +119,7 @@ class Claimant:
         if not self._failing:
             log.warning("idempotency keys cannot be honoured: %s", error.message)
         self._failing = True
-        await self._close()
+        await self._database.close()
         waiting, self._queue = self._queue, deque()
         for slot, message in waiting:
             if isinstance(message, KeyClaim):
@@ -137,15 +134,3 @@ class Claimant:
         for worker in self._workers():
             if worker.number == slot:
                 worker.send(message)
-
-    async def _connection(self) -> AsyncConnection[Any]:
-        if not self._url:
-            raise StoreError("this node has no database", code="store_away")
-        if self._conn is None or self._conn.closed:
-            self._conn = await connect_node(self._url, self._settings, role=roles.LENDER)
-        return self._conn
-
-    async def _close(self) -> None:
-        conn, self._conn = self._conn, None
-        if conn is not None:
-            await conn.close()

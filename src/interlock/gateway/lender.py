@@ -18,20 +18,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from interlock.errors import InterlockError, StoreError
+from interlock.errors import InterlockError
 from interlock.gateway.link import LeaseGranted, LeaseRecalled, LeaseRefused, LeaseReturned, LeaseWanted
 from interlock.storage import leases, roles
 from interlock.storage.faults import mapped
-from interlock.storage.notify import connect_node
+from interlock.storage.notify import NodeConnection, connect_node
 from interlock.types.clock import Clock
 
 if TYPE_CHECKING:
-    from psycopg import AsyncConnection
-
     from interlock.settings import Settings
 
 log = logging.getLogger("interlock.gateway.node")
@@ -89,7 +87,7 @@ class Lender:
         self._settings = settings
         self._clock = clock
         self._workers = workers
-        self._conn: AsyncConnection[Any] | None = None
+        self._database = NodeConnection(url, settings, roles.LENDER)
         self._queue: list[tuple[int, LeaseWanted]] = []
         self._waiting: dict[_Period, list[_Wish]] = {}
         self._again: set[_Period] = set()
@@ -146,7 +144,7 @@ class Lender:
                     await self._fail(e)
         finally:
             listening.cancel()
-            await self._close()
+            await self._database.close()
 
     async def _pass(self) -> None:
         """Do what there is to do."""
@@ -189,7 +187,7 @@ class Lender:
         asked = leases.Wish(
             wanted.tenant_id, wanted.budget, wanted.start_s, wanted.epoch, self._node, wanted.need, wanted.want
         )
-        conn = await self._connection()
+        conn = await self._database.get()
         with mapped():
             async with conn.transaction():
                 answer = await leases.give(conn, asked)
@@ -208,7 +206,7 @@ class Lender:
     async def _give_back(self, period: _Period, spare: dict[str, int], *, asked: bool) -> None:
         if not spare:
             return
-        conn = await self._connection()
+        conn = await self._database.get()
         with mapped():
             async with conn.transaction():
                 await leases.give_back(conn, *period, spare, asked=asked)
@@ -262,7 +260,7 @@ class Lender:
         if not self._failing:
             log.warning("no shares of budgets can be had: %s", error.message)
         self._failing = True
-        await self._close()
+        await self._database.close()
         queue, self._queue = self._queue, []
         waiting, self._waiting = self._waiting, {}
         for slot, wanted in (*queue, *((w.slot, w.wanted) for wishes in waiting.values() for w in wishes)):
@@ -273,15 +271,3 @@ class Lender:
         for worker in self._workers():
             if worker.number == slot:
                 worker.send(message)
-
-    async def _connection(self) -> AsyncConnection[Any]:
-        if not self._url:
-            raise StoreError("this node has no database", code="store_away")
-        if self._conn is None or self._conn.closed:
-            self._conn = await connect_node(self._url, self._settings, role=roles.LENDER)
-        return self._conn
-
-    async def _close(self) -> None:
-        conn, self._conn = self._conn, None
-        if conn is not None:
-            await conn.close()

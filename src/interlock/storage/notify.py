@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, Connection, sql
 
+from interlock.errors import StoreError
 from interlock.settings import Settings
 from interlock.storage import roles
 from interlock.storage.faults import mapped
@@ -81,3 +82,27 @@ async def connect_node(
             await conn.close()
             raise
         return conn
+
+
+class NodeConnection:
+    """One connection of a gateway node, of a role, opened when it is needed and again after it was closed."""
+
+    def __init__(self, url: str, settings: Settings, role: roles.Role) -> None:
+        self._url = url
+        self._settings = settings
+        self._role: roles.Role = role
+        self._conn: AsyncConnection[Any] | None = None
+
+    async def get(self) -> AsyncConnection[Any]:
+        """The connection. Raises StoreError when there is no database, or when it is away."""
+        if not self._url:
+            raise StoreError("this node has no database", code="store_away")
+        if self._conn is None or self._conn.closed:
+            self._conn = await connect_node(self._url, self._settings, role=self._role)
+        return self._conn
+
+    async def close(self) -> None:
+        """Close it; the next use opens another."""
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            await conn.close()
