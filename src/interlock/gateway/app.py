@@ -10,18 +10,24 @@ from urllib.parse import unquote
 import msgspec
 
 from interlock.errors import InterlockError, NotFound, NotImplementedYet, Unauthenticated, Unavailable
+from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.http.protocol import method_not_allowed
 from interlock.gateway.pipeline import govern
 from interlock.gateway.stages.authorize import fresh_enough
 from interlock.types.identity import DataClass
-from interlock.wire.errors import error_answer
 
 if TYPE_CHECKING:
+    from interlock.gateway.faces.base import Face
     from interlock.gateway.http.exchange import Exchange, Request, Sink
     from interlock.gateway.runtime import Runtime
     from interlock.types.source import Offer
 
-OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "completions", "/v1/embeddings": "embeddings"}
+ROUTES: dict[str, tuple[str, Face]] = {
+    "/v1/chat/completions": ("chat", OPENAI),
+    "/v1/completions": ("completions", OPENAI),
+    "/v1/embeddings": ("embeddings", OPENAI),
+}
+"""Path -> operation, and what its callers speak. All of them take POST."""
 LATER = (
     "/v1/messages",
     "/v1/responses",
@@ -45,18 +51,19 @@ class Gateway:
 
     def __call__(self, request: Request, sink: Sink) -> Exchange | None:
         """Serve one request."""
-        operation = OPERATIONS.get(request.path)
-        if operation is not None and request.method == "POST":
-            return govern(operation, request, sink, self.runtime)
+        route = ROUTES.get(request.path)
+        if route is not None and request.method == "POST":
+            return govern(route[0], route[1], request, sink, self.runtime)
+        face = route[1] if route is not None else OPENAI
         try:
-            self._other(operation, request, sink)
+            self._other(route is not None, request, sink)
         except InterlockError as error:
-            sink.respond(*error_answer(error, "openai"))
+            sink.respond(*face.error(error))
         return None
 
-    def _other(self, operation: str | None, request: Request, sink: Sink) -> None:
+    def _other(self, taken: bool, request: Request, sink: Sink) -> None:
         path = request.path
-        if operation is not None:
+        if taken:
             raise method_not_allowed(request.method, path, "POST")
         if path.startswith(LATER):
             raise NotImplementedYet(f"{path} is not served by this version of Interlock.")

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from interlock.errors import BadRequest, InterlockError, LimitExceeded, LogError, UpstreamError
-from interlock.gateway.prepare import PATHS, body_for
+from interlock.gateway.prepare import PATHS, ask_for, body_for
 from interlock.gateway.relay import Relay
+from interlock.gateway.speech import native_speech
+from interlock.gateway.spoken import SpokenRelay
 from interlock.types.record import Attempt as AttemptRecord
 from interlock.types.usage import Cost
 from interlock.wire.answers import WholeAnswer, decode_answer, error_words
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from interlock.gateway.run import Run
     from interlock.sources.transport import Call as UpstreamCall
     from interlock.types.source import Offer
+    from interlock.wire.speech import Ask, Speech
 
 CALLERS_FAULT = frozenset((400, 413, 415, 422))
 """Statuses by which a source says that the request itself is wrong: another source would most likely agree."""
@@ -37,11 +40,14 @@ class Attempt:
     ended = False
     seq = -1
     sent_ns = 0
+    speech: Speech | None = None
+    """How the source is spoken to; None: as the caller's request was checked."""
     reserved = Cost()
     """What it costs if nobody ever learns what it used."""
     _size = 0
     _error_status = 0
     _retry_after = b""
+    _ask: Ask
 
     def __init__(self, run: Run, number: int, link: Link, offer: Offer, *, fresh: bool = False) -> None:
         self.run = run
@@ -124,8 +130,16 @@ class Attempt:
         run = self.run
         call = run.call
         try:
-            body = body_for(call, self.offer, self.link.source)
-            head = self.link.head(PATHS[call.operation], len(body), run.trace_headers())
+            native, link = run.parsed.native, self.link
+            speech = self.speech = link.speech if native is None else native_speech(native, link.source.kind)
+            headers = run.trace_headers()
+            if speech is None:
+                path, body = PATHS[call.operation], body_for(call, self.offer, self.link.source)
+            else:
+                self._ask = ask_for(call, self.offer, self.link.source)
+                path, body, more = speech.ask(self._ask)
+                headers += more
+            head = self.link.head(path, len(body), headers)
         except InterlockError as error:
             run.failed(self, error)
             return
@@ -153,9 +167,16 @@ class Attempt:
             return
         for name, value in headers:
             if name == b"content-type":
-                if value.lower().startswith(b"text/event-stream"):
-                    self.relay = Relay(self)
+                self._listen(value.lower())
                 return
+
+    def _listen(self, kind: bytes) -> None:
+        speech = self.speech
+        if speech is None:
+            if kind.startswith(b"text/event-stream"):
+                self.relay = Relay(self)
+        elif kind.startswith(speech.stream_type):
+            self.relay = SpokenRelay(self, speech, self._ask)
 
     def on_body(self, data: bytes) -> None:
         """Bytes of the answer."""
@@ -189,7 +210,12 @@ class Attempt:
             self.run.failed(self, UpstreamError(words, code="upstream_malformed"))
             return
         try:
+            if self.speech is not None:
+                body = self._heard(self.speech, body)
             answer = decode_answer(body)
+        except UpstreamError as error:
+            self.run.failed(self, error)
+            return
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             words = f"source {self.link.source.name!r} sent an answer that is not the JSON it should be"
             self.run.failed(self, UpstreamError(words, code="upstream_malformed"))
@@ -199,6 +225,14 @@ class Attempt:
             self.run.failed(self, UpstreamError(words, code="upstream_malformed"))
             return
         self.run.answered(answer, body)
+
+    def _heard(self, speech: Speech, body: bytes) -> bytes:
+        """A whole answer as the pivot has it. Raises UpstreamError."""
+        run = self.run
+        heard = speech.whole(body, run.call.operation)
+        run.native = heard.out if speech.native else b""
+        run.out = run.call.sink if speech.native else run.call.answer
+        return heard.pivot
 
     def on_error(self, error: UpstreamError) -> None:
         """The transport gave up: refused, timed out, cut off, not HTTP."""

@@ -10,6 +10,7 @@ from interlock.types.usage import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interlock.gateway.faces.base import Face
     from interlock.gateway.http.exchange import Request, Sink
     from interlock.gateway.identify import Identity
     from interlock.gateway.state import State
@@ -31,7 +32,8 @@ PIECES_SPARE = 8
 class Call:
     """What is known of one call. `state` is the snapshot it began with and keeps to its end.
 
-    `number` is the call's number in its worker's epoch; `id` is what the caller sees.
+    `number` is the call's number in its worker's epoch; `id` is what the caller sees. `sink` is the caller's side, in
+    the dialect of `face`; `answer` takes the answer in the pivot (see `interlock.wire.speech`).
     """
 
     wall_ns = 0
@@ -61,10 +63,13 @@ class Call:
     recording = -1
     """What of it is kept (`Recording`); -1 before that is known."""
 
-    def __init__(self, operation: str, request: Request, sink: Sink, state: State, epoch: str, number: int) -> None:
+    def __init__(
+        self, operation: str, face: Face, request: Request, sink: Sink, state: State, epoch: str, number: int
+    ) -> None:
         self.operation = operation
+        self.face = face
         self.request = request
-        self.sink = sink
+        self.sink = self.answer = sink
         self.state = state
         self.epoch = epoch
         self.number = number

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.gateway.http.exchange import header_line
+from interlock.gateway.speech import SPEECHES
 from interlock.metering.cost import Rates
 from interlock.metering.energy import Estimate
 from interlock.sources.requests import build_head
@@ -27,7 +28,8 @@ class Meters(NamedTuple):
 class Link:
     """One source as a worker reaches it. Kept over snapshots as long as the source itself does not change.
 
-    `row`: the source's row on the board. `cap`: calls in flight per node, None without a limit.
+    `row`: the source's row on the board. `cap`: calls in flight per node, None without a limit. `speech`: how the
+    source is spoken to; None: in the pivot.
     """
 
     __slots__ = (
@@ -41,10 +43,12 @@ class Link:
         "pool",
         "row",
         "source",
+        "speech",
     )
 
     def __init__(self, source: Source, pool: Pool, row: int, credentials: CredentialStore, settings: Settings) -> None:
         self.source = source
+        self.speech = SPEECHES.get(source.kind)
         self.pool = pool
         self.row = row
         self.cap = source.limits.concurrency

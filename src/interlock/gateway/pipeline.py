@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LogError
 from interlock.gateway.call import Call
+from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.idempotency import IDEMPOTENCY_KEY, Claiming, Replayed, key_of
 from interlock.gateway.run import Run
 from interlock.gateway.stages.admit import admit
@@ -28,21 +29,21 @@ from interlock.gateway.stages.record import record_intent, record_refusal
 from interlock.gateway.stages.resolve import resolve
 from interlock.gateway.stages.route import route
 from interlock.gateway.waiting import Waiting
-from interlock.wire.errors import error_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interlock.gateway.faces.base import Face
     from interlock.gateway.http.exchange import Exchange, Request, Sink
     from interlock.gateway.runtime import Runtime
 
 log = logging.getLogger("interlock.gateway")
 
 
-def govern(operation: str, request: Request, sink: Sink, runtime: Runtime) -> Exchange | None:
+def govern(operation: str, face: Face, request: Request, sink: Sink, runtime: Runtime) -> Exchange | None:
     """Take one inference request through all stages. Returns the running call, or None when it was refused."""
     record_log = runtime.log
-    call = Call(operation, request, sink, runtime.state, record_log.epoch, record_log.next_call())
+    call = Call(operation, face, request, sink, runtime.state, record_log.epoch, record_log.next_call())
     call.wall_ns = runtime.clock.wall_ns()
     call.seed = runtime.seed(call.number)
     return _guarded(call, runtime, _enter)
@@ -93,6 +94,10 @@ def _defect(call: Call) -> InterlockError:
 
 def _run(call: Call, runtime: Runtime) -> Run:
     record_intent(call, runtime.log)
+    if call.face is not OPENAI:
+        call.answer = call.face.answer(call)
+    else:
+        call.answer = call.sink
     run = Run(call, runtime)
     try:
         run.begin()
@@ -119,7 +124,7 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
     outcome = "refused" if call.identity is not None else "unauthenticated"
     metrics.requests.add((call.operation, outcome))
     metrics.denials.add((error.code,))
-    status, headers, body = error_answer(error, "openai")
+    status, headers, body = call.face.error(error)
     headers += call.id_headers()
     if error.level >= logging.ERROR:
         log.log(error.level, "call refused", extra={"request_id": call.id, "code": error.code})
@@ -137,7 +142,7 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
         # Also when it cannot become durable: a refusal gives nothing away, and the caller must not be left waiting.
         # An earlier answer does: it leaves with a durable record only (P1).
         if log_error is not None and isinstance(error, Replayed):
-            call.sink.respond(*error_answer(log_error, "openai"))
+            call.sink.respond(*call.face.error(log_error))
         else:
             call.sink.respond(status, headers, body)
 

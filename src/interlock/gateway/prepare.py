@@ -8,6 +8,7 @@ from interlock.errors import BadRequest
 from interlock.sources.fields import uninterpreted
 from interlock.types.source import SourceKind
 from interlock.wire.openai import build_body
+from interlock.wire.speech import Ask
 
 if TYPE_CHECKING:
     from interlock.gateway.call import Call
@@ -38,8 +39,9 @@ def body_for(call: Call, offer: Offer, source: Source) -> bytes:
             )
     add: dict[str, Any] = {}
     if parsed.operation != "embeddings":
-        if not parsed.max_tokens:
-            _bound(call, offer, source, add)
+        if not parsed.max_tokens and (bound := _bound(call, offer)):
+            chat_at_cloud = source.kind is SourceKind.openai and call.operation == "chat"
+            add["max_completion_tokens" if chat_at_cloud else "max_tokens"] = bound
         if parsed.stream and not parsed.wants_usage:
             add["stream_options"] = {"include_usage": True}
     if source.kind is SourceKind.vllm and source.prefix_cache_salt and parsed.operation != "embeddings":
@@ -47,15 +49,25 @@ def body_for(call: Call, offer: Offer, source: Source) -> bytes:
     return build_body(fields, model=offer.model.name, drop=drop, add=add)
 
 
-def _bound(call: Call, offer: Offer, source: Source, add: dict[str, Any]) -> None:
+def ask_for(call: Call, offer: Offer, source: Source) -> Ask:
+    """What a source is to be asked that does not speak the pivot, or that speaks the caller's dialect."""
+    parsed = call.parsed
+    assert parsed is not None and call.identity is not None  # noqa: S101 - stage order
+    bound = _bound(call, offer) if parsed.operation != "embeddings" and not parsed.max_tokens else 0
+    salted = source.kind is SourceKind.vllm and source.prefix_cache_salt
+    salt = call.state.cache_salt(call.identity.tenant_id) if salted else ""
+    return Ask(parsed, offer, source, bound, call.completion_tokens_max, salt)
+
+
+def _bound(call: Call, offer: Offer) -> int:
+    """The bound of an answer whose caller gave none; 0 where the model's context is that."""
     features = call.features
     assert features is not None  # noqa: S101 - stage order
     bound = call.completion_tokens_max
     context = offer.model.context_length
     own_cap = call.alias is not None and call.alias.max_tokens > 0
     if context and not own_cap and features.prompt_tokens_max + bound > context:
-        return  # the context itself is the bound
+        return 0
     if context:
         bound = min(bound, context)  # vLLM refuses more, and makes what is left of the context the bound by itself
-    chat_at_cloud = source.kind is SourceKind.openai and call.operation == "chat"
-    add["max_completion_tokens" if chat_at_cloud else "max_tokens"] = bound
+    return bound

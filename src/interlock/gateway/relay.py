@@ -16,15 +16,16 @@ from interlock.gateway.http.exchange import chunk, unchunked
 from interlock.sources.connection import CHUNK_BYTES_MAX
 from interlock.types.usage import Usage
 from interlock.wire.answers import WireUsage, decode_event, decode_plain, error_words, plain_text
+from interlock.wire.speech import DONE as DONE_EVENT
 from interlock.wire.sse import Splitter, data_of
 from interlock.wire.stencil import BACKSLASH, HEAD, QUOTE, TAIL, Stencil, cut_stencil, plain
 
 if TYPE_CHECKING:
     from interlock.gateway.attempt import Attempt
+    from interlock.gateway.spoken import Ear
 
 DONE = b"[DONE]"
 LENGTH = "length"
-DONE_EVENT = b"data: [DONE]\n\n"
 PLAIN_TRIES = 8
 """Events in a row that may turn out not to be plain text before the short way is given up for a stream."""
 STENCIL_TRIES = 8
@@ -81,6 +82,10 @@ class Relay:
         "usage",
     )
 
+    _closing = DONE_EVENT
+    """What ends a stream that is complete."""
+    _splitter: Splitter | Ear
+
     def __init__(self, attempt: Attempt) -> None:
         run = attempt.run
         runtime = run.runtime
@@ -93,7 +98,7 @@ class Relay:
         self._append = runtime.log.append_chunk if not run.call.recording else _not_kept
         self._on_written = runtime.log.on_written
         self._sync_within = runtime.log.sync_within
-        self._write_chunks = run.call.sink.write_chunks
+        self._write_chunks = run.out.write_chunks
         self._number = run.call.number
         self._n = parsed.n
         self._bound = run.call.pieces_max()
@@ -321,6 +326,14 @@ class Relay:
     def _cut(self, payload: bytes) -> None:
         """The source says more than the call's budgets have room for, and than it was told to: end the stream here, as
         one that has reached its length. `payload`: the event that is not forwarded."""
+        event = self._cut_event(payload)
+        self._hold_end(event)
+        self.events += 1
+        self.usage = None
+        self._complete()
+        self._attempt.cancel()
+
+    def _cut_event(self, payload: bytes) -> bytes:
         fields = msgspec.json.decode(payload, type=dict[str, Any])
         said: dict[str, Any] = {"text": ""} if self._attempt.run.call.operation == "completions" else {"delta": {}}
         left = [index for index in range(self._n) if index not in self._finished]
@@ -328,13 +341,11 @@ class Relay:
         fields.pop("usage", None)
         self._finished.update(left)
         self.finish_reasons = (*self.finish_reasons, *[LENGTH] * len(left))
-        event = b"data: %b\n\n" % msgspec.json.encode(fields)
+        return b"data: %b\n\n" % msgspec.json.encode(fields)
+
+    def _hold_end(self, event: bytes) -> None:
         self._tail.append(event)
         self._tail_bytes += len(event)
-        self.events += 1
-        self.usage = None
-        self._complete()
-        self._attempt.cancel()
 
     def _record(self, text: str, raw: bytes) -> None:
         self._append(self._number, self.chunks, text, raw)
@@ -350,8 +361,7 @@ class Relay:
             self._out.append(chunk(event))
             self._out_bytes += len(event)
             return True
-        self._tail.append(event)
-        self._tail_bytes += len(event)
+        self._hold_end(event)
         if self._tail_bytes <= self._attempt.run.runtime.settings.write_buffer_bytes_max:
             return True
         self._complete()
@@ -395,15 +405,15 @@ class Relay:
 
     def rest(self) -> bytes:
         """What is still to be sent once the outcome is durable, with the end marker."""
-        data = b"".join((self.unsent(), *self._tail, DONE_EVENT))
+        data = b"".join((self.unsent(), *self._tail, self._closing))
         self._tail = []
-        self.bytes_sent += self._tail_bytes + len(DONE_EVENT)
+        self.bytes_sent += self._tail_bytes + len(self._closing)
         return data
 
     @property
     def bytes_whole(self) -> int:
         """Bytes the caller has got when the stream is complete: what was sent and what `rest` will be."""
-        return self.bytes_sent + self._out_bytes + self._tail_bytes + len(DONE_EVENT)
+        return self.bytes_sent + self._out_bytes + self._tail_bytes + len(self._closing)
 
     def unsent(self) -> bytes:
         """Recorded events that were not forwarded yet (their records are written by now)."""

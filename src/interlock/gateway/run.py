@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
 from interlock.gateway.attempt import Attempt
+from interlock.gateway.faces.openai import COMMENT
 from interlock.gateway.runtime import Unsettled
 from interlock.gateway.trace import tried
 from interlock.ledger.charges import NOTHING, charged, interrupted
 from interlock.types.record import AttemptEnd, Outcome
 from interlock.types.usage import Cost, Energy, Usage
-from interlock.wire.errors import error_answer, error_event
 
 if TYPE_CHECKING:
     from interlock.gateway.call import Call
@@ -41,7 +41,6 @@ STALE_CODE = "upstream_stale"
 """The source had closed a kept connection: it has not seen the request, which goes to it once more, on a new one."""
 HARMLESS_CODES = FINAL_CODES | {"upstream_rate_limited", "context_length_exceeded", "upstream_pool_full", STALE_CODE}
 """Failures that say nothing about the source's health: they do not count for its circuit breaker."""
-COMMENT = b": keep-alive\n\n"
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 JSON = b"content-type: application/json\r\n"
 NOTHING_USED = Usage(0, 0, 0, "engine")
@@ -65,6 +64,8 @@ class Run:
     _skipped: tuple[str, ...] = ()
     _charged: tuple[Hold, tuple[int, ...]] | None = None
     """What budgets were charged when the call ended."""
+    native = b""
+    """A whole answer as its source gave it, where the caller speaks the source's dialect."""
     tried: tuple[AttemptFigures, ...] = ()
     """Attempts that failed, for tracing; empty when nothing is traced."""
 
@@ -74,6 +75,8 @@ class Run:
         self.runtime = runtime
         self.parsed = call.parsed
         self.stream = call.parsed.stream
+        self.out = call.answer
+        """What takes the answer: the face's translator, or the caller's side itself where nothing is translated."""
         self._last_sent_ns = call.started_ns
         self._hold = call.hold
 
@@ -196,7 +199,7 @@ class Run:
     # -- answers
 
     def answered(self, answer: WholeAnswer, body: bytes) -> None:
-        """A whole answer is here: record it; it leaves when that is durable."""
+        """A whole answer is here, in the pivot: record it; it leaves when that is durable."""
         if self.ended:
             return
         usage = answer.usage.usage() if answer.usage is not None else self.call.unknown_usage()
@@ -213,11 +216,12 @@ class Run:
 
     def forward(self, data: bytes) -> None:
         """Recorded events of a stream leave for the caller."""
-        sink = self.call.sink
+        out = self.out
         if not self.head_sent:
             self.head_sent = True
-            sink.start(200, self._headers(EVENT_STREAM))
-        sink.write(data)
+            out.start(200, self._headers(EVENT_STREAM))
+        if data:
+            out.write(data)
         self._last_sent_ns = self.runtime.swept_ns
 
     def stream_complete(self, relay: Relay) -> None:
@@ -327,14 +331,13 @@ class Run:
             self._recharge(self._attempt)
             self._answer_log_error(log_error)
             return
-        sink = self.call.sink
         if error is not None:
             self._answer_error(error, relay)
         elif relay is None:
-            sink.respond(200, self._headers(JSON), body)
+            self.out.respond(200, self._headers(JSON), self.native or body)
         else:
             self.forward(relay.rest())
-            sink.end()
+            self.out.end()
         self._leave()
 
     def _leave(self) -> None:
@@ -346,12 +349,13 @@ class Run:
             attempt.relay = None
 
     def _answer_error(self, error: InterlockError, relay: Relay | None) -> None:
-        sink = self.call.sink
+        sink, face = self.call.sink, self.call.face
         if not self.head_sent and (relay is None or not relay.events):
-            status, headers, body = error_answer(error, "openai")
+            status, headers, body = face.error(error)
             sink.respond(status, headers + self._headers(b""), body)
             return
-        self.forward((relay.unsent() if relay is not None else b"") + error_event(error, "openai"))
+        self.forward(relay.unsent() if relay is not None else b"")
+        sink.write(face.error_event(error))
         sink.abort()
 
     def log_failed(self, error: LogError) -> None:
@@ -373,8 +377,7 @@ class Run:
         if self.head_sent:
             self.call.sink.abort()
             return
-        status, headers, body = error_answer(error, "openai")
-        self.call.sink.respond(status, headers, body)
+        self.call.sink.respond(*self.call.face.error(error))
 
     def _settle(self, usage: Usage, cost: Cost, energy: Energy, now_ns: int) -> tuple[int, ...]:
         """Settle limits and budgets. Returns what each budget is charged."""
@@ -495,7 +498,8 @@ class Run:
             return
         attempt = self._attempt
         if attempt is not None and attempt.durable:
-            self.forward(COMMENT)
+            # What is translated on the way out gets the pivot's comment, and makes of it what its dialect has.
+            self.forward(self.call.face.keepalive if self.out is self.call.sink else COMMENT)
 
     # -- what is sent along
 

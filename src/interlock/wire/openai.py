@@ -96,6 +96,13 @@ _PROMPT_FIELDS = {
 """Fields besides the messages whose bytes count as prompt."""
 
 
+class Native(msgspec.Struct, frozen=True):
+    """A request in its caller's own dialect: its checked fields, raw, by name, without ours."""
+
+    dialect: str
+    fields: Fields
+
+
 class Parsed(msgspec.Struct):
     """A request that was read and checked. `fields`: what is sent on, raw, by name, without our own."""
 
@@ -121,6 +128,8 @@ class Parsed(msgspec.Struct):
     generated: int = 0
     """Answers that are made, where that is more than the `n` that come back (`best_of`)."""
     recording: str = ""
+    native: Native | None = None
+    """For sources that speak the caller's dialect, where that is not OpenAI's of this operation."""
 
 
 class Limits(msgspec.Struct, frozen=True):

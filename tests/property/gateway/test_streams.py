@@ -184,6 +184,7 @@ class Side:
         self.head_sent = self.paused = False
         self.stream = True
         self.said: list[str] = []
+        self.out = self.sink
         self.call = SimpleNamespace(number=7, sink=self.sink, recording=0, pieces_max=lambda: 1 << 62)
         self.parsed = SimpleNamespace(n=1, wants_usage=True)
         self.runtime: Any = SimpleNamespace(settings=limits, log=self.log, clock=clock, swept_ns=1)

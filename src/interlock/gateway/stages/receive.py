@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from interlock.errors import BadRequest
+from interlock.gateway.faces.openai import OPENAI
 from interlock.wire import openai
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ def receive(call: Call, limits: openai.Limits) -> None:
     kind = request.headers.get(b"content-type", b"application/json")
     if not kind.startswith(b"application/json") and not kind.lower().startswith(b"application/json"):
         raise BadRequest("Send the body as content-type application/json.", code="unsupported_content_type")
-    parsed = openai.parse(call.operation, request.body, limits)
+    if call.face is OPENAI:
+        parsed = openai.parse(call.operation, request.body, limits)
+    else:
+        parsed = call.face.parse(call, limits)
     if not parsed.model or len(parsed.model) > MODEL_NAME_MAX:
         raise BadRequest(f"Field 'model' must be 1 to {MODEL_NAME_MAX} characters long.", param="model")
     call.parsed = parsed

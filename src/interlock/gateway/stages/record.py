@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from interlock.gateway.call import Call
     from interlock.ledger.log import RecordLog
 
-DIALECT = "openai"
 METADATA = int(Recording.metadata)
 HEADER_KEPT_MAX = 256
 """Characters kept of a client's own request id."""
@@ -41,7 +40,7 @@ def record_intent(call: Call, log: RecordLog) -> None:
             caller.delegation,
             caller.auth_method,
             caller.credential_id,
-            DIALECT,
+            call.face.name,
             features,
             call.target,
             call.state.version,
@@ -87,7 +86,7 @@ def record_refusal(call: Call, error: InterlockError, log: RecordLog) -> int:
             caller.delegator.id if caller.delegator is not None else "",
             caller.auth_method,
             caller.credential_id,
-            DIALECT,
+            call.face.name,
             call.operation,
             features.asked if features is not None else (parsed.model if parsed is not None else ""),
             int(data_class),

@@ -1,0 +1,1 @@
+"""What callers speak: each face reads the requests of one dialect and writes answers and errors in it."""
