@@ -71,7 +71,7 @@ class Console:
         self._api = api
         self._assets = assets or Assets()
         self._templates = environment(self._assets)
-        self._sessions = Sessions(api.store, api.tools)
+        self._sessions = Sessions(api)
         if self._assets.missing:
             logger.warning("the console lacks %s: build them with `make assets`", ", ".join(self._assets.missing))
 

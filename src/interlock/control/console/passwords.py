@@ -14,7 +14,7 @@ PASSWORD_CHARACTERS_MAX = 256
 FREE_TRIES = 5
 """Wrong passwords in a row before the account waits."""
 LOCK_S = 30
-LOCK_S_MAX = 3600
+LOCK_S_MAX = 300
 """The wait doubles with each further wrong password, up to this."""
 
 _hasher = PasswordHasher()

@@ -10,15 +10,17 @@ import datetime
 import hashlib
 import secrets
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from interlock.control.identity import Actor, reach_of
 from interlock.control.permissions import Binding
-from interlock.control.services.base import Tools
 from interlock.errors import Denied, Unauthenticated
 from interlock.identity.tokens import roles_of_groups
 from interlock.storage import bindings, console, issuers, principals, tenants
 from interlock.storage.console import Session
-from interlock.storage.pool import Store
+
+if TYPE_CHECKING:
+    from interlock.control.web import Api
 
 TOKEN_BYTES = 32
 SEEN_S = 30
@@ -33,12 +35,8 @@ def digest(token: str) -> bytes:
 class Sessions:
     """Begins, finds and ends sessions."""
 
-    def __init__(self, store: Store, tools: Tools) -> None:
-        self._store = store
-        self._tools = tools
-        settings = tools.settings
-        self._idle = datetime.timedelta(milliseconds=settings.console_idle_ms)
-        self._whole = datetime.timedelta(milliseconds=settings.console_session_ms)
+    def __init__(self, api: Api) -> None:
+        self._api = api
 
     def begin(
         self,
@@ -51,7 +49,8 @@ class Sessions:
         groups: Sequence[str] = (),
     ) -> str:
         """Somebody has proven who they are; returns the token. Raises Denied when they have no administrative role."""
-        now = self._tools.now()
+        tools = self._api.tools
+        now = tools.now()
         session = Session(
             csrf=secrets.token_urlsafe(TOKEN_BYTES),
             method=method,
@@ -62,22 +61,24 @@ class Sessions:
             groups=list(groups),
             created_at=now,
             seen_at=now,
-            expires_at=now + self._whole,
+            expires_at=now + datetime.timedelta(milliseconds=tools.settings.console_session_ms),
         )
         self._actor(session)
         token = secrets.token_urlsafe(TOKEN_BYTES)
-        with self._store.platform() as conn:
+        with self._api.store.platform() as conn:
             console.begin_session(conn, digest(token), session)
         return token
 
     def find(self, token: str) -> tuple[Session, Actor]:
         """Who a token stands for, and with which roles. Raises Unauthenticated, Denied."""
-        hashed, now = digest(token), self._tools.now()
-        with self._store.platform() as conn:
+        tools = self._api.tools
+        hashed, now = digest(token), tools.now()
+        idle = datetime.timedelta(milliseconds=tools.settings.console_idle_ms)
+        with self._api.store.platform() as conn:
             session = console.session(conn, hashed)
             if session is None:
                 raise Unauthenticated("there is no such session", code="no_session")
-            if now >= session.expires_at or now - session.seen_at >= self._idle:
+            if now >= session.expires_at or now - session.seen_at >= idle:
                 console.end_session(conn, hashed)
                 raise Unauthenticated("the session is over", code="session_over")
             if (now - session.seen_at).total_seconds() >= SEEN_S:
@@ -86,11 +87,11 @@ class Sessions:
 
     def end(self, token: str) -> None:
         """Sign out."""
-        with self._store.platform() as conn:
+        with self._api.store.platform() as conn:
             console.end_session(conn, digest(token))
 
     def _actor(self, session: Session) -> Actor:
-        with self._store.platform() as conn:
+        with self._api.store.platform() as conn:
             tenant = tenants.get(conn, session.tenant_id)
             if tenant is None or not tenant.value.active:
                 raise Unauthenticated("the tenant is switched off", code="inactive_principal")

@@ -1,13 +1,13 @@
 """The console: accounts with a password, sign-ins under way at an identity provider, sessions.
 
-Revision: 0016
+Revision: 0010
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0016"
+revision = "0010"
 down_revision = "0009"
 branch_labels = None
 depends_on = None
@@ -59,4 +59,10 @@ def upgrade() -> None:
             f"CREATE POLICY platform ON interlock.{name} TO interlock_migrator, interlock_platform"
             " USING (true) WITH CHECK (true)"
         )
+        if name == "console_sessions":
+            op.execute(
+                f"CREATE POLICY tenant ON interlock.{name} TO interlock_app"
+                " USING (tenant_id = (SELECT current_setting('interlock.tenant_id', true)))"
+                " WITH CHECK (tenant_id = (SELECT current_setting('interlock.tenant_id', true)))"
+            )
         op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON interlock.{name} TO interlock_platform")
