@@ -55,7 +55,7 @@ def set_password(conn: Connection[Any], principal_id: str, password_hash: str, a
     conn.execute(
         "INSERT INTO interlock.console_accounts (principal_id, password_hash, changed_at) VALUES (%s, %s, %s)"
         " ON CONFLICT (principal_id) DO UPDATE SET password_hash = excluded.password_hash,"
-        " changed_at = excluded.changed_at, failures = 0, locked_until = '-infinity'",
+        " changed_at = excluded.changed_at, failures = 0, locked_until = to_timestamp(0)",
         (principal_id, password_hash, at),
     )
     conn.execute(
@@ -73,8 +73,7 @@ def account(conn: Connection[Any], tenant_id: str, name: str) -> Account | None:
     """The account of a tenant's principal, locked until the end of the transaction, so that tries are counted."""
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
-            "SELECT a.principal_id, a.password_hash, a.failures,"
-            " CASE WHEN a.locked_until = '-infinity' THEN to_timestamp(0) ELSE a.locked_until END AS locked_until"
+            "SELECT a.principal_id, a.password_hash, a.failures, a.locked_until"
             " FROM interlock.console_accounts a JOIN interlock.principals p ON p.id = a.principal_id"
             " WHERE p.tenant_id = %s AND p.name = %s FOR UPDATE OF a",
             (tenant_id, name),

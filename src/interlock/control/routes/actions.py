@@ -20,7 +20,7 @@ from interlock.control.services import keys, principals, sources
 from interlock.control.services.base import Tx, missing
 from interlock.control.web import Body, Given, Json, Who, allow, api_of, route
 from interlock.errors import BadRequest
-from interlock.storage import changes, console
+from interlock.storage import changes, console, roles
 from interlock.storage import sources as stored_sources
 from interlock.storage.changes import Change
 from interlock.storage.keys import KeyRow
@@ -144,8 +144,9 @@ def password(request: Request, who: Who, body: Body) -> Response:
         tenant_id = tx.names.tenant(ref.tenant)
         stored = principals.find(tx, tenant_id, ref.name)
         api.configurator.allow_key(who, stored.value.id, (Scope.admin,))
-        console.set_password(tx.conn, stored.value.id, hashed, tx.by.at)
         changes.record(tx.conn, Change(tenant_id, "principal.password", "principal", stored.value.id), tx.by)
+        roles.take(tx.conn, roles.PLATFORM)  # accounts are that role's, whoever's they are
+        console.set_password(tx.conn, stored.value.id, hashed, tx.by.at)
     return Json(PasswordSet(ref.name, tx.by.at))
 
 

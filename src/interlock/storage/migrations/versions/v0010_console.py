@@ -19,7 +19,7 @@ CREATE TABLE interlock.console_accounts (
     password_hash text NOT NULL,
     changed_at timestamptz NOT NULL,
     failures integer NOT NULL DEFAULT 0 CHECK (failures >= 0),
-    locked_until timestamptz NOT NULL DEFAULT '-infinity'
+    locked_until timestamptz NOT NULL DEFAULT to_timestamp(0)
 );
 CREATE TABLE interlock.console_logins (
     state_hash bytea PRIMARY KEY CHECK (octet_length(state_hash) = 32),
