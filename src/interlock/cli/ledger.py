@@ -211,9 +211,13 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="An export.")],
     key: Annotated[list[str] | None, typer.Option("--key", "-k", help="A key you trust, or a file of them.")] = None,
     seen: Annotated[list[Path] | None, typer.Option("--seen", help="A checkpoint you kept: it must agree.")] = None,
+    receipt: Annotated[
+        list[Path] | None, typer.Option("--receipt", help="Receipts, one a line: is each call here?")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check an export by what is in its folder alone. Exit code 0: complete; 3: not, and the verdict says why."""
+    """Check an export by what is in its folder alone. Exit code 0: complete, and each receipt's call is there; 3: not,
+    and the verdict says why."""
     import msgspec
 
     from interlock.ledger.proof.verify import verify_export
@@ -221,14 +225,50 @@ def verify(
     if not folder.is_dir():
         raise BadRequest(f"{folder} is not a folder", param="folder")
     notes = [_text(path) for path in seen or ()]
-    report = verify_export(folder, trusted(key or ()), seen=notes, progress=None if as_json else progress())
+    held = [each for path in receipt or () for each in _receipts(path)]
+    shown = None if as_json else progress()
+    report = verify_export(folder, trusted(key or ()), seen=notes, receipts=held, progress=shown)
     if as_json:
         put_json(msgspec.to_builtins(report))
     else:
         put(f"{report.verdict.upper()}: {report.words}", *(f"  {problem}" for problem in report.problems))
         for met in report.keys:
             put(f"  signed by {met.key}{'' if met.replaced is None else ' (replaced since)'}")
-    if report.verdict != "complete":
+        put(*(f"receipt of {each.request}: {each.verdict.upper()}: {each.words}" for each in report.receipts))
+    if report.verdict != "complete" or any(each.verdict != "recorded" for each in report.receipts):
+        raise typer.Exit(NOT_COMPLETE)
+
+
+def receipt(
+    file: Annotated[Path, typer.Argument(help="A receipt, from the x-interlock-receipt header.")],
+    body: Annotated[Path | None, typer.Option(help="The request body, byte for byte: is it the one?")] = None,
+    answer: Annotated[Path | None, typer.Option(help="The answer's body, byte for byte: is it the one?")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a receipt says, and hold a request and an answer against it; whether it is genuine, `verify --receipt`
+    says. Exit code 3 when it is of others."""
+    import msgspec
+
+    from interlock.ledger.proof.errors import ProofError
+
+    given = _receipts(file)
+    if len(given) != 1:
+        raise BadRequest(f"{file} holds {len(given)} receipts; give one", param="file")
+    same = None
+    if body is not None or answer is not None:
+        texts = [None if path is None else _bytes(path) for path in (body, answer)]
+        try:
+            same = given[0].is_of(body=texts[0], answer=texts[1])
+        except ProofError as e:
+            raise BadRequest(f"{file}: {e}") from None
+    said = msgspec.to_builtins(given[0].receipt)
+    if as_json:
+        put_json({**said, "same": same})
+    else:
+        put(*(f"{name} {value}" for name, value in said.items()))
+        if same is not None:
+            put("It is of these." if same else "It is of OTHERS than these.")
+    if same is False:
         raise typer.Exit(NOT_COMPLETE)
 
 
@@ -301,7 +341,19 @@ def retire_node(
 
 def add_to(app: typer.Typer) -> None:
     """The commands of this file."""
-    for command in (search, show, replay, erase, audit_changes, rotate_key, retire_node, checkpoint, export, verify):
+    for command in (
+        search,
+        show,
+        replay,
+        erase,
+        audit_changes,
+        rotate_key,
+        retire_node,
+        checkpoint,
+        export,
+        verify,
+        receipt,
+    ):
         app.command()(command)
 
 
@@ -328,6 +380,24 @@ def trusted(given: list[str] | tuple[str, ...]) -> list[Any]:
         return [VerifierKey.parse(text) for text in texts if text.strip()]
     except ProofError as e:
         raise BadRequest(f"--key: {e}", param="key") from None
+
+
+def _receipts(path: Path) -> list[Any]:
+    """The receipts of a file. Raises BadRequest."""
+    from interlock.ledger.proof.errors import ProofError
+    from interlock.ledger.proof.receipt import read_receipts
+
+    try:
+        return read_receipts(_text(path))
+    except ProofError as e:
+        raise BadRequest(f"{path}: {e}", param="receipt") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise BadRequest(f"{path} cannot be read: {e.strerror or e}") from None
 
 
 def _text(path: Path) -> str:

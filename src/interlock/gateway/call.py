@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from interlock.gateway.http.exchange import Request, Sink
     from interlock.gateway.identify import Identity
+    from interlock.gateway.receipts import Promise
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold
     from interlock.metering.limits import Admission
@@ -58,6 +59,8 @@ class Call:
     """A source has worked on it, or may have."""
     intent_seq = -1
     request_class = ""
+    receipt: Promise | None = None
+    """A receipt that the caller asked for."""
     recording = -1
     """What of it is kept (`Recording`); -1 before that is known."""
 

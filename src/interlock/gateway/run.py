@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
 from interlock.gateway.attempt import Attempt
 from interlock.gateway.runtime import Unsettled
+from interlock.gateway.stages.record import DIALECT
 from interlock.gateway.trace import tried
 from interlock.ledger.charges import NOTHING, charged, interrupted
 from interlock.types.record import AttemptEnd, Outcome
@@ -331,7 +332,7 @@ class Run:
         if error is not None:
             self._answer_error(error, relay)
         elif relay is None:
-            sink.respond(200, self._headers(JSON), body)
+            sink.respond(200, self._headers(JSON, body), body)
         else:
             self.forward(relay.rest())
             sink.end()
@@ -349,7 +350,7 @@ class Run:
         sink = self.call.sink
         if not self.head_sent and (relay is None or not relay.events):
             status, headers, body = error_answer(error, "openai")
-            sink.respond(status, headers + self._headers(b""), body)
+            sink.respond(status, headers + self._headers(b"", status=status), body)
             return
         self.forward((relay.unsent() if relay is not None else b"") + error_event(error, "openai"))
         sink.abort()
@@ -509,7 +510,7 @@ class Run:
                 headers.append((name, value))
         return headers
 
-    def _headers(self, kind: bytes) -> Headers:
+    def _headers(self, kind: bytes, answer: bytes = b"", *, status: int = 200) -> Headers:
         call, attempt = self.call, self._attempt
         lines = kind + call.id_headers()
         if attempt is not None:
@@ -518,6 +519,8 @@ class Run:
             lines += self.runtime.decision_line(call.route, self._rank)
         if call.limit_lines is not None:
             lines += call.limit_lines()
+        if call.receipt is not None:
+            lines += self.runtime.receipts.line(call, status, DIALECT, answer)
         return lines
 
     def _count(self, outcome: Outcome, first_ns: int) -> None:

@@ -100,6 +100,8 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
     }
     if intent.charges:
         leaf["budgets"] = _charges(call, intent)
+    if intent.receipt:
+        leaf["receipt"] = intent.receipt
     return Draft(intent.tenant_id, at_ns, leaf, subject_of(intent), chest.contents, chest.lists)
 
 
@@ -135,7 +137,7 @@ def energy_entry(measured: EnergyMeasured, epoch: str, tenant_id: str, at_ns: in
 def _refusal(call: CallRecords, record: Refusal, at_ns: int, key: SubjectKey | None) -> Draft:
     chest = _Chest(key)
     chest.put("record", msgspec.json.encode([record]))
-    leaf = {
+    leaf: dict[str, Any] = {
         "v": VERSION,
         "tree": record.tenant_id,
         "kind": "refusal",
@@ -162,6 +164,8 @@ def _refusal(call: CallRecords, record: Refusal, at_ns: int, key: SubjectKey | N
         "result": {"state": "refused", "status": record.status, "code": record.code},
         "contents": chest.references,
     }
+    if record.receipt:
+        leaf["receipt"] = record.receipt
     return Draft(record.tenant_id, at_ns, leaf, subject_of(record), chest.contents, chest.lists)
 
 

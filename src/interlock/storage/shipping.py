@@ -48,6 +48,8 @@ class Progress(NamedTuple):
     damaged: bool
     whole: bool
     closed: bool
+    receipt_key: bytes | None = None
+    """As the epoch's first record names it, when this batch begins there."""
 
 
 class InboxEntry(NamedTuple):
@@ -134,8 +136,12 @@ def ship(
     moved = conn.execute(
         "UPDATE interlock.ledger_epochs SET shipped_seq = %s, resume_segment = %s,"
         " watermark_ns = greatest(watermark_ns, %s), damaged = damaged OR %s, whole = whole OR %s,"
-        " closed = closed OR %s WHERE epoch = %s AND shipped_seq = %s AND settled IS NULL",
-        (p.shipped_seq, p.resume_segment, p.watermark_ns, p.damaged, p.whole, p.closed, p.epoch, p.from_seq),
+        " closed = closed OR %s, receipt_key = coalesce(receipt_key, %s)"
+        " WHERE epoch = %s AND shipped_seq = %s AND settled IS NULL",
+        (
+            *(p.shipped_seq, p.resume_segment, p.watermark_ns, p.damaged, p.whole, p.closed, p.receipt_key),
+            *(p.epoch, p.from_seq),
+        ),
     )
     if moved.rowcount != 1:
         row = conn.execute(

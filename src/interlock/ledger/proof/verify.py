@@ -42,6 +42,8 @@ from interlock.ledger.proof.folder import (
 from interlock.ledger.proof.note import NOTE_BYTES_MAX, Verifier
 from interlock.ledger.proof.pruned import Pruned, PrunedState
 from interlock.ledger.proof.pruned import parse as parse_pruned
+from interlock.ledger.proof.receipt import Signed
+from interlock.ledger.proof.receipts import Receipts
 from interlock.ledger.proof.rotation import LINE_BYTES_MAX, ROTATIONS_MAX, Told, open_told
 from interlock.ledger.proof.seen import Seen
 from interlock.ledger.proof.source import Missing, Source
@@ -64,6 +66,7 @@ def verify_export(
     keys: Sequence[Verifier],
     *,
     seen: Sequence[str] = (),
+    receipts: Sequence[Signed] = (),
     progress: Progress | None = None,
     processes: int = 1,
 ) -> Report:
@@ -71,18 +74,20 @@ def verify_export(
 
     `keys` are those the auditor trusts, from which changes of keys lead to others (see `trust`); without any,
     signatures are not checked and the report says so. `seen` are checkpoint notes kept from before: they must lie on
-    this tree. `progress(done, total)` counts entries. With `processes` above 1, entries are read by as many worker
-    processes. Never raises for what is in the folder.
+    this tree. `receipts` are held against it, and do not change the verdict on the export. `progress(done, total)`
+    counts entries. With `processes` above 1, entries are read by as many worker processes. Never raises for what
+    is in the folder.
     """
-    findings = Findings()
+    findings, held = Findings(), Receipts(receipts)
     try:
         with Source(path) as source, tempfile.TemporaryDirectory(prefix="interlock-verify-") as scratch:
             manifest = _manifest(source)
-            return _Export(source, manifest, keys, findings, Path(scratch)).verify(seen, progress, processes)
+            return _Export(source, manifest, keys, findings, held, Path(scratch)).verify(seen, progress, processes)
     except ProofError as error:
         findings.altered(str(error))
     report = Report("altered", "", findings.listed(), 0, 0, 0, bool(keys), 0, "", 0, 0)
     report.words = words(report, 0)
+    report.receipts = held.judge(report, {})
     return report
 
 
@@ -98,12 +103,19 @@ class _Export:
     """One verification."""
 
     def __init__(
-        self, source: Source, manifest: Manifest, keys: Sequence[Verifier], findings: Findings, scratch: Path
+        self,
+        source: Source,
+        manifest: Manifest,
+        keys: Sequence[Verifier],
+        findings: Findings,
+        receipts: Receipts,
+        scratch: Path,
     ) -> None:
         self._source = source
         self._manifest = manifest
         self._keys = keys
         self._findings = findings
+        self._receipts = receipts
         self._places: deque[Place] = deque()
         self._contents = Contents(source, findings, scratch) if manifest.payloads else None
         self._origin: str | None = None
@@ -159,6 +171,7 @@ class _Export:
             said = self._pruned[0]
             report.pruned, report.pruned_at, report.pruned_reason = said.to, said.at, said.reason
         report.words = words(report, self._seen.uncompared)
+        report.receipts = self._receipts.judge(report, self._epochs.known())
         return report
 
     def _read_pruned(self) -> tuple[Pruned, PrunedState] | None:
@@ -347,7 +360,7 @@ class _Export:
         total = manifest.end_size - manifest.first
         sizes = {each.size for each in self._places} | set(self._seen.sizes(manifest.first, manifest.end_size))
         sizes |= {each.size for each in self._trust.heads if manifest.first <= each.size <= manifest.end_size}
-        rules = Rules(manifest.tree, manifest.from_ns, manifest.to_ns, manifest.payloads)
+        rules = Rules(manifest.tree, manifest.from_ns, manifest.to_ns, manifest.payloads, self._receipts.wanted)
         self._reached()
         self._skip_pruned()
         for block in _scanned(self._blocks(sorted(sizes)), rules, processes):
@@ -356,6 +369,7 @@ class _Export:
                 findings.altered(f"{ENTRIES}:{line}: the entry at index {index} {problem}")
             self._range.add(block.roots)
             self._epochs.entries(block)
+            self._receipts.entries(block.found)
             self._in_range += block.in_range
             if self._contents is not None:
                 self._contents.add(block.references, block.erased)
