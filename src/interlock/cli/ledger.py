@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 import time
@@ -149,16 +150,18 @@ def export(
     tenant: InTenant,
     from_: _From,
     to: _To = "",
+    payloads: Annotated[bool, typer.Option("--payloads", help="What was asked and answered, too.")] = False,
     home: Home = "",
     url: Url = "",
     ca: Ca = "",
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
-    """Write what a tenant's ledger has of a range of time to a folder that proves itself. The export is recorded."""
+    """Write what a tenant's ledger has of a range of time to a folder that proves itself. The export is recorded;
+    payloads need a second grant."""
     from_ns, to_ns = range_of(from_, to)
     why = reason_or(reason, "ledger export")
-    written, size = write_export(client_of(home, url, ca), folder, tenant, from_ns, to_ns, why)
+    written, size = write_export(client_of(home, url, ca), folder, tenant, from_ns, to_ns, why, payloads=payloads)
     if as_json:
         put_json({"folder": str(folder), "entries": written, "size": size})
     else:
@@ -173,11 +176,15 @@ def range_of(from_: str, to: str) -> tuple[int, int]:
     return from_ns, to_ns
 
 
-def write_export(client: AdminClient, folder: Path, tenant: str, from_ns: int, to_ns: int, why: str) -> tuple[int, int]:
+def write_export(
+    client: AdminClient, folder: Path, tenant: str, from_ns: int, to_ns: int, why: str, *, payloads: bool = False
+) -> tuple[int, int]:
     """Write an export to a new folder: (entries in it, size of the tree at its end). Raises InterlockError."""
     from interlock.ledger.proof.folder import ExportWriter, Manifest
 
     query: dict[str, object] = {"from_ns": from_ns, "to_ns": to_ns}
+    if payloads:
+        query["payloads"] = "true"
     lines = client.lines(f"/tenants/{tenant}/ledger/export", reason=why, query=query)
     kind, head = next(lines)
     if kind != "manifest":
@@ -200,6 +207,12 @@ def write_export(client: AdminClient, folder: Path, tenant: str, from_ns: int, t
                 case "entry":
                     writer.entry(value.encode())
                     written += 1
+                case "content":
+                    writer.content(value["id"], base64.b64decode(value["data"]))
+                    if "salt" in value:
+                        writer.opened(value["id"], bytes.fromhex(value["salt"]), base64.b64decode(value["plain"]))
+                case "list":
+                    writer.list(value["list"], value["items"])
                 case "end":
                     ended = True
         if not ended:

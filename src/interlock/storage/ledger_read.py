@@ -144,6 +144,16 @@ def checkpoint_from_size(conn: Connection[Any], tenant_id: str, least: int) -> S
     return _one(conn, "tenant_id = %s AND size >= %s ORDER BY size, at_ns", (tenant_id, least))
 
 
+def checkpoint_after_erasures(conn: Connection[Any], tenant_id: str, least: StoredCheckpoint) -> StoredCheckpoint:
+    """The first checkpoint from `least` on under which every erasure of the tenant is that is under one at all."""
+    row = conn.execute(
+        "SELECT max(position) FROM interlock.ledger_entries WHERE tenant_id = %s AND kind = 'erasure'", (tenant_id,)
+    ).fetchone()
+    if row is None or row[0] is None or row[0] < least.size:
+        return least
+    return checkpoint_from_size(conn, tenant_id, row[0] + 1) or least
+
+
 def checkpoint_at(conn: Connection[Any], tenant_id: str, at_ns: int) -> StoredCheckpoint | None:
     """The checkpoint made at exactly this instant."""
     return _one(conn, "tenant_id = %s AND at_ns = %s", (tenant_id, at_ns))

@@ -212,16 +212,23 @@ def changes_audit(request: Request, who: Who) -> Response:
     return Json(found)
 
 
-def export(request: Request, who: Who, from_ns: int, to_ns: int) -> Response:
-    """Entries admitted in [from_ns, to_ns), with what proves them; `interlock ledger export` makes a folder of it."""
+def export(request: Request, who: Who, from_ns: int, to_ns: int, payloads: bool = False) -> Response:
+    """Entries admitted in [from_ns, to_ns), with what proves them; `interlock ledger export` makes a folder of it.
+
+    With `payloads` what was said too, for whoever holds the role payload_reader.
+    """
     api = api_of(request)
     if not 0 <= from_ns < to_ns < NUMBER_MAX:
         raise BadRequest("from_ns must be before to_ns, both Unix nanoseconds", param="from_ns")
-    tenant_id = _tenant(request, who, Action.ledger_read)
+    tenant_id = _tenant(request, who, Action.ledger_content if payloads else Action.ledger_read)
     with api.store.platform() as conn:
         keys = api.keyring.public(conn)
-    made = ledger.Export(api.store, api.tools.settings, tenant_id, from_ns, to_ns, keys)
-    _look(request, who, tenant_id, "ledger.export", "", {"from_ns": from_ns, "to_ns": to_ns}, reason_needed=True)
+    opening = _keys(api.tools.settings) if payloads else None
+    made = ledger.Export(api.store, api.tools.settings, tenant_id, from_ns, to_ns, keys, opening)
+    what: dict[str, object] = {"from_ns": from_ns, "to_ns": to_ns}
+    if payloads:
+        what["payloads"] = True
+    _look(request, who, tenant_id, "ledger.export", "", what, reason_needed=True)
 
     def lines() -> Iterator[bytes]:
         encode = msgspec.json.encode

@@ -42,7 +42,8 @@ class Report(msgspec.Struct):
     `signed` is False when no trusted key was given. `contents` counts the ciphertext files that were checked. `keys`
     signed checkpoints of the export. All of this is but for the first `pruned` entries of the tree: of them only the
     hashes are there, as was signed at `pruned_at`, for `pruned_reason`. `receipts`: what it says to those that were
-    given. In JSON, from_ns and to_ns are `from` and `to`.
+    given. `opened`: how many plaintexts are there that are what was recorded; None: there are to be none. In JSON,
+    from_ns and to_ns are `from` and `to`.
     """
 
     verdict: Verdict
@@ -61,6 +62,7 @@ class Report(msgspec.Struct):
     pruned_at: int = 0
     pruned_reason: str = ""
     receipts: list[Judged] = msgspec.field(default_factory=list)
+    opened: int | None = None
 
 
 class Findings:
@@ -127,6 +129,8 @@ def words(report: Report, uncompared: int) -> str:
             f"; complete but for the pruned range [0, {report.pruned}): of these entries the hashes are here, their "
             f"text was removed by {instant(report.pruned_at)} ({plain(report.pruned_reason)})"
         )
+    if report.opened is not None and report.verdict != "altered":
+        said += f"; what was said is here in plain text for {report.opened} contents, each as it was recorded"
     if uncompared:
         said += f" ({uncompared} of the checkpoints you kept could not be compared)"
     for key in report.keys:

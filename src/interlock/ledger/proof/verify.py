@@ -29,6 +29,8 @@ from interlock.ledger.proof.folder import (
     ENTRIES,
     LISTS,
     MANIFEST,
+    OPENED,
+    OPENINGS,
     PRUNED,
     PRUNED_STATE,
     ROTATIONS,
@@ -117,7 +119,7 @@ class _Export:
         self._findings = findings
         self._receipts = receipts
         self._places: deque[Place] = deque()
-        self._contents = Contents(source, findings, scratch) if manifest.payloads else None
+        self._contents = Contents(source, findings, scratch, manifest.opened) if manifest.payloads else None
         self._origin: str | None = None
         self._roots_match = True
         self._last_at = 0
@@ -170,6 +172,8 @@ class _Export:
         if self._pruned is not None:
             said = self._pruned[0]
             report.pruned, report.pruned_at, report.pruned_reason = said.to, said.at, said.reason
+        if self._contents is not None and manifest.opened is not None:
+            report.opened = self._contents.opened
         report.words = words(report, self._seen.uncompared)
         report.receipts = self._receipts.judge(report, self._epochs.known())
         return report
@@ -405,7 +409,8 @@ class _Export:
         """The ciphertexts; without payloads there must be none. Returns how many files were checked."""
         if self._contents is not None:
             return self._contents.check()
-        for name, look in ((CONTENTS, self._source.names), (LISTS, self._source.read)):
+        names, read = self._source.names, self._source.read
+        for name, look in ((CONTENTS, names), (LISTS, read), (OPENED, names), (OPENINGS, read)):
             try:
                 look(name)
             except Missing:
