@@ -80,9 +80,9 @@ def show(
     query: dict[str, object] = {"content": "true"} if content else {}
     why = reason_or(reason, "ledger show --content") if content else reason
     view = client_of(home, url, ca).call("GET", path, query=query, why=why)
-    proved = _proved(view)
+    is_proved = proved(view)
     if as_json:
-        put_json({**view, "proved": proved})
+        put_json({**view, "proved": is_proved})
         return
     for entry in view["entries"]:
         put(_line(entry), json.dumps(entry["leaf"], indent=2, ensure_ascii=False))
@@ -90,7 +90,7 @@ def show(
     if view["contents"] is not None:
         put(json.dumps(view["contents"], indent=2, ensure_ascii=False))
     size = _checkpoint(view["proofs"][0]["checkpoint"]).size if view["proofs"] else 0
-    put(f"In the tree of {size} entries that the newest checkpoint signs: {'proved' if proved else 'NOT YET'}.")
+    put(f"In the tree of {size} entries that the newest checkpoint signs: {'proved' if is_proved else 'NOT YET'}.")
 
 
 def replay(
@@ -440,7 +440,7 @@ def _checkpoint(note: str) -> Any:
     return parse(split_note(note)[0])
 
 
-def _proved(view: dict[str, Any]) -> bool:
+def proved(view: dict[str, Any]) -> bool:
     """Whether each entry's proof leads to the root that its checkpoint names (signatures are `verify`'s)."""
     from interlock.ledger.entry import encode_leaf
     from interlock.ledger.proof.merkle import leaf_hash, verify_inclusion

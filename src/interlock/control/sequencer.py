@@ -299,6 +299,7 @@ class _Step:
                     leaf.result.state,
                     data,
                     leaf_hash(data),
+                    bytes.fromhex(leaf.work.document) or None,
                 )
             )
             leaves.append(leaf)

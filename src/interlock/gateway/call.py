@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from interlock.metering.limits import Admission
     from interlock.types.decision import Authorization, RouteDecision
     from interlock.types.identity import DataClass
+    from interlock.types.record import Work
     from interlock.types.request import Features, Target
     from interlock.types.snapshot import Alias
     from interlock.types.source import Offer
@@ -59,6 +60,8 @@ class Call:
     """A source has worked on it, or may have."""
     intent_seq = -1
     request_class = ""
+    work: Work | None = None
+    """What it is a part of, in the caller's words."""
     receipt: Promise | None = None
     """A receipt that the caller asked for."""
     recording = -1

@@ -104,7 +104,7 @@ class ListNode(NamedTuple):
 class SubjectKey:
     """What seals and opens the contents of one subject."""
 
-    __slots__ = ("_aead", "_id_key", "_nonce_key", "_salt_key")
+    __slots__ = ("_aead", "_id_key", "_mark_key", "_nonce_key", "_salt_key")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
@@ -112,6 +112,7 @@ class SubjectKey:
         self._aead = AESGCM(_mac(key, b"interlock content encryption"))
         self._id_key = _mac(key, b"interlock content id")
         self._nonce_key = _mac(key, b"interlock content nonce")
+        self._mark_key = _mac(key, b"interlock name of a document")
         self._salt_key = _mac(key, b"interlock content salt")
 
     def seal(self, plain: bytes) -> Sealed:
@@ -145,6 +146,10 @@ class SubjectKey:
     def salt(self, plain: bytes) -> bytes:
         """What opens this content, and no other: see `proof.opening`. 32 bytes."""
         return _mac(self._salt_key, plain)
+
+    def mark(self, what: bytes, name: str) -> bytes:
+        """What a name is looked up by. Without the key no guess can be checked against it. 32 bytes."""
+        return _mac(self._mark_key, what + b"\n" + name.encode())
 
     def _named_before(self, plain: bytes, name: bytes) -> bool:
         """Whether it has the name that contents had before they could be opened one by one."""

@@ -86,6 +86,20 @@ def of_request(conn: Connection[Any], tenant_id: str, request: str) -> list[Entr
         return list(cursor.execute(query, (tenant_id, request)))
 
 
+def of_document(conn: Connection[Any], tenant_id: str, marks: list[bytes], limit: int) -> list[Entry]:
+    """At most `limit` entries of calls of documents with these keyed names, in their order."""
+    query = _ENTRY + sql.SQL("tenant_id = %s AND document = ANY(%s) ORDER BY position LIMIT %s")
+    with conn.cursor(row_factory=class_row(Entry)) as cursor:
+        return list(cursor.execute(query, (tenant_id, marks, limit)))
+
+
+def measurements(conn: Connection[Any], tenant_id: str, requests: list[str]) -> list[Entry]:
+    """Entries that tell later what calls took."""
+    query = _ENTRY + sql.SQL("tenant_id = %s AND kind = 'energy' AND request = ANY(%s) ORDER BY position")
+    with conn.cursor(row_factory=class_row(Entry)) as cursor:
+        return list(cursor.execute(query, (tenant_id, requests)))
+
+
 def following(conn: Connection[Any], tenant_id: str, after: int, limit: int) -> tuple[int, list[Leaf]]:
     """(size of the tree, at most `limit` entries of it whose places are above `after`, lowest first)."""
     row = conn.execute("SELECT size FROM interlock.ledger_trees WHERE tenant_id = %s", (tenant_id,)).fetchone()

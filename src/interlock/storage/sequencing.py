@@ -75,6 +75,7 @@ class Placed(NamedTuple):
     state: str
     leaf: bytes
     hash: bytes
+    document: bytes | None = None
 
 
 def tenants(conn: Connection[Any]) -> list[str]:
@@ -185,9 +186,9 @@ def place(conn: Connection[Any], tenant_id: str, taken: Sequence[Waiting], place
     conn.execute("DELETE FROM interlock.ledger_inbox WHERE id = ANY(%s)", (gone,))
     conn.execute(
         "INSERT INTO interlock.ledger_entries (tenant_id, position, at_ns, kind, request, team_id, principal_id,"
-        " subject, source, model, state, leaf, hash) SELECT %s, * FROM unnest(%b::bigint[], %b::bigint[],"
+        " subject, source, model, state, leaf, hash, document) SELECT %s, * FROM unnest(%b::bigint[], %b::bigint[],"
         " %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],"
-        " %b::bytea[], %b::bytea[])",
+        " %b::bytea[], %b::bytea[], %b::bytea[])",
         (tenant_id, *[list(column) for column in zip(*placed, strict=True)]),
     )
 

@@ -190,6 +190,16 @@ def key_row(conn: Connection[Any], tenant_id: str, name: str) -> KeyRow | None:
     return None if row is None else KeyRow(row[0] or b"", row[1] or 0)
 
 
+def key_names(conn: Connection[Any], tenant_id: str, limit: int) -> list[str]:
+    """The names of a tenant's keys of subjects that are there, at most `limit`."""
+    rows = conn.execute(
+        "SELECT subject FROM interlock.ledger_keys WHERE tenant_id = %s AND subject <> '' AND wrapped IS NOT NULL"
+        " ORDER BY subject LIMIT %s",
+        (tenant_id, limit),
+    )
+    return [name for (name,) in rows]
+
+
 def hold_keys(conn: Connection[Any], names: Iterable[tuple[str, str]]) -> bool:
     """Whether all these keys (tenant, name) are there; until the transaction ends nobody destroys one of them."""
     wanted = sorted(set(names))

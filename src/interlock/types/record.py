@@ -27,6 +27,16 @@ from interlock.types.request import Features, Target
 from interlock.types.usage import Cost, Energy, Usage
 
 
+class Work(msgspec.Struct, frozen=True, array_like=True):
+    """What a call is a part of, in the caller's words: chunk `chunk` of the `chunks` that a document is cut into,
+    in a batch. "" and -1: not said. A document's name may tell of people, so names are contents."""
+
+    batch: str = ""
+    document: str = ""
+    chunk: int = -1
+    chunks: int = -1
+
+
 class Party(msgspec.Struct, frozen=True, array_like=True):
     """One side of a caller as policy saw it: who called, or the one it acted for.
 
@@ -96,6 +106,7 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     charges: tuple[Charge, ...] = ()
     recording: int = 0
     receipt: str = ""
+    work: Work | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -137,6 +148,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
     seed: int = 0
     recording: int = 0
     receipt: str = ""
+    work: Work | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -79,6 +79,19 @@ def show(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys |
             param="request",
         )
     read = ledger_read.node_reader(conn, tenant_id, checkpoint.size)
+    return call_view(conn, tenant_id, entries, checkpoint, read, keys, settings)
+
+
+def call_view(
+    conn: Connection[Any],
+    tenant_id: str,
+    entries: list[ledger_read.Entry],
+    checkpoint: ledger_read.StoredCheckpoint,
+    read: Callable[[int, int], bytes],
+    keys: LedgerKeys | None,
+    settings: Settings,
+) -> CallView:
+    """The entries of one call with their proofs under a checkpoint, of whose tree `read` gives hashes."""
     proofs = [
         Proof(
             entry.position,
@@ -93,7 +106,7 @@ def show(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys |
     leaf = msgspec.json.decode(entries[0].leaf)
     if keys is not None:
         contents = _contents(conn, tenant_id, leaf, keys, settings)
-    return CallView(request, views, proofs, contents, _notes(conn, tenant_id, leaf))
+    return CallView(entries[0].request, views, proofs, contents, _notes(conn, tenant_id, leaf))
 
 
 def _notes(conn: Connection[Any], tenant_id: str, leaf: dict[str, Any]) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ def record_intent(call: Call, log: RecordLog) -> None:
             charges=call.hold.charges if call.hold is not None else (),
             recording=call.recording,
             receipt=call.receipt.body if call.receipt is not None else "",
+            work=call.work,
         )
     )
 
@@ -110,6 +111,7 @@ def record_refusal(call: Call, error: InterlockError, log: RecordLog) -> int:
             call.seed,
             recording=recording,
             receipt=call.receipt.body if call.receipt is not None else "",
+            work=call.work,
         )
     )
 

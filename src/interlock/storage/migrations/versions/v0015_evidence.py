@@ -1,4 +1,4 @@
-"""Receipts: the public key of each epoch that signs them.
+"""Receipts: the public key of each epoch that signs them. Documents: the keyed hashes that calls are found by.
 
 Revision: 0015
 """
@@ -15,6 +15,8 @@ depends_on = None
 # NULL in epochs from before, and until the first records of an epoch arrive, which name it.
 _STEPS = r"""
 ALTER TABLE interlock.ledger_epochs ADD COLUMN receipt_key bytea CHECK (octet_length(receipt_key) = 32);
+ALTER TABLE interlock.ledger_entries ADD COLUMN document bytea CHECK (octet_length(document) = 32);
+CREATE INDEX ON interlock.ledger_entries (tenant_id, document) WHERE document IS NOT NULL;
 """
 
 
