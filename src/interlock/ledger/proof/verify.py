@@ -12,10 +12,12 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from interlock.errors import InterlockError
 from interlock.ledger.proof.checkpoint import Checkpoint
 from interlock.ledger.proof.contents import Contents
 from interlock.ledger.proof.coverage import SETTLED_START, Coverage, Settled, settled_digest
@@ -78,7 +80,7 @@ def verify_export(
     signatures are not checked and the report says so. `seen` are checkpoint notes kept from before: they must lie on
     this tree. `receipts` are held against it, and do not change the verdict on the export. `progress(done, total)`
     counts entries. With `processes` above 1, entries are read by as many worker processes. Never raises for what
-    is in the folder.
+    is in the folder; InterlockError when one of these is killed.
     """
     findings, held = Findings(), Receipts(receipts)
     try:
@@ -428,13 +430,16 @@ def _scanned(blocks: Iterator[tuple[int, bytes]], rules: Rules, processes: int) 
             yield scan(index, data, rules)
         return
     ahead: deque[Future[Block]] = deque()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for index, data in blocks:
-            ahead.append(pool.submit(scan, index, data, rules))
-            if len(ahead) > 2 * processes:
+    try:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            for index, data in blocks:
+                ahead.append(pool.submit(scan, index, data, rules))
+                if len(ahead) > 2 * processes:
+                    yield ahead.popleft().result()
+            while ahead:
                 yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    except BrokenProcessPool:
+        raise InterlockError("A process that reads the export was killed; try again with one process.") from None
 
 
 def _cut(data: bytes, lines: int) -> tuple[bytes, bytes]:
