@@ -272,10 +272,11 @@ def look(
     after: dict[str, object] | None,
     *,
     reason_needed: bool = False,
+    reason: str = "",
 ) -> None:
-    """Record a look. Raises BadRequest without a reason where one is needed."""
+    """Record a look. `reason`: that of the body, if there was one. Raises BadRequest without any where one is needed."""
     api = api_of(request)
-    reason = request.headers.get(REASON_HEADER, "") or ("" if reason_needed else NO_REASON)
+    reason = reason or request.headers.get(REASON_HEADER, "") or ("" if reason_needed else NO_REASON)
     by = Author(who.principal_id, who.name, reason, api.tools.now(), request.headers.get(REQUEST_ID_HEADER, "")[:128])
     with api.store.platform() as conn:
         changes.record(conn, Change(tenant_id, action, "ledger", object_id or tenant_id, None, after), by)
