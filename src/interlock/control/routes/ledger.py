@@ -274,7 +274,7 @@ def look(
     reason_needed: bool = False,
     reason: str = "",
 ) -> None:
-    """Record a look. `reason`: that of the body, if there was one. Raises BadRequest without any where one is needed."""
+    """Record a look. `reason`: that of the body, if it has one. Raises BadRequest without one where it is needed."""
     api = api_of(request)
     reason = reason or request.headers.get(REASON_HEADER, "") or ("" if reason_needed else NO_REASON)
     by = Author(who.principal_id, who.name, reason, api.tools.now(), request.headers.get(REQUEST_ID_HEADER, "")[:128])
