@@ -114,6 +114,9 @@ def test_it_takes_the_second_grant_and_a_reason_and_is_recorded_without_the_name
     (look,) = [each for each in changes if each["action"] == "ledger.evidence"]
     assert look["reason"] and "Mustermann" not in json.dumps(look)
     assert scene.owner.call("POST", path, asked, reason="")[0] == 400
+    assert scene.owner.call("POST", path, {**asked, "reason": "case 7"}, reason="")[0] == 200
+    newest = scene.owner.call("GET", "/tenants/acme/changes?limit=20")[1]["items"]
+    assert "case 7" in [each["reason"] for each in newest if each["action"] == "ledger.evidence"]
     assert scene.owner.call("POST", path, {"document": ""})[0] == 400
     assert scene.owner.call("POST", path, {"document": "a\x00b"})[0] == 400
     scene.owner.do("DELETE", "/roles/admin:payload_reader")

@@ -266,8 +266,11 @@ def look(
     after: dict[str, object] | None,
     *,
     reason_needed: bool = False,
+    reason: str = "",
 ) -> None:
-    """Record a look. Raises BadRequest without a reason where one is needed."""
+    """Record a look. `reason`: that of the body, if it has one. Raises BadRequest without one where it is needed."""
     api = api_of(request)
-    reason = reason_of(request)
-    looks.note(api.store, api.tools, who, tenant_id, action, object_id, after, reason, reason_needed=reason_needed)
+    told = reason_of(request)
+    if reason:
+        told = msgspec.structs.replace(told, text=reason)
+    looks.note(api.store, api.tools, who, tenant_id, action, object_id, after, told, reason_needed=reason_needed)

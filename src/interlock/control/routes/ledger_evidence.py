@@ -46,7 +46,8 @@ def ask(request: Request, who: Who, body: Body) -> Response:
             raise BadRequest(f"{name} is at most {NAME_MAX} printable characters", param=name)
     tenant_id = tenant_for(request, who, Action.ledger_content)
     # recorded first, and without the name, which is a content itself
-    look(request, who, tenant_id, "ledger.evidence", "", {"content": asked.content}, reason_needed=True)
+    why = given.reason.text
+    look(request, who, tenant_id, "ledger.evidence", "", {"content": asked.content}, reason_needed=True, reason=why)
     settings = api.tools.settings
     with api.store.tenant(tenant_id) as conn:
         subject = id_of(Names(conn).principal, tenant_id, asked.subject)
