@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interlock.cli.client import pinned
-from interlock.cli.demo_engine import MODEL, check_engine, model_path
+from interlock.cli.demo_engine import MODEL, model_path
+from interlock.cli.engines.llamacpp import check_package
 from interlock.control.secrets import write_secret
 from interlock.errors import Unavailable
 
@@ -168,7 +169,7 @@ def wait_for_models(settings: Settings, gateway: str, tenants: dict[str, Any], d
 
 def check() -> Path:
     """The model's file, before anything is started. Raises ConfigError naming what is missing."""
-    check_engine()
+    check_package()
     return model_path()
 
 
