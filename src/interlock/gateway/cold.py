@@ -5,7 +5,12 @@ limits, and before its intent: nothing has been decided for it yet. When an engi
 again under the snapshot then in force, as if it had been asked just then: what was revoked meanwhile is refused. It
 keeps its number, and what it was admitted with.
 
-A call with an idempotency key does not wait: whoever has one can ask again without being answered twice.
+A call with an idempotency key does not wait so: whoever has one can ask again without being answered twice.
+
+A call that was made already, and found that nothing listens where an engine of ours was (`Parked`), waits in the same
+bounds, until its supervisor has said that the engine is down and then that it is ready; it is tried there again under
+the snapshot that it began with. What an engine has seen of a call is not sent to it again: a request that crashes it
+would do so each time.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from interlock.types.source import ENGINE_COLD, EngineState
 
 if TYPE_CHECKING:
     from interlock.errors import EngineStarting, InterlockError
+    from interlock.gateway.attempt import Attempt
     from interlock.gateway.http.exchange import Exchange
     from interlock.gateway.runtime import Runtime
 
@@ -32,6 +38,54 @@ def may_wait(call: Call, runtime: Runtime) -> bool:
     if call.cold_until_ns and runtime.clock.mono_ns() >= call.cold_until_ns:
         return False
     return runtime.cold < settings.cold_start_calls_max
+
+
+UNSEEN_CODE = "connect_failed"
+"""An attempt's failure of which the engine has seen nothing."""
+NOTICE_NS = 3_000_000_000
+"""How long it may take until everybody knows that an engine is down. If it is not said by then, it was not."""
+
+
+class Parked:
+    """A made call's wait for an engine that was there a moment ago."""
+
+    def __init__(self, attempt: Attempt, runtime: Runtime, until_ns: int) -> None:
+        self.attempt = attempt
+        """The one that failed."""
+        self.until_ns = until_ns
+        self._runtime = runtime
+        self._since_ns = runtime.clock.mono_ns()
+        self._was_down = False
+        runtime.cold += 1
+
+    @classmethod
+    def of(cls, attempt: Attempt, runtime: Runtime, until_ns: int) -> Parked | None:
+        """The wait for the engine of a failed attempt, None when there is none to wait for. `until_ns`: of an earlier
+        wait of the same call, else 0."""
+        settings, now_ns = runtime.settings, runtime.clock.mono_ns()
+        until_ns = until_ns or now_ns + settings.cold_start_wait_ms * 1_000_000
+        if not attempt.link.source.engine_state or runtime.cold >= settings.cold_start_calls_max or now_ns >= until_ns:
+            return None
+        return cls(attempt, runtime, until_ns)
+
+    def wish(self, now_ns: int) -> str:
+        """ "": wait on; "again": the engine is there again; "over": it is not to be waited for any more."""
+        link = self._runtime.state.links.get(self.attempt.link.source.id)
+        if link is None or now_ns >= self.until_ns:
+            return "over"
+        state = link.source.engine_state
+        if state == EngineState.ready:
+            if not self._was_down:
+                return "over" if now_ns - self._since_ns >= NOTICE_NS else ""
+            board = self._runtime.board
+            well = board.reading(link.row, now_ns).healthy and board.open_until(link.row) <= now_ns
+            return "again" if well else ""
+        self._was_down = True
+        return "" if state in ENGINE_COLD else "over"
+
+    def end(self) -> None:
+        """It does not wait any more."""
+        self._runtime.cold -= 1
 
 
 class ColdStart:

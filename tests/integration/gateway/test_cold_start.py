@@ -12,9 +12,10 @@ import msgspec
 import pytest
 
 from interlock.routing.replay import replay
+from interlock.testing import faults
 from interlock.testing.engine import ScriptedEngine
 from interlock.types.identity import LimitSet
-from interlock.types.record import Attempt, Intent, Outcome, Refusal
+from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome, Refusal
 from tests.gateway import Who, WorkerHarness, World, source
 from tests.integration.gateway.client import CHAT, Answer, ask, eventually, raw_request, serving
 
@@ -187,3 +188,87 @@ def test_an_engine_that_is_ready_and_not_yet_probed_is_waited_for() -> None:
         eventually(lambda: waiting(gateway) == 1)
         probed(True)
         assert answer.result(5).status == 200
+
+
+# -- calls that were made already
+
+
+@pytest.fixture
+def nothing() -> str:
+    """A URL where nothing listens, until a test makes something listen there."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def gone(gateway: WorkerHarness, healthy: bool = True) -> None:
+    """The board as a node has it that does not probe."""
+    gateway.board.renew(gateway.board.row("src_s"))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_meets_a_dead_engine_waits_for_the_next_one(nothing: str, stream: bool) -> None:
+    world = World([source("s", nothing, engine_state="ready")])
+    engine = ScriptedEngine(models=("m",), port=int(nothing.rsplit(":", 1)[1]))
+    with WorkerHarness(world) as gateway, ThreadPoolExecutor(1) as pool:
+        answer = asked(pool, gateway, stream=stream)
+        eventually(lambda: waiting(gateway) == 1)
+        changed(gateway, "restarting")
+        time.sleep(0.3)
+        with engine.in_thread():
+            gone(gateway)
+            changed(gateway, "ready")
+            assert answer.result(5).status == 200
+        assert waiting(gateway) == 0
+        attempts, ends = gateway.records_of(Attempt), gateway.records_of(AttemptEnd)
+        assert [a.number for a in attempts] == [0, 1] and [e.code for e in ends] == ["connect_failed"]
+        (outcome,) = gateway.records_of(Outcome)
+        assert outcome.state == "completed"
+
+
+def test_an_engine_that_stays_away_is_the_callers_error_in_time(nothing: str) -> None:
+    world = World([source("s", nothing, engine_state="ready")])
+    with WorkerHarness(world, cold_start_wait_ms=400) as gateway, ThreadPoolExecutor(1) as pool:
+        answer = asked(pool, gateway)
+        eventually(lambda: waiting(gateway) == 1)
+        changed(gateway, "restarting")
+        assert answer.result(5).error["code"] == "connect_failed"
+        assert waiting(gateway) == 0
+        (outcome,) = gateway.records_of(Outcome)
+        assert (outcome.state, outcome.usage.completion_tokens) == ("failed", 0)
+
+
+def test_one_that_is_given_up_or_was_never_down_is_not_waited_for(nothing: str) -> None:
+    world = World([source("s", nothing, engine_state="ready")])
+    with WorkerHarness(world) as gateway, ThreadPoolExecutor(2) as pool:
+        answer = asked(pool, gateway)
+        eventually(lambda: waiting(gateway) == 1)
+        changed(gateway, "failed")
+        assert answer.result(2).error["code"] == "connect_failed"
+        changed(gateway, "ready")
+        gone(gateway)
+        began = time.monotonic()
+        assert asked(pool, gateway).result(5).error["code"] == "connect_failed"
+        assert 2.5 < time.monotonic() - began < 5
+        assert waiting(gateway) == 0
+
+
+def test_what_an_engine_has_seen_is_not_sent_to_it_again() -> None:
+    engine = ScriptedEngine(models=("m",))
+    with serving(in_state("ready"), engine) as (gateway, _):
+        engine.script(faults.closes_at_once())
+        began = time.monotonic()
+        answer = ask(gateway, CHAT)
+        assert answer.status == 502 and time.monotonic() - began < 2
+        assert len(engine.calls) == 1 and waiting(gateway) == 0
+
+
+def test_a_caller_that_goes_away_meanwhile_pays_nothing(nothing: str) -> None:
+    world = World([source("s", nothing, engine_state="ready")])
+    with WorkerHarness(world) as gateway:
+        with socket.create_connection(("127.0.0.1", gateway.port)) as sock:
+            sock.sendall(raw_request(gateway, CHAT))
+            eventually(lambda: waiting(gateway) == 1)
+        eventually(lambda: waiting(gateway) == 0)
+        (outcome,) = gateway.records_of(Outcome)
+        assert outcome.state == "disconnected" and outcome.usage.prompt_tokens == 0

@@ -148,7 +148,7 @@ class Registry(threading.Thread):
         if not version or not said:
             return
         if version != self._registered:
-            self._register(version)
+            self._register(version, said)
         words = f"the engine of {self._wanted.source} is {said['state']}"
         if said["state"] == EngineState.ready and self._sent.get("state") != EngineState.ready:
             # what it offers is known before the first call goes there
@@ -156,7 +156,7 @@ class Registry(threading.Thread):
         self._admin.call("POST", f"{self._path}/engine", said, reason=words)
         self._sent = said
 
-    def _register(self, version: str) -> None:
+    def _register(self, version: str, said: dict[str, Any]) -> None:
         wanted = self._wanted
         check_nodes(self._admin.call("GET", "/snapshot")["nodes"])
         now: dict[str, Any] | None
@@ -169,8 +169,10 @@ class Registry(threading.Thread):
         spec = declared(now, wanted, version)
         words = f"interlock source run: {wanted.kind} on {wanted.host}"
         if now is None:
-            self._admin.call("POST", "/sources", spec, reason=words)
-        else:
+            # nobody is given it before it is known that its engine is only starting
+            self._admin.call("POST", "/sources", {**spec, "granted_to": []}, reason=words)
+        self._admin.call("POST", f"{self._path}/engine", said, reason=words)
+        if now is not None or spec.get("granted_to"):
             self._admin.call("PUT", self._path, spec, reason=words)
         self._registered = version
 
