@@ -1,6 +1,6 @@
 """A demo engine: llama.cpp's own HTTP server with the packaged model, as a process that ends with its parent.
 
-python -m interlock.cli.demo_engine --ready-fd N --parent PID --port P --slots S
+python -m interlock.cli.demo_engine --ready-fd N --parent PID --port P --slots S --key-file F
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def model_path() -> Path:
     return Path(spec.submodule_search_locations[0]) / MODEL_FILE
 
 
-def serve(port: int, slots: int) -> None:
-    """Start the engine on 127.0.0.1:`port` with `slots` parallel slots, and return once it is ready.
+def serve(port: int, slots: int, key: str) -> None:
+    """Start the engine on 127.0.0.1:`port` with `slots` parallel slots, for who has `key`; return once it is ready.
 
     Raises ConfigError when a package is missing, Unavailable when it does not become ready.
     """
     fields = {"n_parallel": slots, "n_ctx": CONTEXT_PER_SLOT * slots}
-    start(model_path(), MODEL, port, "", fields)
+    start(model_path(), MODEL, port, key, fields)
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         try:
@@ -67,12 +67,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--key-file", type=Path, required=True)
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(given.parent,), daemon=True).start()
     try:
-        serve(given.port, given.slots)
+        serve(given.port, given.slots, given.key_file.read_text().strip())
     except InterlockError as e:
         os.write(given.ready_fd, json.dumps({"error": e.code, "message": e.message}).encode() + b"\n")
         return 1

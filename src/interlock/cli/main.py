@@ -15,6 +15,7 @@ from interlock import __version__
 from interlock.cli import (
     budgets,
     config,
+    examine,
     holds,
     keys,
     ledger,
@@ -50,6 +51,7 @@ records.ledger_app.add_typer(holds.app, name="hold")
 ledger_follow.add_to(records.ledger_app)
 ledger_archive.add_to(records.ledger_app)
 app.command()(usage.usage)
+app.command()(examine.doctor)
 app.add_typer(records.ledger_app, name="ledger")
 
 
