@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from interlock.control.diagnosis import answers_to
 from interlock.control.discovery import DiscoveryLoop
+from interlock.settings import Settings
 from interlock.storage import sources as stored
-from interlock.types.source import Model
+from interlock.testing import answers
+from interlock.testing.engine import ScriptedEngine
+from interlock.types.source import CredentialRef, Model, Source, SourceKind
 from tests.integration.control_client import Running, control_over
 
 URL = "http://127.0.0.1:9100"
@@ -93,3 +98,30 @@ def test_a_supervisor_that_falls_silent_is_lost_and_may_come_back(api: Running) 
         loop.round(stop)
         assert api.owner.get("/sources/gpu")["managed"]["state"] == after
         assert compiled(api)[0].engine_state == after
+
+
+def test_a_source_that_answers_without_its_credential_is_told_apart(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("the-key")
+    settings = Settings(home=str(tmp_path), discovery_timeout_ms=1000)
+    for kind in (SourceKind.vllm, SourceKind.openai):
+        for status, told in ((401, "closed"), (403, "closed"), (400, "open"), (200, "open"), (404, ""), (503, "")):
+            engine = ScriptedEngine(models=("m",))
+            engine.script(answers.error(status) if status != 200 else answers.answer())
+            with engine.in_thread():
+                source = Source("", "s", kind, engine.base_url, credential=CredentialRef(file=str(key)))
+                assert answers_to(source, settings) == told, (kind, status)
+                (asked,) = engine.calls
+                assert "authorization" not in dict(asked.headers)
+    assert answers_to(Source("", "s", SourceKind.vllm, "http://127.0.0.1:1"), settings) == ""
+
+
+def test_facts_for_the_doctor_hold_no_secret(api: Running) -> None:
+    api.owner.do("POST", "/tenants/acme/principals", {"name": "idle"})
+    api.owner.do("POST", "/tenants/acme/roles", {"principal": "idle", "role": "viewer"})
+    facts = api.owner.get("/diagnosis")
+    assert facts["schema"] == facts["schema_wanted"]
+    assert abs(facts["clock_s"] - facts["database_clock_s"]) < 5
+    assert "idle: viewer in acme" in facts["idle_roles"]
+    assert {"tenant": "platform", "name": "admin", "admin": True} in facts["keys"]
+    assert api.owner.key not in str(facts)
