@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -59,6 +60,10 @@ def run(
     from interlock.cli.engines.launch import Wanted, check_extra, parse_gpus
     from interlock.cli.engines.supervise import Asked, EngineSupervisor, python_of_vllm
 
+    if not sys.platform.startswith("linux"):
+        raise ConfigError(
+            "engines are run on Linux only: start it by other means and register its address", param="kind"
+        )
     path = Path(model).expanduser().absolute()
     called = served or _NOT_IN_NAMES.sub("-", path.stem if kind is EngineKind.llamacpp else path.name).strip("-._")
     source = name or _NOT_IN_NAMES.sub("-", called).strip("-._")

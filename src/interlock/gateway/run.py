@@ -217,9 +217,9 @@ class Run:
             self._give_up()
 
     def _unpark(self) -> None:
-        if self._parked is not None:
-            self._parked.end()
-            self._parked = None
+        parked, self._parked = self._parked, None
+        if parked is not None:
+            parked.end()
 
     # -- answers
 
@@ -368,7 +368,8 @@ class Run:
     def _leave(self) -> None:
         """The call is over. No reference cycle stays behind: its body would live on until a garbage collection."""
         self.runtime.runs.discard(self)
-        self._unpark()
+        if self._parked is not None:
+            self._unpark()
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.cancel()  # also a source that has said [DONE] and keeps the body open

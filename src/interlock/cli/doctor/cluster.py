@@ -221,7 +221,7 @@ def keys(facts: ControlFacts) -> Iterator[Finding]:
     yield Finding(
         "weak",
         "key_without_end",
-        f"{facts.keys_without_end} keys never expire: {listed(admins + others)}{first}",
+        f"keys without an end ({facts.keys_without_end}): {listed(admins + others)}{first}",
         "`interlock key rotate NAME -t TENANT`, with expires_in_days in the configuration",
     )
 
