@@ -125,3 +125,12 @@ def test_facts_for_the_doctor_hold_no_secret(api: Running) -> None:
     assert "idle: viewer in acme" in facts["idle_roles"]
     assert {"tenant": "platform", "name": "admin", "admin": True} in facts["keys"]
     assert api.owner.key not in str(facts)
+
+    # a grant that was made lately may be used yet; one of long ago was not
+    def unused() -> list[str]:
+        return next(s["unused_by"] for s in api.owner.get("/diagnosis")["sources"] if s["name"] == "gpu")
+
+    assert unused() == []
+    with api.control.store.platform() as conn:
+        conn.execute("UPDATE interlock.sources SET updated_at = updated_at - interval '31 days' WHERE name = 'gpu'")
+    assert unused() == ["acme"]

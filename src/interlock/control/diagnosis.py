@@ -133,14 +133,20 @@ def gather(api: Api) -> ControlFacts:
         database_clock_s = float(row[0]) if row else 0.0
         schema = migrate.current(conn) or ""
         known_nodes = tuple(_node(node, clock_s, version) for node in nodes.page(conn, limit=1000))
-        rows = [stored.value for stored in sources.page(conn, limit=settings.sources_max)]
-        used = _used(conn, tools.now().date())
+        since = tools.now() - datetime.timedelta(days=_USED_DAYS)
+        listed = sources.page(conn, limit=settings.sources_max)
+        rows = [stored.value for stored in listed]
+        lately = {stored.value.name for stored in listed if stored.updated_at > since}
+        used = _used(conn, since.date())
         found_keys = _keys(conn, names)
         idle = tuple(sorted(_idle_roles(conn, names, int(clock_s))))
         trusted = issuers.everything(conn)
         owners = {issuer.id: names.of(issuer.tenant_id) for issuer in trusted}
         less = tuple(t.name for t in tenants.everything(conn) if t.recording)
-        shown = [(row, names.of(row.tenant_id), tuple(names.of(t) for t in row.granted_to)) for row in rows]
+        shown = [
+            (row, names.of(row.tenant_id), tuple(names.of(t) for t in row.granted_to), row.name in lately)
+            for row in rows
+        ]
         roles.take(conn, roles.SEQUENCER)
         lags = tuple(_lags(conn, clock_s))
         inbox = conn.execute("SELECT count(*) FROM interlock.ledger_inbox").fetchone()
@@ -163,7 +169,10 @@ def gather(api: Api) -> ControlFacts:
         ledger_clock_skew_s=settings.ledger_clock_skew_ms / 1000,
         nodes=known_nodes,
         lags=lags,
-        sources=tuple(_source(row, owner, granted, answers.get(row.name, ""), used) for row, owner, granted in shown),
+        sources=tuple(
+            _source(row, owner, granted, answers.get(row.name, ""), None if fresh else used)
+            for row, owner, granted, fresh in shown
+        ),
         keys_without_end=len(found_keys),
         keys=tuple(found_keys[:LISTED_MAX]),
         issuers=tuple(IssuerFacts(owners[i.id], i.issuer, failing.get(i.id, "")) for i in trusted),
@@ -185,12 +194,13 @@ def _node(node: nodes.Node, clock_s: float, version: int) -> NodeFacts:
 
 
 def _source(
-    row: SourceRow, owner: str, granted: tuple[str, ...], answers: str, used: set[tuple[str, str]]
+    row: SourceRow, owner: str, granted: tuple[str, ...], answers: str, used: set[tuple[str, str]] | None
 ) -> SourceFacts:
+    """`used`: None for one that was changed so lately that nothing can be said of its use."""
     unused = tuple(
         name
         for tenant_id, name in zip(row.granted_to, granted, strict=True)
-        if tenant_id != "*" and (tenant_id, row.name) not in used
+        if used is not None and tenant_id != "*" and (tenant_id, row.name) not in used
     )
     return SourceFacts(
         name=row.name,
@@ -210,10 +220,10 @@ def _source(
     )
 
 
-def _used(conn: Connection[Any], today: datetime.date) -> set[tuple[str, str]]:
-    """(tenant id, source) of calls of the last days."""
+def _used(conn: Connection[Any], since: datetime.date) -> set[tuple[str, str]]:
+    """(tenant id, source) of calls since a day."""
     query = "SELECT DISTINCT tenant_id, source FROM interlock.ledger_usage WHERE day >= %s AND calls > 0"
-    return {(row[0], row[1]) for row in conn.execute(query, (today - datetime.timedelta(days=_USED_DAYS),))}
+    return {(row[0], row[1]) for row in conn.execute(query, (since,))}
 
 
 def _keys(conn: Connection[Any], names: Names) -> list[KeyFacts]:
