@@ -16,6 +16,7 @@ from interlock.cli import (
     budgets,
     config,
     console,
+    examine,
     holds,
     keys,
     ledger,
@@ -54,6 +55,7 @@ ledger_follow.add_to(records.ledger_app)
 ledger_archive.add_to(records.ledger_app)
 ledger_evidence.add_to(records.ledger_app)
 app.command()(usage.usage)
+app.command()(examine.doctor)
 app.add_typer(records.ledger_app, name="ledger")
 
 

@@ -58,6 +58,10 @@ class Call:
     affordable: frozenset[str] | None = None
     """Offers that its budgets allow; None: all candidates."""
     hold: Hold | None = None
+    cold_until_ns = 0
+    """Until when it waits for an engine that is starting; 0: it does not."""
+    admitted = False
+    """It was admitted before it waited for an engine."""
     charged = False
     """A source has worked on it, or may have."""
     intent_seq = -1

@@ -7,7 +7,8 @@
 ends with the outcome: meter, record, respond. Authentication comes before the body is decoded, so that strangers
 cost little and learn nothing; from `authenticate` on every refusal is recorded. A call that needs a share of a budget
 which its worker does not hold waits before its intent (`interlock.gateway.waiting`); one with an idempotency key waits
-before it counts on anything (`interlock.gateway.idempotency`).
+before it counts on anything (`interlock.gateway.idempotency`); one that only an engine may
+take which is starting waits for that, and then begins again (`interlock.gateway.cold`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from interlock.errors import InterlockError, LogError
+from interlock.errors import EngineStarting, InterlockError, LogError
 from interlock.gateway.call import Call
+from interlock.gateway.cold import ColdStart, may_wait
 from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.idempotency import IDEMPOTENCY_KEY, Claiming, Replayed, key_of
 from interlock.gateway.receipts import RECEIPT
@@ -80,7 +82,14 @@ def _enter(call: Call, runtime: Runtime) -> Exchange | None:
 def _admit(call: Call, runtime: Runtime) -> Exchange | None:
     """Room, limits, candidates, budgets."""
     admit(call, runtime)
-    route(call, runtime)
+    try:
+        route(call, runtime)
+    except EngineStarting as error:
+        if not may_wait(call, runtime):
+            raise
+        cold = ColdStart(call, runtime, error, lambda c, r: _guarded(c, r, _enter), refuse)
+        cold.begin()
+        return cold
     if budgeted(call):
         short = reserve(call, runtime)
         if short is not None:
