@@ -291,6 +291,20 @@ class Settings:
     policy_callers_max: int = setting(
         1024, "Callers whose place among the policies a worker keeps ready.", group="snapshot", minimum=2
     )
+    policy_approval: bool = setting(
+        False,
+        "Whether every change of policies, a tenant's or the platform's, needs a second person.",
+        group="policy",
+    )
+    what_if_cells_max: int = setting(
+        100_000,
+        "Decisions over callers, offers and data classes that one what-if compares; it says when there were more.",
+        group="policy",
+        minimum=1,
+    )
+    what_if_calls_max: int = setting(
+        10_000, "Logged calls that one what-if or report looks at, the newest first.", group="policy", minimum=1
+    )
     policy_tenants_prepared: int = setting(
         16,
         "Tenants whose policies are parsed before a new snapshot is used; the others' at their first call.",

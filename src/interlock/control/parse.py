@@ -96,7 +96,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
     quoted = any(pattern.fullmatch(text) for _, pattern in _SCALARS)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
+    style = "'" if quoted else "|" if "\n" in text else None  # policies over several lines can be read
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _represent_text)

@@ -121,6 +121,11 @@ class Metrics:
         self.budget_refusals = self._counter(
             "interlock_budget_refusals_total", "Calls refused by a budget, by the error code given.", ("reason",)
         )
+        self.policy_trials = self._counter(
+            "interlock_policy_trials_total",
+            "Calls that policies which only report were evaluated for, by what they would have made of them.",
+            ("would",),
+        )
         self.budget_waits = self._counter("interlock_budget_waits_total", "Calls that waited for a share of a budget.")
         self.inflight = self._gauge("interlock_inflight", "Calls in progress.")
         self.connections = self._gauge("interlock_connections", "Open client connections.")

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from interlock.types.budget import Charge
-from interlock.types.decision import Reason, RouteDecision
+from interlock.types.decision import Reason, RouteDecision, Tried
 from interlock.types.request import Features, Target
 from interlock.types.usage import Cost, Energy, Usage
 
@@ -58,7 +58,8 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     `body` is the request body as the caller sent it, `body_sha256` stands for it where it is not kept; `parameters` are
     its small fields, decoded. `request_class` is the label that the caller, or else the alias, gave the call.
     `parties`: who called and, in a delegated call, whom it acts for. `charges`: the budgets that it counts on.
-    `recording` (`identity.Recording`): under `metadata` there is neither a body nor a hash of one.
+    `recording` (`identity.Recording`): under `metadata` there is neither a body nor a hash of one. `trials`: what
+    policies that only report would have made of it.
     """
 
     call: int
@@ -90,6 +91,7 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     parties: tuple[Party, ...] = ()
     charges: tuple[Charge, ...] = ()
     recording: int = 0
+    trials: tuple[Tried, ...] = ()
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -129,6 +131,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
     route: RouteDecision | None = None
     seed: int = 0
     recording: int = 0
+    trials: tuple[Tried, ...] = ()
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):

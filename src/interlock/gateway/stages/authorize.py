@@ -24,6 +24,10 @@ def authorize(call: Call, runtime: Runtime) -> None:
     fresh_enough(call.data_class, call.wall_ns, runtime)
     policy = call.state.policy
     call.authorization, call.allowed = policy.rule(identity.caller, features, call.offers)
+    if call.state.trials is not None:
+        call.trials = call.state.trials.tried(identity.caller, features, call.offers, call.authorization)
+        for tried in call.trials:
+            runtime.metrics.policy_trials.add((tried.would,))
     if call.allowed:
         return
     listed = any(policy.may_list(identity.caller, offer) for offer in call.offers)

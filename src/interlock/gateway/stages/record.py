@@ -59,6 +59,7 @@ def record_intent(call: Call, log: RecordLog) -> None:
             identity.parties,
             charges=call.hold.charges if call.hold is not None else (),
             recording=call.recording,
+            trials=call.trials,
         )
     )
 
@@ -108,6 +109,7 @@ def record_refusal(call: Call, error: InterlockError, log: RecordLog) -> int:
             call.route,
             call.seed,
             recording=recording,
+            trials=call.trials,
         )
     )
 
