@@ -1,4 +1,4 @@
-"""A draft's what-if says exactly what its activation then does on the same traffic; a report says it while calls run."""
+"""A draft's what-if says exactly what its activation does to the same traffic; a report says it while calls run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run(demo: Stack, keys: dict[str, str]) -> list[Answer]:
             headers["x-interlock-assert-user"] = for_whom
         body = {"model": model, "max_tokens": 1, "n": n, "messages": [{"role": "user", "content": "Go."}]}
         answers.append(fetch(demo.gateway, "/v1/chat/completions", keys[key], body, headers=headers))
-        assert answers[-1].status in MADE + (403, 404), answers[-1].body
+        assert answers[-1].status in (*MADE, 403, 404), answers[-1].body
     return answers
 
 

@@ -87,11 +87,14 @@ def explain(
 
 
 def _locally(file: str, text: str, config: list[str]) -> dict[str, Any]:
+    import time
+
     import msgspec
 
     from interlock.control.documents import lean
     from interlock.control.explain import told
     from interlock.control.parse import parse
+    from interlock.metering.cost import bound_nusd
     from interlock.policy import testfile
     from interlock.policy.world import from_document
 
@@ -99,6 +102,6 @@ def _locally(file: str, text: str, config: list[str]) -> dict[str, Any]:
     plain = lean(document)
     if not isinstance(plain, dict):
         raise ConfigError("the configuration is empty", param=config[0])
-    results = testfile.run(testfile.parse(text, file), from_document(plain))
+    results = testfile.run(testfile.parse(text, file), from_document(plain), time.time_ns(), bound_nusd)
     answer: dict[str, Any] = msgspec.to_builtins(told(results))
     return answer

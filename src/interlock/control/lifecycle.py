@@ -132,7 +132,9 @@ class Lifecycle:
     ) -> DraftView:
         """Begin a draft, or write another text into it; from an earlier version when no policies are given.
 
-        An approval that it had was of another text, and does not count. Raises ConfigError, BadRequest, NotFound, Denied.
+        An approval that it had was of another text, and does not count.
+
+        Raises ConfigError, BadRequest, NotFound, Denied.
         """
         texts = written(specs) if specs is not None else None
         with self._acting(actor, tenant, Action.policy_draft, reason) as (tx, tenant_id):

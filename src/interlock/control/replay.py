@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from interlock.errors import BadRequest, ModelNotFound, NotFound, SnapshotError
+from interlock.metering.cost import bound_nusd
 from interlock.policy.engine import PolicyEngine
 from interlock.policy.trial import Trials
 from interlock.routing.catalog import Catalog, offers_of
@@ -162,15 +163,15 @@ def _policy(record: Decided, then: Past, catalog: Catalog) -> Iterable[str]:
     assert features is not None and target is not None  # noqa: S101 - `read`
 
     def engine(policies: Sequence[PolicyText]) -> PolicyEngine:
-        return PolicyEngine(policies, then.tenants, then.teams, then.sources, _RULINGS_KEPT)
+        return PolicyEngine(policies, then.tenants, then.teams, then.sources, _RULINGS_KEPT, bound=bound_nusd)
 
     caller, offers = caller_of(record), catalog.offers_for(target)
-    again = engine(then.policies).authorize(caller, features, offers)
+    again = engine(then.policies).authorize(caller, features, offers, record.wall_ns)
     yield from _compare("permitted", record.permits, again.permits)
     if isinstance(record, Refusal):
         yield from _compare("denied", _denials(record), again.denials)
     if record.trials:
-        tried = Trials(then.trials, then.policies, engine).tried(caller, features, offers, again)
+        tried = Trials(then.trials, then.policies, engine).tried(caller, features, offers, again, record.wall_ns)
         if tried != record.trials:
             yield "what policies that only report would have made of it was recorded otherwise"
 

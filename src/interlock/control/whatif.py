@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from interlock.control.replay import Decided, caller_of
+from interlock.metering.cost import bound_nusd
 from interlock.policy.engine import OPERATIONS, PolicyEngine
 from interlock.policy.entities import offer_key
 from interlock.policy.schema import FIELD_ACTIONS
@@ -99,7 +100,7 @@ class WhatIf(msgspec.Struct, frozen=True):
 
 
 class Ground(msgspec.Struct, frozen=True):
-    """What decisions are made from besides the policies that are compared. `principals` by id."""
+    """What decisions are made from besides the policies that are compared. `principals` by id. `now_ns`: Unix."""
 
     tenants: tuple[Tenant, ...]
     teams: tuple[Team, ...]
@@ -107,17 +108,18 @@ class Ground(msgspec.Struct, frozen=True):
     aliases: tuple[Alias, ...]
     policies: tuple[PolicyText, ...]
     principals: dict[str, Principal]
+    now_ns: int
 
     def engine(self, policies: Iterable[PolicyText]) -> PolicyEngine:
         """An engine with these policies."""
-        return PolicyEngine(tuple(policies), self.tenants, self.teams, self.sources, _REMEMBERED)
+        return PolicyEngine(tuple(policies), self.tenants, self.teams, self.sources, _REMEMBERED, bound=bound_nusd)
 
     def with_policies(self, tenant_id: str, proposed: Iterable[PolicyText]) -> PolicyEngine:
         """An engine in which these take the place of the policies of a tenant ("": of the platform)."""
         return self.engine((*(p for p in self.policies if p.tenant_id != tenant_id), *proposed))
 
 
-def ground(conn: Any, tenant_id: str) -> Ground:
+def ground(conn: Any, tenant_id: str, now_ns: int) -> Ground:
     """What is stored now. The callers of one tenant, or of all for ""."""
     found: dict[str, Principal] = {}
     after = ""
@@ -134,6 +136,7 @@ def ground(conn: Any, tenant_id: str) -> Ground:
         tuple(aliases.everything(conn)),
         tuple(policies.everything(conn)),
         found,
+        now_ns,
     )
 
 
@@ -150,8 +153,8 @@ def matrix(there: Ground, now: PolicyEngine, then: PolicyEngine, *, cells_max: i
         if cells + len(offers) > cells_max:
             return Matrix(cells, False, counts["denied"], counts["permitted"], tuple(examples))
         cells += len(offers)
-        before = now.authorize(caller, features, offers)
-        after = then.authorize(caller, features, offers)
+        before = now.authorize(caller, features, offers, there.now_ns)
+        after = then.authorize(caller, features, offers, there.now_ns)
         if before.allowed == after.allowed:
             continue
         changed = set(before.allowed) ^ set(after.allowed)
@@ -261,8 +264,8 @@ class Comparison:
             catalog = Catalog(record.tenant_id, self._offers, self._there.aliases)
             self._catalogs[record.tenant_id] = catalog
         offers = catalog.offers_for(record.target)
-        before = self._now.authorize(caller, record.features, offers)
-        after = self._then.authorize(caller, record.features, offers)
+        before = self._now.authorize(caller, record.features, offers, record.wall_ns)
+        after = self._then.authorize(caller, record.features, offers, record.wall_ns)
         becomes = outcome(before, after)
         self._counts[becomes] += 1
         if becomes == "same":

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from interlock.gateway.links import Link
+from interlock.metering.cost import bound_nusd
 from interlock.policy.engine import PolicyEngine
 from interlock.policy.trial import Trials
 
@@ -71,6 +72,7 @@ def build_state(
             settings.decision_cache_max,
             tenants_max=settings.policy_tenants_max,
             callers_max=settings.policy_callers_max,
+            bound=bound_nusd,
         )
 
     if before is not None and _same_policies(before.view, view):

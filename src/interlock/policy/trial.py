@@ -7,7 +7,6 @@ what activating just that one would do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from interlock.policy.engine import PolicyEngine, Ruling
 from interlock.types.decision import Authorization, Reason, Tried
@@ -42,16 +41,16 @@ class Trials:
             self._own = engine((*(p for p in here if p.tenant_id not in own), *tried))
 
     def tried(
-        self, caller: Caller, features: Features, offers: tuple[Offer, ...], decided: Authorization, **at: Any
+        self, caller: Caller, features: Features, offers: tuple[Offer, ...], decided: Authorization, wall_ns: int
     ) -> tuple[Tried, ...]:
         """What each trial that holds for this caller makes of a call that was decided so. Never raises."""
         tenant_id = caller.principal.tenant_id
         found = []
         if self._platform is not None:
-            ruling = self._platform.rule(caller, features, offers, **at)
+            ruling = self._platform.rule(caller, features, offers, wall_ns)
             found.append(_tried(self._of[PLATFORM], decided, ruling))
         if self._own is not None and tenant_id in self._of:
-            ruling = self._own.rule(caller, features, offers, **at)
+            ruling = self._own.rule(caller, features, offers, wall_ns)
             found.append(_tried(self._of[tenant_id], decided, ruling))
         return tuple(found)
 

@@ -243,7 +243,7 @@ def what_if(request: Request, who: Who, body: Body) -> Response:
         if before.get(name) != after.get(name)
     )
     with api.store.platform() as conn:
-        there = whatif.ground(conn, tenant_id)
+        there = whatif.ground(conn, tenant_id, api.tools.clock.wall_ns())
     now = there.engine(there.policies)
     then = there.with_policies(tenant_id, policy_drafts.texts(tenant_id, proposed))
     cells = whatif.matrix(there, now, then, cells_max=settings.what_if_cells_max, examples_max=asked.examples)
@@ -267,7 +267,7 @@ def report(request: Request, who: Who, since_ns: int = 0, until_ns: int = 0, exa
     with reading(request, who, _tenant(request), Action.policy_history) as (_, tenant_id):
         allow(who, Action.ledger_read, tenant_id or None)
     with api.store.platform() as conn:
-        there = whatif.ground(conn, tenant_id)
+        there = whatif.ground(conn, tenant_id, api.tools.clock.wall_ns())
         digest = next((t.digest for t in policy_drafts.trials(conn) if t.tenant_id == tenant_id), "")
     found = trials.Tally(tenant_id, digest, examples)
     read = _Calls(request, since_ns, until_ns)
