@@ -73,10 +73,10 @@ def week_minute(time_s: int) -> int:
 
 def _attribute(node: object) -> str:
     """The measured attribute that a node reads, or ""."""
-    if isinstance(node, dict) and isinstance(found := node.get("."), dict):
-        if found.get("left") == {"Var": "context"} and found.get("attr") in ATTRIBUTES:
-            return str(found["attr"])
-    return ""
+    found = node.get(".") if isinstance(node, dict) else None
+    if not isinstance(found, dict) or found.get("left") != {"Var": "context"}:
+        return ""
+    return str(found["attr"]) if found.get("attr") in ATTRIBUTES else ""
 
 
 def _number(node: object) -> int | None:
