@@ -291,6 +291,14 @@ class Settings:
     policy_callers_max: int = setting(
         1024, "Callers whose place among the policies a worker keeps ready.", group="snapshot", minimum=2
     )
+    policy_tenants_prepared: int = setting(
+        16,
+        "Tenants whose policies are parsed before a new snapshot is used; the others' at their first call.",
+        group="snapshot",
+        minimum=0,
+    )
+
+    # -- changes of policies
     policy_approval: bool = setting(
         False,
         "Whether every change of policies, a tenant's or the platform's, needs a second person.",
@@ -304,12 +312,6 @@ class Settings:
     )
     what_if_calls_max: int = setting(
         10_000, "Logged calls that one what-if or report looks at, the newest first.", group="policy", minimum=1
-    )
-    policy_tenants_prepared: int = setting(
-        16,
-        "Tenants whose policies are parsed before a new snapshot is used; the others' at their first call.",
-        group="snapshot",
-        minimum=0,
     )
 
     # -- identity

@@ -16,6 +16,7 @@ from interlock.cli import (
     budgets,
     config,
     holds,
+    imports,
     keys,
     ledger,
     ledger_archive,
@@ -44,6 +45,7 @@ app.add_typer(keys.app, name="key")
 app.add_typer(sources.app, name="source")
 app.add_typer(budgets.app, name="budget")
 app.add_typer(policy.app, name="policy")
+app.add_typer(imports.app, name="import")
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)
 records.ledger_app.add_typer(holds.app, name="hold")
