@@ -299,14 +299,14 @@ class Settings:
     )
 
     # -- changes of policies
-    policy_approval: bool = setting(
-        False,
-        "Whether every change of policies, a tenant's or the platform's, needs a second person.",
+    policy_approval: str = setting(
+        "tenant",
+        "Whose policies need a second person to change: `tenant`: of tenants that say so; else everybody's.",
         group="policy",
     )
     what_if_cells_max: int = setting(
-        100_000,
-        "Decisions over callers, offers and data classes that one what-if compares; it says when there were more.",
+        20_000,
+        "Decisions that one what-if compares for everybody; callers alike are one. It says when there were more.",
         group="policy",
         minimum=1,
     )

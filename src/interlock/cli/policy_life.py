@@ -82,7 +82,7 @@ def report_only(
 
 
 def approve(
-    digest: Annotated[str, typer.Argument(help="Digest of the draft that was looked at, at least 12 characters.")],
+    digest: Annotated[str, typer.Argument(help="Digest of the draft that was looked at.")],
     tenant: Place = "",
     reason: Reason = "",
     home: Home = "",
@@ -96,7 +96,7 @@ def approve(
 
 
 def activate(
-    digest: Annotated[str, typer.Argument(help="Digest of the draft, at least 12 characters.")],
+    digest: Annotated[str, typer.Argument(help="Digest of the draft.")],
     tenant: Place = "",
     reason: Reason = "",
     home: Home = "",
@@ -180,7 +180,8 @@ def what_if(
         put("There are more than what_if_cells_max: the others were not compared.")
     for cell in cells["examples"]:
         ask = "" if cell["action"] == "infer" else f", {cell['action']}"
-        put(f"  {cell['becomes']} {_who(cell)} -> {cell['offer']} ({cell['data_class']}{ask}): {cell['why']}")
+        many = f" and {cell['alike'] - 1} like them" if cell["alike"] > 1 else ""
+        put(f"  {cell['becomes']} {_who(cell)}{many} -> {cell['offer']} ({cell['data_class']}{ask}): {cell['why']}")
     put(
         f"Of {calls['calls']} logged calls {calls['denied']} would be denied, {calls['permitted']} permitted,"
         f" {calls['other']} could go elsewhere."

@@ -465,8 +465,9 @@ def execute(
 
 def needs_second(tx: Tx, tenant_id: str) -> bool:
     """Whether a change of the policies of a tenant ("": of the platform) needs a second person."""
-    if tx.tools.settings.policy_approval or not tenant_id:
-        return tx.tools.settings.policy_approval
+    always = tx.tools.settings.policy_approval != "tenant"
+    if always or not tenant_id:
+        return always
     found = stored_tenants.get(tx.conn, tenant_id)
     return found is not None and found.value.policy_approval
 

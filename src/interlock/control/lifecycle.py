@@ -233,7 +233,8 @@ class Lifecycle:
 
 
 def _same(draft: Draft, digest: str) -> None:
-    if len(digest) < 12 or not draft.digest.startswith(digest):
+    # the whole of it: an author could make two drafts that begin alike, and swap them while somebody reads
+    if digest != draft.digest:
         raise Conflict(
             f"the draft is {draft.digest[:12]}, not {digest[:12] or '(no digest given)'}: look at it again",
             code="draft_changed",

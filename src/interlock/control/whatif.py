@@ -7,8 +7,10 @@ activation would do to the same call.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -33,7 +35,8 @@ _REMEMBERED = 65_536
 
 class CellChange(msgspec.Struct, frozen=True):
     """A decision that would come out otherwise. `action`: "infer", or what a field of the request asks besides.
-    `becomes`: "denied" or "permitted"; `why`: the reason there would be."""
+    `becomes`: "denied" or "permitted"; `why`: the reason there would be. `alike`: for how many callers, this one
+    included: those of the same kind and teams whom no policy names."""
 
     tenant: str
     principal: str
@@ -45,11 +48,13 @@ class CellChange(msgspec.Struct, frozen=True):
     becomes: str
     why: str
     policy_ids: tuple[str, ...]
+    alike: int = 1
 
 
 class CallChange(msgspec.Struct, frozen=True):
     """A logged call that would be decided otherwise. `becomes`: "denied", "permitted", or "other": another set of
-    offers. `before`, `after`: the offers it may go to. `why`: the reasons against what is lost, or for what is won."""
+    offers. `before`, `after`: the offers it may go to. `why`: the reasons against what is lost, or for what is won. Of
+    callers that are not declared only the ids are told, and no reasons, which name them."""
 
     request: str
     at_ns: int
@@ -144,15 +149,18 @@ def ground(conn: Any, tenant_id: str, now_ns: int) -> Ground:
 
 
 def matrix(there: Ground, now: PolicyEngine, then: PolicyEngine, *, cells_max: int, examples_max: int) -> Matrix:
-    """Compare the two for every caller, every offer of its tenant, every data class and every action."""
+    """Compare the two for every caller, every offer of its tenant, every data class and every action. At most
+    `cells_max` decisions are made; callers that no policy can tell apart are decided once and counted each."""
     names = {tenant.id: tenant.name for tenant in there.tenants}
-    cells = 0
+    cells = made = 0
     counts: Counter[str] = Counter()
     examples: list[CellChange] = []
-    for caller, offers, features, action in _cells(there, now):
-        if cells + len(offers) > cells_max:
+    alike = Alike((*now.policies, *then.policies))
+    for caller, offers, features, action, many in _cells(there, now, alike):
+        if made + len(offers) > cells_max:
             return Matrix(cells, False, counts["denied"], counts["permitted"], tuple(examples))
-        cells += len(offers)
+        made += len(offers)
+        cells += len(offers) * many
         before = now.authorize(caller, features, offers, there.now_ns)
         after = then.authorize(caller, features, offers, there.now_ns)
         if before.allowed == after.allowed:
@@ -162,14 +170,14 @@ def matrix(there: Ground, now: PolicyEngine, then: PolicyEngine, *, cells_max: i
             if reason.offer not in changed:
                 continue
             becomes = "permitted" if reason.offer in after.allowed else "denied"
-            counts[becomes] += 1
+            counts[becomes] += many
             if len(examples) < examples_max:
-                examples.append(_cell(names, caller, features, action, becomes, reason))
+                examples.append(_cell(names, caller, features, action, becomes, reason, many))
     return Matrix(cells, True, counts["denied"], counts["permitted"], tuple(examples))
 
 
 def _cell(
-    names: dict[str, str], caller: Caller, features: Features, action: str, becomes: str, reason: Reason
+    names: dict[str, str], caller: Caller, features: Features, action: str, becomes: str, reason: Reason, many: int
 ) -> CellChange:
     return CellChange(
         names.get(caller.principal.tenant_id, ""),
@@ -182,11 +190,43 @@ def _cell(
         becomes,
         reason.words,
         reason.policy_ids,
+        many,
     )
 
 
-def _cells(there: Ground, engine: PolicyEngine) -> Iterator[tuple[Caller, tuple[Offer, ...], Features, str]]:
-    """Callers with the offers that they are asked about, as many cells as there are offers."""
+class Alike:
+    """Which callers no policy can tell apart: of one tenant, kind and set of teams, and named by none.
+
+    A policy knows a caller by its teams, its kind, or its name: as a text in quotes, which has to be in the policy, or
+    by comparing attributes (`principal.name`, `.tenant`, `has`) in other ways. Where one does that, nobody is alike.
+    """
+
+    def __init__(self, policies: Iterable[PolicyText]) -> None:
+        texts = [policy.cedar for policy in policies]
+        self._all = "\n".join(texts)
+        self._never = any(_BY_ATTRIBUTE.search(text) for text in texts) or "\\" in self._all
+
+    def key(self, principal: Principal) -> tuple[object, ...]:
+        """The same for callers that are alike."""
+        named = self._never or f'"{principal.name}"' in self._all
+        who = principal.id if named else ""
+        return principal.tenant_id, principal.kind, frozenset(principal.team_ids), who, principal.may_act_for
+
+    def groups(self, principals: Iterable[Principal]) -> list[tuple[Principal, int]]:
+        """One of each group, and how many they are."""
+        found: dict[tuple[object, ...], list[Principal]] = {}
+        for principal in principals:
+            found.setdefault(self.key(principal), []).append(principal)
+        return [(group[0], len(group)) for group in found.values()]
+
+
+_BY_ATTRIBUTE = re.compile(r"(?:principal|\))\s*(?:\.|\[|has\b)|\bprincipal\s*[=!]=\s*(?!(?:User|Service|Agent)\s*::)")
+
+
+def _cells(
+    there: Ground, engine: PolicyEngine, alike: Alike
+) -> Iterator[tuple[Caller, tuple[Offer, ...], Features, str, int]]:
+    """Callers with the offers that they are asked about, as many cells as there are offers, for as many callers."""
     offers = [Offer(s, m, offer_key(s.name, m.name)) for s in there.sources for m in s.models]
     active = sorted((p for p in there.principals.values() if p.active), key=lambda p: p.id)
     seen = {
@@ -195,12 +235,12 @@ def _cells(there: Ground, engine: PolicyEngine) -> Iterator[tuple[Caller, tuple[
     # the plain question of everybody comes before any field that asks for more
     for action in ("infer", *FIELD_ACTIONS):
         actions = () if action == "infer" else (action,)
-        for principal in active:
-            for delegator in (None, *_delegators(principal, active)):
+        for principal, many in alike.groups(active):
+            parties: list[tuple[Principal | None, int]] = [(None, 1), *alike.groups(_delegators(principal, active))]
+            for (delegator, others), data_class in itertools.product(parties, DataClass):
                 for operation, asked in seen.get(principal.tenant_id, {}).items():
-                    for data_class in DataClass:
-                        features = Features(operation, "", data_class, actions=actions)
-                        yield _caller(principal, delegator, data_class), asked, features, action
+                    features = Features(operation, "", data_class, actions=actions)
+                    yield _caller(principal, delegator, data_class), asked, features, action, many * others
 
 
 def _by_operation(offers: Iterable[Offer]) -> dict[str, tuple[Offer, ...]]:
@@ -270,10 +310,9 @@ class Comparison:
         self._counts[becomes] += 1
         if becomes == "same":
             return
-        who = caller.principal.name
-        self._by[f"{who} for {caller.delegator.name}" if caller.delegator is not None else who] += 1
+        self._by[" for ".join(filter(None, told_as(record, self._there.principals)[:2]))] += 1
         if len(self._examples) < self._examples_max:
-            self._examples.append(self._example(request, record, caller, becomes, before, after))
+            self._examples.append(self._example(request, record, becomes, before, after))
 
     def result(self, *, whole: bool) -> Traffic:
         """What was found. `whole`: every call of the period was added."""
@@ -305,25 +344,37 @@ class Comparison:
         self,
         request: str,
         record: Decided,
-        caller: Caller,
         becomes: str,
         before: Authorization,
         after: Authorization,
     ) -> CallChange:
         reasons = differing(before, after)
+        who, for_whom, named = told_as(record, self._there.principals)
         return CallChange(
             request,
             record.wall_ns,
             self._names.get(record.tenant_id, record.tenant_id),
-            caller.principal.name,
-            caller.delegator.name if caller.delegator is not None else "",
+            who,
+            for_whom,
             record.features.asked if record.features is not None else "",
             becomes,
             before.allowed,
             after.allowed,
-            tuple(dict.fromkeys(r.words for r in reasons)),
+            tuple(dict.fromkeys(r.words for r in reasons)) if named else (),
             tuple(dict.fromkeys(i for r in reasons for i in r.policy_ids)),
         )
+
+
+def told_as(record: Decided, known: Mapping[str, Principal]) -> tuple[str, str, bool]:
+    """(who called, for whom, whether both are declared). The names of others are contents of the ledger, as are reasons
+    that name them: of these only the ids are told."""
+    who, for_whom = known.get(record.principal_id), known.get(record.delegator_id)
+    named = who is not None and (for_whom is not None or not record.delegator_id)
+    return (
+        who.name if who is not None else record.principal_id,
+        for_whom.name if for_whom is not None else record.delegator_id,
+        named,
+    )
 
 
 Read = Callable[[int, int], list[tuple[int, str, Decided | None]]]

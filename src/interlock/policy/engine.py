@@ -219,6 +219,11 @@ class PolicyEngine:
             h.update(hashlib.sha256(encode(part)).digest())
         return h.digest()
 
+    @property
+    def policies(self) -> tuple[PolicyText, ...]:
+        """The policies, without the base policy."""
+        return self._policies
+
     # -- deciding
 
     def authorize(self, caller: Caller, features: Features, offers: Sequence[Offer], wall_ns: int = 0) -> Authorization:

@@ -76,6 +76,21 @@ def test_everybody_with_whom_they_act_for_and_each_action_is_compared() -> None:
     assert cells(there, NOW) == Matrix(found.cells, True, 0, 0, ())
 
 
+def test_callers_that_no_policy_tells_apart_are_decided_once_and_counted_each() -> None:
+    crowd = [msgspec.structs.replace(BOB, id=f"prn_{i}", name=f"b{i}") for i in range(50)]
+    found = cells(ground(ALICE, *crowd), NOW, NO_CLOUD, cells_max=500)
+    assert (found.whole, found.cells) == (True, 51 * 4 * 4 * 7)
+    assert {(c.principal, c.alike) for c in found.examples} == {("alice", 1), ("b0", 50)}
+    named = written("b7", 'forbid (principal, action, resource) when { principal == User::"b7" };')
+    assert {(c.principal, c.alike) for c in cells(ground(*crowd), NOW, named).examples} == {("b7", 1)}
+    by_name = written("like", 'forbid (principal, action, resource) when { principal.name like "*9" };')
+    assert {c.principal for c in cells(ground(*crowd), NOW, by_name).examples} == {"b9", "b19", "b29", "b39", "b49"}
+    hidden = 'forbid (principal, action, resource) when { (if true then principal else principal).name like "*9" };'
+    assert len(cells(ground(*crowd), NOW, written("h", hidden)).examples) == 5 * 4 * 4 * 2
+    escaped = written("esc", 'forbid (principal == User::"\\u{62}7", action, resource);')
+    assert {c.principal for c in cells(ground(*crowd), NOW, escaped).examples} == {"b7"}
+
+
 def test_what_is_left_out_is_told() -> None:
     found = cells(ground(ALICE, BOB), NO_CLOUD, cells_max=10, examples_max=1)
     assert not found.whole and 0 < found.cells <= 10
@@ -114,7 +129,12 @@ def test_a_declared_caller_is_taken_as_it_is_now_and_another_as_recorded() -> No
     moved = msgspec.structs.replace(ALICE, team_ids=(OPS.id,))
     ops_only = written("ops", 'permit (principal in Team::"ops", action, resource);')
     assert compared(ground(moved), [intent(ALICE)], ops_only).same == 1
-    assert compared(ground(), [intent(ALICE)], ops_only).denied == 1
+    stranger = compared(ground(), [intent(ALICE)], ops_only)
+    assert stranger.denied == 1
+    # what a caller by token is called is a content of the ledger: its id is told, and no sentence that names it
+    assert "alice" not in str(stranger).replace(ALICE.id, "")
+    assert stranger.by == {ALICE.id: 1} and stranger.examples[0].why == ()
+    assert compared(ground(BOB), [intent(BOT, BOB)], ops_only).same == 1
 
 
 def test_what_cannot_be_compared_is_counted() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -19,9 +22,8 @@ from interlock.control.replay import Decided
 from interlock.control.routes.resources import reading
 from interlock.control.services import ledger
 from interlock.control.web import REQUEST_ID_HEADER, Body, Given, Json, Who, allow, api_of, page_size, reason_of, route
-from interlock.errors import BadRequest, NotFound
+from interlock.errors import BadRequest, Conflict, NotFound
 from interlock.ledger.vault import KeyWrapper
-from interlock.policy.schema import check_id
 from interlock.storage import changes, ledger_read, policy_drafts, policy_versions
 from interlock.storage.changes import Author, Change
 from interlock.storage.ledger_keys import LedgerKeys, read_key
@@ -30,6 +32,8 @@ from interlock.storage.tenants import PLATFORM_TENANT
 EXAMPLES_MAX = 10_000
 NUMBER_MAX = 1 << 63
 NO_REASON = "(no reason given)"
+_COMPARING = threading.Lock()
+"""One comparison at a time in a process: each may take many seconds of its CPU."""
 
 
 class Drafted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,7 +44,7 @@ class Drafted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Digest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The digest of the draft that was looked at, or at least its first twelve characters."""
+    """The digest of the draft that was looked at."""
 
     digest: str
 
@@ -220,8 +224,6 @@ def _number(request: Request) -> int:
 
 def what_if(request: Request, who: Who, body: Body) -> Response:
     """Both sides are decided by the engine that gateways run. The look at the ledger is recorded."""
-    api = api_of(request)
-    settings = api.tools.settings
     asked = Given(request, body).as_(Period)
     _period(asked.since_ns, asked.until_ns)
     if not 0 <= asked.examples <= EXAMPLES_MAX:
@@ -230,8 +232,6 @@ def what_if(request: Request, who: Who, body: Body) -> Response:
     with reading(request, who, tenant, Action.policy_history) as (tx, tenant_id):
         allow(who, Action.ledger_read, tenant_id or None)
         if asked.policies is not None:
-            for spec in asked.policies:
-                check_id(spec.id)
             proposed = written(asked.policies)
         else:
             proposed = draft_of(tx.conn, tenant_id).policies
@@ -242,6 +242,20 @@ def what_if(request: Request, who: Who, body: Body) -> Response:
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
     )
+    with _alone():
+        return Json(_compared(request, who, tenant_id, proposed, differing, asked))
+
+
+def _compared(
+    request: Request,
+    who: Actor,
+    tenant_id: str,
+    proposed: tuple[policy_drafts.Written, ...],
+    differing: tuple[tuple[str, str], ...],
+    asked: Period,
+) -> whatif.WhatIf:
+    api = api_of(request)
+    settings = api.tools.settings
     with api.store.platform() as conn:
         there = whatif.ground(conn, tenant_id, api.tools.clock.wall_ns())
     now = there.engine(there.policies)
@@ -255,7 +269,7 @@ def what_if(request: Request, who: Who, body: Body) -> Response:
         whole &= whatif.compare(compared, read.of(place), left)
         left -= read.seen - added
         _look(request, who, place, "ledger.what_if", read.seen - added)
-    return Json(whatif.WhatIf(differing, cells, compared.result(whole=whole)))
+    return whatif.WhatIf(differing, cells, compared.result(whole=whole))
 
 
 def report(request: Request, who: Who, since_ns: int = 0, until_ns: int = 0, examples: int = 50) -> Response:
@@ -269,15 +283,37 @@ def report(request: Request, who: Who, since_ns: int = 0, until_ns: int = 0, exa
     with api.store.platform() as conn:
         there = whatif.ground(conn, tenant_id, api.tools.clock.wall_ns())
         digest = next((t.digest for t in policy_drafts.trials(conn) if t.tenant_id == tenant_id), "")
-    found = trials.Tally(tenant_id, digest, examples)
+    with _alone():
+        return Json(
+            _reported(
+                request, who, there, trials.Tally(tenant_id, digest, examples, there.principals), since_ns, until_ns
+            )
+        )
+
+
+def _reported(
+    request: Request, who: Actor, there: whatif.Ground, found: trials.Tally, since_ns: int, until_ns: int
+) -> trials.Report:
+    api = api_of(request)
     read = _Calls(request, since_ns, until_ns)
     whole, left = True, api.tools.settings.what_if_calls_max
-    for place in [tenant_id] if tenant_id else [t.id for t in there.tenants if t.id != PLATFORM_TENANT]:
+    for place in [found.tenant_id] if found.tenant_id else [t.id for t in there.tenants if t.id != PLATFORM_TENANT]:
         added = read.seen
         whole &= whatif.compare(found, read.of(place), left)
         left -= read.seen - added
         _look(request, who, place, "ledger.policy_report", read.seen - added)
-    return Json(found.result(whole=whole))
+    return found.result(whole=whole)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Raises Conflict while another comparison runs."""
+    if not _COMPARING.acquire(blocking=False):
+        raise Conflict("another what-if or report is running; try again", code="locked")
+    try:
+        yield
+    finally:
+        _COMPARING.release()
 
 
 def _period(since_ns: int, until_ns: int) -> None:
