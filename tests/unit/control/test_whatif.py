@@ -86,7 +86,7 @@ def test_callers_that_no_policy_tells_apart_are_decided_once_and_counted_each() 
     by_name = written("like", 'forbid (principal, action, resource) when { principal.name like "*9" };')
     assert {c.principal for c in cells(ground(*crowd), NOW, by_name).examples} == {"b9", "b19", "b29", "b39", "b49"}
     hidden = 'forbid (principal, action, resource) when { (if true then principal else principal).name like "*9" };'
-    assert len(cells(ground(*crowd), NOW, written("h", hidden)).examples) == 5 * 4 * 4 * 2
+    assert len({c.principal for c in cells(ground(*crowd), NOW, written("h", hidden)).examples}) == 5
     escaped = written("esc", 'forbid (principal == User::"\\u{62}7", action, resource);')
     assert {c.principal for c in cells(ground(*crowd), NOW, escaped).examples} == {"b7"}
 
