@@ -303,6 +303,22 @@ class Settings:
         minimum=0,
     )
 
+    # -- changes of policies
+    policy_approval: str = setting(
+        "tenant",
+        "Whose policies need a second person to change: `tenant`: of tenants that say so; else everybody's.",
+        group="policy",
+    )
+    what_if_cells_max: int = setting(
+        20_000,
+        "Decisions that one what-if compares for everybody; callers alike are one. It says when there were more.",
+        group="policy",
+        minimum=1,
+    )
+    what_if_calls_max: int = setting(
+        10_000, "Logged calls that one what-if or report looks at, the newest first.", group="policy", minimum=1
+    )
+
     # -- identity
     jwks_refresh_s: int = setting(300, "Age at which an issuer's keys are fetched again.", group="identity", minimum=5)
     jwks_refetch_min_s: int = setting(

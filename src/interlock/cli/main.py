@@ -18,6 +18,7 @@ from interlock.cli import (
     console,
     examine,
     holds,
+    imports,
     keys,
     ledger,
     ledger_archive,
@@ -48,6 +49,7 @@ app.add_typer(sources.app, name="source")
 app.add_typer(budgets.app, name="budget")
 app.add_typer(console.app, name="console")
 app.add_typer(policy.app, name="policy")
+app.add_typer(imports.app, name="import")
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)
 records.ledger_app.add_typer(holds.app, name="hold")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold
     from interlock.metering.limits import Admission
-    from interlock.types.decision import Authorization, RouteDecision
+    from interlock.types.decision import Authorization, RouteDecision, Tried
     from interlock.types.identity import DataClass
     from interlock.types.record import Work
     from interlock.types.request import Features, Target
@@ -51,6 +51,7 @@ class Call:
     offers: tuple[Offer, ...] = ()
     authorization: Authorization | None = None
     allowed: tuple[Offer, ...] = ()
+    trials: tuple[Tried, ...] = ()
     reserved_tokens = 0
     admission: Admission | None = None
     limit_lines: Callable[[], bytes] | None = None

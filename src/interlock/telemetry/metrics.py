@@ -126,6 +126,11 @@ class Metrics:
             "Calls that waited for an engine that was starting, by how that ended: resumed, refused or gone.",
             ("outcome",),
         )
+        self.policy_trials = self._counter(
+            "interlock_policy_trials_total",
+            "Calls that policies which only report were evaluated for, by what they would have made of them.",
+            ("would",),
+        )
         self.budget_waits = self._counter("interlock_budget_waits_total", "Calls that waited for a share of a budget.")
         self.inflight = self._gauge("interlock_inflight", "Calls in progress.")
         self.connections = self._gauge("interlock_connections", "Open client connections.")

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from interlock.types.budget import Charge
-from interlock.types.decision import Reason, RouteDecision
+from interlock.types.decision import Reason, RouteDecision, Tried
 from interlock.types.request import Features, Target
 from interlock.types.usage import Cost, Energy, Usage
 
@@ -73,7 +73,8 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     its small fields, decoded. `request_class` is the label that the caller, or else the alias, gave the call.
     `parties`: who called and, in a delegated call, whom it acts for. `charges`: the budgets that it counts on.
     `recording` (`identity.Recording`): under `metadata` there is neither a body nor a hash of one.
-    `receipt`: the blinded commitment to the body that the caller was given a receipt of, hex, or "".
+    `receipt`: the blinded commitment to the body that the caller was given a receipt of, hex, or "". `trials`: what
+    policies that only report would have made of it.
     """
 
     call: int
@@ -107,6 +108,7 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     recording: int = 0
     receipt: str = ""
     work: Work | None = None
+    trials: tuple[Tried, ...] = ()
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -149,6 +151,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
     recording: int = 0
     receipt: str = ""
     work: Work | None = None
+    trials: tuple[Tried, ...] = ()
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):

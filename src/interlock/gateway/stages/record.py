@@ -60,6 +60,7 @@ def record_intent(call: Call, log: RecordLog) -> None:
             recording=call.recording,
             receipt=call.receipt.body if call.receipt is not None else "",
             work=call.work,
+            trials=call.trials,
         )
     )
 
@@ -111,6 +112,7 @@ def record_refusal(call: Call, error: InterlockError, log: RecordLog) -> int:
             recording=recording,
             receipt=call.receipt.body if call.receipt is not None else "",
             work=call.work,
+            trials=call.trials,
         )
     )
 
