@@ -18,6 +18,7 @@ from interlock.gateway.spoken import SpokenRelay
 from interlock.types.record import Attempt as AttemptRecord
 from interlock.types.usage import Cost
 from interlock.wire.answers import WholeAnswer, decode_answer, error_words
+from interlock.wire.embeddings import as_asked
 
 if TYPE_CHECKING:
     from interlock.gateway.links import Link
@@ -230,6 +231,9 @@ class Attempt:
         """A whole answer as the pivot has it. Raises UpstreamError."""
         run = self.run
         heard = speech.whole(body, run.call.operation)
+        if run.call.operation == "embeddings" and not speech.native:
+            pivot = as_asked(heard.pivot, run.parsed.fields)
+            heard = heard._replace(pivot=pivot, out=pivot)
         run.native = heard.out if speech.native else b""
         run.out = run.call.sink if speech.native else run.call.answer
         return heard.pivot

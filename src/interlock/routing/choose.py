@@ -26,7 +26,7 @@ from interlock.routing.resolve import mix
 from interlock.routing.score import MICRO, UNKNOWN_MICRO, WEIGHTS, Weights, scored
 from interlock.types.decision import Candidate, Reason, RouteDecision
 from interlock.types.request import Features, Target
-from interlock.types.source import LoadReading, Offer
+from interlock.types.source import LoadReading, Offer, loaded_bit
 
 UNKNOWN = LoadReading()
 """The reading of a source that nothing is known of: not idle, not saturated, taken for healthy."""
@@ -104,11 +104,15 @@ def sent_since(reading: LoadReading) -> int:
 def load_of(offer: Offer, reading: LoadReading) -> tuple[int, int]:
     """(queue, busy): requests that wait there or came on top since the reading, and requests that run or are ours.
 
-    An unknown queue counts as half of the one that saturates, never as empty.
+    An unknown queue counts as half of the one that saturates, never as empty. A model that is known not to be loaded
+    counts as as many waiting requests more: whoever gets it has to wait until it is.
     """
     inflight = reading.inflight
     if reading.waiting < 0:
-        return max(1, offer.source.limits.waiting_max // 2), inflight
+        unknown = max(1, offer.source.limits.waiting_max // 2)
+        if reading.loaded >= 0 and not reading.loaded & loaded_bit(offer.model.name):
+            return 2 * unknown, inflight
+        return unknown, inflight
     running = reading.running
     return reading.waiting + sent_since(reading), running if running > inflight else inflight
 

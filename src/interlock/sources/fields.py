@@ -65,6 +65,12 @@ _LLAMACPP_SAMPLING = _names(
     "post_sampling_probs response_fields backend_sampling"
 )
 
+_OLLAMA = _names(
+    "top_k min_p typical_p repeat_last_n repeat_penalty repetition_penalty mirostat mirostat_tau mirostat_eta num_keep "
+    "num_ctx tfs_z penalize_newline"
+)
+"""Its options, which `interlock.wire.ollama` puts where it reads them."""
+
 ENGINE: dict[SourceKind, dict[str, frozenset[str]]] = {
     SourceKind.vllm: {
         "chat": _VLLM_SAMPLING
@@ -87,6 +93,11 @@ ENGINE: dict[SourceKind, dict[str, frozenset[str]]] = {
         ),
         "completions": _LLAMACPP_SAMPLING,
         "embeddings": _names("embd_normalize"),
+    },
+    SourceKind.ollama: {
+        "chat": _OLLAMA,
+        "completions": _OLLAMA,
+        "embeddings": _names("num_ctx"),
     },
     SourceKind.openai: {
         # of compatible clouds; all of them are policy actions
