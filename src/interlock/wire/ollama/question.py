@@ -121,10 +121,9 @@ def _chat(fields: dict[str, Any], ask: Ask) -> dict[str, Any]:
     if tools and fields.get("tool_choice") != "none":
         out["tools"] = tools
     out.update(_generating(fields, ask))
-    if Ability.thinking.value in ask.offer.model.abilities:
-        think = _thinking(fields, ask)
-        if think is not None:
-            out["think"] = think
+    think = _thinking(fields, ask)
+    if think is not None:
+        out["think"] = think
     return out
 
 
@@ -218,12 +217,13 @@ def _native(fields: Fields, name: str) -> dict[str, Any]:
 
 
 def _thinking(fields: dict[str, Any], ask: Ask) -> bool | str | None:
+    """An effort is a hint, which a model that does not think never hears of; what an Ollama client says is said."""
     native = ask.parsed.native
     if native is not None and native.dialect == "ollama" and "think" in native.fields:
         think: bool | str | None = _decode(native.fields["think"])
         return think
     effort = fields.get("reasoning_effort")
-    if effort is None:
+    if effort is None or Ability.thinking.value not in ask.offer.model.abilities:
         return None
     if effort not in _EFFORTS:
         raise cannot(f"reasoning_effort: {str(effort)[:40]}", "reasoning_effort")
