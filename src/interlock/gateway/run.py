@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("interlock.gateway")
 
-FINAL_CODES = frozenset(("upstream_refused", "invalid_header"))
+FINAL_CODES = frozenset(("upstream_refused", "invalid_header", "content_filter"))
 """Failures that another source would repeat: the caller is told at once."""
 STALE_CODE = "upstream_stale"
 """The source had closed a kept connection: it has not seen the request, which goes to it once more, on a new one."""
@@ -45,6 +45,7 @@ HARMLESS_CODES = FINAL_CODES | {
     "upstream_pool_full",
     "unknown_field",
     "cannot_be_said",
+    "upstream_model_missing",
     STALE_CODE,
 }
 """Failures that say nothing about the source's health: they do not count for its circuit breaker."""

@@ -41,7 +41,7 @@ SLICES_MAX = 256
 ASKERS_MAX = 1024
 """What an engine keeps when nobody says otherwise; workers take theirs from the settings."""
 
-OPERATIONS = ("chat", "completions", "embeddings")
+OPERATIONS = ("chat", "completions", "embeddings", "rerank", "score")
 BASE_POLICY = PolicyText(id=BASE_ID, cedar=BASE_CEDAR, words=BASE_WORDS)
 
 _CEDAR_VERSION = importlib.metadata.version("cedarpy")

@@ -4,7 +4,8 @@ What is asked, by kind (nothing that makes a model work):
 
     vllm       /v1/models (context length, LoRA parents), /version, /openapi.json (which endpoints exist), a chat with
                a tool and bounds that contradict each other, which is refused for one or the other
-    llamacpp   /v1/models, /props (context of a slot, chat template, modalities, build), an empty POST /v1/embeddings
+    llamacpp   /v1/models, /props (context of a slot, chat template, modalities, build), an empty POST to /v1/embeddings
+               and /v1/rerank
     openai     /v1/models; abilities are assumed from the model's name
     ollama     /api/version, /api/tags, /api/show of each model (capabilities, context length)
 
@@ -41,6 +42,7 @@ _TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type":
 _NO_TOOL_PARSER = b"--enable-auto-tool-choice"
 """In vLLM's answer to a chat with tools when it was started without the two options for them."""
 _EMBEDS = re.compile(r"embed|(^|[/_-])(bge|e5|gte|minilm)([/_-]|$)", re.IGNORECASE)
+_RERANKS = re.compile(r"rerank", re.IGNORECASE)
 _OTHER_TASK = re.compile(r"whisper|tts|dall-e|moderation|transcribe|realtime|rerank|(^|[/_-])image", re.IGNORECASE)
 
 
@@ -118,8 +120,10 @@ class _Look:
     def _vllm_abilities(self, paths: Mapping[str, object]) -> tuple[str, ...]:
         prefix = self.source.api_prefix
         chat, embeddings = f"{prefix}/chat/completions" in paths, f"{prefix}/embeddings" in paths
-        if embeddings and not chat:
-            return (Ability.embeddings,)
+        judges = f"{prefix}/rerank" in paths and not chat
+        if (embeddings or judges) and not chat:
+            judging = (Ability.rerank, Ability.score) if judges else ()
+            return ((Ability.embeddings,) if embeddings else ()) + judging
         if not chat:
             self.warnings.append("The engine does not list its endpoints: a model that generates text is assumed.")
         return _GENERATES
@@ -169,10 +173,18 @@ class _Look:
         # 501 without `--embeddings`, 400 ("input must be provided") with it
         if self.client.post("/embeddings").status == 400:
             abilities.append(Ability.embeddings)
+        if self.client.post("/rerank").status == 400:  # the same, with `--reranking`
+            abilities.append(Ability.rerank)
         return tuple(abilities)
 
     def openai(self) -> Discovered:
-        entries = self._models()
+        try:
+            entries = _bare(self._models())
+        except UpstreamError as e:
+            if e.code != "not_a_source" or not self.source.models:
+                raise
+            words = f"Its models are not looked at ({e.message}): the declared ones are offered."
+            return Discovered("openai-compatible", "", (), (words,))
         for owner, kind in (("vllm", "vllm"), ("llamacpp", "llamacpp")):
             if _owned_by(entries, owner):
                 self.warnings.append(f"This looks like {kind}: registered as that kind, its load would be watched.")
@@ -248,7 +260,7 @@ def _model(name: str, abilities: Sequence[str], context_length: int, parent: str
 
 def _assumed_abilities(name: str) -> tuple[str, ...]:
     if _OTHER_TASK.search(name):
-        return ()
+        return (Ability.rerank,) if _RERANKS.search(name) else ()
     return (Ability.embeddings,) if _EMBEDS.search(name) else (*_GENERATES, Ability.vision)
 
 
@@ -261,6 +273,14 @@ def _object(page: Answer) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _bare(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Google lists its models as resources ("models/..."), and answers to their bare names as well."""
+    prefix = "models/"
+    if not all(entry["id"].startswith(prefix) for entry in entries):
+        return entries
+    return [entry | {"id": entry["id"].removeprefix(prefix)} for entry in entries if entry["id"] != prefix]
 
 
 def _owned_by(entries: Sequence[Mapping[str, Any]], owner: str) -> bool:

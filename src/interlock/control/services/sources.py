@@ -54,8 +54,9 @@ def spec_of(source: SourceRow) -> SourceSpec:
 
 
 def probe(spec: SourceSpec) -> Source:
-    """The source as far as discovery needs it: without ids."""
-    return _declared(Source(id="", name=spec.name, kind=spec.kind, base_url=spec.url), spec)
+    """The source as far as discovery needs it: without ids, and with models where no others are offered."""
+    models = tuple([Model(pin.name) for pin in spec.models]) if spec.declared_only else ()
+    return _declared(Source(id="", name=spec.name, kind=spec.kind, base_url=spec.url, models=models), spec)
 
 
 def find(tx: Tx, name: str) -> Stored[SourceRow]:
