@@ -225,6 +225,8 @@ class LoadMetrics(Protocol):
     @property
     def source_kv_ratio(self) -> _Series: ...
     @property
+    def source_models_loaded(self) -> _Series: ...
+    @property
     def source_inflight(self) -> _Series: ...
     @property
     def source_not_taken_up(self) -> _Series: ...
@@ -474,6 +476,7 @@ class LoadWatcher:
             metrics.source_waiting,
             metrics.source_running,
             metrics.source_kv_ratio,
+            metrics.source_models_loaded,
             metrics.source_inflight,
             metrics.source_not_taken_up,
             metrics.source_prefix_tokens,
@@ -489,6 +492,8 @@ class LoadWatcher:
             metrics.source_running.set(labels, reading.running)
             if reading.kv_permille >= 0:
                 metrics.source_kv_ratio.set(labels, reading.kv_permille)
+            if reading.loaded >= 0:
+                metrics.source_models_loaded.set(labels, reading.loaded.bit_count())
             metrics.source_inflight.set(labels, reading.inflight)
             metrics.source_not_taken_up.set(labels, watch.apart if reading.waiting >= 0 else 0)
             for kind, tokens in (("queried", watch.load.prefix_queries), ("hit", watch.load.prefix_hits)):

@@ -288,3 +288,14 @@ def test_bedrock_streams_and_its_errors(tmp_path: Path) -> None:
         with pytest.raises(openai.InternalServerError) as refused:
             client.chat.completions.create(model=BEDROCK.name, messages=MESSAGES)
         assert refused.value.code == "upstream_credential" and "42" not in refused.value.message
+
+
+def test_a_prompt_that_one_cloud_filters_goes_to_no_other(tmp_path: Path) -> None:
+    with azure(tmp_path) as (client, gateway, engine), ScriptedEngine(models=("gpt-prod",)).in_thread() as other:
+        second = source("other", other.base_url, AZURE, labels=Labels(region="us", on_prem=False))
+        gateway.change(World([*gateway.world.sources, second], gateway.world.people, gateway.world.policies))
+        engine.default = page({"error": {"message": "Filtered.", "code": "content_filter"}}, 400)
+        other.default = engine.default
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(model="gpt-prod", messages=MESSAGES)
+        assert len(engine.requests) + len(other.requests) == 1

@@ -124,7 +124,7 @@ def test_what_cannot_be_said_goes_to_a_source_that_can_and_opens_no_breaker() ->
             at_ollama("local", server.base_url, limits=SourceLimits(waiting_max=2)),
             source("other", other.base_url, limits=SourceLimits(waiting_max=9)),
         ]
-        with WorkerHarness(World(sources, policies=[permit_all(features=("multiply",))])) as gateway:
+        with WorkerHarness(World(sources), breaker_failures=3) as gateway:
             for _ in range(6):
                 assert ask(gateway, {**CHAT, "tools": [TOOL], "tool_choice": "required"}).status == 200
             assert len(other.calls) == 6
