@@ -319,7 +319,7 @@ def _linger_zero(transport: asyncio.Transport) -> None:
 
 def main() -> None:
     """`python -m interlock.testing.engine --port P [--kind vllm] [--model NAME]...`: serve until killed."""
-    parser = argparse.ArgumentParser(description="A scripted OpenAI-compatible engine.")
+    parser = argparse.ArgumentParser(description="A scripted engine.")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--kind", default="vllm", choices=sorted(pages.KINDS))
     parser.add_argument("--model", action="append", default=[])
@@ -328,7 +328,8 @@ def main() -> None:
     options = parser.parse_args()
 
     async def serve() -> None:
-        default = answers.answer(options.text, between_ms=options.between_ms)
+        make = ollama.answer if options.kind == "ollama" else answers.answer
+        default = make(options.text, between_ms=options.between_ms)
         async with ScriptedEngine(
             kind=options.kind, models=tuple(options.model) or ("mock",), port=options.port, default=default
         ) as engine:

@@ -125,11 +125,13 @@ def test_what_cannot_be_said_goes_to_a_source_that_can_and_opens_no_breaker() ->
             source("other", other.base_url, limits=SourceLimits(waiting_max=9)),
         ]
         with WorkerHarness(World(sources), breaker_failures=3) as gateway:
-            for _ in range(6):
-                assert ask(gateway, {**CHAT, "tools": [TOOL], "tool_choice": "required"}).status == 200
-            assert len(other.calls) == 6
+            forced = {**CHAT, "tools": [TOOL], "tool_choice": "required"}
+            assert ask(gateway, forced).status == 200
+            assert gateway.records_of(AttemptEnd)[0].code == "cannot_be_said" and len(other.calls) == 1
+            for _ in range(4):
+                assert ask(gateway, {**forced, "model": "local::m"}).error["code"] == "cannot_be_said"
+            assert not server.calls
             assert ask(gateway, {**CHAT, "model": "local::m"}).status == 200
-            assert len(server.calls) == 1
 
 
 def test_formats_and_thinking(served: Served) -> None:
