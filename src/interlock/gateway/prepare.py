@@ -13,6 +13,7 @@ from interlock.wire.speech import Ask
 if TYPE_CHECKING:
     from interlock.gateway.call import Call
     from interlock.types.source import Offer, Source
+    from interlock.wire.openai import Fields
 
 PATHS = {
     "chat": "/chat/completions",
@@ -38,13 +39,7 @@ def body_for(call: Call, offer: Offer, source: Source) -> bytes:
     parsed = call.parsed
     assert parsed is not None and call.identity is not None  # noqa: S101 - stage order
     fields = parsed.fields
-    drop: tuple[str, ...] = ()
-    if source.extra_fields != "pass":
-        drop = uninterpreted(source.kind, call.operation, fields)
-        if drop and source.extra_fields == "refuse":
-            raise BadRequest(
-                f"The source {source.name!r} does not take field {drop[0]!r}.", code="unknown_field", param=drop[0]
-            )
+    drop = _dropped(call.operation, fields, source) if source.extra_fields != "pass" else ()
     add: dict[str, Any] = {}
     if parsed.operation in GENERATING:
         if not parsed.max_tokens and (bound := _bound(call, offer)):
@@ -57,10 +52,25 @@ def body_for(call: Call, offer: Offer, source: Source) -> bytes:
     return build_body(fields, model=offer.model.name, drop=drop, add=add)
 
 
+def _dropped(operation: str, fields: Fields, source: Source) -> tuple[str, ...]:
+    """The fields that nobody interprets. Raises BadRequest `unknown_field` when the source's rule is to refuse them."""
+    drop = uninterpreted(source.kind, operation, fields)
+    if drop and source.extra_fields == "refuse":
+        raise BadRequest(
+            f"The source {source.name!r} does not take field {drop[0]!r}.", code="unknown_field", param=drop[0]
+        )
+    return drop
+
+
 def ask_for(call: Call, offer: Offer, source: Source) -> Ask:
-    """What a source is to be asked that does not speak the pivot, or that speaks the caller's dialect."""
+    """What a source is to be asked that does not speak the pivot, or that speaks the caller's dialect.
+
+    What has no word there is left out by its speech; by the source's rule it may be refused instead.
+    """
     parsed = call.parsed
     assert parsed is not None and call.identity is not None  # noqa: S101 - stage order
+    if source.extra_fields == "refuse":
+        _dropped(call.operation, parsed.fields, source)
     bound = _bound(call, offer) if parsed.operation in GENERATING and not parsed.max_tokens else 0
     salted = source.kind is SourceKind.vllm and source.prefix_cache_salt
     salt = call.state.cache_salt(call.identity.tenant_id) if salted else ""

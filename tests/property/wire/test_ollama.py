@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -231,26 +233,122 @@ def test_a_whole_answer_says_what_its_stream_would(stream: tuple[list[dict[str, 
 # -- tool calls in pieces
 
 
-@given(CALLS, st.lists(st.integers(0, 60), max_size=6), st.booleans())
-@example([("a_b", {}), ("a_b", {"x": 1})], [1], False)
+def said_of(pieces: list[dict[str, Any]]) -> tuple[list[tuple[str, Any]], str]:
+    """The calls, and the text, of a stream of these pieces of calls."""
+    writer = answer.Writer("chat", "m")
+    for piece in pieces:
+        assert not writer.lines(sse({"choices": [{"delta": {"tool_calls": [piece]}}]}), STAMP)
+    message = json.loads(writer.last(STAMP, TIMES).splitlines()[0])["message"]
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    return [(call["name"], call["arguments"]) for call in calls], message["content"]
+
+
+def sse(event: Any) -> bytes:
+    return b"data: " + json.dumps(event).encode() + b"\n\n"
+
+
+@given(CALLS, st.lists(st.integers(0, 60), max_size=6), st.booleans(), st.booleans())
+@example([("a_b", {}), ("a_b", {"x": 1})], [1], False, False)
 def test_calls_are_whole_however_their_arguments_come(
-    calls: list[tuple[str, dict[str, Any]]], cuts: list[int], indexed: bool
+    calls: list[tuple[str, dict[str, Any]]], cuts: list[int], indexed: bool, decoded: bool
 ) -> None:
-    held = answer.Calls()
+    pieces: list[dict[str, Any]] = []
     for index, (name, arguments) in enumerate(calls):
-        for number, text in enumerate(cut(compact(arguments), cuts)):
-            piece: dict[str, Any] = {"function": {"arguments": text}}
-            if number == 0:
-                piece["function"]["name"] = name
-            held.take([piece | ({"index": index} if indexed else {})])
-    whole, rest = held.whole()
-    assert [(c["function"]["name"], c["function"]["arguments"]) for c in whole] == calls and rest == ""
+        texts: list[Any] = [arguments] if decoded else cut(compact(arguments), cuts)
+        for number, text in enumerate(texts):
+            function = {"arguments": text} | ({"name": name} if number == 0 else {})
+            pieces.append({"function": function} | ({"index": index} if indexed else {}))
+    assert said_of(pieces) == (calls, "")
 
 
-def test_calls_that_cannot_be_read_are_text() -> None:
-    held = answer.Calls()
-    held.take([{"index": 0, "function": {"name": "f", "arguments": '{"a": '}}, {"index": 1, "function": {"name": "g"}}])
-    assert held.whole() == ([{"function": {"index": 0, "name": "g", "arguments": {}}}], '{"a": ')
+def test_calls_that_cannot_be_read_are_text_and_what_is_held_is_bounded() -> None:
+    half = {"index": 0, "function": {"name": "f", "arguments": '{"a": '}}
+    assert said_of([half, {"index": 1, "function": {"name": "g"}}]) == ([("g", {})], '{"a": ')
+    many = [{"index": i, "function": {"name": "f", "arguments": " " * 1_000_000}} for i in range(9)]
+    assert len(said_of(many)[0]) < 5
+
+
+# -- what others may send
+
+
+WORDS = """model messages prompt input content images role tool_calls function arguments name message response done
+thinking logprobs top_logprobs token choices delta index finish_reason usage prompt_tokens data embedding embeddings
+error options num_predict stop format think raw suffix created_at done_reason prompt_eval_count text tools"""
+FIELDS = st.sampled_from(WORDS.split())
+OPERATIONS = ["chat", "completions", "embeddings"]
+PIVOT_WORDS = """messages role content tool_calls refusal reasoning_content function_call tool_call_id prompt suffix
+input dimensions stop logprobs top_logprobs response_format reasoning_effort tools tool_choice n seed num_ctx top_k
+max_tokens temperature logit_bias functions stream encoding_format"""
+PIVOT = st.sampled_from(PIVOT_WORDS.split())
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(FIELDS | TEXT, v, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(FIELDS, JSON, max_size=8), st.sampled_from(["chat", "generate", "embed", "embeddings"]))
+@example({"messages": [{"role": "user", "tool_calls": [{"function": {"name": "f", "arguments": "["}}]}]}, "chat")
+def test_any_request_is_translated_or_refused(fields: dict[str, Any], form: str) -> None:
+    right = {"model": "m", "prompt": "x", "input": "x", "messages": [{"role": "user", "content": "x"}]}
+    body = {**right, **fields}
+    try:
+        asked = request.translated(form, json.dumps(body).encode())
+        parsed = openai.parse(asked.operation, asked.body, LIMITS)
+        question.body_of(Ask(parsed, OFFER, SOURCE, 0, 16))
+    except (BadRequest, msgspec.ValidationError):
+        pass
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(PIVOT, JSON, max_size=6), st.dictionaries(PIVOT, JSON, max_size=4), st.sampled_from(OPERATIONS))
+@example({"response_format": {"type": "json_schema", "json_schema": "x"}}, {}, "chat")
+@example({"reasoning_effort": []}, {}, "chat")
+@example({}, {"tool_calls": 5}, "chat")
+@example({}, {"tool_calls": [{"function": {"name": "f", "arguments": "[" * 100_000}}]}, "chat")
+@example({}, {"refusal": {}}, "chat")
+def test_any_checked_request_is_said_or_refused(
+    fields: dict[str, Any], message: dict[str, Any], operation: str
+) -> None:
+    right = {"model": "m", "messages": [{"role": "user", "content": "x", **message}]}
+    if operation != "chat":
+        right = {"model": "m", "prompt" if operation == "completions" else "input": "x"}
+    with contextlib.suppress(BadRequest):
+        question.body_of(ask_of({**right, **fields}, operation))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.dictionaries(FIELDS, JSON, max_size=6), min_size=1, max_size=4), st.booleans())
+@example([{"message": {"content": "x"}, "logprobs": [{"top_logprobs": [1]}]}], True)
+def test_any_answer_is_heard_or_malformed(lines: list[dict[str, Any]], generates: bool) -> None:
+    operation = "completions" if generates else "chat"
+    body: dict[str, Any] = {"prompt": "x"} if generates else {"messages": [{"role": "user", "content": "x"}]}
+    listener = SPEECH.listen(ask_of({"model": "m", **body}, operation))
+    for line in lines:
+        with contextlib.suppress(UpstreamError):
+            SPEECH.whole(json.dumps(line).encode(), operation)
+        with contextlib.suppress(UpstreamError):
+            SPEECH.whole(json.dumps(line).encode(), "embeddings")
+    try:
+        listener.feed(b"\n".join(json.dumps(line).encode() for line in lines))
+        listener.finish()
+    except UpstreamError:
+        pass
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(FIELDS, JSON, max_size=6), st.sampled_from(["chat", "generate", "embed", "embeddings"]))
+@example({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": {"a": 1}}}]}}]}, "chat")
+def test_any_answer_of_an_engine_is_told_or_not_read(event: dict[str, Any], form: str) -> None:
+    writer = answer.Writer(form, "m")
+    try:
+        writer.lines(sse(event), STAMP)
+        writer.last(STAMP, TIMES)
+    except answer.NOT_READ:
+        pass
+    with contextlib.suppress(answer.NOT_READ):
+        answer.whole(form, json.dumps(event).encode(), "m", STAMP, TIMES)
 
 
 # -- limits and refusals

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from interlock.errors import BadRequest
+from interlock.errors import BadRequest, UpstreamError
 from interlock.gateway.http.exchange import unchunked
 from interlock.types.clock import SystemClock
 from interlock.wire import openai
@@ -77,23 +77,36 @@ class OllamaAnswer:
         self._clock = clock
         self._started_ns = call.started_ns
         self._first_ns = 0
+        self._broken = False
+        """The source's answer could not be told: nothing more of it leaves."""
         self._events = Splitter(EVENT_BYTES_MAX)
         self._writer = answer.Writer(form, self._model)
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """See Sink."""
-        said = answer.whole(self._form, body, self._model, self._stamp(), self._times())
+        try:
+            said = answer.whole(self._form, body, self._model, self._stamp(), self._times())
+        except answer.NOT_READ:
+            status, kind, _ = error_answer(_NOT_READ, "openai")
+            said, headers = answer.error_body(_NOT_READ), _without_kind(headers) + kind
         self._sink.respond(status, headers, said)
 
     def start(self, status: int, headers: Headers) -> None:
         """See Sink."""
-        kept = [line for line in headers.split(b"\r\n") if line and not line.startswith((b"content-type:", b"cache-c"))]
-        self._sink.start(status, LINES + b"".join([line + b"\r\n" for line in kept]))
+        self._sink.start(status, LINES + _without_kind(headers))
 
     def write(self, data: bytes) -> None:
         """See Sink. Events come whole, with the line ends of their source."""
+        if self._broken:
+            return
         stamp = self._stamp()
-        out = b"".join([self._writer.lines(event, stamp) for event in self._events.feed(data)])
+        try:
+            out = b"".join([self._writer.lines(event, stamp) for event in self._events.feed(data)])
+        except answer.NOT_READ:
+            self._broken = True
+            self._sink.write(answer.error_body(_NOT_READ) + b"\n")
+            self._sink.abort()
+            return
         if out:
             self._first_ns = self._first_ns or self._clock.mono_ns()
             self._sink.write(out)
@@ -104,12 +117,14 @@ class OllamaAnswer:
 
     def end(self) -> None:
         """See Sink."""
-        self._sink.write(self._writer.last(self._stamp(), self._times()))
-        self._sink.end()
+        if not self._broken:
+            self._sink.write(self._writer.last(self._stamp(), self._times()))
+            self._sink.end()
 
     def abort(self) -> None:
         """See Sink."""
-        self._sink.abort()
+        if not self._broken:
+            self._sink.abort()
 
     def _stamp(self) -> str:
         return answer.stamp(self._clock.wall_ns())
@@ -119,6 +134,13 @@ class OllamaAnswer:
         return answer.Times(now_ns - self._started_ns, (self._first_ns or now_ns) - self._started_ns)
 
 
+def _without_kind(headers: Headers) -> Headers:
+    """Header lines without those that say what kind of body follows."""
+    lines = [line for line in headers.split(b"\r\n") if line and not line.startswith((b"content-type:", b"cache-"))]
+    return b"".join([line + b"\r\n" for line in lines])
+
+
+_NOT_READ = UpstreamError("The source's answer cannot be told in Ollama's form.", code="upstream_malformed")
 _CLOCK = SystemClock()
 CHAT, GENERATE = Ollama("chat", _CLOCK), Ollama("generate", _CLOCK)
 EMBED, EMBEDDINGS = Ollama("embed", _CLOCK), Ollama("embeddings", _CLOCK)

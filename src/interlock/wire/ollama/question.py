@@ -225,7 +225,7 @@ def _thinking(fields: dict[str, Any], ask: Ask) -> bool | str | None:
     effort = fields.get("reasoning_effort")
     if effort is None or Ability.thinking.value not in ask.offer.model.abilities:
         return None
-    if effort not in _EFFORTS:
+    if not isinstance(effort, str) or effort not in _EFFORTS:
         raise cannot(f"reasoning_effort: {str(effort)[:40]}", "reasoning_effort")
     return _EFFORTS[effort]
 
@@ -235,7 +235,8 @@ def _format(form: dict[str, Any] | None) -> Any:
         return None
     if form.get("type") == "json_object":
         return "json"
-    schema = (form.get("json_schema") or {}).get("schema")
+    described = form.get("json_schema")
+    schema = described.get("schema") if isinstance(described, dict) else None
     if not isinstance(schema, dict):
         raise BadRequest("Field 'response_format.json_schema' needs a schema.", param="response_format")
     return schema
@@ -254,7 +255,8 @@ def _messages(given: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if role not in ("system", "user", "assistant", "tool"):
             raise cannot(f"A message of role {str(role)[:40]!r}", "messages")
         text, images = _content(message.get("content"))
-        said: dict[str, Any] = {"role": role, "content": text or message.get("refusal") or ""}
+        refusal = message.get("refusal")
+        said: dict[str, Any] = {"role": role, "content": text or (refusal if isinstance(refusal, str) else "")}
         if images:
             said["images"] = images
         thought = message.get("reasoning_content") or message.get("reasoning")
@@ -262,8 +264,11 @@ def _messages(given: list[dict[str, Any]]) -> list[dict[str, Any]]:
             said["thinking"] = thought
         if message.get("function_call"):
             raise cannot("A message with function_call", "messages")
-        if message.get("tool_calls"):
-            said["tool_calls"] = [_tool_call(call, names) for call in message["tool_calls"]]
+        calls = message.get("tool_calls")
+        if calls:
+            if not isinstance(calls, list):
+                raise BadRequest("Field 'tool_calls' of a message must be a list.", param="messages")
+            said["tool_calls"] = [_tool_call(call, names) for call in calls]
         if role == "tool":
             call_id = message.get("tool_call_id")
             if isinstance(call_id, str):
@@ -299,7 +304,7 @@ def _tool_call(call: Any, names: dict[str, str]) -> dict[str, Any]:
     arguments = function.get("arguments") or "{}"
     try:
         decoded = _decode(arguments) if isinstance(arguments, str) else arguments
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         decoded = None
     if not isinstance(decoded, dict):
         raise cannot("A tool call whose arguments are no JSON object", "messages")

@@ -39,6 +39,16 @@ class _Message(msgspec.Struct):
     tool_calls: list[_ToolCall] | None = None
 
 
+class _Top(msgspec.Struct):
+    token: str = ""
+    logprob: float | None = None
+    bytes: list[int] | None = None
+
+
+class _Logprob(_Top):
+    top_logprobs: list[_Top] = []
+
+
 class Line(msgspec.Struct):
     """One line of a stream, or a whole answer, of `/api/chat` or `/api/generate`."""
 
@@ -51,7 +61,7 @@ class Line(msgspec.Struct):
     done_reason: str | None = None
     prompt_eval_count: int | None = None
     eval_count: int | None = None
-    logprobs: list[dict[str, Any]] | None = None
+    logprobs: list[_Logprob] | None = None
     error: Any = None
 
 
@@ -280,14 +290,14 @@ def usage_of(line: Line) -> dict[str, Any] | None:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _text_logprobs(given: list[dict[str, Any]] | None) -> dict[str, Any] | None:
+def _text_logprobs(given: list[_Logprob] | None) -> dict[str, Any] | None:
     """As text completions have them (OpenAI API reference, "The completion object")."""
     if not given:
         return None
-    tops = [{t.get("token", ""): t.get("logprob") for t in entry.get("top_logprobs") or ()} for entry in given]
+    tops = [{top.token: top.logprob for top in entry.top_logprobs} for entry in given]
     return {
-        "tokens": [entry.get("token", "") for entry in given],
-        "token_logprobs": [entry.get("logprob") for entry in given],
+        "tokens": [entry.token for entry in given],
+        "token_logprobs": [entry.logprob for entry in given],
         "top_logprobs": tops if any(tops) else None,
     }
 
