@@ -44,7 +44,7 @@ HARMLESS_CODES = FINAL_CODES | {
     "context_length_exceeded",
     "upstream_pool_full",
     "unknown_field",
-    "cannot_be_said",
+    "untranslatable",
     "upstream_model_missing",
     STALE_CODE,
 }

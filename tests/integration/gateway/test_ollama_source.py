@@ -113,12 +113,12 @@ def test_images_go_as_base64_and_what_would_be_fetched_is_refused(served: Served
     remote: Any = [{"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}]
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(model="m", messages=[{"role": "user", "content": remote}])
-    assert refused.value.code == "cannot_be_said"
+    assert refused.value.code == "untranslatable"
     assert len(engine.calls) == 1
-    assert gateway.records_of(AttemptEnd)[-1].code == "cannot_be_said"
+    assert gateway.records_of(AttemptEnd)[-1].code == "untranslatable"
 
 
-def test_what_cannot_be_said_goes_to_a_source_that_can_and_opens_no_breaker() -> None:
+def test_what_untranslatable_goes_to_a_source_that_can_and_opens_no_breaker() -> None:
     with ScriptedEngine(kind="ollama", models=("m",)).in_thread() as server, ScriptedEngine().in_thread() as other:
         sources = [
             at_ollama("local", server.base_url, limits=SourceLimits(waiting_max=2)),
@@ -127,9 +127,9 @@ def test_what_cannot_be_said_goes_to_a_source_that_can_and_opens_no_breaker() ->
         with WorkerHarness(World(sources), breaker_failures=3) as gateway:
             forced = {**CHAT, "tools": [TOOL], "tool_choice": "required"}
             assert ask(gateway, forced).status == 200
-            assert gateway.records_of(AttemptEnd)[0].code == "cannot_be_said" and len(other.calls) == 1
+            assert gateway.records_of(AttemptEnd)[0].code == "untranslatable" and len(other.calls) == 1
             for _ in range(4):
-                assert ask(gateway, {**forced, "model": "local::m"}).error["code"] == "cannot_be_said"
+                assert ask(gateway, {**forced, "model": "local::m"}).error["code"] == "untranslatable"
             assert not server.calls
             assert ask(gateway, {**CHAT, "model": "local::m"}).status == 200
 

@@ -387,11 +387,11 @@ def test_a_line_without_an_end_is_not_held_for_ever() -> None:
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:image/png,AA"}]}]},
     ],
 )
-def test_what_cannot_be_said_is_refused(fields: dict[str, Any]) -> None:
+def test_what_untranslatable_is_refused(fields: dict[str, Any]) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}
     with pytest.raises(BadRequest) as refused:
         question.body_of(ask_of(body))
-    assert refused.value.code == "cannot_be_said" and "Ollama" in refused.value.message
+    assert refused.value.code == "untranslatable" and "Ollama" in refused.value.message
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_what_cannot_be_said_is_refused(fields: dict[str, Any]) -> None:
 def test_tokens_and_several_prompts_are_refused(operation: str, fields: dict[str, Any]) -> None:
     with pytest.raises(BadRequest) as refused:
         question.body_of(ask_of({"model": "m", **fields}, operation))
-    assert refused.value.code == "cannot_be_said"
+    assert refused.value.code == "untranslatable"
 
 
 def test_an_answer_always_has_a_bound() -> None:

@@ -6,7 +6,7 @@
 | completions | `/api/generate`, raw; with a `suffix` through the model's template, which is what knows how to fill in |
 | embeddings | `/api/embed` |
 
-What cannot be said is refused (`cannot_be_said`), not left out: a caller who forces a tool call must not get an answer
+What cannot be said is refused (`untranslatable`), not left out: a caller who forces a tool call must not get an answer
 that was made without it. What only hints (`user`, `parallel_tool_calls: true`) is left out.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from interlock.wire.openai import Fields
     from interlock.wire.speech import Ask
 
-CODE = "cannot_be_said"
+CODE = "untranslatable"
 """Code of the error when a request cannot be put into a source's dialect: another source may take it."""
 PATHS = {"chat": "/chat", "completions": "/generate", "embeddings": "/embed"}
 
@@ -92,7 +92,7 @@ def path_of(operation: str) -> str:
 
 
 def body_of(ask: Ask) -> bytes:
-    """The body for the endpoint of the request's operation. Raises BadRequest (`cannot_be_said`)."""
+    """The body for the endpoint of the request's operation. Raises BadRequest (`untranslatable`)."""
     parsed = ask.parsed
     fields = {name: _decode(raw) for name, raw in parsed.fields.items()}
     for name, harmless in _HARMLESS.items():
