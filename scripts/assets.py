@@ -42,7 +42,11 @@ def build(*, tests: bool = False) -> bool:
     lock = (ROOT / "assets" / "package-lock.json").read_text()
     stamp = TO / STAMP
     wanted = FILES | (TEST_FILES if tests else {})
-    if stamp.exists() and stamp.read_text() == lock and all((TO / name).exists() for name in (*wanted.values(), LICENSES)):
+    if (
+        stamp.exists()
+        and stamp.read_text() == lock
+        and all((TO / name).exists() for name in (*wanted.values(), LICENSES))
+    ):
         return False
     with tempfile.TemporaryDirectory() as folder:
         for name in ("package.json", "package-lock.json", ".npmrc"):
