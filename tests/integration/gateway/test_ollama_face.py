@@ -16,7 +16,8 @@ from interlock.types.budget import Budget
 from interlock.types.record import Attempt, Chunk, Intent, Outcome, Refusal
 from interlock.types.snapshot import Alias, AliasTarget, PolicyText
 from tests.gateway import Who, WorkerHarness, World, model, permit_all, source
-from tests.integration.gateway.client import ask, serving
+from tests.integration.gateway.client import ask, connected, eventually, read_until, serving
+from tests.integration.gateway.test_budgets import overlong
 from tests.integration.gateway.test_ollama_source import at_ollama
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Say something."}]}
@@ -260,6 +261,41 @@ def test_budgets_and_idempotency_hold(served: Served) -> None:
     assert again.headers["content-type"] == "application/x-ndjson" and len(engine.calls) == 1
     assert ask(gateway, CHAT, idempotency_key="k1").status == 422, "the same body in another dialect is another request"
     assert len(gateway.records_of(Attempt)) == 1
+
+
+@pytest.mark.parametrize("kind", ["openai", "ollama"])
+def test_an_engine_that_says_more_than_it_was_told_is_cut_at_the_bound(kind: str) -> None:
+    def bounded(url: str) -> World:
+        budget = Budget("bud_1", "ten_acme", "one", "principal", ("prn_acme_alice",), "tokens", 10**6)
+        return World([at_ollama("local", url) if kind == "ollama" else source("local", url)], budgets=[budget])
+
+    default = ollama.answer(" ".join(["word"] * 60)) if kind == "ollama" else overlong(60)
+    with serving(bounded, ScriptedEngine(kind=kind, models=("m",), default=default)) as (gateway, _):
+        gateway.purse = {"bud_1": 10**6}
+        found = lines(ask(gateway, {**CHAT, "options": {"num_predict": 5}}, "/api/chat").body)
+        assert (found[-1]["done"], found[-1]["done_reason"]) == (True, "length")
+        assert len(found) <= 5 + 8 + 1 and "eval_count" not in found[-1]
+        outcome = gateway.records_of(Outcome)[0]
+        assert (outcome.state, outcome.finish_reasons, outcome.usage.origin) == ("completed", ("length",), "reserved")
+
+
+def test_a_caller_that_goes_away_stops_the_server() -> None:
+    engine = ScriptedEngine(kind="ollama", models=("m",), default=ollama.answer("a b c d e f", between_ms=300))
+    with serving(lambda url: World([at_ollama("local", url)]), engine) as (gateway, _):
+        with connected(gateway) as sock:
+            body = json.dumps(CHAT).encode()
+            head = f"POST /api/chat HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key()}\r\n"
+            sock.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            read_until(sock, b'"content":"a"')
+        eventually(lambda: [o.state for o in gateway.records_of(Outcome)] == ["disconnected"])
+        eventually(lambda: engine.calls[0].ended == "gone")
+
+
+def test_lines_leave_under_uvicorn_too() -> None:
+    with serving(world, gateway_server="uvicorn") as (gateway, _), client_of(gateway) as client:
+        pieces = list(client.chat(**CHAT, stream=True))
+        assert "".join(p.message.content or "" for p in pieces) == answers.TEXT and pieces[-1].done
+        assert ask(gateway, CHAT, "/api/chat").headers["content-type"] == "application/x-ndjson"
 
 
 def test_a_budget_refuses_in_ollamas_words() -> None:
