@@ -44,6 +44,8 @@ HEALTH_EVERY = 4
 """An engine whose metrics answer is asked for its health only every this many readings."""
 SAMPLES_MAX = 4096
 """Samples read from one metrics page: five a data-parallel engine."""
+LOADED_MAX = 1024
+"""Models read from one page of what an Ollama server has in memory."""
 PHASES = 8
 """Sources are read in this many turns of an interval, not all at one instant."""
 TAKEN_UP_NS = 500_000_000
@@ -94,10 +96,10 @@ def parse_loaded(body: bytes, now_s: float) -> Load:
     tell how many requests wait or run. An unknown load when it is no such page."""
     try:
         page = _ps.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Load()
     loaded = 0
-    for entry in page.models or ():
+    for entry in (page.models or ())[:LOADED_MAX]:
         if not _expired(entry.expires_at, now_s):
             loaded |= loaded_bit(entry.model or entry.name)
     return Load(loaded=loaded)

@@ -168,7 +168,7 @@ def error_code(body: bytes) -> str:
     """The code that a source's error answer names, "" when there is none."""
     try:
         error = _decode_error(body).error
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
     return str(error.code) if isinstance(error, _ErrorObject) and error.code is not None else ""
 
@@ -177,7 +177,7 @@ def error_words(body: bytes, limit: int = 500) -> str:
     """What a source's error answer says, in at most `limit` characters of printable text."""
     try:
         parsed = _decode_error(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         text = body[: limit * 4].decode("utf-8", "replace")
     else:
         if isinstance(parsed.error, _ErrorObject):

@@ -114,6 +114,7 @@ def test_what_is_no_ollama_and_what_does_not_show() -> None:
         (b'{"models":3}', -1),
         (b"{}", -1),
         (b"<html>", -1),
+        (b'{"x":' + b"[" * 30_000, -1),
     ],
 )
 def test_what_is_loaded(body: bytes, loaded: int) -> None:

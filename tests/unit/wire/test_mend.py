@@ -73,6 +73,7 @@ def test_which_are_mended(calls: Any, lacks: bool) -> None:
         (b'{"error":{"code":"content_filter","message":"Filtered."}}', "Filtered.", "content_filter"),
         (b'{"error":"model not found"}', "model not found", ""),
         (b"[1", "[1", ""),
+        (b'{"x":' + b"[" * 30_000, '{"x":' + "[" * 495, ""),
     ],
 )
 def test_errors_in_the_words_of_clouds(body: bytes, words: str, code: str) -> None:
