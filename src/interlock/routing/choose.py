@@ -70,7 +70,7 @@ def decide(
         considered = ((source_id, reading),)
         if reason is not None:
             return RouteDecision(target.mode, (), (reason,), considered, router_version, seed)
-        candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0])
+        candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0], reading)
         return RouteDecision(target.mode, (candidate,), (), considered, router_version, seed)
     request = _Request(features, target, readings, open_breakers, latencies, weights, router_version, seed)
     return _decide_many(request, offers, candidates_max)
@@ -104,15 +104,11 @@ def sent_since(reading: LoadReading) -> int:
 def load_of(offer: Offer, reading: LoadReading) -> tuple[int, int]:
     """(queue, busy): requests that wait there or came on top since the reading, and requests that run or are ours.
 
-    An unknown queue counts as half of the one that saturates, never as empty. A model that is known not to be loaded
-    counts as as many waiting requests more: whoever gets it has to wait until it is.
+    An unknown queue counts as half of the one that saturates, never as empty.
     """
     inflight = reading.inflight
     if reading.waiting < 0:
-        unknown = max(1, offer.source.limits.waiting_max // 2)
-        if reading.loaded >= 0 and not reading.loaded & loaded_bit(offer.model.name):
-            return 2 * unknown, inflight
-        return unknown, inflight
+        return max(1, offer.source.limits.waiting_max // 2), inflight
     running = reading.running
     return reading.waiting + sent_since(reading), running if running > inflight else inflight
 
@@ -154,7 +150,7 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
             rejected.append(reason)
             continue
         queue, busy = load_of(offer, reading)
-        candidate = _candidate(offer, features, weights, latencies, queue)
+        candidate = _candidate(offer, features, weights, latencies, queue, reading)
         ranked.append(
             (
                 may_not_fit(features, offer),
@@ -185,10 +181,17 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
 
 
 def _candidate(
-    offer: Offer, features: Features, weights: Weights, latencies: Mapping[str, int], queue: int
+    offer: Offer,
+    features: Features,
+    weights: Weights,
+    latencies: Mapping[str, int],
+    queue: int,
+    reading: LoadReading,
 ) -> Candidate:
     key = offer.key
     latency = latencies.get(key, UNKNOWN_MICRO) if latencies else UNKNOWN_MICRO
+    if reading.loaded >= 0 and not reading.loaded & loaded_bit(offer.model.name):
+        latency = MICRO  # it has to be loaded first, whatever the latency was while it was
     score, quality, cost, latency, energy = scored(
         offer, features.prompt_tokens_max, features.completion_tokens_max, weights, latency
     )

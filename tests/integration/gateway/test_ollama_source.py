@@ -118,7 +118,7 @@ def test_images_go_as_base64_and_what_would_be_fetched_is_refused(served: Served
     assert gateway.records_of(AttemptEnd)[-1].code == "untranslatable"
 
 
-def test_what_untranslatable_goes_to_a_source_that_can_and_opens_no_breaker() -> None:
+def test_what_is_untranslatable_goes_to_a_source_that_can_and_opens_no_breaker() -> None:
     with ScriptedEngine(kind="ollama", models=("m",)).in_thread() as server, ScriptedEngine().in_thread() as other:
         sources = [
             at_ollama("local", server.base_url, limits=SourceLimits(waiting_max=2)),

@@ -387,7 +387,7 @@ def test_a_line_without_an_end_is_not_held_for_ever() -> None:
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:image/png,AA"}]}]},
     ],
 )
-def test_what_untranslatable_is_refused(fields: dict[str, Any]) -> None:
+def test_what_cannot_be_said_is_refused(fields: dict[str, Any]) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}
     with pytest.raises(BadRequest) as refused:
         question.body_of(ask_of(body))
