@@ -233,6 +233,11 @@ class Settings:
         group="ledger",
         minimum=0,
     )
+    ledger_receipts: str = setting(
+        "asked",
+        "Who gets a signed receipt with an answer: `asked` (who sends `x-interlock-receipt: true`) or `all`.",
+        group="ledger",
+    )
     ledger_checkpoint_s: int = setting(
         10, "How often a tenant's tree is signed while it grows; 0: with every batch.", group="ledger", minimum=0
     )

@@ -20,6 +20,7 @@ from interlock.cli import (
     keys,
     ledger,
     ledger_archive,
+    ledger_evidence,
     ledger_follow,
     policy,
     records,
@@ -51,6 +52,7 @@ ledger.add_to(records.ledger_app)
 records.ledger_app.add_typer(holds.app, name="hold")
 ledger_follow.add_to(records.ledger_app)
 ledger_archive.add_to(records.ledger_app)
+ledger_evidence.add_to(records.ledger_app)
 app.command()(usage.usage)
 app.add_typer(records.ledger_app, name="ledger")
 

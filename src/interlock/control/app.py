@@ -15,6 +15,7 @@ from interlock.control.routes import (
     budgets,
     holds,
     ledger,
+    ledger_evidence,
     ledger_follow,
     ledger_upkeep,
     resources,
@@ -46,6 +47,7 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(holds.router())
     admin.include_router(ledger_upkeep.router())
     admin.include_router(ledger_follow.router())
+    admin.include_router(ledger_evidence.router())
     admin.include_router(usage.router())
     admin.include_router(budgets.router())
     admin.include_router(resources.router())

@@ -19,6 +19,7 @@ from interlock.errors import InterlockError, LogError
 from interlock.gateway.call import Call
 from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.idempotency import IDEMPOTENCY_KEY, Claiming, Replayed, key_of
+from interlock.gateway.receipts import RECEIPT
 from interlock.gateway.run import Run
 from interlock.gateway.stages.admit import admit
 from interlock.gateway.stages.authenticate import authenticate
@@ -64,6 +65,8 @@ def _guarded(call: Call, runtime: Runtime, step: Callable[[Call, Runtime], Excha
 def _enter(call: Call, runtime: Runtime) -> Exchange | None:
     """Who asks for what, and whether they may. A call with an idempotency key goes on when that is known to be new."""
     authenticate(call, runtime.authenticator)
+    if RECEIPT in call.request.headers or runtime.receipts.always:
+        runtime.receipts.promise(call)
     receive(call, runtime.body_limits)
     resolve(call, runtime.settings)
     authorize(call, runtime)
@@ -138,12 +141,14 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
         call.sink.respond(status, headers, body)
         return
 
+    line = runtime.receipts.line(call, status, call.face.name) if call.receipt is not None else b""
+
     def durable(log_error: LogError | None) -> None:
         # Also when it cannot become durable: a refusal gives nothing away, and the caller must not be left waiting.
         # An earlier answer does: it leaves with a durable record only (P1).
         if log_error is not None and isinstance(error, Replayed):
             call.sink.respond(*call.face.error(log_error))
         else:
-            call.sink.respond(status, headers, body)
+            call.sink.respond(status, headers + line if log_error is None else headers, body)
 
     runtime.log.on_durable(seq, durable)

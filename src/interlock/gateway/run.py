@@ -342,7 +342,10 @@ class Run:
         if error is not None:
             self._answer_error(error, relay)
         elif relay is None:
-            self.out.respond(200, self._headers(JSON), self.native or body)
+            answer = self.native or body
+            # What a translator makes of it is not known here: as of a stream, a receipt says nothing of it.
+            known = answer if self.out is self.call.sink else b""
+            self.out.respond(200, self._headers(JSON, known), answer)
         else:
             self.forward(relay.rest())
             self.out.end()
@@ -359,8 +362,8 @@ class Run:
     def _answer_error(self, error: InterlockError, relay: Relay | None) -> None:
         sink, face = self.call.sink, self.call.face
         if not self.head_sent and (relay is None or not relay.events):
-            status, headers, body = face.error(error)
-            sink.respond(status, headers + self._headers(b""), body)
+            code, headers, body = face.error(error)
+            sink.respond(code, headers + self._headers(b"", status=code), body)
             return
         self.forward(relay.unsent() if relay is not None else b"")
         sink.write(face.error_event(error))
@@ -521,7 +524,7 @@ class Run:
                 headers.append((name, value))
         return headers
 
-    def _headers(self, kind: bytes) -> Headers:
+    def _headers(self, kind: bytes, answer: bytes = b"", *, status: int = 200) -> Headers:
         call, attempt = self.call, self._attempt
         lines = kind + call.id_headers()
         if attempt is not None:
@@ -530,6 +533,8 @@ class Run:
             lines += self.runtime.decision_line(call.route, self._rank)
         if call.limit_lines is not None:
             lines += call.limit_lines()
+        if call.receipt is not None:
+            lines += self.runtime.receipts.line(call, status, call.face.name, answer)
         return lines
 
     def _count(self, outcome: Outcome, first_ns: int) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from interlock.errors import LogError
     from interlock.gateway.idempotency import Claiming, Claims
     from interlock.gateway.identify import Authenticator
+    from interlock.gateway.receipts import Receipts
     from interlock.gateway.run import Run
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold, Treasury
@@ -65,6 +66,7 @@ class Runtime:
         state: State,
         treasury: Treasury,
         claims: Claims,
+        receipts: Receipts,
         seed: int,
     ) -> None:
         self.settings = settings
@@ -77,6 +79,7 @@ class Runtime:
         self.state = state
         self.treasury = treasury
         self.claims = claims
+        self.receipts = receipts
         self.runs: set[Run] = set()
         self.waiting: set[Waiting | Claiming] = set()
         """Calls that wait for a share of a budget, or for their idempotency keys."""
@@ -176,3 +179,4 @@ class Runtime:
         for waiting in list(self.waiting):
             waiting.sweep(now_ns)
         self.treasury.sweep(now_ns)
+        self.receipts.sweep()
