@@ -55,6 +55,8 @@ def test_a_tool_is_called(llamacpp: Engine) -> None:
         {"role": "user", "content": "What is the weather in Paris?"},
     ]
     with before(llamacpp) as gateway, client_of(gateway) as client:
-        pieces = list(client.chat(llamacpp.model, messages, tools=[TOOL], stream=True, options={"num_predict": 48}))
+        pieces = list(
+            client.chat(llamacpp.model, messages, tools=[TOOL], stream=True, options={**OPTIONS, "num_predict": 48})
+        )
     calls = [call.function for piece in pieces for call in piece.message.tool_calls or ()]
     assert [(call.name, call.arguments) for call in calls] == [("weather", {"city": "Paris"})]
