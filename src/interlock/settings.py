@@ -123,6 +123,12 @@ class Settings:
     first_event_timeout_ms: int = setting(
         120_000, "Longest wait for the first event of an answer.", group="upstream", minimum=1
     )
+    model_load_timeout_ms: int = setting(
+        300_000,
+        "How much longer the first event of an answer may take where a model may have to be loaded first.",
+        group="upstream",
+        minimum=0,
+    )
     between_events_timeout_ms: int = setting(60_000, "Longest silence inside an answer.", group="upstream", minimum=1)
     total_timeout_ms: int = setting(900_000, "Longest call altogether.", group="upstream", minimum=1)
     pool_connections_max: int = setting(4096, "Connections to one source per worker.", group="upstream", minimum=1)

@@ -59,7 +59,7 @@ def explain(
     model: Annotated[str, typer.Argument(help="Which model; every model when left out.")] = "",
     acting_for: Annotated[str, typer.Option("--acting-for", help="The user that an agent was delegated by.")] = "",
     source: Annotated[str, typer.Option(help="At this source only.")] = "",
-    operation: Annotated[str, typer.Option(help="chat, completions or embeddings.")] = "chat",
+    operation: Annotated[str, typer.Option(help="chat, completions, embeddings, rerank or score.")] = "chat",
     data_class: Annotated[str, typer.Option(help="public, internal, confidential or restricted.")] = "internal",
     feature: Annotated[list[str] | None, typer.Option(help="Field action that the request asks for.")] = None,
     home: Home = "",

@@ -50,6 +50,7 @@ class SourceLimitsSpec(SourceLimits, frozen=True, forbid_unknown_fields=True, om
     concurrency: Positive | None = None
     waiting_max: Natural = 8
     waiting_resume: Natural = 2
+    context_tokens: Natural = 0
 
 
 class TimeoutsSpec(Timeouts, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

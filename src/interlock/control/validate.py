@@ -304,6 +304,11 @@ def _source(spec: SourceSpec) -> Iterator[Fault]:
         yield ("granted_to",), "a tenant's own source is not granted to others; leave out one of the two"
     if spec.limits.waiting_resume > spec.limits.waiting_max:
         yield ("limits", "waiting_resume"), "must not be above waiting_max"
+    if spec.kind is not SourceKind.ollama:
+        if spec.limits.context_tokens:
+            yield ("limits", "context_tokens"), "only Ollama servers are told how large a context to load"
+        if spec.timeouts.keep_loaded_ms is not None:
+            yield ("timeouts", "keep_loaded_ms"), "only Ollama servers are told how long to keep a model loaded"
     if spec.credential is not None:
         yield from _credential(spec)
     if spec.tls is not None and (spec.tls.cert_file == "") != (spec.tls.key_file == ""):

@@ -36,11 +36,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("interlock.gateway")
 
-FINAL_CODES = frozenset(("upstream_refused", "invalid_header"))
+FINAL_CODES = frozenset(("upstream_refused", "invalid_header", "content_filter"))
 """Failures that another source would repeat: the caller is told at once."""
 STALE_CODE = "upstream_stale"
 """The source had closed a kept connection: it has not seen the request, which goes to it once more, on a new one."""
-HARMLESS_CODES = FINAL_CODES | {"upstream_rate_limited", "context_length_exceeded", "upstream_pool_full", STALE_CODE}
+HARMLESS_CODES = FINAL_CODES | {
+    "upstream_rate_limited",
+    "context_length_exceeded",
+    "upstream_pool_full",
+    "unknown_field",
+    "untranslatable",
+    "upstream_model_missing",
+    STALE_CODE,
+}
 """Failures that say nothing about the source's health: they do not count for its circuit breaker."""
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 JSON = b"content-type: application/json\r\n"
@@ -527,7 +535,7 @@ class Run:
         """Send a keep-alive comment when a stream has been silent for `keepalive_comment_ms`."""
         if self._parked is not None:
             self._wait(self._parked, now_ns)
-        if not self.stream or self.paused or self.ended:
+        if not self.stream or self.paused or self.ended or not self.call.face.keepalive:
             return
         if now_ns - self._last_sent_ns < self.runtime.settings.keepalive_comment_ms * 1_000_000:
             return

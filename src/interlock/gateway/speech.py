@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interlock.types.source import SourceKind
+from interlock.wire.ollama.speech import OllamaSpeech
+
 if TYPE_CHECKING:
-    from interlock.types.source import SourceKind
     from interlock.wire.openai import Native
     from interlock.wire.speech import Speech
 
-SPEECHES: dict[SourceKind, Speech] = {}
+SPEECHES: dict[SourceKind, Speech] = {SourceKind.ollama: OllamaSpeech()}
 """How each kind of source is spoken to that does not speak the pivot."""
 NATIVE: dict[tuple[str, SourceKind], Speech] = {}
 """(the caller's dialect, kind of source) that are one dialect."""

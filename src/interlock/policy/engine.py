@@ -49,7 +49,7 @@ COST_UNKNOWN = 2**63 - 1
 Bound = Callable[[Offer, int, int], int]
 """The most that a call may cost at an offer, in nano-USD, from its bounds of prompt and completion tokens."""
 
-OPERATIONS = ("chat", "completions", "embeddings")
+OPERATIONS = ("chat", "completions", "embeddings", "rerank", "score")
 BASE_POLICY = PolicyText(id=BASE_ID, cedar=BASE_CEDAR, words=BASE_WORDS)
 
 _CEDAR_VERSION = importlib.metadata.version("cedarpy")

@@ -26,7 +26,7 @@ from interlock.routing.resolve import mix
 from interlock.routing.score import MICRO, UNKNOWN_MICRO, WEIGHTS, Weights, scored
 from interlock.types.decision import Candidate, Reason, RouteDecision
 from interlock.types.request import Features, Target
-from interlock.types.source import LoadReading, Offer
+from interlock.types.source import LoadReading, Offer, loaded_bit
 
 UNKNOWN = LoadReading()
 """The reading of a source that nothing is known of: not idle, not saturated, taken for healthy."""
@@ -70,7 +70,7 @@ def decide(
         considered = ((source_id, reading),)
         if reason is not None:
             return RouteDecision(target.mode, (), (reason,), considered, router_version, seed)
-        candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0])
+        candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0], reading)
         return RouteDecision(target.mode, (candidate,), (), considered, router_version, seed)
     request = _Request(features, target, readings, open_breakers, latencies, weights, router_version, seed)
     return _decide_many(request, offers, candidates_max)
@@ -150,7 +150,7 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
             rejected.append(reason)
             continue
         queue, busy = load_of(offer, reading)
-        candidate = _candidate(offer, features, weights, latencies, queue)
+        candidate = _candidate(offer, features, weights, latencies, queue, reading)
         ranked.append(
             (
                 may_not_fit(features, offer),
@@ -181,10 +181,17 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
 
 
 def _candidate(
-    offer: Offer, features: Features, weights: Weights, latencies: Mapping[str, int], queue: int
+    offer: Offer,
+    features: Features,
+    weights: Weights,
+    latencies: Mapping[str, int],
+    queue: int,
+    reading: LoadReading,
 ) -> Candidate:
     key = offer.key
     latency = latencies.get(key, UNKNOWN_MICRO) if latencies else UNKNOWN_MICRO
+    if reading.loaded >= 0 and not reading.loaded & loaded_bit(offer.model.name):
+        latency = MICRO  # it has to be loaded first, whatever the latency was while it was
     score, quality, cost, latency, energy = scored(
         offer, features.prompt_tokens_max, features.completion_tokens_max, weights, latency
     )

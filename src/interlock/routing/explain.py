@@ -131,7 +131,8 @@ def reading_words(reading: LoadReading) -> str:
     ours = f", {reading.inflight} of ours in flight"
     if reading.waiting >= 0 and reading.inflight_since:
         ours += f" ({reading.inflight_since} of them not in these figures)"
-    return f"{load}{ours}{kv}{state}{health}"
+    loaded = f", models loaded: {reading.loaded.bit_count()}" if reading.loaded >= 0 else ""
+    return f"{load}{ours}{kv}{loaded}{state}{health}"
 
 
 def _asked(target: Target, asked: str, decision: RouteDecision) -> str:

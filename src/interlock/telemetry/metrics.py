@@ -182,6 +182,9 @@ class Metrics:
         self.source_running = self._gauge(
             "interlock_source_running", "Requests that run at the engine; -1: unknown.", one, "max"
         )
+        self.source_models_loaded = self._gauge(
+            "interlock_source_models_loaded", "Models in an Ollama server's memory.", one, "max"
+        )
         self.source_kv_ratio = self._gauge(
             "interlock_source_kv_ratio", "Share of the engine's KV cache in use.", one, "max", 1000
         )

@@ -1,6 +1,6 @@
 """The pages besides inference that an engine of each kind has: models, version, health, metrics.
 
-Forms taken from vLLM 0.32 and llama.cpp's server; "openai" has only `/v1/models`.
+Forms taken from vLLM 0.32, llama.cpp's server and the documentation of Ollama's; "openai" has only `/v1/models`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from interlock.testing import ollama
 from interlock.testing.answers import CREATED_S, page
 from interlock.testing.script import Load, Received, Script, Step
 
-KINDS = frozenset({"vllm", "llamacpp", "openai"})
+KINDS = frozenset({"vllm", "llamacpp", "openai", "ollama"})
 CONTEXT_LENGTH = 8192
 VLLM_VERSION = "0.32.0"
 
@@ -22,6 +23,8 @@ def pages_of(kind: str, models: tuple[str, ...], load: Load) -> dict[str, Script
         raise ValueError(f"unknown engine kind {kind!r}; known: {sorted(KINDS)}")
     if kind == "openai":
         return {"/v1/models": page({"object": "list", "data": [_openai_model(m) for m in models]})}
+    if kind == "ollama":
+        return ollama.pages_of(models)
     if kind == "vllm":
         listing = {"object": "list", "data": [_vllm_model(m, models[0]) for m in models]}
         return {

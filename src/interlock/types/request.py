@@ -16,7 +16,7 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
     """
 
     operation: str
-    """ "chat", "completions" or "embeddings". """
+    """ "chat", "completions", "embeddings", "rerank" or "score". """
     asked: str
     """The model name as the caller wrote it."""
     data_class: DataClass
