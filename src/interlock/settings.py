@@ -357,6 +357,9 @@ class Settings:
     breaker_open_ms: int = setting(10_000, "How long an open breaker lets nothing through.", group="routing", minimum=1)
     breaker_probes: int = setting(1, "Calls let through to test a half-open breaker.", group="routing", minimum=1)
     candidates_max: int = setting(50, "Most candidates ranked for a call.", group="routing", minimum=1)
+    canaries_max: int = setting(
+        64, "Running canaries that a node watches; further ones get no calls.", group="routing", minimum=1
+    )
 
     # -- idempotency
     idempotency_keep_s: int = setting(

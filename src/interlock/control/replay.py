@@ -14,6 +14,7 @@ import msgspec
 
 from interlock.errors import BadRequest, ModelNotFound, NotFound, SnapshotError
 from interlock.policy.engine import PolicyEngine
+from interlock.routing.canary import BARRED, OFF
 from interlock.routing.catalog import Catalog, offers_of
 from interlock.routing.replay import replay as replay_route
 from interlock.routing.resolve import resolve
@@ -141,7 +142,14 @@ def _resolve(record: Decided, catalog: Catalog) -> Iterable[str]:
     assert features is not None and recorded is not None  # noqa: S101 - `read`
     seed = record.route.seed if record.route is not None else _seed(record)
     try:
-        target = resolve(features.asked, catalog, now_s=record.wall_ns // 1_000_000_000, seed=seed)
+        target = resolve(
+            features.asked,
+            catalog,
+            now_s=record.wall_ns // 1_000_000_000,
+            seed=seed,
+            principal_id=record.principal_id,
+            canary_state=recorded.canary if recorded.canary in (OFF, BARRED) else "",
+        )
     except ModelNotFound as e:
         yield e.message
         return

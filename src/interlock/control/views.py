@@ -11,6 +11,7 @@ from interlock.control.plan import Kind
 from interlock.control.services import (
     aliases,
     budgets,
+    canaries,
     issuers,
     keys,
     policies,
@@ -66,6 +67,8 @@ def show(tx: Tx, kind: Kind, stored: Stored[Any]) -> dict[str, Any]:
         out["discovered_at"] = value.discovered_at
         out["discovery_error"] = value.discovery_error
         out["warnings"] = list(value.warnings)
+    elif kind == "alias" and value.canary is not None:
+        out["canary_state"] = canaries.shown(value.canary)
     elif kind == "policy":
         out["cedar"] = value.cedar
         out["words"] = value.words

@@ -10,6 +10,7 @@ from interlock.types.usage import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interlock.gateway.canary import Trial
     from interlock.gateway.http.exchange import Request, Sink
     from interlock.gateway.identify import Identity
     from interlock.gateway.state import State
@@ -41,6 +42,8 @@ class Call:
     parsed: Parsed | None = None
     target: Target | None = None
     alias: Alias | None = None
+    trial: Trial | None = None
+    """Of an alias with a running canary."""
     data_class: DataClass | None = None
     completion_tokens_max = 0
     features: Features | None = None

@@ -64,7 +64,7 @@ def _enter(call: Call, runtime: Runtime) -> Exchange | None:
     """Who asks for what, and whether they may. A call with an idempotency key goes on when that is known to be new."""
     authenticate(call, runtime.authenticator)
     receive(call, runtime.body_limits)
-    resolve(call, runtime.settings)
+    resolve(call, runtime)
     authorize(call, runtime)
     if IDEMPOTENCY_KEY in call.request.headers:
         claiming = Claiming(call, key_of(call), runtime, lambda c, r: _guarded(c, r, _admit), refuse)

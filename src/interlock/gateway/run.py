@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
 from interlock.gateway.attempt import Attempt
+from interlock.gateway.leaving import leaving
 from interlock.gateway.runtime import Unsettled
 from interlock.gateway.trace import tried
 from interlock.ledger.charges import NOTHING, charged, interrupted
@@ -145,6 +146,8 @@ class Run:
         if isinstance(error, LogError):
             self.log_failed(error)  # no other source would help
             return
+        if self.call.trial is not None:
+            self.call.trial.failed(error.code)
         row = attempt.link.row
         if error.code not in HARMLESS_CODES:
             runtime.board.failure(row, now_ns)
@@ -175,6 +178,8 @@ class Run:
         """No candidate is left: tell the caller what the last one said."""
         error = self._last_error
         if error is None:
+            if self.call.trial is not None:
+                self.call.trial.failed("no_candidate")
             why = "; ".join(self._skipped[:3])
             error = NoCandidate(
                 f"Every allowed source is at its limit or failing ({why}).", headers={"retry-after": "1"}
@@ -233,6 +238,8 @@ class Run:
         assert self._attempt is not None  # noqa: S101
         self.runtime.board.failure(self._attempt.link.row, self.runtime.clock.mono_ns())
         self._judged = True
+        if self.call.trial is not None:
+            self.call.trial.failed(error.code)
         self.runtime.metrics.attempts.add((self._attempt.link.source.name, error.code))
         self._end("failed", error.status, relay.measured(), relay=relay, error=error)
 
@@ -262,6 +269,11 @@ class Run:
         if state == "completed" and attempt is not None:
             runtime.board.success(attempt.link.row)
             self._judged = True
+            if call.trial is not None:
+                call.trial.answered(
+                    (first_ns - attempt.sent_ns) // 1000 if relay is not None and first_ns else -1,
+                    (now_ns - attempt.sent_ns) // 1000,
+                )
         cost, energy = self._metered(attempt, usage, now_ns, len(body))
         amounts = self._settle(usage, cost, energy, now_ns)
         outcome = Outcome(
@@ -468,6 +480,8 @@ class Run:
         attempt = self._attempt
         if attempt is None:
             return None, NOTHING_USED
+        if self.call.trial is not None:
+            self.call.trial.look(attempt, self.runtime.clock.mono_ns())
         attempt.cancel()
         relay = attempt.relay
         if relay is None:
@@ -489,6 +503,8 @@ class Run:
 
     def sweep(self, now_ns: int) -> None:
         """Send a keep-alive comment when a stream has been silent for `keepalive_comment_ms`."""
+        if self.call.trial is not None and self._attempt is not None and not self.ended:
+            self.call.trial.look(self._attempt, now_ns)
         if not self.stream or self.paused or self.ended:
             return
         if now_ns - self._last_sent_ns < self.runtime.settings.keepalive_comment_ms * 1_000_000:
@@ -518,6 +534,8 @@ class Run:
             lines += self.runtime.decision_line(call.route, self._rank)
         if call.limit_lines is not None:
             lines += call.limit_lines()
+        if call.alias is not None and (call.alias.sunset_s or call.alias.deprecated_s):
+            lines += leaving(call.alias)
         return lines
 
     def _count(self, outcome: Outcome, first_ns: int) -> None:

@@ -15,6 +15,7 @@ from interlock.wire.openai import Limits
 
 if TYPE_CHECKING:
     from interlock.errors import LogError
+    from interlock.gateway.canary_table import CanaryTable
     from interlock.gateway.idempotency import Claiming, Claims
     from interlock.gateway.identify import Authenticator
     from interlock.gateway.run import Run
@@ -60,6 +61,7 @@ class Runtime:
         log: RecordLog,
         limits: LimitTable,
         board: Board,
+        canaries: CanaryTable,
         metrics: Metrics,
         authenticator: Authenticator,
         state: State,
@@ -72,6 +74,7 @@ class Runtime:
         self.log = log
         self.limits = limits
         self.board = board
+        self.canaries = canaries
         self.metrics = metrics
         self.authenticator = authenticator
         self.state = state

@@ -180,7 +180,7 @@ def _why(i: int, candidates: Sequence[Candidate]) -> str:
         return ""
     before = candidates[i - 1]
     if c.score_micro > before.score_micro:
-        return "; behind because its source is saturated or its context is tight"
+        return "; behind because its source is saturated, its context tight, or its version another"
     if c.score_micro == before.score_micro and c.load_micro > before.load_micro:
         return "; equal score, longer queue"
     return ""

@@ -23,6 +23,7 @@ PREFIXES = {
     "binding": "rol",
     "budget": "bdg",
     "hold": "hld",
+    "canary": "can",
 }
 """What an id may name, and the prefix it then has."""
 

@@ -110,6 +110,15 @@ class Metrics:
             "interlock_overflows_total", "Calls that went to this source because a better one was saturated.",
             ("source",),
         )  # fmt: skip
+        self.canary_attempts = self._counter(
+            "interlock_canary_attempts_total",
+            "Attempts of aliases with a running canary: of the canary or beside it, answered, failed or late.",
+            ("arm", "result"),
+        )
+        self.canary_rollbacks = self._counter(
+            "interlock_canary_rollbacks_total", "Canaries that this node took back, by the condition that was broken.",
+            ("reason",),
+        )  # fmt: skip
         self.denials = self._counter(
             "interlock_denials_total", "Calls that were not made, by the error code given to the caller.", ("reason",)
         )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interlock.errors import NoCandidate
+from interlock.gateway.stages.authorize import authorize
+from interlock.gateway.stages.bar import barred
 from interlock.routing.choose import decide
 from interlock.routing.explain import no_candidate
 
@@ -40,5 +43,12 @@ def route(call: Call, runtime: Runtime) -> None:
         seed=call.seed,
     )
     call.route = decision
-    if not decision.candidates:
-        raise no_candidate(decision)
+    if decision.candidates:
+        return
+    error = no_candidate(decision)
+    if call.trial is not None and isinstance(error, NoCandidate):
+        call.trial.failed(error.code)
+    if not barred(call):
+        raise error
+    authorize(call, runtime)
+    route(call, runtime)
