@@ -104,13 +104,14 @@ def test_a_slow_canary_is_taken_back(body: dict[str, Any]) -> None:
 
 
 def test_a_canary_that_hangs_is_taken_back_before_anybody_has_waited_for_its_time_out() -> None:
-    with serving(world(total_ms_max=200), failing(faults.never_answers())) as (gateway, engine):
-        with connected(gateway) as one, connected(gateway) as two:
+    hanging = failing(faults.never_answers())
+    with serving(world(total_ms_max=200), hanging) as (gateway, engine), connected(gateway) as one:
+        with connected(gateway) as two:
             for sock in (one, two):
                 sock.sendall(raw_request(gateway, BODY))
             eventually(lambda: sent(engine) == 2)
             eventually(lambda: gateway.canaries.verdict("can_1") is not None, 2)
-            assert ask(gateway, BODY).status == 200 and sent(engine) == 2
+        assert ask(gateway, BODY).status == 200 and sent(engine) == 2
 
 
 def test_callers_who_leave_a_slow_canary_are_counted_when_it_was_too_slow_already() -> None:
