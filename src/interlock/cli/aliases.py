@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import typer
 
+from interlock.cli import alias_reports
 from interlock.cli.common import AsJson, Ca, Home, Reason, Url, client_of, reason_or
 from interlock.cli.output import put, put_json, table
 from interlock.errors import BadRequest
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from interlock.cli.client import AdminClient
 
 app = typer.Typer(help="Aliases: model names of your own.", no_args_is_help=True)
+shadow_app = typer.Typer(help="Send a share of an alias's calls to a candidate too, to compare.", no_args_is_help=True)
+app.add_typer(shadow_app, name="shadow")
+alias_reports.add_to(app)
 canary_app = typer.Typer(help="Try a candidate on a share of an alias's calls.", no_args_is_help=True)
 app.add_typer(canary_app, name="canary")
 
@@ -203,6 +207,40 @@ def abort(
     _done(_replace(client, tenant, item, {"canary": None}, words), as_json)
 
 
+@shadow_app.command("start")
+def shadow_start(
+    name: Name,
+    model: Model,
+    share: Annotated[int, typer.Option("--share-milli", min=1, max=1000, help="Thousandths of the calls.")],
+    tenant: Tenant = "",
+    source: Source = "",
+    reason: Reason = "",
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    as_json: AsJson = False,
+) -> None:
+    """Send a share of the calls to a candidate too; nobody sees its answers."""
+    client = client_of(home, url, ca)
+    change = {"shadow": {"model": model, "source": source, "share_milli": share}}
+    _change(client, tenant, name, change, reason_or(reason, f"alias shadow start {name}"), as_json)
+
+
+@shadow_app.command("stop")
+def shadow_stop(
+    name: Name,
+    tenant: Tenant = "",
+    reason: Reason = "",
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    as_json: AsJson = False,
+) -> None:
+    """Stop sending calls to the candidate."""
+    client = client_of(home, url, ca)
+    _change(client, tenant, name, {"shadow": None}, reason_or(reason, f"alias shadow stop {name}"), as_json)
+
+
 def _path(tenant: str, name: str = "") -> str:
     whose = f"/tenants/{quote(tenant, safe='')}" if tenant else ""
     return f"{whose}/aliases" + (f"/{quote(name, safe='/')}" if name else "")
@@ -271,6 +309,11 @@ def _canary(item: dict[str, Any]) -> str:
     return f"{canary['model']} {canary['share_milli'] / 10:g} %, {state['state']}"
 
 
+def _shadow(item: dict[str, Any]) -> str:
+    shadow = item["shadow"]
+    return f"{shadow['model']} {shadow['share_milli'] / 10:g} %" if shadow else ""
+
+
 def _done(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         put_json(answer)
@@ -285,6 +328,7 @@ def _show(item: dict[str, Any]) -> None:
         ("mode", item["mode"]),
         ("canary", _canary(item)),
         ("  why", state.get("why", "")),
+        ("shadow", _shadow(item)),
         ("deprecated", item["deprecated"]),
         ("sunset", item["sunset"]),
         ("successor", item["successor"]),

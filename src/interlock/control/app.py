@@ -11,6 +11,7 @@ from interlock import __version__
 from interlock.control.metrics import CONTENT_TYPE, ControlMetrics
 from interlock.control.routes import (
     actions,
+    alias_use,
     budgets,
     holds,
     ledger,
@@ -47,6 +48,7 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(ledger_follow.router())
     admin.include_router(usage.router())
     admin.include_router(budgets.router())
+    admin.include_router(alias_use.router())
     admin.include_router(resources.router())
     app.include_router(admin)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]

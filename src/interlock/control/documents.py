@@ -158,6 +158,15 @@ class CanarySpec(Spec, frozen=True):
     total_percent_max: Annotated[int, Meta(ge=100, le=10_000)] | None = None
 
 
+class ShadowSpec(Spec, frozen=True):
+    """A candidate that gets thousandths of the alias's calls besides, to be compared; no caller sees its answers."""
+
+    model: str
+    share_milli: Annotated[int, Meta(ge=1, le=1000)]
+    source: str = ""
+    prefer_version: bool = False
+
+
 class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     """A model name of the company's own. `deprecated` and `sunset` are ISO 8601 dates or times (UTC): from when on it
     should not be used, and is refused; `successor` is the name to use instead. `class` is the request class of calls
@@ -174,11 +183,12 @@ class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     deprecated: str = ""
     successor: str = ""
     canary: CanarySpec | None = None
+    shadow: ShadowSpec | None = None
 
 
 class BudgetSpec(Spec, frozen=True):
     """What may be used within a window: exactly one of `calls`, `tokens`, `usd`, `joules`; on one `team`, `principal`,
-    `key` or `model` of the tenant, else on the tenant as a whole.
+    `key` or `model` of the tenant, on the `shadow` calls of an alias, else on the tenant as a whole.
 
     `window`: hour, day, week, month, quarter or year of the tenant's calendar, total, or a length such as "90m", "6h"
     or "30d". `hard`: calls that would exceed it are refused. `alerts`: percentages of which passing is told.
@@ -189,6 +199,7 @@ class BudgetSpec(Spec, frozen=True):
     principal: str = ""
     key: str = ""
     model: str = ""
+    shadow: str = ""
     calls: Natural | None = None
     tokens: Natural | None = None
     usd: Amount | None = None

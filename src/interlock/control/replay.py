@@ -14,7 +14,7 @@ import msgspec
 
 from interlock.errors import BadRequest, ModelNotFound, NotFound, SnapshotError
 from interlock.policy.engine import PolicyEngine
-from interlock.routing.canary import BARRED, OFF
+from interlock.routing.canary import UNDRAWN
 from interlock.routing.catalog import Catalog, offers_of
 from interlock.routing.replay import replay as replay_route
 from interlock.routing.resolve import resolve
@@ -148,7 +148,7 @@ def _resolve(record: Decided, catalog: Catalog) -> Iterable[str]:
             now_s=record.wall_ns // 1_000_000_000,
             seed=seed,
             principal_id=record.principal_id,
-            canary_state=recorded.canary if recorded.canary in (OFF, BARRED) else "",
+            canary_state=recorded.canary if recorded.canary in UNDRAWN else "",
         )
     except ModelNotFound as e:
         yield e.message

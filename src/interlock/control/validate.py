@@ -169,6 +169,8 @@ def _alias_sources(ref: Ref, spec: AliasSpec, after: Mapping[Ref, Entry]) -> Ite
     ]
     if spec.canary is not None:
         named.append((("canary", "source"), spec.canary.source))
+    if spec.shadow is not None:
+        named.append((("shadow", "source"), spec.shadow.source))
     for path, name in named:
         if not name:
             continue
@@ -254,6 +256,8 @@ def _alias(spec: AliasSpec) -> Iterator[Fault]:
     if spec.canary is not None:
         for path, reason in canary_faults(spec.canary):
             yield ("canary", *path), reason
+    if spec.shadow is not None and MODEL_NAME.fullmatch(spec.shadow.model) is None:
+        yield ("shadow", "model"), f"{spec.shadow.model!r} is no model name"
 
 
 def canary_faults(spec: CanarySpec) -> Iterator[Fault]:
@@ -298,8 +302,8 @@ def sunset_text(seconds: int) -> str:
 
 
 def _budget(spec: BudgetSpec) -> Iterator[Fault]:
-    if sum(1 for name in (spec.team, spec.principal, spec.key, spec.model) if name) > 1:
-        yield (), "a budget is on one team, principal, key or model, or on the tenant; make one for each"
+    if sum(1 for name in (spec.team, spec.principal, spec.key, spec.model, spec.shadow) if name) > 1:
+        yield (), "a budget is on one team, principal, key, model or shadow, or on the tenant; make one for each"
     if spec.model and (MODEL_NAME.fullmatch(spec.model) is None or "::" in spec.model):
         yield ("model",), f"{spec.model!r} is no model name"
     if sum(1 for amount in (spec.calls, spec.tokens, spec.usd, spec.joules) if amount is not None) != 1:

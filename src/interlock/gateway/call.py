@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from interlock.gateway.canary import Trial
     from interlock.gateway.http.exchange import Request, Sink
     from interlock.gateway.identify import Identity
+    from interlock.gateway.shadow import Beside
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold
     from interlock.metering.limits import Admission
@@ -44,6 +45,10 @@ class Call:
     alias: Alias | None = None
     trial: Trial | None = None
     """Of an alias with a running canary."""
+    shadow_of = ""
+    """Of a shadow: the id of the call that it is compared with."""
+    beside: Beside | None = None
+    """What becomes of it at its alias's shadow."""
     data_class: DataClass | None = None
     completion_tokens_max = 0
     features: Features | None = None

@@ -19,6 +19,7 @@ from interlock.errors import InterlockError, LogError
 from interlock.gateway.call import Call
 from interlock.gateway.idempotency import IDEMPOTENCY_KEY, Claiming, Replayed, key_of
 from interlock.gateway.run import Run
+from interlock.gateway.shadow import beside
 from interlock.gateway.stages.admit import admit
 from interlock.gateway.stages.authenticate import authenticate
 from interlock.gateway.stages.authorize import authorize
@@ -93,6 +94,8 @@ def _defect(call: Call) -> InterlockError:
 
 def _run(call: Call, runtime: Runtime) -> Run:
     record_intent(call, runtime.log)
+    if call.alias is not None and call.alias.shadow is not None:
+        beside(call, runtime)
     run = Run(call, runtime)
     try:
         run.begin()

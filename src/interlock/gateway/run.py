@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from interlock.gateway.treasury import Hold
     from interlock.telemetry.tracing import AttemptFigures
     from interlock.types.decision import Candidate
+    from interlock.types.record import Comparison
     from interlock.wire.answers import WholeAnswer
 
 log = logging.getLogger("interlock.gateway")
@@ -66,6 +67,8 @@ class Run:
     _skipped: tuple[str, ...] = ()
     _charged: tuple[Hold, tuple[int, ...]] | None = None
     """What budgets were charged when the call ended."""
+    compared: Comparison | None = None
+    """Of a shadow: how its answer compares."""
     tried: tuple[AttemptFigures, ...] = ()
     """Attempts that failed, for tracing; empty when nothing is traced."""
 
@@ -149,12 +152,13 @@ class Run:
         if self.call.trial is not None:
             self.call.trial.failed(error.code)
         row = attempt.link.row
-        if error.code not in HARMLESS_CODES:
+        # A shadow must not close a source to the calls that somebody waits for.
+        if error.code not in HARMLESS_CODES and not self.call.shadow_of:
             runtime.board.failure(row, now_ns)
             self._judged = True
         self._unseat()
         retry_after_s = attempt.retry_after_s()
-        if retry_after_s:
+        if retry_after_s and not self.call.shadow_of:
             runtime.board.cool_down(row, now_ns + retry_after_s * 1_000_000_000)
         runtime.metrics.attempts.add((attempt.link.source.name, error.code))
         self._last_error = error
@@ -236,8 +240,9 @@ class Run:
         if self.ended or relay is None:
             return
         assert self._attempt is not None  # noqa: S101
-        self.runtime.board.failure(self._attempt.link.row, self.runtime.clock.mono_ns())
-        self._judged = True
+        if not self.call.shadow_of:
+            self.runtime.board.failure(self._attempt.link.row, self.runtime.clock.mono_ns())
+            self._judged = True
         if self.call.trial is not None:
             self.call.trial.failed(error.code)
         self.runtime.metrics.attempts.add((self._attempt.link.source.name, error.code))
@@ -299,6 +304,7 @@ class Run:
             cost,
             energy,
             amounts,
+            self.compared,
         )
         try:
             seq = runtime.log.append(outcome)
@@ -352,6 +358,8 @@ class Run:
     def _leave(self) -> None:
         """The call is over. No reference cycle stays behind: its body would live on until a garbage collection."""
         self.runtime.runs.discard(self)
+        if self.call.beside is not None:
+            self.call.beside.over()
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.cancel()  # also a source that has said [DONE] and keeps the body open

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from interlock.gateway.idempotency import Claiming, Claims
     from interlock.gateway.identify import Authenticator
     from interlock.gateway.run import Run
+    from interlock.gateway.shadow import Beside
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold, Treasury
     from interlock.gateway.waiting import Waiting
@@ -90,6 +91,8 @@ class Runtime:
         self.snapshot_age_max_s = tuple(settings.snapshot_age_max_s(c) for c in DataClass)
         self.draining = False
         self.unsettled: list[Unsettled] = []
+        self.shadows: set[Beside] = set()
+        """Calls that are to be compared with their aliases' shadows, until that is done."""
         self.body_limits = Limits(
             settings.messages_max,
             settings.template_tokens_per_message,

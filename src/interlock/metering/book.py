@@ -38,6 +38,10 @@ class TenantBook:
         own = (("key", key_id), ("principal", principal_id), ("team", team_id), ("tenant", tenant_id))
         return tuple(budget for each in own for budget in found.get(each, ()))
 
+    def of_shadow(self, alias: str) -> tuple[Budget, ...]:
+        """The budgets that the shadow calls of an alias count on: these, and none of their callers'."""
+        return self._by_subject.get(("shadow", alias), ())
+
 
 NO_BUDGETS = TenantBook()
 

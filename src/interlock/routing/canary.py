@@ -5,13 +5,15 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from interlock.routing.draws import mix
-from interlock.types.snapshot import Canary
+from interlock.types.snapshot import Canary, Shadow
 
 RUNNING = "running"
-CANARY, STABLE, OFF, BARRED = "canary", "stable", "off", "barred"
-"""What `Target.canary` may say; the last two are not drawn: they are states of the node and of the call."""
+CANARY, STABLE, OFF, BARRED, SHADOW = "canary", "stable", "off", "barred", "shadow"
+"""What `Target.canary` may say."""
+UNDRAWN = frozenset((OFF, BARRED, SHADOW))
+"""Those that are not drawn: states of the node and of the call, which a replay takes from the record."""
 WHOLE = 1000
-_SALT = 2
+_SALT, _SHADOW_SALT = 2, 3
 """Apart from the draw among the targets, which the same seed makes."""
 
 
@@ -33,3 +35,8 @@ def arm_of(canary: Canary, now_s: int, seed: int, principal_id: str) -> str:
     else:
         point = mix(seed, _SALT) % WHOLE
     return CANARY if point < share_milli(canary, now_s) else STABLE
+
+
+def shadowed(shadow: Shadow, seed: int) -> bool:
+    """Whether a call is sent to its alias's shadow too."""
+    return mix(seed, _SHADOW_SALT) % WHOLE < shadow.share_milli

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from interlock.errors import ModelNotFound
-from interlock.routing.canary import CANARY, RUNNING, arm_of
+from interlock.routing.canary import CANARY, RUNNING, SHADOW, arm_of
 from interlock.routing.catalog import Catalog
 from interlock.routing.draws import mix
 from interlock.types.request import Target
@@ -29,7 +29,7 @@ def resolve(
     """What `asked` stands for. `now_s`: Unix seconds, for aliases with a sunset; `seed`: draws an alias's target.
 
     `principal_id`: who calls, for canaries that stay with a principal. `canary_state`: "off" or "barred" where the
-    canary is not to be used (see `Target.canary`), "" to draw.
+    canary is not to be used, "shadow" for the alias's shadow (see `Target.canary`), "" to draw.
 
     Raises ModelNotFound when nothing has that name (code `model_not_found`), when an alias is past its sunset
     (`alias_sunset`) or has no target that can be drawn (`alias_without_target`).
@@ -80,6 +80,10 @@ def _from_alias(alias: Alias, catalog: Catalog, now_s: int, seed: int, principal
         raise ModelNotFound(
             f"The alias {alias.name!r} ended on {day}; ask for {instead}.", code="alias_sunset", param="model"
         )
+    if canary_state == SHADOW:
+        if alias.shadow is None:
+            raise ModelNotFound(f"The alias {alias.name!r} has no shadow.", code="alias_without_target", param="model")
+        return _target(alias, alias.shadow.target, catalog, SHADOW)
     arm, canary = "", alias.canary
     if canary is not None and canary.state == RUNNING:
         arm = canary_state or arm_of(canary, now_s, seed, principal_id)

@@ -35,8 +35,9 @@ TABLE = Table(
         "canary",
         "deprecated_s",
         "successor",
+        "shadow",
     ),
-    json=("targets", "canary"),
+    json=("targets", "canary", "shadow"),
     parts=lambda _: ("aliases",),
 )
 

@@ -83,6 +83,13 @@ class Canary(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_why: str = ""
 
 
+class Shadow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A candidate that gets `share_milli` thousandths of an alias's calls too, to be compared. No caller sees it."""
+
+    target: AliasTarget
+    share_milli: int
+
+
 class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model name of the company's own. `tenant_id` empty: for all. `sunset_s`: Unix seconds, refused afterwards.
 
@@ -102,6 +109,7 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     canary: Canary | None = None
     deprecated_s: int = 0
     successor: str = ""
+    shadow: Shadow | None = None
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.control.documents import AliasSpec, AliasTargetSpec
+from interlock.control.documents import AliasSpec, AliasTargetSpec, ShadowSpec
 from interlock.control.services import canaries
 from interlock.control.services.base import Tx, data_class_name, missing, recording_name
 from interlock.control.validate import sunset_s, sunset_text
@@ -12,7 +12,7 @@ from interlock.storage import aliases
 from interlock.storage.aliases import AliasRow
 from interlock.storage.table import Stored
 from interlock.types.identity import DataClass, Recording
-from interlock.types.snapshot import AliasTarget
+from interlock.types.snapshot import AliasTarget, Shadow
 
 
 def spec_of(alias: AliasRow) -> AliasSpec:
@@ -32,6 +32,7 @@ def spec_of(alias: AliasRow) -> AliasSpec:
         deprecated=sunset_text(alias.deprecated_s),
         successor=alias.successor,
         canary=None if alias.canary is None else canaries.spec_of(alias.canary),
+        shadow=None if alias.shadow is None else _shadow_spec(alias.shadow),
     )
 
 
@@ -72,4 +73,14 @@ def _with(tx: Tx, alias: AliasRow, spec: AliasSpec) -> AliasRow:
         deprecated_s=sunset_s(spec.deprecated),
         successor=spec.successor,
         canary=None if spec.canary is None else canaries.declared(tx, alias.canary, spec.canary),
+        shadow=None if spec.shadow is None else _shadow(spec.shadow),
     )
+
+
+def _shadow_spec(shadow: Shadow) -> ShadowSpec:
+    t = shadow.target
+    return ShadowSpec(model=t.model, share_milli=shadow.share_milli, source=t.source, prefer_version=t.prefer_version)
+
+
+def _shadow(spec: ShadowSpec) -> Shadow:
+    return Shadow(AliasTarget(spec.model, spec.source, 1, spec.prefer_version), spec.share_milli)

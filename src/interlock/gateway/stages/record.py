@@ -59,6 +59,7 @@ def record_intent(call: Call, log: RecordLog) -> None:
             identity.parties,
             charges=call.hold.charges if call.hold is not None else (),
             recording=call.recording,
+            shadow_of=call.shadow_of,
         )
     )
 

@@ -1,4 +1,4 @@
-"""Canaries of aliases, their sunset, and what nodes report of canaries.
+"""Canaries and shadows of aliases, their sunset, and what nodes report of canaries.
 
 Revision: 0012
 """
@@ -17,6 +17,10 @@ _STEPS = r"""
 ALTER TABLE interlock.aliases ADD COLUMN canary jsonb;
 ALTER TABLE interlock.aliases ADD COLUMN deprecated_s bigint NOT NULL DEFAULT 0;
 ALTER TABLE interlock.aliases ADD COLUMN successor text NOT NULL DEFAULT '';
+ALTER TABLE interlock.aliases ADD COLUMN shadow jsonb;
+ALTER TABLE interlock.budgets DROP CONSTRAINT budgets_kind_check;
+ALTER TABLE interlock.budgets ADD CONSTRAINT budgets_kind_check
+    CHECK (kind IN ('tenant', 'team', 'principal', 'key', 'model', 'shadow'));
 CREATE TABLE interlock.canary_reports (
     canary text NOT NULL,
     node text NOT NULL,
