@@ -3,8 +3,9 @@
 A shadow call is a call of its own: with its number, intent, attempts and outcome, and `shadow_of` the call that it is
 compared with. It begins when the caller has got everything, so that it delays nothing and has an answer to be
 compared with. It passes policy and routing like any other, in the name of its caller and under the snapshot of then,
-and counts on no limits and no budgets but those of the shadow. What cannot be sent is dropped and counted, never waited
-for by anybody. A call with an idempotency key has no shadow: its answer is kept for others already.
+and counts on no limits, and on no budgets but its own and those on its tenant as a whole. What cannot be sent is
+dropped and counted, never waited for by anybody. A call with an idempotency key has no shadow: its answer is kept for
+others already.
 """
 
 from __future__ import annotations
@@ -187,9 +188,9 @@ class Beside:
         authorize(call, runtime)
         route(call, runtime)
         assert call.identity is not None  # noqa: S101 - `_call`
-        if not call.identity.budgets:
+        if not any(budget.kind == "shadow" for budget in call.identity.budgets):
             self._free_only(call)
-        else:
+        if call.identity.budgets:
             short = reserve(call, runtime)
             if short is not None:
                 Waiting(call, runtime, self._run, lambda _call, error, _runtime: self.drop(error.code)).begin(short)
@@ -212,7 +213,9 @@ class Beside:
         call.seed = runtime.seed(call.number)
         call.shadow_of = first.id
         book = state.view.book.of(identity.tenant_id)
-        call.identity = identity._replace(budgets=book.of_shadow(alias.name), book=TenantBook(book.zone))
+        call.identity = identity._replace(
+            budgets=book.of_shadow(identity.tenant_id, alias.name), book=TenantBook(book.zone)
+        )
         call.parsed, call.alias, call.data_class = first.parsed, alias, first.data_class
         call.recording, call.request_class = first.recording, first.request_class
         call.completion_tokens_max, call.features = first.completion_tokens_max, features

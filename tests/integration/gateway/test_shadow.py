@@ -192,16 +192,17 @@ def test_without_a_budget_of_its_own_it_goes_only_where_that_is_free() -> None:
 def test_it_counts_on_its_own_budget_and_on_nothing_of_its_callers() -> None:
     mine = Budget("bdg_mine", "ten_acme", "mine", "principal", ("prn_acme_alice",), "calls", 100)
     its = Budget("bdg_shadow", "ten_acme", "its", "shadow", ("a",), "calls", 2)
+    whole = Budget("bdg_whole", "ten_acme", "whole", "tenant", ("ten_acme",), "calls", 100)
     people = [Who(limits=LimitSet(requests_per_minute=4))]
-    made = world(new={"price": PRICE}, budgets=[mine, its], people=people)
+    made = world(new={"price": PRICE}, budgets=[mine, its, whole], people=people)
     with serving(made, engine_of(answers.answer())) as (gateway, engine):
-        gateway.purse = {"bdg_mine": 100, "bdg_shadow": 2}
+        gateway.purse = {"bdg_mine": 100, "bdg_shadow": 2, "bdg_whole": 100}
         for _ in range(4):
             assert ask(gateway, BODY).status == 200, "limits are not touched by shadows"
             settled(gateway)
         assert sent(engine) == 2 and sent(engine, "old") == 4
-        assert [[c.budget for c in i.charges] for i, _ in shadows(gateway)] == [["bdg_shadow"]] * 2
-        assert [o.charged for _, o in shadows(gateway)] == [(1,)] * 2
+        assert [[c.budget for c in i.charges] for i, _ in shadows(gateway)] == [["bdg_shadow", "bdg_whole"]] * 2
+        assert [o.charged for _, o in shadows(gateway)] == [(1, 1)] * 2
         eventually(lambda: dropped(gateway, "budget_exceeded") == 2)
         assert ask(gateway, BODY).status == 429
 
