@@ -159,11 +159,12 @@ def start(
     }
     client = client_of(home, url, ca)
     item = client.call("GET", _path(tenant, name))
-    if item["canary"] == canary:
+    if item["canary"] is not None:
+        if item["canary_state"]["state"] == "running":
+            raise BadRequest(f"{name} has a running canary: promote or abort it first")
         # The same declaration is the same trial: a new one begins only after the old one is gone.
-        item = _replaced(client, tenant, item, {"canary": None}, reason_or(reason, f"alias canary start {name}"))
-    elif item["canary"] is not None and item["canary_state"]["state"] == "running":
-        raise BadRequest(f"{name} has a running canary: promote or abort it first")
+        words = reason_or(reason, f"alias canary start {name}")
+        item = _replace(client, tenant, item, {"canary": None}, words)["item"]
     answer = _replace(client, tenant, item, {"canary": canary}, reason_or(reason, f"alias canary start {name}"))
     _done(answer, as_json)
 
@@ -184,7 +185,7 @@ def promote(
     canary = _canary_of(item)
     if item["canary_state"]["state"] != "running":
         raise BadRequest(f"the canary of {name} has failed: {item['canary_state']['why']}; start it again to try it")
-    target = {key: canary[key] for key in ("model", "source", "prefer_version")}
+    target = {key: canary[key] for key in ("model", "source", "prefer_version") if key in canary}
     change = {"targets": [target], "canary": None}
     _done(_replace(client, tenant, item, change, reason_or(reason, f"alias canary promote {name}")), as_json)
 
@@ -259,13 +260,6 @@ def _replace(
     path, revision = _path(tenant, item["name"]), item["revision"]
     answer: dict[str, Any] = client.call("PUT", path, body, reason=reason, revision=revision)
     return answer
-
-
-def _replaced(
-    client: AdminClient, tenant: str, item: dict[str, Any], change: dict[str, Any], reason: str
-) -> dict[str, Any]:
-    replaced: dict[str, Any] = _replace(client, tenant, item, change, reason)["item"]
-    return replaced
 
 
 def _canary_of(item: dict[str, Any]) -> dict[str, Any]:
