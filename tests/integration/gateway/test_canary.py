@@ -151,6 +151,16 @@ def test_who_may_not_use_the_canary_is_answered_without_it() -> None:
         assert denied.status in (403, 404)
 
 
+def test_a_call_that_is_barred_from_the_canary_is_authorized_for_what_it_gets_instead() -> None:
+    def build(url: str) -> World:
+        made = world()(url)
+        made.policies = [template("team-models", "team-may-use-models", "ten_acme", team="research", models=["other"])]
+        return made
+
+    with serving(build, failing(answers.answer())) as (gateway, engine):
+        assert ask(gateway, BODY).status == 404 and not engine.calls
+
+
 def test_a_canary_without_a_source_in_service_fails_and_nobody_notices() -> None:
     def build(url: str) -> World:
         made = world()(url)
