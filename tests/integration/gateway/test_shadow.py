@@ -155,7 +155,7 @@ def test_what_fails_at_the_shadow_touches_neither_caller_nor_source() -> None:
         made.sources = [source("s", url, model("old"), model("new"))]
         return made
 
-    with serving(one_source, engine_of(answers.error(500)), breaker_failures=2, breaker_open_ms=60_000) as (
+    with serving(one_source, engine_of(answers.error(500)), breaker_failures=1, breaker_open_ms=60_000) as (
         gateway,
         engine,
     ):
