@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -50,7 +51,7 @@ def compare(
 
 
 def _asked(what: str, name: str, tenant: str, days: int, home: str, url: str, ca: str) -> Any:
-    path = f"/tenants/{tenant}/alias-use/{what}"
+    path = f"/tenants/{quote(tenant, safe='')}/alias-use/{what}"
     return client_of(home, url, ca).call("GET", path, query={"alias": name, "days": days})
 
 

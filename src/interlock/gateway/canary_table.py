@@ -254,14 +254,15 @@ class CanaryTable:
         if bound_ms and us > bound_ms * 1000:
             words[at + timed + 1] += 1
 
-    def _sums(self, base: int, canary: Canary, arm: int, now_ns: int) -> list[int]:
-        """The words of a slice, added up over the window (the stamp is none of them)."""
+    def _sums(self, base: int, canary: Canary, arm: int, now_ns: int, *, times: bool = False) -> list[int]:
+        """The words of a slice, added up over the window (the stamp is none of them); with `times` the buckets too."""
         oldest = _stamp(canary, now_ns) - QUARTERS
-        sums = [0] * SLICE
+        size = SLICE if times else SLICE_HEAD
+        sums = [0] * size
         for number in range(SLICES):
             at = base + ROW_HEAD + (arm * SLICES + number) * SLICE
             if self._words[at + STAMP] >= oldest:
-                sums = [a + b for a, b in zip(sums, self._words[at : at + SLICE], strict=True)]
+                sums = [a + b for a, b in zip(sums, self._words[at : at + size], strict=True)]
         return sums
 
     def _judge(self, base: int, canary: Canary, now_ns: int) -> tuple[str, int, int, int] | None:
@@ -279,7 +280,10 @@ class CanaryTable:
                 return reason, tried[timed + 1], tried[timed], bound
         if canary.errors_milli_over_stable < 0 and not canary.first_byte_percent_max and not canary.total_percent_max:
             return None
-        beside = self._sums(base, canary, BESIDE, now_ns)
+        times = canary.first_byte_percent_max > 0 or canary.total_percent_max > 0
+        beside = self._sums(base, canary, BESIDE, now_ns, times=times)
+        if times:
+            tried = self._sums(base, canary, TRIED, now_ns, times=True)
         if canary.errors_milli_over_stable >= 0 and beside[SEEN] >= least:
             bound = -(-1000 * beside[FAILED] // beside[SEEN]) + canary.errors_milli_over_stable
             if too_many(failed, seen, bound, least):

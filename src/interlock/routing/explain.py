@@ -16,6 +16,14 @@ from interlock.types.source import LoadReading
 REASONS_SHOWN_MAX = 8
 """Reasons that an error to a caller names; the record holds all."""
 _NO_NAMES: Mapping[str, str] = {}
+_ARMS = {
+    "canary": ", its canary",
+    "stable": ", not its canary",
+    "off": ", its canary having been taken back",
+    "barred": ", its canary being of no use to this call",
+    "shadow": ", its shadow, only to compare",
+}
+"""What `Target.canary` means, in words."""
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -145,7 +153,9 @@ def _asked(target: Target, asked: str, decision: RouteDecision) -> str:
         if not target.model:
             return f"The alias {target.alias!r} stands for any model that policy allows, in {mode}."
         where = f" at {target.source}" if target.source else ""
-        return f"The alias {target.alias!r} drew {target.model}{version}{where} (seed {decision.seed:x}), {mode}."
+        preferred = f", preferably version {target.preferred_version}" if target.preferred_version else ""
+        drew = f"drew {target.model}{version}{preferred}{where} (seed {decision.seed:x})"
+        return f"The alias {target.alias!r} {drew}{_ARMS.get(target.canary, '')}, {mode}."
     return f"{asked!r} names {target.model}{version} at any source, {mode}."
 
 
