@@ -43,8 +43,13 @@ def resolve(call: Call, runtime: Runtime) -> None:
     bound = bound or runtime.settings.completion_tokens_default
     call.completion_tokens_max = bound
     call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated))
-    stand_for(call, target, "" if alias is None else state_of(alias, runtime.canaries))
-    if alias is not None and alias.canary is not None:
+    if target is not None and not parsed.mode:
+        call.target = target
+        call.offers = catalog.offers_for(target)
+    elif alias is None or alias.canary is None:
+        stand_for(call, target, "")
+    else:
+        stand_for(call, target, state_of(alias, runtime.canaries))
         call.trial = trial_of(call, runtime)
 
 
