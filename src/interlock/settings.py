@@ -436,6 +436,15 @@ class Settings:
         group="routing",
         minimum=0,
     )
+    canaries_max: int = setting(
+        64, "Running canaries that a node watches; further ones get no calls.", group="routing", minimum=1
+    )
+    shadows_max: int = setting(
+        8, "Calls of a worker that are compared with a shadow at a time; no further ones.", group="routing", minimum=0
+    )
+    shadow_answer_bytes_max: int = setting(
+        131_072, "Larger answers are not compared with a shadow's.", group="routing", minimum=1024
+    )
 
     # -- idempotency
     idempotency_keep_s: int = setting(

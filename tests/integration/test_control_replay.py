@@ -12,13 +12,14 @@ import msgspec
 import pytest
 
 from interlock.storage import snapshots
+from interlock.testing import answers
 from interlock.testing.engine import ScriptedEngine
 from interlock.types.identity import PrincipalKind
 from interlock.types.record import Intent, Refusal
-from interlock.types.snapshot import Alias, AliasTarget, Trial
+from interlock.types.snapshot import Alias, AliasTarget, Canary, Shadow, Trial
 from tests.gateway import Who, WorkerHarness, World, model, permit_all, source, template
 from tests.integration.control_client import Admin, Running, control_over
-from tests.integration.gateway.client import CHAT, ask
+from tests.integration.gateway.client import CHAT, ask, eventually
 
 VERSION_BASE = 1_000_000
 """Above what the control plane of these tests compiles by itself."""
@@ -207,3 +208,31 @@ def test_a_policy_for_everybody_replays_too(api: Running) -> None:
             site.publish()
             assert ask(site.gateway, CHAT).status == 200
             assert all(site.same(r) for r in site.gateway.records_of(Intent))
+
+
+def test_a_canary_that_was_taken_back_replays(api: Running) -> None:
+    script = answers.error(500)
+    with ScriptedEngine(
+        default=lambda r: (script if r.json["model"] == "new" else answers.answer())(r)
+    ).in_thread() as e:
+        canary = Canary("can_1", AliasTarget("new"), 500, 1, calls_min=10, sticky=False)
+        sticky = Canary("can_2", AliasTarget("new"), 500, 1, calls_min=10, sticky=True)
+        aliases = [
+            Alias("a", targets=(AliasTarget("old"),), canary=canary),
+            Alias("b", targets=(AliasTarget("old"),), canary=sticky),
+            Alias("c", targets=(AliasTarget("old"),), shadow=Shadow(AliasTarget("new"), 1000)),
+        ]
+        site = Site(api, World([source("s", e.base_url, model("old"), model("new"))], aliases=aliases))
+        with site.gateway:
+            site.publish()
+            for _ in range(12):
+                for name in ("a", "b", "c"):
+                    ask(site.gateway, {**CHAT, "model": name})
+            eventually(lambda: not site.gateway.worker.runtime.shadows)  # type: ignore[union-attr]
+            records = site.gateway.records_of(Intent)
+            assert {"canary", "stable", "off", "shadow"} <= {record.target.canary for record in records}
+            for record in records:
+                assert site.same(record), (record.target, site.replay(record))
+            off = next(record for record in records if record.target.canary == "off")
+            claimed = msgspec.structs.replace(off, target=msgspec.structs.replace(off.target, model="new"))
+            assert "resolve" in site.stages(claimed)

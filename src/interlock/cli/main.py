@@ -13,6 +13,7 @@ import typer
 
 from interlock import __version__
 from interlock.cli import (
+    aliases,
     budgets,
     config,
     console,
@@ -46,6 +47,7 @@ run.add_to(app)
 config.add_to(app)
 app.add_typer(keys.app, name="key")
 app.add_typer(sources.app, name="source")
+app.add_typer(aliases.app, name="alias")
 app.add_typer(budgets.app, name="budget")
 app.add_typer(console.app, name="console")
 app.add_typer(policy.app, name="policy")

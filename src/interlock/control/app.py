@@ -12,6 +12,7 @@ from interlock.control.console.app import Console
 from interlock.control.metrics import CONTENT_TYPE, ControlMetrics
 from interlock.control.routes import (
     actions,
+    alias_use,
     budgets,
     holds,
     ledger,
@@ -52,6 +53,7 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(usage.router())
     admin.include_router(policies.router())
     admin.include_router(budgets.router())
+    admin.include_router(alias_use.router())
     admin.include_router(resources.router())
     app.include_router(admin)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]

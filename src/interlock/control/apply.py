@@ -64,7 +64,7 @@ WRITES: dict[str, Action] = {
     "budget": Action.budget_write,
 }
 """The permission that a change of each kind needs; a tenant's own depends on the operation."""
-_SUBJECTS = {"team", "principal", "key", "model"}
+_SUBJECTS = {"team", "principal", "key", "model", "shadow"}
 """Fields of a budget that is not on its tenant as a whole."""
 
 SERVICES = {

@@ -16,6 +16,7 @@ from interlock.errors import BadRequest, ModelNotFound, NotFound, SnapshotError
 from interlock.metering.cost import bound_nusd
 from interlock.policy.engine import PolicyEngine
 from interlock.policy.trial import Trials
+from interlock.routing.canary import UNDRAWN
 from interlock.routing.catalog import Catalog, offers_of
 from interlock.routing.replay import replay as replay_route
 from interlock.routing.resolve import resolve
@@ -145,7 +146,14 @@ def _resolve(record: Decided, catalog: Catalog) -> Iterable[str]:
     assert features is not None and recorded is not None  # noqa: S101 - `read`
     seed = record.route.seed if record.route is not None else _seed(record)
     try:
-        target = resolve(features.asked, catalog, now_s=record.wall_ns // 1_000_000_000, seed=seed)
+        target = resolve(
+            features.asked,
+            catalog,
+            now_s=record.wall_ns // 1_000_000_000,
+            seed=seed,
+            principal_id=record.principal_id,
+            canary_state=recorded.canary if recorded.canary in UNDRAWN else "",
+        )
     except ModelNotFound as e:
         yield e.message
         return

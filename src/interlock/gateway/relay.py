@@ -422,6 +422,11 @@ class Relay:
         """Bytes the caller has got when the stream is complete: what was sent and what `rest` will be."""
         return self.bytes_sent + self._out_bytes + self._tail_bytes + len(self._closing)
 
+    @property
+    def held(self) -> bytes:
+        """The end that waits for the outcome to be durable, without its marker."""
+        return b"".join(self._tail)
+
     def unsent(self) -> bytes:
         """Recorded events that were not forwarded yet (their records are written by now)."""
         data = unchunked(b"".join(self._out))

@@ -98,6 +98,12 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
         **_end(call, intent),
         "contents": chest.references,
     }
+    if intent.target.canary:
+        leaf["what"]["arm"] = intent.target.canary
+    if intent.shadow_of:
+        leaf["shadow_of"] = intent.shadow_of
+    if call.outcome is not None and call.outcome.compared is not None:
+        leaf["compared"] = msgspec.structs.asdict(call.outcome.compared)
     if intent.charges:
         leaf["budgets"] = _charges(call, intent)
     if intent.receipt:

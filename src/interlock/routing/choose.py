@@ -2,7 +2,7 @@
 
 The order of candidates, first to last:
 
-1. offers where the prompt fits before offers where it may not;
+1. offers where the prompt fits before offers where it may not; of both, those of the preferred version first;
 2. the higher score;
 3. at equal score, on-prem before the rest;
 4. then the shorter queue, then fewer calls running: replicas of one model share their load this way;
@@ -22,7 +22,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from interlock.routing.constraints import may_not_fit, out_of_service, unable
-from interlock.routing.resolve import mix
+from interlock.routing.draws import mix
 from interlock.routing.score import MICRO, UNKNOWN_MICRO, WEIGHTS, Weights, scored
 from interlock.types.decision import Candidate, Reason, RouteDecision
 from interlock.types.request import Features, Target
@@ -126,8 +126,8 @@ class _Request(NamedTuple):
     seed: int
 
 
-_Ranked = tuple[bool, int, bool, int, int, str, Candidate, bool]
-"""Sort key (tight, -score, off-prem, queue, busy, offer), total; then the candidate, and whether it is full."""
+_Ranked = tuple[int, int, bool, int, int, str, Candidate, bool]
+"""Sort key (disfavour, -score, off-prem, queue, busy, offer), total; then the candidate, and whether it is full."""
 _PREFERENCE = 3
 """How much of the sort key is preference; then comes load."""
 _MERIT = 5
@@ -153,7 +153,7 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
         candidate = _candidate(offer, features, weights, latencies, queue, reading)
         ranked.append(
             (
-                may_not_fit(features, offer),
+                _disfavour(features, target, offer),
                 -candidate.score_micro,
                 not source.labels.on_prem,
                 queue,
@@ -178,6 +178,13 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
         router_version,
         seed,
     )
+
+
+def _disfavour(features: Features, target: Target, offer: Offer) -> int:
+    """What stands before the score: whether the prompt fits, then whether it is the preferred version."""
+    tight = 2 if may_not_fit(features, offer) else 0
+    preferred = target.preferred_version
+    return tight + 1 if preferred and offer.model.version != preferred else tight
 
 
 def _candidate(

@@ -24,6 +24,7 @@ PREFIXES = {
     "budget": "bdg",
     "hold": "hld",
     "policy_draft": "pdr",
+    "canary": "can",
 }
 """What an id may name, and the prefix it then has."""
 

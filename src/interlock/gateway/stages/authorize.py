@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interlock.errors import Denied, Unavailable
+from interlock.gateway.stages.bar import barred
 from interlock.routing.resolve import not_found
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ def authorize(call: Call, runtime: Runtime) -> None:
         for tried in call.trials:
             runtime.metrics.policy_trials.add((tried.would,))
     if call.allowed:
+        return
+    if barred(call):
+        authorize(call, runtime)
         return
     listed = any(policy.may_list(identity.caller, offer) for offer in call.offers)
     if not listed:

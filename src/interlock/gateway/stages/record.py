@@ -61,6 +61,7 @@ def record_intent(call: Call, log: RecordLog) -> None:
             receipt=call.receipt.body if call.receipt is not None else "",
             work=call.work,
             trials=call.trials,
+            shadow_of=call.shadow_of,
         )
     )
 
