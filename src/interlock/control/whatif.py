@@ -220,7 +220,7 @@ class Alike:
         return [(group[0], len(group)) for group in found.values()]
 
 
-_BY_ATTRIBUTE = re.compile(r"(?:principal|\))\s*(?:\.|\[|has\b)|\bprincipal\s*[=!]=\s*(?!(?:User|Service|Agent)\s*::)")
+_BY_ATTRIBUTE = re.compile(r"(?:principal|\))\s*(?:\.|\[|has\b)|\bprincipal\s*[=!]=(?!\s*(?:User|Service|Agent)\s*::)")
 
 
 def _cells(

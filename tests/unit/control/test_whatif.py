@@ -83,6 +83,8 @@ def test_callers_that_no_policy_tells_apart_are_decided_once_and_counted_each() 
     assert {(c.principal, c.alike) for c in found.examples} == {("alice", 1), ("b0", 50)}
     named = written("b7", 'forbid (principal, action, resource) when { principal == User::"b7" };')
     assert {(c.principal, c.alike) for c in cells(ground(*crowd), NOW, named).examples} == {("b7", 1)}
+    few = cells(ground(*crowd), NOW, named, cells_max=4 * 4 * 7 * 2)
+    assert (few.whole, few.cells) == (True, 50 * 4 * 4 * 7), "those it does not name are still alike"
     by_name = written("like", 'forbid (principal, action, resource) when { principal.name like "*9" };')
     assert {c.principal for c in cells(ground(*crowd), NOW, by_name).examples} == {"b9", "b19", "b29", "b39", "b49"}
     hidden = 'forbid (principal, action, resource) when { (if true then principal else principal).name like "*9" };'
