@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from interlock.errors import BadRequest, InterlockError, LimitExceeded, LogError, UpstreamError
-from interlock.gateway.prepare import PATHS, body_for
+from interlock.gateway.prepare import PATHS, body_for, trace_headers
 from interlock.gateway.relay import Relay
+from interlock.ledger.charges import interrupted
 from interlock.types.record import Attempt as AttemptRecord
 from interlock.types.usage import Cost
 from interlock.wire.answers import WholeAnswer, decode_answer, error_words
@@ -20,6 +21,7 @@ from interlock.wire.answers import WholeAnswer, decode_answer, error_words
 if TYPE_CHECKING:
     from interlock.gateway.links import Link
     from interlock.gateway.run import Run
+    from interlock.gateway.treasury import Hold
     from interlock.sources.transport import Call as UpstreamCall
     from interlock.types.source import Offer
 
@@ -74,6 +76,7 @@ class Attempt:
                 offer.model.version,
                 link.off_prem,
                 self.reserved,
+                run.waited_ms,
             )
         )
         if link.off_prem:
@@ -125,7 +128,7 @@ class Attempt:
         call = run.call
         try:
             body = body_for(call, self.offer, self.link.source)
-            head = self.link.head(PATHS[call.operation], len(body), run.trace_headers())
+            head = self.link.head(PATHS[call.operation], len(body), trace_headers(call))
         except InterlockError as error:
             run.failed(self, error)
             return
@@ -250,3 +253,10 @@ def _is_answer(answer: WholeAnswer, operation: str) -> bool:
     if operation == "embeddings":
         return answer.data is not None
     return bool(answer.choices)
+
+
+def interrupted_amounts(hold: Hold, attempt: Attempt | None) -> tuple[int, ...]:
+    """What each budget is charged for a call whose outcome is not in the log."""
+    if attempt is None:
+        return interrupted(hold.charges, ran=False, model="", cost=Cost(0, "none"))
+    return interrupted(hold.charges, ran=True, model=attempt.offer.model.name, cost=attempt.reserved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interlock.types.identity import Workload
 from interlock.types.record import request_id
 from interlock.types.usage import Usage
 
@@ -60,6 +61,7 @@ class Call:
     request_class = ""
     recording = -1
     """What of it is kept (`Recording`); -1 before that is known."""
+    workload = Workload.interactive
 
     def __init__(self, operation: str, request: Request, sink: Sink, state: State, epoch: str, number: int) -> None:
         self.operation = operation

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.gateway.http.exchange import header_line
+from interlock.gateway.seats import Seats
 from interlock.gateway.tally import Tally
 from interlock.routing.explain import header
 from interlock.routing.score import latency_micro
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from interlock.metering.limits import LimitTable
     from interlock.settings import Settings
     from interlock.sources.board import Board
+    from interlock.sources.seats import SeatTable
     from interlock.telemetry.metrics import Metrics
     from interlock.types.clock import Clock
     from interlock.types.decision import RouteDecision
@@ -60,6 +62,7 @@ class Runtime:
         log: RecordLog,
         limits: LimitTable,
         board: Board,
+        seats: SeatTable,
         metrics: Metrics,
         authenticator: Authenticator,
         state: State,
@@ -78,6 +81,7 @@ class Runtime:
         self.treasury = treasury
         self.claims = claims
         self.runs: set[Run] = set()
+        self.seats = Seats(seats, self)
         self.waiting: set[Waiting | Claiming] = set()
         """Calls that wait for a share of a budget, or for their idempotency keys."""
         self.confirmed_ns = board.snapshot_confirmed()[1]
@@ -175,4 +179,5 @@ class Runtime:
             run.sweep(now_ns)
         for waiting in list(self.waiting):
             waiting.sweep(now_ns)
+        self.seats.sweep(now_ns)
         self.treasury.sweep(now_ns)

@@ -27,6 +27,7 @@ class What(msgspec.Struct, frozen=True, rename={"request_class": "class"}):
 
     model: str = ""
     request_class: str = ""
+    workload: str = ""
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -109,6 +110,7 @@ class Key(NamedTuple):
     source: str
     model: str
     request_class: str
+    workload: str = ""
 
 
 class Sums(NamedTuple):
@@ -140,7 +142,8 @@ def key_of(leaf: Leaf, zone: ZoneInfo) -> Key:
     """Where a call or a refusal counts: on the day of its admission in the tenant's time zone."""
     seconds = leaf.at // 1_000_000_000
     day = datetime.fromtimestamp(seconds, UTC).astimezone(zone).date()
-    return Key(day, leaf.who.team, leaf.who.principal, leaf.where.name, leaf.model, leaf.what.request_class)
+    what = leaf.what
+    return Key(day, leaf.who.team, leaf.who.principal, leaf.where.name, leaf.model, what.request_class, what.workload)
 
 
 def sums_of(leaf: Leaf) -> Sums:

@@ -32,6 +32,7 @@ TABLE = Table(
         "sunset_s",
         "request_class",
         "recording",
+        "workload",
     ),
     json=("targets",),
     parts=lambda _: ("aliases",),

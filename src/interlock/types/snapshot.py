@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from interlock.types.identity import Recording
+from interlock.types.identity import Recording, Workload
 
 BUCKETS = 1024
 SMALL_PARTS = ("tenants", "teams", "sources", "policies", "aliases", "issuers", "router", "budgets")
@@ -45,7 +45,8 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model name of the company's own. `tenant_id` empty: for all. `sunset_s`: Unix seconds, refused afterwards.
 
     `max_tokens` is the cap taken when a request names none. `data_class` raises the call's class to at least this.
-    `request_class` is the label of calls that name none themselves. `recording`: of its calls no more is kept."""
+    `request_class` is the label of calls that name none themselves. `recording`: of its calls no more is kept.
+    `workload`: its calls are no more urgent than this."""
 
     name: str
     tenant_id: str = ""
@@ -56,6 +57,7 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     sunset_s: int = 0
     request_class: str = ""
     recording: Recording = Recording.full
+    workload: Workload = Workload.interactive
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

@@ -186,6 +186,11 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     prefix_cache_salt: bool = True
     """Send vLLM's `cache_salt` per tenant, so that prefix-cache timing does not leak across tenants."""
     meter: EnergyMeter | None = None
+    priority_scheduling: bool = False
+    """The engine schedules by the field `priority` (vLLM's `--scheduling-policy priority`): it is sent what the class
+    of a call makes of it."""
+    shares: dict[str, int] = {}
+    """Weights of tenants, by id, when several want more of the source than there is; 1 where none is named."""
 
 
 class Offer(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from interlock.errors import BadRequest
-from interlock.types.identity import DataClass
+from interlock.types.identity import DataClass, Workload
 from interlock.types.request import Features
 from interlock.types.source import Ability
 from interlock.wire import fields, strict
@@ -42,6 +42,7 @@ class _Own(msgspec.Struct, forbid_unknown_fields=True, rename={"request_class": 
     mode: str = ""
     request_class: str = ""
     recording: str = ""
+    workload: str = ""
 
 
 class _Common(msgspec.Struct):
@@ -121,6 +122,7 @@ class Parsed(msgspec.Struct):
     generated: int = 0
     """Answers that are made, where that is more than the `n` that come back (`best_of`)."""
     recording: str = ""
+    workload: str = ""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -302,6 +304,7 @@ def _parse_embedding(top: Fields, shape: _Shape, request: _Embedding, limits: Li
         parameters={"dimensions": request.dimensions} if request.dimensions else {},
         request_class=own.request_class,
         recording=own.recording,
+        workload=own.workload,
     )
 
 
@@ -368,6 +371,7 @@ def _common(
         _parameters(request, bound),
         own.request_class,
         recording=own.recording,
+        workload=own.workload,
     )
 
 
@@ -465,8 +469,10 @@ def _size(top: Fields, names: tuple[str, ...]) -> int:
     return sum([len(memoryview(top[name])) for name in names])
 
 
-def features(parsed: Parsed, data_class: DataClass, completion_tokens_max: int) -> Features:
-    """What decisions may look at, from a checked request and its resolved data class and bound."""
+def features(
+    parsed: Parsed, data_class: DataClass, completion_tokens_max: int, workload: Workload = Workload.interactive
+) -> Features:
+    """What decisions may look at, from a checked request and its resolved classes and bound."""
     return Features(
         parsed.operation,
         parsed.model,
@@ -478,6 +484,7 @@ def features(parsed: Parsed, data_class: DataClass, completion_tokens_max: int) 
         parsed.prompt_tokens_max,
         completion_tokens_max,
         parsed.purpose,
+        workload,
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from interlock.control.documents import AliasSpec, AliasTargetSpec
-from interlock.control.services.base import Tx, data_class_name, missing, recording_name
+from interlock.control.services.base import Tx, data_class_name, missing, recording_name, workload_name
 from interlock.control.validate import sunset_s, sunset_text
 from interlock.storage import aliases
 from interlock.storage.aliases import AliasRow
 from interlock.storage.table import Stored
-from interlock.types.identity import DataClass, Recording
+from interlock.types.identity import DataClass, Recording, Workload
 from interlock.types.snapshot import AliasTarget
 
 
@@ -25,6 +25,7 @@ def spec_of(alias: AliasRow) -> AliasSpec:
         sunset=sunset_text(alias.sunset_s),
         request_class=alias.request_class,
         recording=recording_name(alias.recording),
+        workload=workload_name(alias.workload),
     )
 
 
@@ -62,4 +63,5 @@ def _with(alias: AliasRow, spec: AliasSpec) -> AliasRow:
         sunset_s=sunset_s(spec.sunset),
         request_class=spec.request_class,
         recording=Recording[spec.recording],
+        workload=Workload[spec.workload],
     )

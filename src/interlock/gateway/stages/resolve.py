@@ -9,7 +9,8 @@ import msgspec
 from interlock.errors import BadRequest
 from interlock.routing.resolve import MODES
 from interlock.routing.resolve import resolve as resolve_name
-from interlock.types.identity import DataClass, Recording
+from interlock.types.identity import DataClass, Recording, Workload
+from interlock.wire.fields import SET_PRIORITY
 from interlock.wire.openai import features
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from interlock.settings import Settings
 
 _CLASSES = {c.name: c for c in DataClass}
+_WORKLOADS = {w.name: w for w in Workload}
 _RECORDINGS = {r.name: int(r) for r in Recording}
 PURPOSE_MAX = 256
 """Longest purpose taken, characters."""
@@ -39,7 +41,8 @@ def resolve(call: Call, settings: Settings) -> None:
     call.request_class = _request_class(call)
     bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0) or settings.completion_tokens_default
     call.completion_tokens_max = bound
-    call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated))
+    call.workload = workload = _workload(call)
+    call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated), workload)
     if target is None:
         target = resolve_name(parsed.model, catalog, now_s=call.wall_ns // 1_000_000_000, seed=call.seed)
     mode = parsed.mode
@@ -71,6 +74,29 @@ def _recording(call: Call) -> int:
             )
         strictest = max(strictest, asked)
     return strictest
+
+
+def _workload(call: Call) -> Workload:
+    """The less urgent of what the credential and the alias say; of the header or the body, where that asks for less.
+    Who asks for more asks for a policy action."""
+    identity, parsed = call.identity, call.parsed
+    assert identity is not None and parsed is not None  # noqa: S101 - stage order
+    own = identity.workload
+    if call.alias is not None and call.alias.workload > own:
+        own = call.alias.workload
+    header = call.request.headers.get(b"x-interlock-workload")
+    if header is None and not parsed.workload:
+        return own
+    said = [name for name in (parsed.workload, header.decode("latin-1") if header is not None else "") if name]
+    for name in said:
+        if name not in _WORKLOADS:
+            raise BadRequest(
+                f"The workload {name[:40]!r} is not one of {', '.join(_WORKLOADS)}.", param="interlock.workload"
+            )
+    asked = max((_WORKLOADS[name] for name in said), default=own)
+    if asked < own and SET_PRIORITY not in parsed.actions:
+        parsed.actions = tuple(sorted((*parsed.actions, SET_PRIORITY)))
+    return asked
 
 
 def _purpose(call: Call) -> str:
