@@ -186,7 +186,7 @@ class Run:
     def _try(self, candidate: Candidate, attempt: Attempt) -> None:
         self.attempts += 1
         self._attempt = attempt
-        if candidate.overflow:
+        if candidate.overflow or (self.full and attempt.link.off_prem):
             self.runtime.metrics.overflows.add((attempt.link.source.name,))
         attempt.begin()
 
