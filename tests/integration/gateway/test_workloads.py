@@ -21,7 +21,7 @@ from interlock.types.identity import Workload
 from interlock.types.record import Attempt, Intent, Interrupted, Outcome
 from interlock.types.snapshot import Alias, AliasTarget
 from interlock.types.source import Labels, SourceKind, SourceLimits
-from tests.gateway import Who, WorkerHarness, World, permit_all, source
+from tests.gateway import Who, WorkerHarness, World, model, permit_all, source
 from tests.integration.gateway.client import CHAT, Answer, ask, connected, eventually, raw_request, serving
 
 CLOUD = Labels(region="us", on_prem=False)
@@ -117,6 +117,7 @@ def full(
         ({"workload": Workload.batch}, "m", {"workload": "background"}, "", Workload.background),
         ({"workload": Workload.batch}, "m", {"workload": "batch"}, "", Workload.batch),
     ],
+    ids=("none", "key", "principal", "two", "alias", "less", "body", "header", "both", "lower", "same"),
 )
 def test_the_least_urgent_that_anybody_says_holds(
     who: dict[str, Workload], model: str, own: dict[str, str], header: str, expected: Workload
@@ -233,19 +234,26 @@ def test_who_just_came_does_not_go_past_those_that_wait() -> None:
         assert order.index("last") > order.index("hold 2") and len(order) == 5
 
 
-def test_one_tenant_does_not_keep_the_seats_from_another() -> None:
+def test_a_tenant_with_fewer_in_flight_goes_before_one_that_came_earlier() -> None:
     people = [Who(), Who(name="bob", tenant="globex")]
-    with full(people) as (gateway, own, _, doors):
-        flood = []
-        for n in range(6):
-            flood.append(Caller(gateway, f"a {n}"))
-            eventually(lambda n=n: waiting(gateway) == n + 1)  # type: ignore[misc]
-        other = [Caller(gateway, "b 0", who="bob"), Caller(gateway, "b 1", who="bob")]
-        eventually(lambda: waiting(gateway) == 8)
-        doors.open.set()
-        assert {caller.whole().status for caller in (*flood, *other)} == {200}
-        # one seat: it is empty whenever it is given, so that both have the same and the older goes first
-        assert {said(call) for call in own.calls} == {"hold", *(f"a {n}" for n in range(6)), "b 0", "b 1"}
+    doors, two = Doors(), SourceLimits(concurrency=2)
+    with ScriptedEngine(models=("m",)).in_thread() as own:
+        own.default = doors.script()
+        with WorkerHarness(World([source("own", own.base_url, limits=two)], people=people)) as gateway:
+            held = [Caller(gateway, "hold"), Caller(gateway, "hold")]
+            eventually(lambda: len(own.calls) == 2)
+            flood = []
+            for n in range(4):
+                flood.append(Caller(gateway, f"hold a {n}"))
+                eventually(lambda n=n: waiting(gateway) == n + 1)  # type: ignore[misc]
+            other = Caller(gateway, "hold b", who="bob")
+            eventually(lambda: waiting(gateway) == 5)
+            own.disconnect_all()  # both seats are free at once
+            eventually(lambda: len(own.calls) == 4)
+            assert {said(call) for call in own.calls[2:]} == {"hold a 0", "hold b"}
+            doors.open.set()
+            assert [caller.whole().status for caller in (*flood, other)] == [200] * 5
+            assert {caller.whole().status for caller in held} == {502}
 
 
 def test_a_wait_ends_at_its_deadline() -> None:
@@ -286,6 +294,25 @@ def test_a_caller_that_goes_away_leaves_the_queue_and_pays_nothing() -> None:
         doors.open.set()
         assert ask(gateway, say("next")).status == 200
         assert [said(call) for call in own.calls] == ["hold", "next"]
+
+
+def test_who_goes_away_after_a_failed_try_while_waiting_for_the_next_source_pays_nothing() -> None:
+    doors = Doors()
+    with ScriptedEngine(models=("m",)).in_thread() as broken, ScriptedEngine(models=("m",)).in_thread() as busy:
+        broken.default, busy.default = answers.error(500), doors.script()
+        better = source("broken", broken.base_url, model(quality_milli=900))
+        world = World([better, source("busy", busy.base_url, limits=ONE_SEAT)])
+        with WorkerHarness(world) as gateway:
+            first = Caller(gateway, "hold")
+            eventually(lambda: busy.calls)
+            with connected(gateway) as sock:
+                sock.sendall(raw_request(gateway, say("gone")))
+                eventually(lambda: waiting(gateway) == 1)
+            eventually(lambda: gateway.records_of(Outcome))
+            outcome = gateway.records_of(Outcome)[0]
+            assert (outcome.state, outcome.usage.total_tokens, outcome.cost.nusd) == ("disconnected", 0, 0)
+            doors.open.set()
+            assert first.whole().status == 200
 
 
 def test_a_revoked_key_does_not_wait_on() -> None:
@@ -416,6 +443,18 @@ def test_batch_calls_wait_while_the_engine_is_saturated_and_interactive_ones_do_
         assert [said(call) for call in engine.calls] == ["now"]
         load(2, False)
         assert caller.whole().status == 200
+
+
+def test_a_call_that_has_waited_long_enough_is_promoted() -> None:
+    with full(queue_promote_ms=150) as (gateway, own, _, doors):
+        batch = Caller(gateway, "batch", workload="batch")
+        eventually(lambda: waiting(gateway) == 1)
+        time.sleep(0.2)
+        urgent = Caller(gateway, "urgent")
+        eventually(lambda: waiting(gateway) == 2)
+        doors.open.set()
+        assert (batch.whole().status, urgent.whole().status) == (200, 200)
+        assert [said(call) for call in own.calls] == ["hold", "batch", "urgent"]
 
 
 def test_the_queue_is_in_the_metrics() -> None:

@@ -81,6 +81,7 @@ def test_a_source_that_is_idle_always_has_a_seat(reading: LoadReading) -> None:
     limits = SourceLimits(waiting_max=4, waiting_resume=1)
     most, lower = room(limits, reading)
     assert most >= 1 and lower <= most
+    assert room(msgspec.structs.replace(limits, concurrency=3), reading)[0] <= 3
     if reading.waiting <= 0:
         assert most == lower == UNBOUNDED, "nothing waits there"
 
@@ -91,11 +92,14 @@ def test_a_source_that_is_idle_always_has_a_seat(reading: LoadReading) -> None:
         (LoadReading(), SourceLimits(), (UNBOUNDED, UNBOUNDED)),
         (LoadReading(), SourceLimits(concurrency=3), (3, 3)),
         (LoadReading(7, 4), SourceLimits(), (UNBOUNDED, UNBOUNDED)),
-        (LoadReading(8, 4), SourceLimits(), (12, 12)),
-        (LoadReading(9, 4, saturated=True), SourceLimits(), (12, 0)),
+        (LoadReading(8, 4), SourceLimits(), (UNBOUNDED, 12)),
+        (LoadReading(7, 4, -1, 12, 1), SourceLimits(), (UNBOUNDED, 12)),
+        (LoadReading(9, 4), SourceLimits(), (13, 12)),
+        (LoadReading(9, 4, saturated=True), SourceLimits(), (13, 0)),
+        (LoadReading(9, -1), SourceLimits(), (UNBOUNDED, UNBOUNDED)),
         (LoadReading(3, 4, saturated=True), SourceLimits(), (UNBOUNDED, 0)),
         (LoadReading(9, 4, saturated=True), SourceLimits(concurrency=5), (5, 0)),
-        (LoadReading(1, 2), SourceLimits(waiting_max=0, waiting_resume=0), (2, 2)),
+        (LoadReading(1, 2), SourceLimits(waiting_max=0, waiting_resume=0), (3, 2)),
         (LoadReading(0, 2), SourceLimits(waiting_max=0, waiting_resume=0), (UNBOUNDED, UNBOUNDED)),
     ],
 )
