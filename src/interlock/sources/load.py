@@ -403,8 +403,7 @@ class LoadWatcher:
             saturated=watch.saturated,
             read_at_ns=watch.read_at_ns,
             entered=watch.entered,
-            full=watch.saturated
-            or (load.waiting > 0 and load.waiting + watch.apart > watch.source.limits.waiting_max),
+            full=watch.saturated or (load.waiting > 0 and load.waiting + watch.apart > watch.source.limits.waiting_max),
         )
 
     def _report(self) -> None:
