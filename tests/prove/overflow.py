@@ -59,8 +59,8 @@ RETURN_S = 5.0
 """Longest time from the moment less is offered than `own` can do until the last call that goes elsewhere: what waits
 must be worked off, and the queue be seen to be short."""
 EXCESS = (0.03, 0.5)
-"""Between these shares of the calls went to the cloud: a sixth is the excess of an engine that keeps its pace. On a busy
-machine the simulated one does not; that it was never idle is what shows that no more than the excess went."""
+"""Between these shares of the calls went to the cloud: a sixth is the excess of an engine that keeps its pace. On a
+busy machine the simulated one does not; that it was never idle is what shows that no more than the excess went."""
 BUSY_MIN = 0.9
 """Least share of `own`'s capacity that was used while more was offered."""
 WARM_S = 4.0

@@ -13,8 +13,8 @@ def room(limits: SourceLimits, reading: LoadReading) -> tuple[int, int]:
     are in flight. Pure.
 
     - Never more than `concurrency`.
-    - While calls wait at the engine and its queue is longer than `waiting_max`: what it runs plus one more than that. As
-      soon as one of ours has ended another may follow, without waiting for the next reading.
+    - While calls wait at the engine and its queue is longer than `waiting_max`: what it runs plus one more than that.
+      As soon as one of ours has ended another may follow, without waiting for the next reading.
     - Calls of the other classes do not make a queue longer than `waiting_max`, and none goes to a saturated source.
     """
     most = limits.concurrency if limits.concurrency is not None else UNBOUNDED
