@@ -41,7 +41,10 @@ def resolve(call: Call, settings: Settings) -> None:
     call.request_class = _request_class(call)
     bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0) or settings.completion_tokens_default
     call.completion_tokens_max = bound
-    call.workload = workload = _workload(call)
+    workload = identity.workload
+    if alias is not None or parsed.workload or b"x-interlock-workload" in call.request.headers:
+        workload = _workload(call)
+    call.workload = workload
     call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated), workload)
     if target is None:
         target = resolve_name(parsed.model, catalog, now_s=call.wall_ns // 1_000_000_000, seed=call.seed)
@@ -87,7 +90,8 @@ def _workload(call: Call) -> Workload:
     header = call.request.headers.get(b"x-interlock-workload")
     if header is None and not parsed.workload:
         return own
-    said = [name for name in (parsed.workload, header.decode("latin-1") if header is not None else "") if name]
+    asked_by = (parsed.workload, header.decode("latin-1").strip() if header is not None else "")
+    said = [name for name in asked_by if name]
     for name in said:
         if name not in _WORKLOADS:
             raise BadRequest(
