@@ -193,12 +193,14 @@ class Seats:
                     self.leave(ticket, "overflowed")
                     ticket.run.released()
         board = self._runtime.board
-        for link in self._runtime.state.links.values():
-            if board.contended(link.row, now_ns):
-                self._count(link.row)
-        for row in [row for row in self.counted if not board.contended(row, now_ns)]:
+        rows = [link.row for link in self._runtime.state.links.values() if board.contended(link.row, now_ns)]
+        for row in self.counted.keys() - set(rows):
             del self.counted[row]
             self._table.count(row, {})
+        for row in rows:
+            # anew each time: what entered just before the source was contended has not been counted
+            self.counted.pop(row, None)
+            self._count(row)
 
     def recheck(self, state: State) -> None:
         """A new snapshot: calls of keys that were revoked, or whose sources are gone, do not wait on."""
