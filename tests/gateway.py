@@ -45,6 +45,7 @@ from interlock.metering.limits import LimitTable
 from interlock.policy.templates import render
 from interlock.settings import Settings
 from interlock.sources.board import Board
+from interlock.sources.seats import SeatTable
 from interlock.types.apikey import mint
 from interlock.types.budget import Budget
 from interlock.types.clock import SystemClock
@@ -58,6 +59,7 @@ from interlock.types.identity import (
     Recording,
     Team,
     Tenant,
+    Workload,
 )
 from interlock.types.record import Record
 from interlock.types.snapshot import (
@@ -132,6 +134,9 @@ class Who:
     recording: Recording = Recording.full
     """Of its team."""
     tenant_recording: Recording = Recording.full
+    workload: Workload = Workload.interactive
+    """Of its key."""
+    principal_workload: Workload = Workload.interactive
     key: str = dataclasses.field(default_factory=lambda: mint("test", secrets.randbelow))
 
 
@@ -189,6 +194,7 @@ class World:
                 limits=w.key_limits,
                 revoked=w.revoked,
                 cut=w.cut,
+                workload=w.workload,
             )
             principals[bucket_of(principal_digest(principal_id))][principal_id] = Principal(
                 id=principal_id,
@@ -198,6 +204,7 @@ class World:
                 team_ids=(f"team_{w.tenant}_{w.team}",) if w.team else (),
                 limits=w.limits,
                 may_act_for=w.may_act_for,
+                workload=w.principal_workload,
             )
         bodies = {name: msgspec.msgpack.encode(value) for name, value in small.items()}
         for n in range(BUCKETS):
@@ -241,6 +248,7 @@ class WorkerHarness:
         self.board = Board.create(run / "board.shm", rows=64, workers=1, settings=self.settings)
         self.canaries = CanaryTable.create(run / "canaries.shm", self.settings)
         self.limits = LimitTable.create(run / "limits.shm", slots=self.settings.limit_slots, workers=1)
+        self.seats = SeatTable.create(run / "seats.shm", rows=64, tenants=self.settings.queue_tenants_max, workers=1)
         self.snapshots = SnapshotFolder(self.folder / "snapshot", deltas_max=64)
         self._store()
         self._socket = socket.socket()
@@ -259,6 +267,7 @@ class WorkerHarness:
         self.board.close()
         self.canaries.close()
         self.limits.close()
+        self.seats.close()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -339,6 +348,7 @@ class WorkerHarness:
             self.worker.board.close()
             self.worker.canaries.close()
             self.worker.limits.close()
+            self.worker.seats.close()
 
         uvloop.run(main())
 

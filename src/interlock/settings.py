@@ -348,6 +348,46 @@ class Settings:
     jwt_leeway_s: int = setting(30, "Clock difference allowed in a token's times.", group="identity", minimum=0)
     jwt_cache_max: int = setting(8192, "Verified tokens a worker remembers.", group="identity", minimum=0)
 
+    # -- workload classes
+    queue_wait_ms_interactive: int = setting(
+        30_000, "Longest wait of an interactive call for a seat at a source; 0: none.", group="workloads", minimum=0
+    )
+    queue_wait_ms_batch: int = setting(
+        300_000, "Longest wait of a batch call for a seat at a source; 0: none.", group="workloads", minimum=0
+    )
+    queue_wait_ms_background: int = setting(
+        600_000, "Longest wait of a background call for a seat at a source; 0: none.", group="workloads", minimum=0
+    )
+    queue_calls_max: int = setting(
+        1024, "Calls of one worker that wait for seats; above it less urgent ones give way.", group="workloads",
+        minimum=1,
+    )  # fmt: skip
+    queue_promote_ms: int = setting(
+        60_000, "Wait after which a call counts as one class more urgent in the queue; 0: never.", group="workloads",
+        minimum=0,
+    )  # fmt: skip
+    queue_tenants_max: int = setting(
+        64, "Tenants told apart at one contended source; more share a place.", group="workloads", minimum=1
+    )
+    overflow_wait_ms_interactive: int = setting(
+        0,
+        "Wait for a full source of one's own before an interactive call overflows off-prem; 0: at once, -1: never.",
+        group="workloads",
+        minimum=-1,
+    )
+    overflow_wait_ms_batch: int = setting(
+        60_000,
+        "Wait for a full source of one's own before a batch call overflows off-prem; 0: at once, -1: never.",
+        group="workloads",
+        minimum=-1,
+    )
+    overflow_wait_ms_background: int = setting(
+        -1,
+        "Wait for a full source of one's own before a background call overflows off-prem; 0: at once, -1: never.",
+        group="workloads",
+        minimum=-1,
+    )
+
     # -- sources
     load_interval_ms: int = setting(500, "How often an engine's load is read.", group="sources", minimum=50)
     offers_followed_max: int = setting(

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import budget, kill, ledger, limits, snapshot
+from . import budget, kill, ledger, limits, overflow, sessions, snapshot
 from .evidence import ROOT, source_sha256, write
 
 ROUNDS = 200
 LIMITS_S = 60.0
+OVERFLOW_S = 600.0
+USERS, TURNS = 300, 8
 KEYS = 100_000
 REVOCATIONS = 20
 MUTANTS = "tests.mutants.runner"
@@ -42,6 +44,8 @@ def proofs(given: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]
         "budget": lambda: budget.prove(rounds=given.rounds, seed=given.seed),
         "ledger": lambda: ledger.prove(rounds=given.rounds, seed=given.seed),
         "limits": lambda: limits.prove(seconds=given.limits_seconds, seed=given.seed),
+        "overflow": lambda: overflow.prove(seconds=given.overflow_seconds, seed=given.seed),
+        "sessions": lambda: sessions.prove(users=given.users, turns=given.turns, seed=given.seed),
         "snapshot": lambda: snapshot.prove(keys=given.keys, revocations=REVOCATIONS, seed=given.seed),
     }
     if importlib.util.find_spec(MUTANTS) is not None:
@@ -53,12 +57,17 @@ def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m tests.prove", description=__doc__)
     parser.add_argument(
-        "proof", nargs="*", help="kill, budget, ledger, limits, snapshot, mutants; all of them when none is named"
+        "proof",
+        nargs="*",
+        help="kill, budget, ledger, limits, overflow, sessions, snapshot, mutants; all of them when none is named",
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of the kill, budget and ledger proofs")
     parser.add_argument("--round", type=int, help="play only this round of the kill proof")
     parser.add_argument("--seed", type=int, default=1, help="what all plans are made from")
     parser.add_argument("--limits-seconds", type=float, default=LIMITS_S, help="length of the limits proof")
+    parser.add_argument("--overflow-seconds", type=float, default=OVERFLOW_S, help="length of the overload")
+    parser.add_argument("--users", type=int, default=USERS, help="users of the sessions proof")
+    parser.add_argument("--turns", type=int, default=TURNS, help="turns of each of their conversations")
     parser.add_argument("--keys", type=int, default=KEYS, help="keys of the snapshot proof")
     parser.add_argument("--out", type=Path, default=ROOT / "prove-evidence", help="folder that evidence is written to")
     given = parser.parse_args()

@@ -28,6 +28,14 @@ OVERFLOW_S = 5.0
 """Longest time from the moment the engine's queue is too long until a call goes elsewhere."""
 RETURN_S = 5.0
 """Longest time from the moment the engine's queue is empty until a call goes there again."""
+MEASURE_S, OVERLOAD_S = 10.0, 60.0
+OVERLOAD = 1.2
+BOUND_EVERY = 5
+"""Of the overload's calls, every fifth is of the tenant that must stay in the EU: less than the engine can do."""
+BUSY_MIN = 0.85
+"""Least share of looks at the engine, while it was offered too much, at which all its slots were taken."""
+EXCESS_MAX = 0.45
+"""Most of the free tenant's calls that went elsewhere: a sixth of all is the excess, and the queue moves."""
 
 
 class Served(NamedTuple):
@@ -183,4 +191,72 @@ def test_a_queue_that_others_made_counts(site: Site) -> None:
     note(
         f"queue made past the gateway: a call overflowed {over_s:.2f} s after it was too long, "
         f"and one came back {back_s:.2f} s after it was empty"
+    )
+
+
+def test_a_minute_at_120_percent_sends_away_the_excess_and_nothing_that_must_stay(site: Site) -> None:
+    async def one(client: openai.AsyncOpenAI, tenant: str, number: int) -> Served:
+        raw = await client.chat.completions.with_raw_response.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": f"Tell me story number {number}."}],
+            max_tokens=TOKENS,
+            extra_body={"ignore_eos": True},
+        )
+        names = ("x-interlock-source", "x-interlock-decision", "x-interlock-request-id")
+        source, decision, request_id = (raw.headers[name] for name in names)
+        return Served(tenant, source, decision, request_id, raw.parse().choices[0].message.content or "")
+
+    async def capacity() -> float:
+        """Calls a second that `near` works off: of the tenant that may go nowhere else."""
+        done = 0
+        over = time.monotonic() + MEASURE_S
+
+        async def caller(client: openai.AsyncOpenAI) -> None:
+            nonlocal done
+            while time.monotonic() < over:
+                await one(client, "globex", done)
+                done += time.monotonic() < over
+
+        async with site.client_async("globex") as globex:
+            await asyncio.gather(*(caller(globex) for _ in range(2 * SLOTS)))
+        return done / MEASURE_S
+
+    async def overload(every_s: float) -> list[Served]:
+        async with site.client_async("acme") as acme, site.client_async("globex") as globex:
+            began, tasks = time.monotonic(), []
+            for number in range(int(OVERLOAD_S / every_s)):
+                await asyncio.sleep(max(0.0, began + number * every_s - time.monotonic()))
+                tenant, client = ("acme", acme) if number % BOUND_EVERY else ("globex", globex)
+                tasks.append(asyncio.create_task(one(client, tenant, number)))
+            return list(await asyncio.gather(*tasks))
+
+    per_s = asyncio.run(capacity())
+    assert per_s > 0
+    queues = Queues(site)
+    queues.start()
+    try:
+        calls = asyncio.run(overload(1 / (OVERLOAD * per_s)))
+    finally:
+        queues.stop()
+    assert all(call.text for call in calls)
+    assert {call.source for call in calls if call.tenant == "globex"} == {"near"}, "who must stay has stayed"
+    free = [call for call in calls if call.tenant == "acme"]
+    over = [call for call in free if call.source == "far"]
+    assert 0 < len(over) <= EXCESS_MAX * len(free), "the excess, and no more, went elsewhere"
+    names = site.names()
+    for call in over:
+        reading = site.readings(site.record(call.request_id, Intent), names)["near"]
+        assert reading.saturated or reading.waiting + reading.inflight_since >= WAITING_MAX
+    first = next(n for n, (_, near, _) in enumerate(queues.seen) if near[0] > WAITING_MAX)
+    last = max(n for n, (_, near, _) in enumerate(queues.seen) if near[0] > 0)
+    busy = [near[1] == SLOTS for _, near, _ in queues.seen[first : last + 1]]
+    assert sum(busy) >= BUSY_MIN * len(busy), "while calls went elsewhere it had slots free"
+    until(lambda: site.near.queue()[0] == 0, 120, "the queue to drain", 0.05)
+    with ThreadPoolExecutor(max_workers=64) as pool:
+        back_s, back = sent_to(site, pool, "near", RETURN_S)
+    assert "overflow" not in back.headers["x-interlock-decision"]
+    note(
+        f"120 % of {per_s:.2f} calls/s for {OVERLOAD_S:.0f} s: {len(over)} of {len(free)} free calls went elsewhere "
+        f"({len(over) / len(calls):.0%} of all), none of the {len(calls) - len(free)} bound ones; one came back "
+        f"{back_s:.2f} s after the queue was empty"
     )

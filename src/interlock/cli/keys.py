@@ -24,6 +24,9 @@ def create(
     ] = None,
     data_class: Annotated[str, typer.Option(help="Default data class of its calls.")] = "internal",
     expires_in_days: Annotated[int, typer.Option(min=0, help="0: never.")] = 0,
+    workload: Annotated[
+        str, typer.Option(help="How urgent its calls may be: interactive, batch or background.")
+    ] = "interactive",
     reason: Reason = "",
     home: Home = "",
     url: Url = "",
@@ -37,6 +40,7 @@ def create(
         "scopes": scope or ["infer"],
         "data_class": data_class,
         "expires_in_days": expires_in_days,
+        "workload": workload,
     }
     path = f"/tenants/{quote(tenant, safe='')}/keys"
     answer = client_of(home, url, ca).call("POST", path, body, reason=reason_or(reason, f"key create {name}"))

@@ -24,7 +24,8 @@ def usage(
     from_: Annotated[str, typer.Option("--from", help="First day; the first of this month when left out.")] = "",
     to: Annotated[str, typer.Option("--to", help="Day after the last; up to now when left out.")] = "",
     by: Annotated[
-        str, typer.Option(help="Columns: tenant, day, month, team, cost_center, principal, source, model, class.")
+        str,
+        typer.Option(help="Columns: tenant, day, month, team, cost_center, principal, source, model, class, workload."),
     ] = "team,model",
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     home: Home = "",

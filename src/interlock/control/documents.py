@@ -19,10 +19,12 @@ from interlock.types.source import Ability, CredentialRef, SourceKind, SourceLim
 DataClassName = Literal["public", "internal", "confidential", "restricted"]
 Mode = Literal["eco", "balanced", "quality"]
 RecordingName = Literal["full", "prompt_only", "metadata"]
+WorkloadName = Literal["interactive", "batch", "background"]
 
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Share = Annotated[int, Meta(ge=0, le=1000)]
+Weight = Annotated[int, Meta(ge=1, le=1000)]
 Days = Annotated[int, Meta(ge=0, le=36_500)]
 Joules = Annotated[int, Meta(ge=0, le=COEFFICIENT_MAX)]
 Amount = str | float | int
@@ -91,6 +93,7 @@ class PrincipalSpec(Spec, frozen=True):
     """A user, service or agent. The first team is the one whose limits and costs its calls count on.
 
     `may_act_for`: names of principals that an agent may be delegated by, or `["*"]` for anyone in the tenant.
+    `workload`: its calls are no more urgent than this.
     """
 
     name: str
@@ -99,6 +102,7 @@ class PrincipalSpec(Spec, frozen=True):
     limits: LimitsSpec | None = None
     may_act_for: tuple[str, ...] = ()
     active: bool = True
+    workload: WorkloadName = "interactive"
 
 
 class KeySpec(Spec, frozen=True):
@@ -110,6 +114,7 @@ class KeySpec(Spec, frozen=True):
     data_class: DataClassName = "internal"
     expires_in_days: Natural = 0
     limits: LimitsSpec | None = None
+    workload: WorkloadName = "interactive"
 
 
 class PolicySpec(Spec, frozen=True):
@@ -189,6 +194,7 @@ class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     successor: str = ""
     canary: CanarySpec | None = None
     shadow: ShadowSpec | None = None
+    workload: WorkloadName = "interactive"
 
 
 class BudgetSpec(Spec, frozen=True):
@@ -313,7 +319,8 @@ class SourceSpec(Spec, frozen=True):
 
     `price` and `power` hold for each model that does not name its own, `gpu_hour` for those without any price.
     `price_list`: whose list prices hold, where the address does not tell. `declared_only`: offer only the models listed
-    here, although discovery finds more.
+    here, although discovery finds more. `priority_scheduling`: the engine schedules by vLLM's field `priority`.
+    `shares`: weights of tenants when several want more of it than there is.
     """
 
     name: str
@@ -339,6 +346,8 @@ class SourceSpec(Spec, frozen=True):
     prefix_cache_salt: bool = True
     models: tuple[ModelSpec, ...] = ()
     declared_only: bool = False
+    priority_scheduling: bool = False
+    shares: dict[str, Weight] = {}
 
 
 class TenantSpec(Spec, frozen=True):

@@ -190,7 +190,7 @@ def mentioned(ref: Ref, spec: AnySpec) -> set[Ref]:
     elif isinstance(spec, IssuerSpec):
         out |= {Ref("team", ref.tenant, t) for t in spec.group_teams.values()}
     elif isinstance(spec, SourceSpec):
-        out |= {Ref("tenant", t, t) for t in (spec.tenant, *spec.granted_to) if t not in ("", "*")}
+        out |= {Ref("tenant", t, t) for t in (spec.tenant, *spec.granted_to, *spec.shares) if t not in ("", "*")}
     elif isinstance(spec, BudgetSpec):
         if spec.team:
             out.add(Ref("team", ref.tenant, spec.team))

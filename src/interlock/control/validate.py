@@ -154,6 +154,9 @@ def references(ref: Ref, entry: Entry, after: Mapping[Ref, Entry]) -> Iterator[F
         for i, name in enumerate(spec.granted_to):
             if name != "*" and missing("tenant", name, name):
                 yield ("granted_to", i), f"there is no tenant {name!r}"
+        for name in spec.shares:
+            if missing("tenant", name, name):
+                yield ("shares", name), f"there is no tenant {name!r}"
     elif isinstance(spec, AliasSpec):
         yield from _alias_sources(ref, spec, after)
     elif isinstance(spec, BudgetSpec):
@@ -342,6 +345,10 @@ def _source(spec: SourceSpec) -> Iterator[Fault]:
             yield (field,), reason
     if spec.api_prefix and (not spec.api_prefix.startswith("/") or spec.api_prefix.endswith("/")):
         yield ("api_prefix",), "begins with / and does not end with it, or is empty"
+    if spec.priority_scheduling and spec.kind is not SourceKind.vllm:
+        yield ("priority_scheduling",), "only an engine of kind vllm schedules by the field 'priority'"
+    if spec.tenant and spec.shares:
+        yield ("shares",), "a tenant's own source is not shared with others; leave out one of the two"
     if spec.tenant and spec.granted_to:
         yield ("granted_to",), "a tenant's own source is not granted to others; leave out one of the two"
     if spec.limits.waiting_resume > spec.limits.waiting_max:

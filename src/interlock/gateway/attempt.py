@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from interlock.errors import BadRequest, InterlockError, LimitExceeded, LogError, UpstreamError
-from interlock.gateway.prepare import GENERATING, PATHS, ask_for, body_for
+from interlock.gateway.prepare import GENERATING, PATHS, ask_for, body_for, trace_headers
 from interlock.gateway.relay import Relay
 from interlock.gateway.speech import native_speech
 from interlock.gateway.spoken import SpokenRelay
+from interlock.ledger.charges import interrupted
 from interlock.types.record import Attempt as AttemptRecord
 from interlock.types.source import SourceKind
 from interlock.types.usage import Cost
@@ -24,6 +25,7 @@ from interlock.wire.embeddings import as_asked
 if TYPE_CHECKING:
     from interlock.gateway.links import Link
     from interlock.gateway.run import Run
+    from interlock.gateway.treasury import Hold
     from interlock.sources.transport import Call as UpstreamCall
     from interlock.types.source import Offer
     from interlock.wire.speech import Ask, Speech
@@ -84,6 +86,7 @@ class Attempt:
                 offer.model.version,
                 link.off_prem,
                 self.reserved,
+                run.waited_ms,
             )
         )
         if link.off_prem:
@@ -136,7 +139,7 @@ class Attempt:
         try:
             native, link = run.parsed.native, self.link
             speech = self.speech = link.speech if native is None else native_speech(native, link.source.kind)
-            headers = run.trace_headers()
+            headers = trace_headers(call)
             if speech is None:
                 path, body = PATHS[call.operation], body_for(call, self.offer, self.link.source)
             else:
@@ -295,3 +298,10 @@ def _is_answer(answer: WholeAnswer, operation: str) -> bool:
     if operation not in GENERATING:
         return answer.data is not None
     return bool(answer.choices)
+
+
+def interrupted_amounts(hold: Hold, attempt: Attempt | None) -> tuple[int, ...]:
+    """What each budget is charged for a call whose outcome is not in the log."""
+    if attempt is None:
+        return interrupted(hold.charges, ran=False, model="", cost=Cost(0, "none"))
+    return interrupted(hold.charges, ran=True, model=attempt.offer.model.name, cost=attempt.reserved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interlock.types.identity import Workload
 from interlock.types.record import request_id
 from interlock.types.usage import Usage
 
@@ -81,6 +82,7 @@ class Call:
     """A receipt that the caller asked for."""
     recording = -1
     """What of it is kept (`Recording`); -1 before that is known."""
+    workload = Workload.interactive
 
     def __init__(
         self, operation: str, face: Face, request: Request, sink: Sink, state: State, epoch: str, number: int

@@ -14,7 +14,7 @@ from interlock.errors import Denied, Unauthenticated
 from interlock.metering.book import NO_BUDGETS, TenantBook
 from interlock.metering.limits import Subject
 from interlock.types.apikey import well_formed
-from interlock.types.identity import ApiKey, Caller, DataClass, PrincipalKind, Scope
+from interlock.types.identity import ApiKey, Caller, DataClass, PrincipalKind, Scope, Workload
 from interlock.types.record import Party
 from interlock.types.snapshot import key_digest
 
@@ -47,6 +47,8 @@ class Identity(NamedTuple):
     book: TenantBook = NO_BUDGETS
     recording: int = 0
     """The strictest that its tenant, and the teams of all parties, ask for."""
+    workload: Workload = Workload.interactive
+    """The less urgent of what its key and its principal have."""
 
 
 class Authenticator:
@@ -192,6 +194,7 @@ def _identity(caller: Caller, view: SnapshotView, key: ApiKey | None, digest: by
         book.of(principal.tenant_id, team_id, principal.id, key.id if key is not None else ""),
         book,
         _recording(principal.tenant_id, parties, view),
+        max(principal.workload, key.workload) if key is not None else principal.workload,
     )
 
 

@@ -60,6 +60,7 @@ from interlock.metering.limits import LimitTable
 from interlock.settings import Settings, load
 from interlock.sources.board import Board
 from interlock.sources.meters import Meter, open_meter
+from interlock.sources.seats import SeatTable
 from interlock.storage.nodes import Node as NodeRow
 from interlock.telemetry.logs import setup_logging
 from interlock.telemetry.metrics import Metrics, fill_process
@@ -168,6 +169,16 @@ class GatewayNode:
         self.limits = stack.enter_context(
             contextlib.closing(
                 LimitTable.create(run_dir / "limits.shm", slots=settings.limit_slots, workers=self.workers)
+            )
+        )
+        self.seats = stack.enter_context(
+            contextlib.closing(
+                SeatTable.create(
+                    run_dir / "seats.shm",
+                    rows=2 * settings.sources_max,
+                    tenants=settings.queue_tenants_max,
+                    workers=self.workers,
+                )
             )
         )
         self.metrics = Metrics(run_dir, "node", settings, self.clock)
@@ -360,6 +371,7 @@ class GatewayNode:
         """See `slots.Host`."""
         self.board.clear_worker(slot)
         self.limits.clear_worker(slot)
+        self.seats.clear_worker(slot)
         self.meters.died(slot)
         self.lender.died(slot)
         if not self._stopping.is_set():

@@ -33,6 +33,7 @@ def body_for(call: Call, offer: Offer, source: Source) -> bytes:
     - a bound on the answer where the caller gave none (its alias's cap, or the default, unless the model's context
       bounds it more tightly anyway);
     - usage asked for on streams, so that tokens need not be guessed;
+    - vLLM's `priority` by the call's class, where the engine schedules by it and the caller sent none;
     - vLLM's `cache_salt` per tenant, so that the timing of its prefix cache tells nothing across tenants;
     - fields that nobody interprets by the source's rule: pass, drop, or refuse (BadRequest `unknown_field`).
     """
@@ -49,6 +50,8 @@ def body_for(call: Call, offer: Offer, source: Source) -> bytes:
             add["stream_options"] = {"include_usage": True}
     if source.kind is SourceKind.vllm and source.prefix_cache_salt and parsed.operation in GENERATING:
         add["cache_salt"] = call.state.cache_salt(call.identity.tenant_id)
+    if source.priority_scheduling and call.workload and parsed.operation != "embeddings" and "priority" not in fields:
+        add["priority"] = int(call.workload)  # vLLM: the lower, the earlier; 0 without the field
     return build_body(fields, model=offer.model.name, drop=drop, add=add)
 
 
@@ -75,6 +78,17 @@ def ask_for(call: Call, offer: Offer, source: Source) -> Ask:
     salted = source.kind is SourceKind.vllm and source.prefix_cache_salt
     salt = call.state.cache_salt(call.identity.tenant_id) if salted else ""
     return Ask(parsed, offer, source, bound, call.completion_tokens_max, salt)
+
+
+def trace_headers(call: Call) -> list[tuple[bytes, bytes]]:
+    """Headers that go up with the call: the trace context as it came, and our request id."""
+    headers = [(b"x-request-id", call.id.encode())]
+    incoming = call.request.headers
+    for name in (b"traceparent", b"tracestate"):
+        value = incoming.get(name)
+        if value is not None and len(value) <= 512:
+            headers.append((name, value))
+    return headers
 
 
 def _bound(call: Call, offer: Offer) -> int:

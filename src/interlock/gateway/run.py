@@ -14,22 +14,27 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
-from interlock.gateway.attempt import Attempt
+from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate
+from interlock.gateway.attempt import Attempt, interrupted_amounts
 from interlock.gateway.cold import UNSEEN_CODE, Parked
 from interlock.gateway.faces.openai import COMMENT, OPENAI
 from interlock.gateway.leaving import leaving
 from interlock.gateway.runtime import Unsettled
+from interlock.gateway.seats import sent_away
 from interlock.gateway.trace import tried
-from interlock.ledger.charges import NOTHING, charged, interrupted
+from interlock.ledger.charges import NOTHING, charged
 from interlock.types.record import AttemptEnd, Outcome
 from interlock.types.usage import Cost, Energy, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from interlock.gateway.call import Call
     from interlock.gateway.http.exchange import Headers
+    from interlock.gateway.links import Link
     from interlock.gateway.relay import Relay
     from interlock.gateway.runtime import Runtime
+    from interlock.gateway.seats import Ticket
     from interlock.gateway.treasury import Hold
     from interlock.telemetry.tracing import AttemptFigures
     from interlock.types.decision import Candidate
@@ -69,9 +74,19 @@ class Run:
     _rank = -1
     _resends = 0
     _attempt: Attempt | None = None
-    _seated = -1
+    seat = -1
     _judged = False
-    _last_error: InterlockError | None = None
+    last_error: InterlockError | None = None
+    ticket: Ticket | None = None
+    """While it waits for a seat."""
+    waiting_ns = waited_ms = 0
+    """When it began to wait first; how long it has waited."""
+    full: Mapping[int, Link] = {}
+    """By rank, candidates that had no seat for it."""
+    spared = -1
+    """The rank of the first candidate that is left alone as long as a source of one's own may have a seat."""
+    freed = False
+    """No such source is in service: none is spared for it."""
     _skipped: tuple[str, ...] = ()
     _charged: tuple[Hold, tuple[int, ...]] | None = None
     """What budgets were charged when the call ended."""
@@ -121,6 +136,8 @@ class Run:
             self._index = again
             self._resends += 1
         attempts_max = runtime.settings.attempts_max + self._resends
+        seats, workload = runtime.seats, call.workload
+        sparing = seats.overflow_wait_ns[workload] and not self.freed
         try:
             while self._index < len(candidates) and self.attempts < attempts_max:
                 candidate = candidates[self._index]
@@ -131,26 +148,64 @@ class Run:
                     continue
                 offer = call.offer(candidate.offer)
                 link = call.state.links[offer.source.id]
+                if sparing and link.off_prem and seats.held(self, candidate, now_ns):
+                    self._skipped += (f"{candidate.offer}: {workload.name} calls wait for sources of one's own",)
+                    self.spared = self._rank if self.spared < 0 else self.spared
+                    continue
                 if not board.allow(link.row, now_ns):
                     self._skipped += (f"{candidate.offer}: circuit breaker open",)
                     continue
-                if not board.enter(link.row, link.cap):
+                if (workload or not board.enter(link.row, link.cap)) and not seats.enter(self, link, now_ns):
                     board.abandon(link.row)
-                    self._skipped += (f"{candidate.offer}: concurrency cap reached",)
+                    self._skipped += (f"{candidate.offer}: no seat is free",)
+                    self.full = {**self.full, self._rank: link}
                     continue
-                self._seated = link.row
+                self.seat = link.row
                 self._judged = False
                 self._try(candidate, Attempt(self, self.attempts, link, offer, fresh=self._rank == again))
                 return
         except LogError as error:
             self.log_failed(error)
             return
-        self._give_up()
+        if self.attempts >= attempts_max or (self.spared < 0 and not self.full):
+            self._give_up()
+        elif self.spared >= 0 and not self.full and not sent_away(self):
+            self.freed = True
+            self.released()
+        elif not seats.wait(self):
+            self._give_up()
+
+    def seated(self, rank: int, link: Link) -> None:
+        """A seat at this candidate was taken for the call, which waited for it."""
+        assert self.call.route is not None  # noqa: S101
+        candidate = self.call.route.candidates[rank]
+        self.full = {other: full for other, full in self.full.items() if other != rank}
+        self.seat, self._rank = link.row, rank
+        self._judged = not self.runtime.board.allow(link.row, self.runtime.clock.mono_ns())
+        if self._judged:
+            self._unseat()
+            self._skipped += (f"{candidate.offer}: circuit breaker open",)
+            self._next()
+            return
+        try:
+            self._try(candidate, Attempt(self, self.attempts, link, self.call.offer(candidate.offer)))
+        except LogError as error:
+            self.log_failed(error)
+
+    def released(self) -> None:
+        """The candidates that were spared may be used now."""
+        self._index, self.spared = self.spared, -1
+        self._next()
+
+    def refused(self, error: InterlockError) -> None:
+        """It waited for a seat and gets none."""
+        if not self.ended:
+            self._end("failed", error.status, NOTHING_USED, error=error)
 
     def _try(self, candidate: Candidate, attempt: Attempt) -> None:
         self.attempts += 1
         self._attempt = attempt
-        if candidate.overflow:
+        if candidate.overflow or (self.full and attempt.link.off_prem):
             self.runtime.metrics.overflows.add((attempt.link.source.name,))
         attempt.begin()
 
@@ -176,7 +231,7 @@ class Run:
         if retry_after_s and not self.call.shadow_of:
             runtime.board.cool_down(row, now_ns + retry_after_s * 1_000_000_000)
         runtime.metrics.attempts.add((attempt.link.source.name, error.code))
-        self._last_error = error
+        self.last_error = error
         if runtime.on_finished is not None:
             self.tried += (tried(self, attempt, now_ns, error.code, error.status),)
         try:
@@ -195,7 +250,7 @@ class Run:
 
     def _give_up(self) -> None:
         """No candidate is left: wait for an engine that is to be started again, or tell what the last one said."""
-        error = self._last_error
+        error = self.last_error
         if self._attempt is not None and error is not None and error.code == UNSEEN_CODE and not self._over_waiting:
             self._parked = Parked.of(self._attempt, self.runtime, self._waited_until_ns)
             if self._parked is not None:
@@ -482,7 +537,7 @@ class Run:
             words=error.message,
             cost=cost,
             energy=energy,
-            charged=_interrupted(self._hold, attempt) if self._hold is not None else NOTHING,
+            charged=interrupted_amounts(self._hold, attempt) if self._hold is not None else NOTHING,
         )
         with contextlib.suppress(LogError):
             runtime.log.append(outcome)
@@ -492,7 +547,7 @@ class Run:
         if self._charged is None:
             return
         hold, amounts = self._charged
-        meanwhile = _interrupted(hold, attempt)
+        meanwhile = interrupted_amounts(hold, attempt)
         self.runtime.treasury.correct(hold, amounts, meanwhile)
         self.runtime.unsettled.append(Unsettled(self.call.intent_seq, hold, meanwhile, amounts))
 
@@ -502,16 +557,21 @@ class Run:
         hold, call.hold = call.hold, None
         self._settle(call.unknown_usage(), NO_COST, NO_ENERGY, self.runtime.clock.mono_ns())
         if hold is not None:
-            amounts = _interrupted(hold, attempt)
+            amounts = interrupted_amounts(hold, attempt)
             self.runtime.treasury.settle(hold, amounts)
             self.runtime.unsettled.append(Unsettled(call.intent_seq, hold, amounts, amounts))
 
     def _unseat(self) -> None:
-        if self._seated >= 0:
-            self.runtime.board.leave(self._seated)
+        row = self.seat
+        if row >= 0:
+            self.runtime.board.leave(row)
             if not self._judged:
-                self.runtime.board.abandon(self._seated)
-            self._seated = -1
+                self.runtime.board.abandon(row)
+            self.seat = -1
+            if row in self.runtime.seats.counted:
+                self.runtime.seats.left(self, row)
+        elif self.ticket is not None:
+            self.runtime.seats.leave(self.ticket, "gone")
 
     # -- Exchange: what the caller's side does
 
@@ -530,7 +590,7 @@ class Run:
     def _stop_source(self) -> tuple[Relay | None, Usage]:
         """Cancel the running attempt; the relay it had, and what the call is charged."""
         attempt = self._attempt
-        if attempt is None:
+        if attempt is None or self.ticket is not None:
             return None, NOTHING_USED
         if self.call.trial is not None:
             self.call.trial.look(attempt, self.runtime.clock.mono_ns())
@@ -570,16 +630,6 @@ class Run:
 
     # -- what is sent along
 
-    def trace_headers(self) -> list[tuple[bytes, bytes]]:
-        """Headers that go up with the call: the trace context as it came, and our request id."""
-        headers = [(b"x-request-id", self.call.id.encode())]
-        incoming = self.call.request.headers
-        for name in (b"traceparent", b"tracestate"):
-            value = incoming.get(name)
-            if value is not None and len(value) <= 512:
-                headers.append((name, value))
-        return headers
-
     def _headers(self, kind: bytes, answer: bytes = b"", *, status: int = 200) -> Headers:
         call, attempt = self.call, self._attempt
         lines = kind + call.id_headers()
@@ -593,6 +643,9 @@ class Run:
             lines += self.runtime.receipts.line(call, status, call.face.name, answer)
         if call.alias is not None and (call.alias.sunset_s or call.alias.deprecated_s):
             lines += leaving(call.alias)
+        if call.workload or self.waited_ms:
+            lines += b"x-interlock-workload: %b\r\n" % call.workload.name.encode()
+            lines += b"x-interlock-waited-ms: %d\r\n" % self.waited_ms
         return lines
 
     def _count(self, outcome: Outcome, first_ns: int) -> None:
@@ -608,15 +661,3 @@ class Run:
                 runtime.observe_latency(attempt.offer.key, first_us)
         if runtime.on_finished is not None:
             runtime.on_finished(self, outcome)
-
-
-def _interrupted(hold: Hold, attempt: Attempt | None) -> tuple[int, ...]:
-    """What each budget is charged for a call whose outcome is not in the log."""
-    if attempt is None:
-        return interrupted(hold.charges, ran=False, model="", cost=NO_COST)
-    return interrupted(hold.charges, ran=True, model=attempt.offer.model.name, cost=attempt.reserved)
-
-
-def shutdown_error() -> Unavailable:
-    """What a call is cut with when the grace of a stop is over."""
-    return Unavailable("The gateway is shutting down; try again.", code="draining")

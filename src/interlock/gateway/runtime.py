@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.gateway.http.exchange import header_line
+from interlock.gateway.seats import Seats
 from interlock.gateway.tally import Tally
 from interlock.routing.explain import header
 from interlock.routing.score import latency_micro
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from interlock.metering.limits import LimitTable
     from interlock.settings import Settings
     from interlock.sources.board import Board
+    from interlock.sources.seats import SeatTable
     from interlock.telemetry.metrics import Metrics
     from interlock.types.clock import Clock
     from interlock.types.decision import RouteDecision
@@ -65,6 +67,7 @@ class Runtime:
         limits: LimitTable,
         board: Board,
         canaries: CanaryTable,
+        seats: SeatTable,
         metrics: Metrics,
         authenticator: Authenticator,
         state: State,
@@ -86,6 +89,7 @@ class Runtime:
         self.claims = claims
         self.receipts = receipts
         self.runs: set[Run] = set()
+        self.seats = Seats(seats, self)
         self.waiting: set[Waiting | Claiming | ColdStart] = set()
         """Calls that wait for a share of a budget, for their idempotency keys, or for an engine that is starting."""
         self.cold = 0
@@ -187,5 +191,6 @@ class Runtime:
             run.sweep(now_ns)
         for waiting in list(self.waiting):
             waiting.sweep(now_ns)
+        self.seats.sweep(now_ns)
         self.treasury.sweep(now_ns)
         self.receipts.sweep()

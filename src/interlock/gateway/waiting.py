@@ -24,6 +24,11 @@ class ClientGone(InterlockError):
     code, status, level = "client_disconnected", 499, logging.INFO
 
 
+def shutdown_error() -> Unavailable:
+    """What a call is cut with when the grace of a stop is over."""
+    return Unavailable("The gateway is shutting down; try again.", code="draining")
+
+
 class Waiting:
     """The exchange of such a call. Once it runs, what the caller does reaches the run."""
 

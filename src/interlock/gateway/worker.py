@@ -48,13 +48,13 @@ from interlock.gateway.link import (
 )
 from interlock.gateway.links import Link, open_link
 from interlock.gateway.receipts import Receipts
-from interlock.gateway.run import shutdown_error
 from interlock.gateway.runtime import Runtime
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.gateway.state import State, build_state
 from interlock.gateway.trace import tell
 from interlock.gateway.treasury import Treasury
+from interlock.gateway.waiting import shutdown_error
 from interlock.gateway.worked import Desk
 from interlock.identity.certificate import ServerTls, gateway_pair
 from interlock.identity.jwks import KeyStore
@@ -65,6 +65,7 @@ from interlock.metering.limits import LimitTable
 from interlock.settings import Settings
 from interlock.sources.board import Board
 from interlock.sources.credentials import CredentialStore
+from interlock.sources.seats import SeatTable
 from interlock.telemetry.exposition import render
 from interlock.telemetry.logs import setup_logging
 from interlock.telemetry.metrics import Metrics, fill_process
@@ -115,6 +116,7 @@ class Worker:
             wait_ms=settings.limit_lock_wait_ms,
             changes_max=LIMIT_CHANGES_MAX,
         )
+        self.seats = SeatTable.open(run_dir / "seats.shm", worker=config.slot, wait_ms=settings.limit_lock_wait_ms)
         self.metrics = Metrics(run_dir, str(config.slot), settings, clock)
         self.snapshots = SnapshotFolder(
             Path(config.snapshot_dir),
@@ -170,6 +172,7 @@ class Worker:
             limits=self.limits,
             board=self.board,
             canaries=self.canaries,
+            seats=self.seats,
             metrics=self.metrics,
             authenticator=Authenticator(self.pepper, self.tokens, self.clock, settings.principal_cache_max),
             state=self._state(self.view, None),
@@ -304,6 +307,7 @@ class Worker:
         if old.book is not view.book:
             self.treasury.update(view.book)
         self._cut_revoked(view)
+        runtime.seats.recheck(state)
         self._retire_links(before, state)
         self._tell(Runs(view.version))
 
@@ -403,6 +407,7 @@ class Worker:
     def _fill_metrics(self, metrics: Metrics) -> None:
         assert self.server is not None and self.runtime is not None and self.view is not None  # noqa: S101
         self.runtime.publish_tallies()
+        self.runtime.seats.fill(metrics)
         stats = self.record_log.stats()
         metrics.log_records.follow((), stats.records)
         metrics.log_bytes.follow((), stats.bytes)

@@ -88,6 +88,7 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
             "class": intent.request_class,
             "dialect": intent.dialect,
             "recording": recording_name(intent.recording),
+            "workload": intent.features.workload.name,
         },
         "decided": {
             "snapshot": intent.snapshot_version,
@@ -178,6 +179,7 @@ def _refusal(call: CallRecords, record: Refusal, at_ns: int, key: SubjectKey | N
             "data_class": record.data_class,
             "dialect": record.dialect,
             "recording": recording_name(record.recording),
+            "workload": record.features.workload.name if record.features is not None else "",
         },
         "decided": {"snapshot": record.snapshot_version, "root": record.snapshot_root.hex(), "seed": record.seed},
         "result": {"state": "refused", "status": record.status, "code": record.code},

@@ -28,6 +28,7 @@ class What(msgspec.Struct, frozen=True, rename={"request_class": "class"}):
     model: str = ""
     request_class: str = ""
     alias: str = ""
+    workload: str = ""
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -118,6 +119,7 @@ class Key(NamedTuple):
     source: str
     model: str
     request_class: str
+    workload: str = ""
 
 
 class Sums(NamedTuple):
@@ -149,9 +151,10 @@ def key_of(leaf: Leaf, zone: ZoneInfo) -> Key:
     """Where a call or a refusal counts: on the day of its admission in the tenant's time zone."""
     seconds = leaf.at // 1_000_000_000
     day = datetime.fromtimestamp(seconds, UTC).astimezone(zone).date()
+    what = leaf.what
     if leaf.shadow_of:  # nobody asked for it: it is on the account of whoever declared the shadow
-        return Key(day, "", "", leaf.where.name, leaf.model, f"shadow:{leaf.what.alias}")
-    return Key(day, leaf.who.team, leaf.who.principal, leaf.where.name, leaf.model, leaf.what.request_class)
+        return Key(day, "", "", leaf.where.name, leaf.model, f"shadow:{what.alias}", what.workload)
+    return Key(day, leaf.who.team, leaf.who.principal, leaf.where.name, leaf.model, what.request_class, what.workload)
 
 
 def sums_of(leaf: Leaf) -> Sums:

@@ -11,8 +11,10 @@ The order of candidates, first to last:
 INVARIANT: the candidates are a subset of the offers passed in. Policy has decided; this only orders.
 
 Then saturated candidates go behind all others, in the same order. A candidate that so came before a preferred one
-(by 1-3) is marked `overflow`. Whether a source is saturated has hysteresis (it is published with its reading), and
-our own calls since that reading count on top of it: only the excess goes elsewhere, and it comes back.
+(by 1-3) is marked `overflow`. For a call that is not interactive this is done among the candidates that are on-prem or
+better than the best on-prem one, and then among the others: these stay behind a source of one's own that is full.
+Whether a source is saturated has hysteresis (it is published with its reading), and our own calls since that reading
+count on top of it: only the excess goes elsewhere, and it comes back.
 """
 
 from __future__ import annotations
@@ -166,7 +168,7 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
     ranked.sort()
     _take_turns(ranked, seed)
     rejected.sort(key=_offer_of)
-    kept = _overflow_last(ranked)
+    kept = _own_first(ranked, weights) if features.workload else _overflow_last(ranked)
     if len(kept) > candidates_max:
         rejected.insert(0, _left_over(len(kept) - candidates_max, candidates_max))
         kept = kept[:candidates_max]
@@ -224,6 +226,27 @@ def _overflow_last(ranked: list[_Ranked]) -> list[Candidate]:
     best_full = full[0][:_PREFERENCE]
     free = [_marked(r[-2]) if r[:_PREFERENCE] > best_full else r[-2] for r in ranked if not r[-1]]
     return free + [r[-2] for r in full]
+
+
+def _own_first(ranked: list[_Ranked], weights: Weights) -> list[Candidate]:
+    """Candidates off-prem behind the on-prem one that is preferred to them, also when that is saturated.
+
+    Preferred by all but latency: that a source of one's own is slow because it is busy is no reason to spend.
+    """
+    merits = {r[5]: (r[0], -_merit(r[6], weights)) for r in ranked}
+    own = min((merits[r[5]] for r in ranked if not r[2]), default=None)
+    if own is None:
+        return _overflow_last(ranked)
+    full = min((merits[r[5]] for r in ranked if r[-1] and not r[2]), default=None)
+    behind = [r for r in ranked if r[2] and merits[r[5]] >= own]
+    before = [r for r in ranked if not r[2] or merits[r[5]] < own]
+    excess = {r[5] for r in behind if full is not None and merits[r[5]] >= full}
+    return _overflow_last(before) + [_marked(c) if c.offer in excess else c for c in _overflow_last(behind)]
+
+
+def _merit(c: Candidate, weights: Weights) -> int:
+    parts = weights.quality * c.quality_micro + weights.cost * (MICRO - c.cost_micro)
+    return parts + weights.energy * (MICRO - c.energy_micro)
 
 
 def _marked(c: Candidate) -> Candidate:

@@ -43,7 +43,10 @@ WORKER_WORDS = 4
 FAILURES, OPEN_UNTIL, PROBES, PROBES_END, COOL_UNTIL = 2, 3, 4, 5, 6
 LOAD = 8
 """Eight words: sequence, waiting, running, KV cache permille, flags, read at, calls that are in it, check."""
-COLUMNS = 16
+WAITED, GATE = 7, 16
+"""While either is set, calls enter by `interlock.gateway.seats`: until when calls wait for the source's seats
+(monotonic ns; any worker), and whether the engine's own queue is full (the node)."""
+COLUMNS = 17
 """A word of each worker: calls ever entered above INFLIGHT_BITS bits of calls in flight.
 All offsets are words in a row; 0 and 1 are its digest."""
 INFLIGHT_BITS = 20
@@ -182,12 +185,15 @@ class Board:
         read_at_ns: int,
         entered: int | None = None,
         loaded: int = -1,
+        full: bool = False,
     ) -> None:
         """The node tells what it read of an engine (-1: unknown; `read_at_ns` 0: never read) and what it makes of it.
 
         `entered`: how many of the calls that ever entered are in its figures, `self.entered(row)` from before it was
         asked or fewer. Without it those sent until now count as known to the engine. `loaded`: see `LoadReading`.
+        `full`: its queue should get no more without a look at who wants it most.
         """
+        self._words[self._first + row * self._stride + GATE] = int(full)
         at = self._first + row * self._stride + LOAD
         sequence = (self._words[at] | 1) + 1
         mark = self.entered(row) if entered is None else entered
@@ -236,12 +242,17 @@ class Board:
 
     # -- calls in flight
 
-    def enter(self, row: int, cap: int | None) -> bool:
+    def enter(self, row: int, cap: int | None, *, queued: bool = False) -> bool:
         """Count a call into a source; False, and not counted, when `cap` calls of this node are in flight.
 
-        Exact over the workers of the node. Without a cap it only counts. Every True needs one `leave`.
+        Exact over the workers of the node. Without a cap it only counts. Every True needs one `leave`. Also False while
+        calls wait for the source or its queue is full, unless `queued`: it is this call's turn.
         """
         column = self._column + row * self._stride
+        if not queued:
+            at = self._first + row * self._stride
+            if self._words[at + WAITED] or self._words[at + GATE]:
+                return False
         if cap is None:
             self._words[column] += ENTER
             return True
@@ -258,6 +269,20 @@ class Board:
         finally:
             flock(self._fd, UNLOCK)
         return True
+
+    def contend(self, row: int, until_ns: int) -> None:
+        """Calls of this worker wait for the source, until then at least unless it says so again."""
+        at = self._first + row * self._stride + WAITED
+        if self._words[at] < until_ns:
+            self._words[at] = until_ns
+
+    def contended(self, row: int, now_ns: int) -> bool:
+        """Whether calls wait for the source, on any worker of the node."""
+        at = self._first + row * self._stride + WAITED
+        until_ns = self._words[at]
+        if until_ns and until_ns <= now_ns:
+            self._words[at] = 0
+        return until_ns > now_ns
 
     def leave(self, row: int) -> None:
         """A call that had entered has ended."""
@@ -471,7 +496,7 @@ class Board:
                 raise Unavailable(f"The node's board has no row left of {self.rows} for source {source_id}.")
             row = free
             base = self._first + row * self._stride
-            for start, end in ((FAILURES, LOAD), (COLUMNS, self._stride)):
+            for start, end in ((FAILURES, LOAD), (GATE, self._stride)):
                 self._buffer[(base + start) * WORD : (base + end) * WORD] = bytes((end - start) * WORD)
             # The sequence goes on: readers remember the load of the row's last source by it.
             self.publish(row, waiting=-1, running=-1, kv_permille=-1, healthy=True, saturated=False, read_at_ns=0)

@@ -475,6 +475,7 @@ class LoadWatcher:
             read_at_ns=watch.read_at_ns,
             entered=watch.entered,
             loaded=load.loaded,
+            full=watch.saturated or (load.waiting > 0 and load.waiting + watch.apart > watch.source.limits.waiting_max),
         )
 
     def _report(self) -> None:

@@ -36,6 +36,7 @@ TABLE = Table(
         "deprecated_s",
         "successor",
         "shadow",
+        "workload",
     ),
     json=("targets", "canary", "shadow"),
     parts=lambda _: ("aliases",),

@@ -50,6 +50,7 @@ TABLE = Table(
         "prefix",
         "replaces",
         "revoked_at",
+        "workload",
     ),
     json=("limits",),
     parts=lambda k: (bucket_part("keys", k.bucket), "budgets"),
@@ -135,8 +136,8 @@ def keys_in_buckets(
     found: dict[int, dict[bytes, ApiKey]] = {b: {} for b in buckets}
     since = now - timedelta(seconds=keep_s)
     query = (
-        "SELECT bucket, digest, id, tenant_id, principal_id, scopes, not_after_s, data_class, limits, revoked, cut"
-        " FROM interlock.api_keys WHERE bucket = ANY(%s) AND (revoked_at IS NULL OR revoked_at > %s)"
+        "SELECT bucket, digest, id, tenant_id, principal_id, scopes, not_after_s, data_class, limits, revoked, cut,"
+        " workload FROM interlock.api_keys WHERE bucket = ANY(%s) AND (revoked_at IS NULL OR revoked_at > %s)"
         " AND (not_after_s = 0 OR not_after_s > %s) ORDER BY digest"
     )
     with conn.cursor(row_factory=dict_row) as cursor:

@@ -45,7 +45,7 @@ TABLE = _Principals(
     "principals",
     "principal",
     Principal,
-    ("id", "tenant_id", "kind", "name", "limits", "may_act_for", "active"),
+    ("id", "tenant_id", "kind", "name", "limits", "may_act_for", "active", "workload"),
     json=("limits",),
     parts=lambda p: (part(p.id),),
     computed={"team_ids": _TEAMS},
@@ -98,7 +98,7 @@ def principals_in_buckets(conn: Connection[Any], buckets: Iterable[int]) -> dict
     """The principals of each given bucket in id order, for the snapshot; a bucket without any has an empty list."""
     found: dict[int, list[Principal]] = {b: [] for b in buckets}
     query = (
-        "SELECT t.bucket, t.id, t.tenant_id, t.kind, t.name, t.limits, t.may_act_for, t.active, m.team_ids"
+        "SELECT t.bucket, t.id, t.tenant_id, t.kind, t.name, t.limits, t.may_act_for, t.active, t.workload, m.team_ids"
         " FROM interlock.principals t LEFT JOIN LATERAL"
         " (SELECT coalesce(array_agg(team_id::text ORDER BY position), '{}') AS team_ids"
         " FROM interlock.principal_teams WHERE principal_id = t.id) m ON true"

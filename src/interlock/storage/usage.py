@@ -10,7 +10,7 @@ from psycopg import Connection, sql
 
 from interlock.ledger.sums import Key, Leaf, Sums, decode_leaf
 
-DIMENSIONS = ("tenant_id", "day", "team_id", "principal_id", "source", "model", "request_class")
+DIMENSIONS = ("tenant_id", "day", "team_id", "principal_id", "source", "model", "request_class", "workload")
 _KEYS, _SUMS = Key._fields, Sums._fields
 
 
@@ -38,7 +38,7 @@ def add(conn: Connection[Any], tenant_id: str, sums: Mapping[Key, Sums]) -> None
     values = sql.SQL(", ").join([sql.Placeholder()] * (1 + len(_KEYS) + len(_SUMS)))
     query = sql.SQL(
         "INSERT INTO interlock.ledger_usage AS t (tenant_id, {}) VALUES ({}) ON CONFLICT"
-        " (tenant_id, day, team_id, principal_id, source, model, request_class) DO UPDATE SET {}"
+        " (tenant_id, day, team_id, principal_id, source, model, request_class, workload) DO UPDATE SET {}"
     ).format(columns, values, more)
     with conn.cursor() as cursor:
         cursor.executemany(query, [(tenant_id, *key, *each) for key, each in sorted(sums.items())])

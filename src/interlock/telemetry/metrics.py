@@ -133,6 +133,17 @@ class Metrics:
             ("would",),
         )
         self.budget_waits = self._counter("interlock_budget_waits_total", "Calls that waited for a share of a budget.")
+        self.queue_waiting = self._gauge(
+            "interlock_queue_waiting", "Calls that wait for a seat, by class.", ("workload",)
+        )
+        self.queue_waits = self._counter(
+            "interlock_queue_waits_total",
+            "Waits for a seat that ended, by how: seated, overflowed, timed_out, displaced or gone.",
+            ("workload", "outcome"),
+        )
+        self.queue_wait_seconds = self._histogram(
+            "interlock_queue_wait_seconds", "How long calls waited for a seat.", ("workload",)
+        )
         self.inflight = self._gauge("interlock_inflight", "Calls in progress.")
         self.connections = self._gauge("interlock_connections", "Open client connections.")
 

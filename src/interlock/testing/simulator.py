@@ -17,7 +17,8 @@ import dataclasses
 import json
 import math
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from interlock.testing.answers import CREATED_S, error
 from interlock.testing.engine import ScriptedEngine
@@ -85,14 +86,15 @@ class Simulator:
         self._pinned = 0
         """Blocks in use by running jobs: shared ones once, and their own."""
 
-    def submit(self, prompt: Sequence[str], completion_tokens: int) -> Job:
-        """Queue a sequence. Raises QueueFull, or ValueError when it could never fit the KV cache."""
+    def submit(self, prompt: Sequence[str], completion_tokens: int, salt: str = "") -> Job:
+        """Queue a sequence. What is cached under one `salt` is found under no other. Raises QueueFull, or ValueError
+        when it could never fit the KV cache."""
         if len(self.waiting) >= self.shape.queue_max:
             raise QueueFull
         if self._blocks_for(len(prompt) + completion_tokens) > self.shape.kv_blocks:
             raise ValueError(f"{len(prompt)} + {completion_tokens} tokens do not fit the KV cache")
         words = tuple(prompt)
-        job = Job(words, max(1, completion_tokens), self.now_s, self._chain(words))
+        job = Job(words, max(1, completion_tokens), self.now_s, self._chain(words, salt))
         self.waiting.append(job)
         return job
 
@@ -144,20 +146,23 @@ class Simulator:
         load.kv_ratio = self._pinned / self.shape.kv_blocks
         load.prefix_queries, load.prefix_hits = self.prefix_queries, self.prefix_hits
 
-    def cached_tokens(self, prompt: Sequence[str]) -> int:
+    def cached_tokens(self, prompt: Sequence[str], salt: str = "") -> int:
         """How many leading tokens of a prompt the cache holds now."""
+        return self._cached(self._chain(tuple(prompt), salt))
+
+    def _cached(self, blocks: tuple[int, ...]) -> int:
         count = 0
-        for block in self._chain(tuple(prompt)):
+        for block in blocks:
             if block not in self._shared:
                 break
             count += self.shape.block_tokens
         return count
 
-    def _chain(self, prompt: tuple[str, ...]) -> tuple[int, ...]:
+    def _chain(self, prompt: tuple[str, ...], salt: str) -> tuple[int, ...]:
         size = self.shape.block_tokens
         chain: list[int] = []
         for end in range(size, len(prompt) + 1, size):
-            chain.append(hash((chain[-1] if chain else 0, prompt[end - size : end])))
+            chain.append(hash((chain[-1] if chain else salt, prompt[end - size : end])))
         return tuple(chain)
 
     def _blocks_for(self, tokens: int) -> int:
@@ -169,7 +174,7 @@ class Simulator:
         own = self._blocks_for(len(job.prompt) + job.completion_tokens) - len(job.blocks)
         if self._pinned + len(new_shared) + own > self.shape.kv_blocks:
             return False
-        job.cached_tokens = self.cached_tokens(job.prompt)
+        job.cached_tokens = self._cached(job.blocks)
         self.prefix_queries += len(job.prompt)
         self.prefix_hits += job.cached_tokens
         job.prefill_left = float(len(job.prompt) - job.cached_tokens)
@@ -199,7 +204,9 @@ class Simulator:
 class SimulatedEngine(ScriptedEngine):
     """The simulator behind HTTP, as a vLLM. `speed`: virtual seconds per real second.
 
-    Queued scripts (`script(...)`) still come first, so that faults can be mixed in.
+    Queued scripts (`script(...)`) still come first, so that faults can be mixed in. `words`: what is answered to a
+    request's fields, word by word; after the last one, WORD. `on_end`: told of each sequence that ended, and of the
+    request that it was made of.
     """
 
     def __init__(
@@ -209,10 +216,14 @@ class SimulatedEngine(ScriptedEngine):
         models: tuple[str, ...] = ("mock",),
         speed: float = 1.0,
         port: int = 0,
+        words: Callable[[dict[str, Any]], Sequence[str]] = lambda _asked: (),
+        on_end: Callable[[Received, Job], None] = lambda _received, _job: None,
     ) -> None:
         super().__init__(kind="vllm", models=models, default=self._answer, port=port)
         self.simulator = Simulator(shape)
         self._speed = speed
+        self._words = words
+        self._on_end = on_end
         self._work = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
 
@@ -246,7 +257,7 @@ class SimulatedEngine(ScriptedEngine):
         prompt = json.dumps(asked.get("messages") or asked.get("prompt") or "").split()
         tokens = asked.get("max_completion_tokens") or asked.get("max_tokens") or COMPLETION_TOKENS_DEFAULT
         try:
-            job = self.simulator.submit(prompt, tokens)
+            job = self.simulator.submit(prompt, tokens, str(asked.get("cache_salt", "")))
         except QueueFull:
             yield from error(503, message="The engine's queue is full.", retry_after="1")(received)
             return
@@ -259,17 +270,24 @@ class SimulatedEngine(ScriptedEngine):
         try:
             yield from self._stream(asked, job) if asked.get("stream") else self._whole(asked, job)
         finally:
-            self.simulator.cancel(job)
+            if not job.done:
+                self.simulator.cancel(job)
             self.simulator.fill(self.load)
+            self._on_end(received, job)
 
-    def _whole(self, asked: dict[str, object], job: Job) -> Iterator[Step]:
+    def _said(self, asked: dict[str, Any], tokens: int) -> list[str]:
+        """As many words as tokens were made."""
+        words = list(self._words(asked))[:tokens]
+        return [*words, *[WORD.strip()] * (tokens - len(words))]
+
+    def _whole(self, asked: dict[str, Any], job: Job) -> Iterator[Step]:
         while not job.done:
             yield from _progress(job)
         document = _document(asked, "chat.completion") | {
             "choices": [
                 {
                     "index": 0,
-                    "message": {"role": "assistant", "content": WORD.strip() + WORD * (job.made - 1)},
+                    "message": {"role": "assistant", "content": " ".join(self._said(asked, job.made))},
                     "finish_reason": "length",
                 }
             ],
@@ -277,8 +295,9 @@ class SimulatedEngine(ScriptedEngine):
         }
         yield http(200, json.dumps(document).encode())
 
-    def _stream(self, asked: dict[str, object], job: Job) -> Iterator[Step]:
+    def _stream(self, asked: dict[str, Any], job: Job) -> Iterator[Step]:
         base = _document(asked, "chat.completion.chunk")
+        said = self._said(asked, job.completion_tokens)
         sent = 0
         while not job.done or sent < job.made:
             while sent >= job.made:
@@ -287,7 +306,8 @@ class SimulatedEngine(ScriptedEngine):
                 yield STREAM_HEAD
             sent += 1
             finish = "length" if sent == job.completion_tokens else None
-            yield event(base | {"choices": [{"index": 0, "delta": {"content": WORD}, "finish_reason": finish}]})
+            delta = {"content": f" {said[sent - 1]}"}
+            yield event(base | {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
         options = asked.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage"):
             yield event(base | {"choices": [], "usage": _usage(job)})
@@ -301,7 +321,7 @@ def _progress(job: Job) -> Iterator[Step]:
     job.progress.clear()
 
 
-def _document(asked: dict[str, object], kind: str) -> dict[str, object]:
+def _document(asked: dict[str, Any], kind: str) -> dict[str, object]:
     return {"id": "chatcmpl-simulated", "object": kind, "created": CREATED_S, "model": asked.get("model", "")}
 
 

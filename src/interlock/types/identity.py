@@ -25,6 +25,14 @@ class Recording(IntEnum):
     metadata = 2
 
 
+class Workload(IntEnum):
+    """How urgent a call is, most urgent first. A caller may make its call less urgent, never more by itself."""
+
+    interactive = 0
+    batch = 1
+    background = 2
+
+
 class Retention(msgspec.Struct, frozen=True, omit_defaults=True):
     """For how many days what was asked and answered is kept, 0: for ever. `by_data_class`: by the name of the class,
     where it is another number. `entries_days`: for the entries themselves."""
@@ -112,6 +120,8 @@ class Principal(msgspec.Struct, frozen=True, omit_defaults=True):
     may_act_for: tuple[str, ...] = ()
     """Principal ids (or "*" for anyone in the tenant) that this agent may be delegated by."""
     active: bool = True
+    workload: Workload = Workload.interactive
+    """Its calls are no more urgent than this."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -130,6 +140,8 @@ class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
     revoked: bool = False
     cut: bool = False
     """With `revoked`: running calls of this key are cut off instead of finishing."""
+    workload: Workload = Workload.interactive
+    """Its calls are no more urgent than this."""
 
 
 class Issuer(msgspec.Struct, frozen=True, omit_defaults=True):

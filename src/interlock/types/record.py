@@ -160,6 +160,7 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):
     """One try at one offer. `number` counts from 0. `off_prem`: durable before its first byte went up.
 
     `reserved`: what the call costs there if nobody ever learns what it used (its worker dies, or the source is silent).
+    `waited_ms`: how long the call had waited for a seat by then, of its first attempt on.
     """
 
     call: int
@@ -173,6 +174,7 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):
     model_version: str
     off_prem: bool
     reserved: Cost = Cost()
+    waited_ms: int = 0
 
 
 class AttemptEnd(msgspec.Struct, frozen=True, array_like=True, tag=5):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.types.identity import DataClass
+from interlock.types.identity import DataClass, Workload
 
 
 class Features(msgspec.Struct, frozen=True, array_like=True):
@@ -27,6 +27,7 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
     prompt_tokens_max: int = 0
     completion_tokens_max: int = 0
     purpose: str = ""
+    workload: Workload = Workload.interactive
 
 
 class Target(msgspec.Struct, frozen=True, array_like=True):

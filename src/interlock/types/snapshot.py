@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from interlock.types.identity import Recording
+from interlock.types.identity import Recording, Workload
 
 BUCKETS = 1024
 SMALL_PARTS = ("tenants", "teams", "sources", "policies", "aliases", "issuers", "router", "budgets", "trials")
@@ -106,7 +106,8 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `max_tokens` is the cap taken when a request names none. `data_class` raises the call's class to at least this.
     `request_class` is the label of calls that name none themselves. `recording`: of its calls no more is kept.
-    `deprecated_s`: Unix seconds from which on it should not be used; `successor`: the name to use instead."""
+    `deprecated_s`: Unix seconds from which on it should not be used; `successor`: the name to use instead. `workload`:
+    its calls are no more urgent than this."""
 
     name: str
     tenant_id: str = ""
@@ -121,6 +122,7 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     deprecated_s: int = 0
     successor: str = ""
     shadow: Shadow | None = None
+    workload: Workload = Workload.interactive
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

@@ -218,6 +218,11 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     meter: EnergyMeter | None = None
     engine_state: str = ""
     """An `EngineState`; "": nobody of ours runs the engine."""
+    priority_scheduling: bool = False
+    """The engine schedules by the field `priority` (vLLM's `--scheduling-policy priority`): it is sent what the class
+    of a call makes of it."""
+    shares: dict[str, int] = {}
+    """Weights of tenants, by id, when several want more of the source than there is; 1 where none is named."""
 
 
 class Offer(msgspec.Struct, frozen=True):

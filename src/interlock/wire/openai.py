@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from interlock.errors import BadRequest
-from interlock.types.identity import DataClass
+from interlock.types.identity import DataClass, Workload
 from interlock.types.request import Features
 from interlock.types.source import Ability
 from interlock.wire import fields, rerank, strict
@@ -46,6 +46,7 @@ class Own(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"requ
     document: str = ""
     chunk: int | None = None
     chunks: int | None = None
+    workload: str = ""
 
 
 NO_OWN = Own()
@@ -147,6 +148,7 @@ class Parsed(msgspec.Struct):
     """For sources that speak the caller's dialect, where that is not OpenAI's of this operation."""
     own: Own = NO_OWN
     """The `interlock` field, or `NO_OWN`."""
+    workload: str = ""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -352,6 +354,7 @@ def _answers_whole(
         request_class=own.request_class,
         recording=own.recording,
         own=own,
+        workload=own.workload,
     )
 
 
@@ -419,6 +422,7 @@ def _common(
         own.request_class,
         recording=own.recording,
         own=own,
+        workload=own.workload,
     )
 
 
@@ -519,8 +523,10 @@ def _size(top: Fields, names: tuple[str, ...]) -> int:
     return sum([len(memoryview(top[name])) for name in names])
 
 
-def features(parsed: Parsed, data_class: DataClass, completion_tokens_max: int) -> Features:
-    """What decisions may look at, from a checked request and its resolved data class and bound."""
+def features(
+    parsed: Parsed, data_class: DataClass, completion_tokens_max: int, workload: Workload = Workload.interactive
+) -> Features:
+    """What decisions may look at, from a checked request and its resolved classes and bound."""
     return Features(
         parsed.operation,
         parsed.model,
@@ -532,6 +538,7 @@ def features(parsed: Parsed, data_class: DataClass, completion_tokens_max: int) 
         parsed.prompt_tokens_max,
         completion_tokens_max,
         parsed.purpose,
+        workload,
     )
 
 

@@ -440,13 +440,16 @@ def test_no_more_than_the_cap_are_in_flight_and_the_rest_go_elsewhere() -> None:
 def test_without_another_source_a_full_one_is_said_to_be_full() -> None:
     from threading import Thread
 
-    with serving(lambda url: World([source("a", url, limits=SourceLimits(concurrency=1))])) as (gateway, engine):
+    def world(url: str) -> World:
+        return World([source("a", url, limits=SourceLimits(concurrency=1))])
+
+    with serving(world, queue_wait_ms_interactive=0) as (gateway, engine):
         engine.script(answers.answer(delay_ms=400))
         caller = Thread(target=lambda: ask(gateway, CHAT))
         caller.start()
         eventually(lambda: engine.calls)
         answer = ask(gateway, CHAT)
-        assert answer.status == 503 and "concurrency cap" in answer.error["message"]
+        assert answer.status == 503 and "no seat is free" in answer.error["message"]
         assert answer.headers["retry-after"] == "1"
         caller.join(5)
         assert ask(gateway, CHAT).status == 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from interlock.routing.catalog import Catalog, offers_of
-from interlock.types.identity import DataClass
+from interlock.types.identity import DataClass, Workload
 from interlock.types.request import Features
 from interlock.types.snapshot import Alias
 from interlock.types.source import Labels, LoadReading, Model, Offer, Price, Source, SourceKind, SourceLimits
@@ -52,6 +52,7 @@ def features(
     needs: tuple[str, ...] = (),
     prompt_bytes: int = 400,
     completion: int = 256,
+    workload: Workload = Workload.interactive,
 ) -> Features:
     """Features of a plain call."""
     return Features(
@@ -62,6 +63,7 @@ def features(
         prompt_bytes=prompt_bytes,
         prompt_tokens_max=prompt_bytes + 16,
         completion_tokens_max=completion,
+        workload=workload,
     )
 
 

@@ -9,6 +9,7 @@ from interlock.routing.choose import decide, saturated, sent_since
 from interlock.routing.explain import no_candidate
 from interlock.routing.score import latency_micro
 from interlock.types.decision import RouteDecision
+from interlock.types.identity import Workload
 from interlock.types.request import Target
 from interlock.types.source import LoadReading, Model, Offer, SourceLimits, loaded_bit
 
@@ -52,6 +53,32 @@ def test_replicas_share_by_queue_then_by_calls_running() -> None:
     assert order(decide(features(), MODEL, twins(), readings)) == ["b::m", "a::m"]
     readings = {"src_a": queue(1, 2, inflight=3), "src_b": queue(0, 2, inflight=6, inflight_since=4)}
     assert order(decide(features(), MODEL, twins(), readings)) == ["a::m", "b::m"]
+
+
+def test_calls_that_are_not_interactive_stay_with_ones_own_sources_when_these_are_full() -> None:
+    among = offers(source("own", "m"), source("cloud", priced("m", 3), on_prem=False))
+    busy = {"src_own": queue(9)}
+    assert order(decide(features(), MODEL, among, busy)) == ["cloud::m", "own::m"]
+    for workload in (Workload.batch, Workload.background):
+        decision = decide(features(workload=workload), MODEL, among, busy)
+        assert (order(decision), overflowing(decision)) == (["own::m", "cloud::m"], ["cloud::m"])
+        calm = decide(features(workload=workload), MODEL, among, {})
+        assert (order(calm), overflowing(calm)) == (["own::m", "cloud::m"], [])
+
+
+def test_that_ones_own_source_is_slow_is_no_reason_to_spend() -> None:
+    among = offers(source("own", "m"), source("cloud", "m", on_prem=False))
+    slow = {"own::m": 10**6, "cloud::m": 0}
+    assert order(decide(features(), MODEL, among, {}, latencies=slow)) == ["cloud::m", "own::m"]
+    less = features(workload=Workload.batch)
+    assert order(decide(less, MODEL, among, {}, latencies=slow)) == ["own::m", "cloud::m"]
+
+
+def test_a_better_model_off_prem_is_no_excess() -> None:
+    among = offers(source("own", priced("s", 0, quality_milli=300)), source("cloud", priced("l", 1), on_prem=False))
+    auto, less = Target(kind="auto", mode="quality"), features(workload=Workload.background)
+    decision = decide(less, auto, among, {"src_own": queue(9)})
+    assert (order(decision), overflowing(decision)) == (["cloud::l", "own::s"], [])
 
 
 def test_idle_replicas_take_turns() -> None:

@@ -114,6 +114,30 @@ def test_a_cap_holds_over_workers_and_a_dead_one_gives_back(node: Node) -> None:
     assert not node.one.enter(row, 0)
 
 
+def test_while_calls_wait_nobody_enters_past_them(node: Node) -> None:
+    row = node.one.row("src_a")
+    node.two.contend(row, 5_000)
+    node.two.contend(row, 4_000)
+    assert node.one.contended(row, 4_999) and not node.one.enter(row, None) and not node.one.enter(row, 3)
+    assert node.one.enter(row, 1, queued=True) and not node.one.enter(row, 1, queued=True)
+    assert not node.one.contended(row, 5_000)
+    assert node.one.enter(row, None), "nobody waits any more"
+
+
+def test_while_the_engine_is_full_calls_are_looked_at_one_by_one(node: Node) -> None:
+    row = node.board.row("src_a")
+
+    def publish(full: bool) -> None:
+        node.board.publish(
+            row, waiting=9, running=2, kv_permille=-1, healthy=True, saturated=full, read_at_ns=1, full=full
+        )
+
+    publish(True)
+    assert not node.one.enter(row, None) and node.one.enter(row, None, queued=True)
+    publish(False)
+    assert node.one.enter(row, None)
+
+
 def test_breaker_opens_after_failures_in_a_row_over_all_workers(node: Node) -> None:
     row = node.board.row("src_a")
     node.one.failure(row, NOW)

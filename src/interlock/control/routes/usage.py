@@ -24,7 +24,9 @@ def router() -> APIRouter:
 
 
 def of_tenant(request: Request, who: Who, by: str = "") -> Response:
-    """`by`: some of day, month, team, cost_center, principal, source, model, class; `from`, `to`: days, [from, to)."""
+    """`by`: some of day, month, team, cost_center, principal, source, model, class, workload.
+
+    `from`, `to`: days, [from, to)."""
     api = api_of(request)
     tenant_id = tenant_of(api.store, who, request.path_params["tenant"])
     allow(who, Action.usage_read, tenant_id)

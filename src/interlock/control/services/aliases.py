@@ -6,12 +6,12 @@ import msgspec
 
 from interlock.control.documents import AliasSpec, AliasTargetSpec, ShadowSpec
 from interlock.control.services import canaries
-from interlock.control.services.base import Tx, data_class_name, missing, recording_name
+from interlock.control.services.base import Tx, data_class_name, missing, recording_name, workload_name
 from interlock.control.validate import sunset_s, sunset_text
 from interlock.storage import aliases
 from interlock.storage.aliases import AliasRow
 from interlock.storage.table import Stored
-from interlock.types.identity import DataClass, Recording
+from interlock.types.identity import DataClass, Recording, Workload
 from interlock.types.snapshot import AliasTarget, Shadow
 
 
@@ -33,6 +33,7 @@ def spec_of(alias: AliasRow) -> AliasSpec:
         successor=alias.successor,
         canary=None if alias.canary is None else canaries.spec_of(alias.canary),
         shadow=None if alias.shadow is None else _shadow_spec(alias.shadow),
+        workload=workload_name(alias.workload),
     )
 
 
@@ -74,6 +75,7 @@ def _with(tx: Tx, alias: AliasRow, spec: AliasSpec) -> AliasRow:
         successor=spec.successor,
         canary=None if spec.canary is None else canaries.declared(tx, alias.canary, spec.canary),
         shadow=None if spec.shadow is None else _shadow(spec.shadow),
+        workload=Workload[spec.workload],
     )
 
 

@@ -16,7 +16,7 @@ from interlock.storage import principals, teams, tenants
 from interlock.storage.changes import Author
 from interlock.storage.ids import make_id
 from interlock.types.clock import Clock
-from interlock.types.identity import DataClass, Principal, Recording
+from interlock.types.identity import DataClass, Principal, Recording, Workload
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,6 +140,11 @@ def data_class_name(value: int) -> Any:
 def recording_name(value: int) -> Any:
     """The word for what of a call is kept."""
     return Recording(value).name
+
+
+def workload_name(value: int) -> Any:
+    """The word for how urgent a call is."""
+    return Workload(value).name
 
 
 def missing(kind: str, name: str) -> NotFound:

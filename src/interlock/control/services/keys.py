@@ -9,13 +9,13 @@ from __future__ import annotations
 import msgspec
 
 from interlock.control.documents import KeySpec, LimitsSpec, restate
-from interlock.control.services.base import Names, Tx, data_class_name, missing
+from interlock.control.services.base import Names, Tx, data_class_name, missing, workload_name
 from interlock.errors import Conflict
 from interlock.storage import keys
 from interlock.storage.keys import KeyRow
 from interlock.storage.table import Stored
 from interlock.types import apikey
-from interlock.types.identity import DataClass, LimitSet, Scope
+from interlock.types.identity import DataClass, LimitSet, Scope, Workload
 from interlock.types.snapshot import key_digest
 
 DAY_S = 86_400
@@ -40,6 +40,7 @@ def spec_of(stored: Stored[KeyRow], names: Names) -> KeySpec:
         data_class=data_class_name(key.data_class),
         expires_in_days=max(1, round(lasts_s / DAY_S)) if key.not_after_s else 0,
         limits=restate(key.limits, LimitsSpec),
+        workload=workload_name(key.workload),
     )
 
 
@@ -77,13 +78,14 @@ def create(tx: Tx, tenant_id: str, spec: KeySpec) -> Minted:
         not_after_s=int(tx.by.at.timestamp()) + days * DAY_S if days else 0,
         data_class=DataClass[spec.data_class],
         limits=restate(spec.limits, LimitSet),
+        workload=Workload[spec.workload],
         name=spec.name,
     )
     return _mint(tx, key, "create")
 
 
 def update(tx: Tx, tenant_id: str, spec: KeySpec, revision: int | None = None) -> Stored[KeyRow]:
-    """Scopes, data class and limits. Its principal stays: a key never changes hands. Raises NotFound, Conflict."""
+    """Scopes, classes and limits. Its principal stays: a key never changes hands. Raises NotFound, Conflict."""
     stored = find(tx, tenant_id, spec.name)
     if tx.names.principal(tenant_id, spec.principal) != stored.value.principal_id:
         raise Conflict(f"key {spec.name!r} belongs to another principal; make a key of another name", param="principal")
@@ -92,6 +94,7 @@ def update(tx: Tx, tenant_id: str, spec: KeySpec, revision: int | None = None) -
         scopes=tuple(s.value for s in spec.scopes),
         data_class=DataClass[spec.data_class],
         limits=restate(spec.limits, LimitSet),
+        workload=Workload[spec.workload],
     )
     return keys.update(tx.conn, key, tx.by, revision=revision)
 

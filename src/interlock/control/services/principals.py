@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from interlock.control.documents import LimitsSpec, PrincipalSpec, restate
-from interlock.control.services.base import Names, Tx, missing
+from interlock.control.services.base import Names, Tx, missing, workload_name
 from interlock.control.services.budgets import unused
 from interlock.storage import principals
 from interlock.storage.table import Stored
-from interlock.types.identity import LimitSet, Principal
+from interlock.types.identity import LimitSet, Principal, Workload
 
 
 def spec_of(principal: Principal, names: Names) -> PrincipalSpec:
@@ -21,6 +21,7 @@ def spec_of(principal: Principal, names: Names) -> PrincipalSpec:
         limits=restate(principal.limits, LimitsSpec),
         may_act_for=tuple(names.of(p) for p in principal.may_act_for),
         active=principal.active,
+        workload=workload_name(principal.workload),
     )
 
 
@@ -46,6 +47,7 @@ def create(tx: Tx, tenant_id: str, spec: PrincipalSpec) -> Stored[Principal]:
         limits=restate(spec.limits, LimitSet),
         may_act_for=tuple(tx.names.principal(tenant_id, p) for p in spec.may_act_for),
         active=spec.active,
+        workload=Workload[spec.workload],
     )
     return principals.insert(tx.conn, principal, tx.by)
 
@@ -59,6 +61,7 @@ def update(tx: Tx, tenant_id: str, spec: PrincipalSpec, revision: int | None = N
         limits=restate(spec.limits, LimitSet),
         may_act_for=tuple(tx.names.principal(tenant_id, p) for p in spec.may_act_for),
         active=spec.active,
+        workload=Workload[spec.workload],
     )
     return principals.update(tx.conn, principal, tx.by, revision=revision)
 

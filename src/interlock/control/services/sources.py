@@ -196,6 +196,7 @@ def _with(tx: Tx, row: SourceRow, spec: SourceSpec) -> SourceRow:
         _declared(row, spec),
         tenant_id=tx.names.tenant(spec.tenant),
         granted_to=granted,
+        shares={tx.names.tenant(name): weight for name, weight in spec.shares.items()},
         declared=lean(spec),
     )
     check_references(out, tx.tools.settings)
@@ -223,6 +224,7 @@ def _declared(source: _S, spec: SourceSpec) -> _S:
         extra_fields=spec.extra_fields,
         prefix_cache_salt=spec.prefix_cache_salt,
         meter=_meter(spec),
+        priority_scheduling=spec.priority_scheduling,
     )
 
 

@@ -27,6 +27,7 @@ COLUMNS = {
     "source": "source",
     "model": "model",
     "class": "request_class",
+    "workload": "workload",
 }
 """What a report can be by, and where that is kept."""
 

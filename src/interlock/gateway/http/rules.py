@@ -18,6 +18,7 @@ UNIQUE = frozenset(
         b"x-interlock-assert-user",
         b"x-interlock-data-class",
         b"x-interlock-recording",
+        b"x-interlock-workload",
         b"x-interlock-purpose",
     }
 )

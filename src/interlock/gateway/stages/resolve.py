@@ -11,7 +11,8 @@ from interlock.gateway.canary import state_of, trial_of
 from interlock.gateway.stages import labels
 from interlock.routing.resolve import MODES
 from interlock.routing.resolve import resolve as resolve_name
-from interlock.types.identity import DataClass, Recording
+from interlock.types.identity import DataClass, Recording, Workload
+from interlock.wire.fields import SET_PRIORITY
 from interlock.wire.openai import NO_OWN, features
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from interlock.types.request import Target
 
 _CLASSES = {c.name: c for c in DataClass}
+_WORKLOADS = {w.name: w for w in Workload}
 _RECORDINGS = {r.name: int(r) for r in Recording}
 PURPOSE_MAX = 256
 """Longest purpose taken, characters."""
@@ -45,7 +47,11 @@ def resolve(call: Call, runtime: Runtime) -> None:
     bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0)
     bound = bound or runtime.settings.completion_tokens_default
     call.completion_tokens_max = bound
-    call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated))
+    workload = identity.workload
+    if alias is not None or parsed.workload or b"x-interlock-workload" in call.request.headers:
+        workload = _workload(call)
+    call.workload = workload
+    call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated), workload)
     if target is not None and not parsed.mode:
         call.target = target
         call.offers = catalog.offers_for(target)
@@ -100,6 +106,30 @@ def _recording(call: Call) -> int:
             )
         strictest = max(strictest, asked)
     return strictest
+
+
+def _workload(call: Call) -> Workload:
+    """The less urgent of what the credential and the alias say; of the header or the body, where that asks for less.
+    Who asks for more asks for a policy action."""
+    identity, parsed = call.identity, call.parsed
+    assert identity is not None and parsed is not None  # noqa: S101 - stage order
+    own = identity.workload
+    if call.alias is not None and call.alias.workload > own:
+        own = call.alias.workload
+    header = call.request.headers.get(b"x-interlock-workload")
+    if header is None and not parsed.workload:
+        return own
+    asked_by = (parsed.workload, header.decode("latin-1").strip() if header is not None else "")
+    said = [name for name in asked_by if name]
+    for name in said:
+        if name not in _WORKLOADS:
+            raise BadRequest(
+                f"The workload {name[:40]!r} is not one of {', '.join(_WORKLOADS)}.", param="interlock.workload"
+            )
+    asked = max((_WORKLOADS[name] for name in said), default=own)
+    if asked < own and SET_PRIORITY not in parsed.actions:
+        parsed.actions = tuple(sorted((*parsed.actions, SET_PRIORITY)))
+    return asked
 
 
 def _purpose(call: Call) -> str:

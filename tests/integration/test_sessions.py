@@ -1,0 +1,14 @@
+"""A seeded sample of the sessions proof; `make prove` lets 300 users talk."""
+
+from __future__ import annotations
+
+import os
+import random
+
+from tests.prove.sessions import prove
+
+
+def test_conversations_are_apart_and_find_their_own_turns_cached() -> None:
+    seed = int(os.environ.get("INTERLOCK_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
+    found = prove(users=60, turns=3, seed=seed, progress=False)
+    assert not found["failures"], "\n".join([f"seed {seed}", *found["failures"][:20]])
