@@ -174,3 +174,4 @@ def test_what_cannot_be_run_is_said_at_once(demo: Stack, tmp_path: Path) -> None
         ran = demo.run("source", "run", *arguments)
         assert ran.code == 1 and words in ran.err, (arguments, ran)
     assert not engines_of(demo)
+    assert demo.admin("GET", "/sources/own").status == 404, "what was refused leaves nothing behind"

@@ -173,7 +173,12 @@ class Registry(threading.Thread):
             self._admin.call("POST", "/sources", {**spec, "granted_to": []}, reason=words)
         self._admin.call("POST", f"{self._path}/engine", said, reason=words)
         if now is not None or spec.get("granted_to"):
-            self._admin.call("PUT", self._path, spec, reason=words)
+            try:
+                self._admin.call("PUT", self._path, spec, reason=words)
+            except Refused:
+                if now is None:
+                    self._remove()
+                raise
         self._registered = version
 
     @property
