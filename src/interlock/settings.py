@@ -375,6 +375,34 @@ class Settings:
         minimum=0,
     )
 
+    # -- responses
+    responses_keep_days: int = setting(
+        30,
+        "How long stored responses can be read and continued, where their tenant keeps contents no shorter; 0: none is"
+        " stored.",
+        group="responses",
+        minimum=0,
+    )
+    responses_store_default: bool = setting(
+        True, "Whether a response is stored whose request does not say, as in OpenAI's API.", group="responses"
+    )
+    responses_bytes_max: int = setting(
+        524_288,
+        "Largest stored response with its own input, compressed (at most 700,000); a larger one is not stored.",
+        group="responses",
+        minimum=0,
+    )
+    responses_turns_max: int = setting(
+        1000, "Most stored responses that one conversation goes on from.", group="responses", minimum=1
+    )
+    responses_context_bytes_max: int = setting(
+        8_000_000, "Most bytes of these together, compressed.", group="responses", minimum=1024
+    )
+    responses_wait_ms: int = setting(5000, "Longest wait of a call for stored responses.", group="responses", minimum=1)
+    responses_waiting_max: int = setting(
+        1000, "Calls of one worker that wait for stored responses.", group="responses", minimum=1
+    )
+
     # -- budgets
     budgets_max: int = setting(1000, "Most budgets of a tenant.", group="budgets", minimum=1)
     lease_wait_ms: int = setting(

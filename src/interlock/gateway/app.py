@@ -10,7 +10,9 @@ from urllib.parse import unquote
 import msgspec
 
 from interlock.errors import InterlockError, NotFound, NotImplementedYet, Unauthenticated, Unavailable
+from interlock.gateway import stored
 from interlock.gateway.faces.openai import OPENAI
+from interlock.gateway.faces.responses import RESPONSES
 from interlock.gateway.http.protocol import method_not_allowed
 from interlock.gateway.pipeline import govern
 from interlock.gateway.stages.authorize import fresh_enough
@@ -26,11 +28,11 @@ ROUTES: dict[str, tuple[str, Face]] = {
     "/v1/chat/completions": ("chat", OPENAI),
     "/v1/completions": ("completions", OPENAI),
     "/v1/embeddings": ("embeddings", OPENAI),
+    "/v1/responses": ("chat", RESPONSES),
 }
 """Path -> operation, and what its callers speak. All of them take POST."""
 LATER = (
     "/v1/messages",
-    "/v1/responses",
     "/v1/rerank",
     "/v1/files",
     "/v1/batches",
@@ -54,6 +56,8 @@ class Gateway:
         route = ROUTES.get(request.path)
         if route is not None and request.method == "POST":
             return govern(route[0], route[1], request, sink, self.runtime)
+        if request.path.startswith(stored.PREFIX):
+            return stored.serve(request, sink, self.runtime)
         face = route[1] if route is not None else OPENAI
         try:
             self._other(route is not None, request, sink)

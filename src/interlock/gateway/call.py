@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from interlock.gateway.identify import Identity
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold
+    from interlock.gateway.turn import Turn
     from interlock.metering.limits import Admission
     from interlock.types.decision import Authorization, RouteDecision
     from interlock.types.identity import DataClass
@@ -60,6 +61,8 @@ class Call:
     """A source has worked on it, or may have."""
     intent_seq = -1
     request_class = ""
+    turn: Turn | None = None
+    """What it is in its conversation, in the Responses dialect."""
     recording = -1
     """What of it is kept (`Recording`); -1 before that is known."""
 

@@ -35,6 +35,7 @@ from interlock import __version__
 from interlock.errors import ConfigError, InterlockError, Unavailable
 from interlock.gateway.claimant import Claimant
 from interlock.gateway.feed import DatabaseStore, SnapshotFeed, Store
+from interlock.gateway.keeper import Keeper
 from interlock.gateway.lender import Lender
 from interlock.gateway.link import (
     Configure,
@@ -44,6 +45,7 @@ from interlock.gateway.link import (
     LeaseWanted,
     NewSnapshot,
     Rejected,
+    State,
     Worked,
 )
 from interlock.gateway.listen import Listening
@@ -195,6 +197,7 @@ class GatewayNode:
         )
         self.lender = Lender(self.name, settings.database_url, settings, self.clock, lambda: self.slots)
         self.claimant = Claimant(settings.database_url, settings, lambda: self.slots)
+        self.keeper = Keeper(settings.database_url, settings, lambda: self.slots)
         self.metrics.before_publish(self._fill)
 
     async def _serve(self) -> None:
@@ -210,6 +213,7 @@ class GatewayNode:
                 ("shipper", self._shipper),
                 ("lender", self.lender.run),
                 ("claimant", self.claimant.run),
+                ("keeper", self.keeper.run),
                 ("housekeeping", self._housekeeping),
             )
         ]
@@ -394,6 +398,10 @@ class GatewayNode:
             self.claimant.claim(slot, message)
         else:
             self.claimant.ended(slot, message)
+
+    def state(self, slot: int, message: State) -> None:
+        """See `slots.Host`."""
+        self.keeper.ask(slot, message)
 
     # -- the rest
 

@@ -1,13 +1,14 @@
 """The order of a call's stages: this file is the list.
 
-    authenticate -> receive -> resolve -> authorize -> (idempotency key) -> admit -> route -> budget -> record intent
-    -> run
+    authenticate -> (conversation) -> receive -> resolve -> authorize -> (idempotency key) -> admit -> route -> budget
+    -> record intent -> run
 
 `run` (see `interlock.gateway.run`) invokes the source, fails over along the candidates, records every attempt, and
 ends with the outcome: meter, record, respond. Authentication comes before the body is decoded, so that strangers
 cost little and learn nothing; from `authenticate` on every refusal is recorded. A call that needs a share of a budget
 which its worker does not hold waits before its intent (`interlock.gateway.waiting`); one with an idempotency key waits
-before it counts on anything (`interlock.gateway.idempotency`).
+before it counts on anything (`interlock.gateway.idempotency`), one that goes on with a stored conversation before it is
+read (`interlock.gateway.turn`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from interlock.errors import InterlockError, LogError
 from interlock.gateway.call import Call
 from interlock.gateway.faces.openai import OPENAI
+from interlock.gateway.faces.responses import RESPONSES
 from interlock.gateway.idempotency import IDEMPOTENCY_KEY, Claiming, Replayed, key_of
 from interlock.gateway.run import Run
 from interlock.gateway.stages.admit import admit
@@ -28,6 +30,7 @@ from interlock.gateway.stages.receive import receive
 from interlock.gateway.stages.record import record_intent, record_refusal
 from interlock.gateway.stages.resolve import resolve
 from interlock.gateway.stages.route import route
+from interlock.gateway.turn import recall
 from interlock.gateway.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -62,10 +65,17 @@ def _guarded(call: Call, runtime: Runtime, step: Callable[[Call, Runtime], Excha
 
 
 def _enter(call: Call, runtime: Runtime) -> Exchange | None:
-    """Who asks for what, and whether they may. A call with an idempotency key goes on when that is known to be new."""
-    authenticate(call, runtime.authenticator)
+    """Who asks for what, and whether they may. A call with an idempotency key goes on when that is known to be new; one
+    of a stored conversation begins again when that is here."""
+    turn = call.turn
+    if turn is None:
+        authenticate(call, runtime.authenticator)
+        if call.face is RESPONSES:
+            return recall(call, runtime, lambda c, r: _guarded(c, r, _enter), refuse)
     receive(call, runtime.body_limits)
     resolve(call, runtime.settings)
+    if turn is not None:
+        turn.settle(call)
     authorize(call, runtime)
     if IDEMPOTENCY_KEY in call.request.headers:
         claiming = Claiming(call, key_of(call), runtime, lambda c, r: _guarded(c, r, _admit), refuse)

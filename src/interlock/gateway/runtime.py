@@ -15,12 +15,13 @@ from interlock.wire.openai import Limits
 
 if TYPE_CHECKING:
     from interlock.errors import LogError
-    from interlock.gateway.idempotency import Claiming, Claims
+    from interlock.gateway.idempotency import Claims
     from interlock.gateway.identify import Authenticator
     from interlock.gateway.run import Run
     from interlock.gateway.state import State
+    from interlock.gateway.states import States
     from interlock.gateway.treasury import Hold, Treasury
-    from interlock.gateway.waiting import Waiting
+    from interlock.gateway.waiting import Waits
     from interlock.gateway.worked import Desk
     from interlock.ledger.log import RecordLog
     from interlock.metering.limits import LimitTable
@@ -65,6 +66,7 @@ class Runtime:
         state: State,
         treasury: Treasury,
         claims: Claims,
+        states: States,
         seed: int,
     ) -> None:
         self.settings = settings
@@ -77,9 +79,10 @@ class Runtime:
         self.state = state
         self.treasury = treasury
         self.claims = claims
+        self.states = states
         self.runs: set[Run] = set()
-        self.waiting: set[Waiting | Claiming] = set()
-        """Calls that wait for a share of a budget, or for their idempotency keys."""
+        self.waiting: set[Waits] = set()
+        """Calls that wait for a share of a budget, for their idempotency keys, or for stored responses."""
         self.confirmed_ns = board.snapshot_confirmed()[1]
         """When the snapshot was last confirmed (Unix nanoseconds), as of the last sweep."""
         self.swept_ns = clock.mono_ns()

@@ -121,6 +121,11 @@ class Metrics:
         self.budget_refusals = self._counter(
             "interlock_budget_refusals_total", "Calls refused by a budget, by the error code given.", ("reason",)
         )
+        self.responses = self._counter(
+            "interlock_responses_total",
+            "Stored responses asked for: what was done (`recall`, `keep`, `read`, `delete`), and what came of it.",
+            ("operation", "result"),
+        )
         self.budget_waits = self._counter("interlock_budget_waits_total", "Calls that waited for a share of a budget.")
         self.inflight = self._gauge("interlock_inflight", "Calls in progress.")
         self.connections = self._gauge("interlock_connections", "Open client connections.")
