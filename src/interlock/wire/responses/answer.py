@@ -164,7 +164,7 @@ def whole(body: bytes, response: Object, ids: Ids, now_s: int) -> Object:
     if said.refusal:
         parts.append(refusal_part(said.refusal))
     calls = said.tool_calls or ()
-    if parts or not calls:
+    if parts or not (calls or output):
         output.append(message(ids.item("msg", len(output)), parts or [text_part("")], status))
     for call in calls:
         item_id = ids.item("fc", len(output))

@@ -77,7 +77,6 @@ class _Chat:
         self._messages: list[Message] = []
         self._open: Message | None = None
         self._unanswered: dict[str, str] = {}
-        self._called: set[str] = set()
 
     def system(self, text: str | list[Message]) -> None:
         self._open = None
@@ -113,12 +112,11 @@ class _Chat:
         call_id, name = item.call_id, item.name
         if not call_id or not name or item.arguments is None:
             raise BadRequest("A function_call needs call_id, name and arguments.", param=where)
-        if call_id in self._called:
+        if call_id in self._unanswered:  # some engines number their calls anew in each turn
             raise BadRequest(f"The call {call_id[:100]!r} is given twice.", param=f"{where}.call_id")
         if self._open is None:
             self._begin()
         assert self._open is not None  # noqa: S101 - begun just now
-        self._called.add(call_id)
         self._unanswered[call_id] = where
         function = {"name": name, "arguments": item.arguments}
         self._open.setdefault("tool_calls", []).append({"id": call_id, "type": "function", "function": function})
