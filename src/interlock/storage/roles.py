@@ -91,9 +91,9 @@ ROLES: tuple[RoleInfo, ...] = (
     RoleInfo(
         LENDER,
         True,
-        "gateway nodes, for leases on budgets and for idempotency keys",
-        "a node's workers serve all tenants; reads budgets and what was charged to them, writes leases and idempotency"
-        " keys",
+        "gateway nodes, for leases on budgets, idempotency keys and stored responses",
+        "a node's workers serve all tenants; reads budgets and what was charged to them, writes leases, idempotency keys"
+        " and stored responses",
     ),
 )
 
