@@ -383,8 +383,11 @@ class Settings:
         group="responses",
         minimum=0,
     )
-    responses_store_default: bool = setting(
-        True, "Whether a response is stored whose request does not say, as in OpenAI's API.", group="responses"
+    responses_store_default: int = setting(
+        1,
+        "Whether a response is stored whose request does not say: 1, as in OpenAI's API, or 0.",
+        group="responses",
+        minimum=0,
     )
     responses_bytes_max: int = setting(
         524_288,

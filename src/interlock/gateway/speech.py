@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interlock.gateway.responses_speech import ResponsesSpeech
+from interlock.types.source import Ability
+
 if TYPE_CHECKING:
-    from interlock.types.source import SourceKind
+    from interlock.types.source import Offer, SourceKind
     from interlock.wire.openai import Native
     from interlock.wire.speech import Speech
 
@@ -16,6 +19,9 @@ NATIVE: dict[tuple[str, SourceKind], Speech] = {}
 """(the caller's dialect, kind of source) that are one dialect."""
 
 
-def native_speech(native: Native, kind: SourceKind) -> Speech | None:
+def native_speech(native: Native, offer: Offer) -> Speech | None:
     """For a call in a dialect of its own."""
+    kind = offer.source.kind
+    if native.dialect == "responses" and Ability.responses in offer.model.abilities:
+        return ResponsesSpeech(offer.source)
     return NATIVE.get((native.dialect, kind)) or SPEECHES.get(kind)

@@ -51,7 +51,7 @@ class Turn:
         possible = settings.responses_keep_days > 0
         if self.insists and not possible:
             raise BadRequest("Responses are not stored here; send store: false.", code="store_off", param="store")
-        self.store = possible and (settings.responses_store_default if head.store is None else head.store)
+        self.store = possible and (settings.responses_store_default > 0 if head.store is None else head.store)
 
     def settle(self, call: Call) -> None:
         """What is kept of the call is known: where its content is not, it is not stored either. Raises BadRequest."""

@@ -92,8 +92,8 @@ ROLES: tuple[RoleInfo, ...] = (
         LENDER,
         True,
         "gateway nodes, for leases on budgets, idempotency keys and stored responses",
-        "a node's workers serve all tenants; reads budgets and what was charged to them, writes leases, idempotency keys"
-        " and stored responses",
+        "a node's workers serve all tenants; reads budgets and what was charged to them, writes leases, idempotency"
+        " keys and stored responses",
     ),
 )
 

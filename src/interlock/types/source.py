@@ -27,6 +27,8 @@ class Ability(StrEnum):
     vision = "vision"
     json_schema = "json_schema"
     logprobs = "logprobs"
+    responses = "responses"
+    """It has the Responses API, and is to be asked by it where callers are; never needed, and never assumed."""
 
 
 class CredentialRef(msgspec.Struct, frozen=True, omit_defaults=True):

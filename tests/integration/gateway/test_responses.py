@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -16,9 +16,10 @@ from pydantic import BaseModel
 from interlock.gateway.link import StateKept
 from interlock.testing import answers, faults
 from interlock.testing.engine import ScriptedEngine
+from interlock.testing.script import STREAM_HEAD, Received, Script, Step, chunk, http
 from interlock.types.identity import DataClass, Recording, Retention
 from interlock.types.record import Intent, Outcome, Refusal
-from tests.gateway import Who, WorkerHarness, World, permit_all, source
+from tests.gateway import ABILITIES, Who, WorkerHarness, World, model, permit_all, source
 from tests.integration.gateway.client import Answer, ask, eventually, raw_request, serving
 
 PATH = "/v1/responses"
@@ -197,7 +198,7 @@ def test_what_is_stored_is_sealed_and_nothing_is_when_it_is_not_wanted() -> None
         off = respond(gateway, store=False)
         assert off.json["store"] is False and len(gateway.states.rows) == 1
         assert stored(gateway, off.json["id"]).status == 404
-    with serving(responses_store_default=False) as (gateway, _):
+    with serving(responses_store_default=0) as (gateway, _):
         assert respond(gateway).json["store"] is False and not gateway.told_of(StateKept)
         assert respond(gateway, store=True).json["store"] is True
     with serving(responses_keep_days=0) as (gateway, _):
@@ -394,3 +395,141 @@ def test_many_peoples_conversations_at_once_stay_apart() -> None:
             assert len(said) == 1, "one person's words only"
         longest = [call for call in engine.calls if len(call.json["messages"]) == 7]
         assert len(longest) == len(crowd)
+
+
+# -- sources that have the dialect themselves
+
+ABLE = (*ABILITIES, "responses")
+REASONING = {"type": "reasoning", "id": "rs_up", "summary": [{"type": "summary_text", "text": "thought"}]}
+CALLED = {"type": "function_call", "id": "fc_up", "call_id": "call_up", "name": "f", "arguments": '{"a":1}'}
+SPOKEN = {
+    "type": "message",
+    "id": "msg_up",
+    "role": "assistant",
+    "status": "completed",
+    "content": [{"type": "output_text", "text": "It is.", "annotations": [], "logprobs": []}],
+}
+USAGE = {
+    "input_tokens": 7,
+    "input_tokens_details": {"cached_tokens": 2},
+    "output_tokens": 5,
+    "output_tokens_details": {"reasoning_tokens": 3},
+    "total_tokens": 12,
+}
+
+
+def upstream(*output: dict[str, Any], status: str = "completed", **more: Any) -> Script:
+    """A source's answer in the form of OpenAI's reference, whole or streamed as the request says."""
+
+    def script(received: Received) -> Iterator[Step]:
+        made = {"id": "resp_up", "object": "response", "status": status, "model": "up-1", "output": list(output)}
+        made |= {"usage": USAGE, **more}
+        if not received.json.get("stream"):
+            yield http(200, json.dumps(made).encode())
+            return
+        yield STREAM_HEAD
+        for number, event in enumerate(_stream_of(made)):
+            data = json.dumps({**event, "sequence_number": number})
+            yield chunk(f"event: {event['type']}\ndata: {data}\n\n".encode())
+        yield chunk(b"")
+
+    return script
+
+
+def _stream_of(made: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    begun = {**made, "status": "in_progress", "output": [], "usage": None}
+    yield {"type": "response.created", "response": begun}
+    yield {"type": "response.in_progress", "response": begun}
+    for index, item in enumerate(made["output"]):
+        place = {"output_index": index, "item_id": item["id"]}
+        bare = {k: [] if k in ("content", "summary") else v for k, v in item.items() if k != "encrypted_content"}
+        yield {"type": "response.output_item.added", "output_index": index, "item": {**bare, "arguments": ""}}
+        for part in item.get("content", ()):
+            for piece in part["text"].split(" "):
+                yield {"type": "response.output_text.delta", **place, "content_index": 0, "delta": piece + " "}
+        if "arguments" in item:
+            for piece in item["arguments"]:
+                yield {"type": "response.function_call_arguments.delta", **place, "delta": piece}
+        yield {"type": "response.output_item.done", "output_index": index, "item": item}
+    yield {"type": f"response.{made['status']}", "response": made}
+
+
+def able(url: str) -> World:
+    return World([source("up", url, model(abilities=ABLE)), source("other", url, model("o", abilities=ABLE))])
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_source_that_has_the_dialect_is_asked_in_it_and_reads_its_own_reasoning_again(stream: bool) -> None:
+    tools: Any = [{"type": "function", "name": "f", "parameters": {"type": "object"}}]
+    asked: Any = {"tools": tools, "include": ["reasoning.encrypted_content"], "stream": stream, "metadata": {"a": "b"}}
+    asked |= {"reasoning": {"effort": "low"}, "text": {"verbosity": "low"}, "max_output_tokens": 50, "user": "u"}
+    sealed = {**REASONING, "encrypted_content": "blob:1"}
+    with serving(able) as (gateway, engine):
+        engine.script(upstream(sealed, CALLED), upstream(SPOKEN), upstream(SPOKEN))
+        first = _whole(respond(gateway, **asked))
+        sent = engine.calls[0]
+        assert sent.path == "/v1/responses" and sent.json["store"] is False and sent.json["model"] == "m"
+        assert not {"metadata", "previous_response_id", "interlock"} & set(sent.json)
+        assert sent.json["input"] == [{"type": "message", "role": "user", "content": MESSAGE["content"]}]
+        assert (sent.json["max_output_tokens"], sent.json["user"]) == (50, "u")
+        assert sent.json["tools"] == [{**tools[0], "strict": None}] and sent.json["reasoning"] == {"effort": "low"}
+        reasoning, call = first["output"]
+        assert reasoning["encrypted_content"] == "il1:src_up:rs_up:blob:1"
+        assert reasoning["summary"] == REASONING["summary"] and call["call_id"] == "call_up"
+        assert (call["arguments"], first["id"][:5], first["model"]) == (CALLED["arguments"], "resp_", "up-1")
+        assert first["usage"] == {**USAGE, "input_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 0}}
+        output = [{"type": "function_call_output", "call_id": "call_up", "output": "done"}]
+        second = _whole(respond(gateway, **asked | {"previous_response_id": first["id"], "input": output}))
+        assert second["output"][0]["content"][0]["text"].strip() == "It is."
+        goes_up = engine.calls[1].json["input"]
+        assert [item["type"] for item in goes_up] == ["message", "reasoning", "function_call", "function_call_output"]
+        back = goes_up[1]
+        assert (back["id"], back["encrypted_content"], back["summary"]) == ("rs_up", "blob:1", REASONING["summary"])
+        # what one source encrypted is nothing for another
+        more = {"previous_response_id": second["id"], "input": "and?", "model": "o"}
+        assert respond(gateway, **more).status == 200 and engine.calls[2].path == "/v1/responses"
+        assert b"blob" not in engine.calls[2].body and b"encrypted" not in engine.calls[2].body
+        recorded = [json.loads(i.body)["input"] for i in gateway.records_of(Intent)]
+        assert len(recorded[1]) == 4 and gateway.records_of(Outcome)[0].usage.cached_tokens == 2
+
+
+def _whole(answer: Answer) -> dict[str, Any]:
+    assert answer.status == 200, answer.body
+    if answer.headers["content-type"].startswith("application/json"):
+        made: dict[str, Any] = answer.json
+        return made
+    found = events(answer)
+    assert [e["sequence_number"] for e in found] == list(range(len(found)))
+    last: dict[str, Any] = found[-1]["response"]
+    return last
+
+
+def test_what_such_a_source_fails_with_or_adds_is_told_as_ever() -> None:
+    odd = {"type": "web_search_call", "id": "ws_1", "content": []}
+    failed = upstream(status="failed", error={"code": "server_error", "message": "GPU on fire"})
+    cut = upstream(SPOKEN, status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+    with serving(able) as (gateway, engine):
+        for stream in (False, True):
+            engine.script(cut, failed, upstream(odd), answers.error(400, message="not like this"))
+            incomplete = _whole(respond(gateway, stream=stream))
+            assert incomplete["incomplete_details"] == {"reason": "max_output_tokens"}
+            assert incomplete["output"][0]["status"] == "incomplete"
+            burnt = respond(gateway, stream=stream)
+            assert burnt.status == 502 and "GPU on fire" in burnt.error["message"], burnt.body
+            assert respond(gateway, stream=stream).error["code"] == "upstream_malformed"
+            assert respond(gateway, stream=stream).error["code"] == "upstream_refused"
+
+
+def test_fields_of_engines_follow_the_sources_rule_there_too() -> None:
+    for rule, status in (("pass", 200), ("drop", 200), ("refuse", 400)):
+
+        def world(url: str, rule: str = rule) -> World:
+            return World([source("up", url, model(abilities=ABLE), extra_fields=rule)])
+
+        with serving(world) as (gateway, engine):
+            engine.script(upstream(SPOKEN))
+            answer = respond(gateway, odd_knob=1, seed=3)
+            assert answer.status == status, answer.body
+            assert [("odd_knob" in call.json, call.json["seed"]) for call in engine.calls] == (
+                [(rule == "pass", 3)] if status == 200 else []
+            )

@@ -50,6 +50,7 @@ class Responses:
         except BadRequest as error:
             error.param = _PARAMS.get(error.param or "", error.param)
             raise
+        parsed.native = openai.Native(self.name, translated.native)
         if _CLASSES.get(parsed.data_class, DataClass.public) < turn.data_class:
             if parsed.data_class not in _CLASSES and parsed.data_class:
                 return parsed  # is refused where classes are resolved

@@ -63,6 +63,8 @@ class Said(msgspec.Struct):
     reasoning: str | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
+    reasoning_item: dict[str, Any] | None = None
+    """A reasoning that ends, as a source with this dialect gives it (`interlock.gateway.responses_speech`)."""
 
 
 class _Choice(msgspec.Struct):
@@ -77,6 +79,8 @@ class Answer(msgspec.Struct):
     choices: list[_Choice] | None = None
     model: str | None = None
     usage: Used | None = None
+    responses: list[dict[str, Any]] | None = None
+    """The items of a whole answer, as a source with this dialect gives them."""
 
 
 _answer = msgspec.json.Decoder(Answer)
@@ -156,6 +160,9 @@ def whole(body: bytes, response: Object, ids: Ids, now_s: int) -> Object:
         raise UpstreamError("The source sent an answer without a message.", code="upstream_malformed")
     said, reason = choice.message, choice.finish_reason or ""
     status = item_status(reason)
+    if answer.responses and all(item.get("type") in _KINDS for item in answer.responses):
+        given = [_own(item, ids, index, status) for index, item in enumerate(answer.responses)]
+        return finished(response, given, reason, answer.model, answer.usage, now_s)
     output: list[Object] = []
     reasoning = said.reasoning_content or said.reasoning
     if reasoning:
@@ -172,6 +179,14 @@ def whole(body: bytes, response: Object, ids: Ids, now_s: int) -> Object:
         name, arguments = function.name or "", function.arguments or ""
         output.append(call_item(item_id, call.id or f"call_{item_id}", name, arguments, status))
     return finished(response, output, reason, answer.model, answer.usage, now_s)
+
+
+_KINDS = {"message": "msg", "function_call": "fc", "reasoning": "rs"}
+
+
+def _own(item: Object, ids: Ids, index: int, status: str) -> Object:
+    """An item that a source gave, with our name for it."""
+    return {**item, "id": ids.item(_KINDS[item["type"]], index), "status": status}
 
 
 def item_status(reason: str) -> str:

@@ -19,11 +19,11 @@ _BETWEEN = "\n\n"
 """Between system texts that become one: many chat templates take one, at the beginning."""
 
 
-class _ImageUrl(msgspec.Struct):
+class _ImageUrl(msgspec.Struct, omit_defaults=True):
     url: str
 
 
-class _Part(msgspec.Struct):
+class _Part(msgspec.Struct, omit_defaults=True):
     type: str
     text: str | None = None
     refusal: str | None = None
@@ -32,7 +32,9 @@ class _Part(msgspec.Struct):
     file_id: str | None = None
 
 
-class _Item(msgspec.Struct):
+class Item(msgspec.Struct):
+    """What is read of an item."""
+
     type: str = "message"
     role: str = ""
     content: str | list[_Part] | None = None
@@ -41,9 +43,21 @@ class _Item(msgspec.Struct):
     arguments: str | None = None
     output: str | list[_Part] | None = None
     summary: list[_Part] | None = None
+    id: str | None = None
+    encrypted_content: str | None = None
 
 
-_items = msgspec.json.Decoder(list[_Item])
+_items = msgspec.json.Decoder(list[Item])
+
+
+def read(raw: bytes) -> list[Item]:
+    """The items of a JSON array. Raises msgspec.ValidationError."""
+    return _items.decode(raw)
+
+
+def plain(content: str | list[_Part] | None) -> Any:
+    """A content as JSON has it, of what was read of it."""
+    return msgspec.to_builtins(content)
 
 
 def messages(raw: bytes, instructions: str) -> list[Message]:
@@ -108,7 +122,7 @@ class _Chat:
             assert self._open is not None  # noqa: S101 - begun just now
             self._open["reasoning_content"] = text
 
-    def call(self, item: _Item, where: str) -> None:
+    def call(self, item: Item, where: str) -> None:
         call_id, name = item.call_id, item.name
         if not call_id or not name or item.arguments is None:
             raise BadRequest("A function_call needs call_id, name and arguments.", param=where)
@@ -121,7 +135,7 @@ class _Chat:
         function = {"name": name, "arguments": item.arguments}
         self._open.setdefault("tool_calls", []).append({"id": call_id, "type": "function", "function": function})
 
-    def output(self, item: _Item, where: str) -> None:
+    def output(self, item: Item, where: str) -> None:
         call_id, output = item.call_id or "", item.output
         if self._unanswered.pop(call_id, None) is None:
             raise BadRequest(
@@ -145,7 +159,7 @@ class _Chat:
         self._messages.append(self._open)
 
 
-def _message(chat: _Chat, item: _Item, where: str) -> None:
+def _message(chat: _Chat, item: Item, where: str) -> None:
     content = item.content
     if content is None:
         raise BadRequest("A message needs a content.", param=f"{where}.content")

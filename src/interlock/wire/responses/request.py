@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 import msgspec
 
 from interlock.errors import BadRequest
-from interlock.wire import strict
+from interlock.wire import fields, strict
 from interlock.wire.responses import items
 
 Raw = msgspec.Raw
 METADATA_MAX = 16
 """Pairs of `metadata`, with keys of at most 64 and values of at most 512 characters (OpenAI API reference)."""
 _KEY_MAX, _VALUE_MAX = 64, 512
-_INCLUDE = frozenset(("reasoning.encrypted_content", "message.input_image.image_url"))
-"""What may be asked to be included: of the first there is nothing to include, the second is always there."""
+ENCRYPTED = "reasoning.encrypted_content"
+_INCLUDE = frozenset((ENCRYPTED, "message.input_image.image_url"))
+"""What may be asked to be included: the first is there where a source with this dialect gives it, the second always."""
 
 
 class _Function(msgspec.Struct):
@@ -30,27 +31,27 @@ class _Function(msgspec.Struct):
     strict: bool | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, omit_defaults=True):
     type: str
     name: str = ""
     mode: str = ""
     tools: list[_Function] = []
 
 
-class _Format(msgspec.Struct):
-    type: str = "text"
+class _Format(msgspec.Struct, omit_defaults=True):
+    type: str
     name: str | None = None
     description: str | None = None
     schema: Raw = Raw(b"null")
     strict: bool | None = None
 
 
-class _Text(msgspec.Struct):
+class _Text(msgspec.Struct, omit_defaults=True):
     format: _Format | None = None
     verbosity: str | None = None
 
 
-class _Reasoning(msgspec.Struct, forbid_unknown_fields=True):
+class _Reasoning(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     effort: str | None = None
     summary: str | None = None
     generate_summary: str | None = None
@@ -136,10 +137,12 @@ class Head(NamedTuple):
 
 
 class Translated(NamedTuple):
-    """`pivot`: the body of a chat completion. `echo`: what a response says of its request."""
+    """`pivot`: the body of a chat completion. `echo`: what a response says of its request. `native`: what a source with
+    this dialect is told, made of what was read."""
 
     pivot: bytes
     echo: dict[str, Any]
+    native: dict[str, Raw]
 
 
 class _Head(msgspec.Struct):
@@ -231,7 +234,30 @@ def _translate(known: Head, request: _Request) -> Translated:
         pivot["verbosity"] = request.text.verbosity
     if request.reasoning is not None and request.reasoning.effort is not None:
         pivot["reasoning_effort"] = request.reasoning.effort
-    return Translated(msgspec.json.encode(pivot), _echo(top, request))
+    native = _native(request, known.items, {n: v for n, v in pivot.items() if n in top and n not in _OWN}, tools)
+    return Translated(msgspec.json.encode(pivot), _echo(top, request), native)
+
+
+def _native(request: _Request, given: list[Raw], passed: dict[str, Any], tools: list[dict[str, Any]]) -> dict[str, Raw]:
+    """The request for a source that has this dialect."""
+    passed.pop(fields.OWN_FIELD, None)
+    choice = request.tool_choice
+    if isinstance(choice, _Choice):
+        choice = choice.mode if choice.type == "allowed_tools" else _Choice("function", choice.name)
+    said: dict[str, Any] = {
+        "input": given,
+        "instructions": request.instructions,
+        "tools": [{"type": "function", "strict": None, **tool["function"]} for tool in tools] or None,
+        "tool_choice": choice if tools else None,
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "text": request.text,
+        "reasoning": request.reasoning,
+        "include": [ENCRYPTED] if ENCRYPTED in (request.include or ()) else None,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        **passed,
+    }
+    return {name: Raw(msgspec.json.encode(value)) for name, value in said.items() if value is not None}
 
 
 def _refuse_unserved(request: _Request) -> None:

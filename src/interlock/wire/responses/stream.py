@@ -152,6 +152,8 @@ class Stream:
             self._say("msg", "refusal", said.refusal, out)
         for call in said.tool_calls or ():
             self._call(call, out)
+        if said.reasoning_item is not None:
+            self._reasoned(said.reasoning_item, out)
 
     def _say(self, item: str, kind: str, piece: str, out: list[bytes]) -> None:
         text = self._speak(item, kind, out)
@@ -177,13 +179,17 @@ class Stream:
             self._close_part(text, out)  # another part of the same message
         else:
             self._close_text(out, "completed")
-            index = len(self._output)
-            text = self._text = _Text(self._ids.item(item, index), index)
-            self._output.append(None)
-            begun = message(text.id, [], "in_progress") if item == "msg" else reasoning_item(text.id, "", "in_progress")
-            out.append(self._event("response.output_item.added", output_index=index, item=begun))
+            text = self._begin_text(item, out)
         text.kind = kind
         out.append(self._part_event("added", text, _part(kind, "")))
+        return text
+
+    def _begin_text(self, item: str, out: list[bytes]) -> _Text:
+        index = len(self._output)
+        text = self._text = _Text(self._ids.item(item, index), index)
+        self._output.append(None)
+        begun = message(text.id, [], "in_progress") if item == "msg" else reasoning_item(text.id, "", "in_progress")
+        out.append(self._event("response.output_item.added", output_index=index, item=begun))
         return text
 
     def _close_part(self, text: _Text, out: list[bytes]) -> None:
@@ -217,6 +223,18 @@ class Stream:
         else:
             item = message(text.id, text.parts, status)
         self._done(text.index, item, out)
+
+    def _reasoned(self, item: Object, out: list[bytes]) -> None:
+        """A reasoning has ended, of which its source gives more than its text."""
+        text = self._text
+        if text is None or text.kind != "reasoning_text":
+            self._close_text(out, "completed")
+            text = self._begin_text("rs", out)
+        else:
+            self._close_part(text, out)
+        self._text = None
+        told: Object = {name: item[name] for name in ("summary", "content", "encrypted_content") if name in item}
+        self._done(text.index, {**reasoning_item(text.id, "", "completed"), **told}, out)
 
     def _done(self, index: int, item: Object, out: list[bytes]) -> None:
         self._output[index] = item
