@@ -201,7 +201,9 @@ class ResponsesSpeech:
         if item.type == "function_call_output":
             return {"type": item.type, "call_id": item.call_id, "output": items.plain(item.output)}
         if item.type == "message":
-            return {"type": item.type, "role": item.role, "content": items.plain(item.content)}
+            # an assistant's parts would need names and states, which mean nothing to a source that stores nothing
+            content = items.said(item) if item.role == "assistant" else items.plain(item.content)
+            return {"type": item.type, "role": item.role, "content": content}
         given: Object = {"type": "reasoning", "summary": items.plain(item.summary) or []}
         if item.encrypted_content:
             _, _, given["id"], given["encrypted_content"] = item.encrypted_content.split(":", 3)

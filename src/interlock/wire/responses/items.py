@@ -168,15 +168,20 @@ def _message(chat: _Chat, item: Item, where: str) -> None:
     elif item.role in ("system", "developer"):
         chat.system(_content(content, f"{where}.content", images=False))
     elif item.role == "assistant":
-        if not isinstance(content, str):
-            content = "".join(
-                _text(part, f"{where}.content", "output_text", "refusal", "input_text") for part in content
-            )
-        chat.assistant(content)
+        chat.assistant(said(item, where))
     else:
         raise BadRequest(
             f"The role {item.role[:40]!r} is not one of user, assistant, system, developer.", param=f"{where}.role"
         )
+
+
+def said(item: Item, where: str = "input") -> str:
+    """What an assistant said, as one text. Raises BadRequest."""
+    content = item.content
+    if isinstance(content, str):
+        return content
+    where = f"{where}.content"
+    return "".join(_text(part, where, "output_text", "refusal", "input_text") for part in content or ())
 
 
 def _content(content: str | list[_Part], where: str, *, images: bool) -> str | list[Message]:

@@ -1,0 +1,74 @@
+"""The Responses API to a real vLLM: made of chat completions, and by its own endpoint, with the same SDK calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+from pydantic import BaseModel, Field
+
+from interlock.types.record import Outcome
+
+from .engines import MODEL
+from .site import Site
+
+TOOL: Any = {
+    "type": "function",
+    "name": "weather",
+    "description": "The weather in a city.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+
+
+class City(BaseModel):
+    city: str = Field(max_length=12)
+
+
+@pytest.fixture(params=["acme", "hooli"], ids=["translated", "native"])
+def client(request: pytest.FixtureRequest, site: Site) -> openai.OpenAI:
+    return site.client(request.param)
+
+
+def test_a_conversation_whole_and_streamed(client: openai.OpenAI, site: Site) -> None:
+    given: Any = {"model": MODEL, "max_output_tokens": 16, "temperature": 0}
+    raw = client.responses.with_raw_response.create(input="What is the capital of France?", **given)
+    first = raw.parse()
+    assert "Paris" in first.output_text and first.usage is not None and first.usage.input_tokens > 5
+    outcome = site.record(raw.headers["x-interlock-request-id"], Outcome)
+    assert (outcome.usage.prompt_tokens, outcome.usage.completion_tokens) == (
+        first.usage.input_tokens,
+        first.usage.output_tokens,
+    )
+    assert outcome.usage.origin == "engine"
+    events = list(client.responses.create(input="And of Italy?", previous_response_id=first.id, stream=True, **given))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    last = events[-1]
+    assert last.type in ("response.completed", "response.incomplete")
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert last.response.output_text == text != ""
+    assert last.response.usage is not None and last.response.usage.input_tokens > first.usage.input_tokens + 10
+    assert client.responses.retrieve(last.response.id).output_text == text
+    client.responses.delete(last.response.id)
+
+
+def test_structured_output(client: openai.OpenAI) -> None:
+    made = client.responses.parse(
+        model=MODEL, input="The capital of France?", text_format=City, max_output_tokens=40, temperature=0
+    )
+    assert isinstance(made.output_parsed, City)
+
+
+def test_a_tool_loop(client: openai.OpenAI) -> None:
+    given: Any = {"model": MODEL, "max_output_tokens": 60, "temperature": 0, "tools": [TOOL]}
+    choice: Any = {"type": "function", "name": "weather"}
+    with client.responses.stream(input="How is the weather in Paris?", tool_choice=choice, **given) as stream:
+        kinds = [event.type for event in stream]
+        first = stream.get_final_response()
+    assert "response.function_call_arguments.delta" in kinds
+    (call,) = [item for item in first.output if item.type == "function_call"]
+    assert call.name == "weather" and call.arguments
+    output: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "sunny, 21 degrees"}]
+    second = client.responses.create(input=output, previous_response_id=first.id, tool_choice="none", **given)
+    assert second.output_text and second.usage is not None and first.usage is not None
+    assert second.usage.input_tokens > first.usage.input_tokens
