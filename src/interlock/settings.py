@@ -406,6 +406,8 @@ class Settings:
         1000, "Calls of one worker that wait for stored responses.", group="responses", minimum=1
     )
 
+    responses_waiting_own_max: int = setting(100, "Of these, those of one person.", group="responses", minimum=1)
+
     # -- budgets
     budgets_max: int = setting(1000, "Most budgets of a tenant.", group="budgets", minimum=1)
     lease_wait_ms: int = setting(

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from interlock.errors import InterlockError, Unavailable
+from interlock.errors import InterlockError, StoreError, Unavailable
 from interlock.gateway.link import State, StateAnswer, StateDropped, StateKept, StatePart, StateWanted
 from interlock.storage import roles, states
 from interlock.storage.faults import mapped
@@ -31,7 +31,7 @@ SWEEP_S = 60.0
 SWEPT_AT_ONCE = 500
 UNSENT_MAX = 1_048_576
 """Bytes that may wait for a worker before it is sent more: it must not be taken for one that does not read."""
-UNREAD_S = 5.0
+UNREAD_S = 1.0
 """How long a worker may leave them waiting before its question is given up."""
 
 
@@ -85,22 +85,30 @@ class Keeper:
             await self._database.close()
 
     async def _next(self) -> None:
-        slot, message = self._queue[0]
+        slot, message = self._queue.popleft()
+        try:
+            answer = await self._do(slot, message)
+        except StoreError:
+            self._queue.appendleft((slot, message))
+            raise
+        except InterlockError as e:  # this question's alone: an erasure at the same moment, a worker that does not read
+            log.warning("stored responses cannot be had for one call: %s", e.message)
+            answer = _answer(message, "unavailable")
+        await self._tell(slot, answer)
+
+    async def _do(self, slot: int, message: State) -> StateAnswer:
         conn = await self._database.get()
         owner = states.Owner(message.tenant_id, message.subject)
         with mapped():
             async with conn.transaction():
                 if isinstance(message, StateWanted):
-                    answer = await self._wanted(slot, message, owner)
-                elif isinstance(message, StateKept):
+                    return await self._wanted(slot, message, owner)
+                if isinstance(message, StateKept):
                     row = states.Row(message.id, message.previous, message.sealed)
                     kept = await states.keep(conn, owner, row, message.key_name, message.keep_s)
-                    answer = _answer(message, "kept" if kept else "refused")
-                else:
-                    dropped = await states.drop(conn, owner, message.id)
-                    answer = _answer(message, "dropped" if dropped else "missing")
-        self._queue.popleft()
-        await self._tell(slot, answer)
+                    return _answer(message, "kept" if kept else "refused")
+                dropped = await states.drop(conn, owner, message.id)
+                return _answer(message, "dropped" if dropped else "missing")
 
     async def _wanted(self, slot: int, message: StateWanted, owner: states.Owner) -> StateAnswer:
         conn = await self._database.get()
@@ -113,7 +121,9 @@ class Keeper:
             state, names = await states.chain(conn, owner, message.id, self._bounds)
         sent = 0
         async for row in states.read(conn, owner, names):
-            await self._tell(slot, StatePart(message.epoch, message.number, row.id, row.previous, row.sealed))
+            part = StatePart(message.epoch, message.number, row.id, row.previous, row.sealed)
+            if not await self._tell(slot, part):
+                raise Unavailable(f"worker {slot} does not read what it asked for")
             sent += 1
         if sent < len(names):
             state = "missing"
@@ -128,28 +138,28 @@ class Keeper:
             self._sweep_at = now + (SWEEP_S if removed < SWEPT_AT_ONCE else 0)
 
     async def _fail(self, error: InterlockError) -> None:
-        """The database is away, or a worker does not read."""
+        """The database is away."""
         if not self._failing:
             log.warning("stored responses cannot be had: %s", error.message)
         self._failing = True
         await self._database.close()
         waiting, self._queue = self._queue, deque()
         for slot, message in waiting:
-            with contextlib.suppress(Unavailable):
-                await self._tell(slot, _answer(message, "unavailable"))
+            await self._tell(slot, _answer(message, "unavailable"))
         self._sweep_at = time.monotonic() + SWEEP_S
         await asyncio.sleep(RETRY_S)
 
-    async def _tell(self, slot: int, message: StatePart | StateAnswer) -> None:
-        """Send it when the worker has read enough of what was sent before. Raises Unavailable."""
+    async def _tell(self, slot: int, message: StatePart | StateAnswer) -> bool:
+        """Send it when the worker has read enough of what was sent before. False when it does not read, or is gone."""
         for worker in self._workers():
             if worker.number == slot:
                 deadline = time.monotonic() + UNREAD_S
                 while worker.unsent > UNSENT_MAX:
                     if time.monotonic() > deadline:
-                        raise Unavailable(f"worker {slot} does not read what it asked for")
+                        return False
                     await asyncio.sleep(0.002)
-                worker.send(message)
+                return worker.send(message)
+        return False
 
 
 def _answer(message: StateWanted | StateKept | StateDropped, state: str) -> StateAnswer:

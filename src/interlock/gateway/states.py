@@ -95,6 +95,7 @@ class Waiter(Protocol):
 
 
 class _Asked(NamedTuple):
+    owner: Owner
     waiter: Waiter
     parts: list[StatePart]
     size: int
@@ -113,6 +114,11 @@ class States:
         self._asked: dict[int, _Asked] = {}
         self._unsent: deque[StateKept] = deque()
         self._unanswered = 0
+        self._of: dict[Owner, int] = {}
+
+    def waiting_of(self, owner: Owner) -> int:
+        """Questions about an owner's responses that are not answered."""
+        return self._of.get(owner, 0)
 
     @property
     def waiting(self) -> int:
@@ -122,7 +128,7 @@ class States:
     def want(self, owner: Owner, response_id: str, waiter: Waiter, *, alone: bool, make_key: bool) -> int:
         """Ask for the owner's key, and for a response with (unless `alone`) what it goes on from; "": for none. The
         number of the question."""
-        number = self._register(waiter, 0)
+        number = self._register(owner, waiter, 0)
         name = new = b""
         if make_key:
             name, new = os.urandom(NAME_BYTES), self._wrapper(owner).wrap(os.urandom(KEY_BYTES), _context(owner))
@@ -133,20 +139,20 @@ class States:
         self, owner: Owner, response_id: str, previous: str, key: StateKey, sealed: bytes, keep_s: int, waiter: Waiter
     ) -> int:
         """Have a response stored. The number of the question."""
-        number = self._register(waiter, len(sealed))
+        number = self._register(owner, waiter, len(sealed))
         self._unsent.append(StateKept(self.epoch, number, *owner, response_id, previous, key.name, sealed, keep_s))
         self._flush()
         return number
 
     def drop(self, owner: Owner, response_id: str, waiter: Waiter) -> int:
         """Have a response deleted. The number of the question."""
-        number = self._register(waiter, 0)
+        number = self._register(owner, waiter, 0)
         self._send(StateDropped(self.epoch, number, *owner, response_id))
         return number
 
     def forget(self, number: int) -> None:
         """Nobody waits for this answer any more."""
-        asked = self._asked.pop(number, None)
+        asked = self._taken(number)
         if asked is not None:
             before = len(self._unsent)
             self._unsent = deque(each for each in self._unsent if each.number != number)
@@ -164,7 +170,7 @@ class States:
         """The node's answer."""
         if message.epoch != self.epoch:
             return
-        asked = self._asked.pop(message.number, None)
+        asked = self._taken(message.number)
         if asked is not None:
             self._unanswered -= asked.size
             self._flush()
@@ -184,10 +190,20 @@ class States:
         secret = hmac.digest(self._secret, b"responses\0key\0" + owner.tenant_id.encode(), hashlib.sha256)
         return KeyWrapper(secret, os.urandom)
 
-    def _register(self, waiter: Waiter, size: int) -> int:
+    def _register(self, owner: Owner, waiter: Waiter, size: int) -> int:
         self._number += 1
-        self._asked[self._number] = _Asked(waiter, [], size)
+        self._asked[self._number] = _Asked(owner, waiter, [], size)
+        self._of[owner] = self._of.get(owner, 0) + 1
         return self._number
+
+    def _taken(self, number: int) -> _Asked | None:
+        """A question that is one no more."""
+        asked = self._asked.pop(number, None)
+        if asked is not None:
+            left = self._of.pop(asked.owner) - 1
+            if left:
+                self._of[asked.owner] = left
+        return asked
 
     def _flush(self) -> None:
         while self._unsent and self._unanswered < UNANSWERED_BYTES_MAX:

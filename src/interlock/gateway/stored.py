@@ -18,7 +18,7 @@ from interlock.gateway.http.protocol import method_not_allowed
 from interlock.gateway.stages.authenticate import identity_of
 from interlock.gateway.stages.authorize import fresh_enough
 from interlock.gateway.states import Owner, owner_of
-from interlock.gateway.turn import ID_MAX, room, unavailable
+from interlock.gateway.turn import ID, SHOWN_MAX, room, unavailable
 from interlock.ledger.vault import VaultError
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ def serve(request: Request, sink: Sink, runtime: Runtime) -> Exchange | None:
         identity = identity_of(request.headers, runtime.state.view, runtime.authenticator)
         fresh_enough(identity.caller.data_class, runtime.clock.wall_ns(), runtime)
         give = _page(request) if what == ITEMS else _response
-        if len(response_id) > ID_MAX or not response_id.isascii():
+        if not ID.fullmatch(response_id):
             raise _not_found(response_id)
-        room(runtime)
-        looking = Looking(owner_of(identity), response_id, give, sink, runtime)
+        owner = owner_of(identity)
+        room(runtime, owner)
+        looking = Looking(owner, response_id, give, sink, runtime)
         looking.begin(delete=request.method == "DELETE")
     except InterlockError as error:
         sink.respond(*RESPONSES.error(error))
@@ -205,4 +206,4 @@ def _item(raw: bytes, name: str) -> dict[str, Any]:
 
 
 def _not_found(response_id: str) -> NotFound:
-    return NotFound(f"Response with id {response_id[:ID_MAX]!r} not found.", code="response_not_found")
+    return NotFound(f"Response with id {response_id[:SHOWN_MAX]!r} not found.", code="response_not_found")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from interlock.errors import BadRequest, InterlockError, Unavailable
+from interlock.errors import BadRequest, InterlockError, LimitExceeded, Unavailable
 from interlock.gateway.http.exchange import Request
 from interlock.gateway.link import StateAnswer
 from interlock.gateway.states import SEALED_MAX, Owner, StateKey, Stored, owner_of
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
 
 SECONDS_PER_DAY = 86_400
 PREVIOUS = "previous_response_id"
-ID_MAX = 128
-"""Longest response id looked up, characters."""
+ID = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
+"""What may be the id of a response."""
+SHOWN_MAX = 128
+"""Characters of another id that an error repeats."""
+SHRINKS_MAX = 16
+"""A response that would have to shrink to less than 1/16 to be stored is not tried: compressing takes its time."""
 
 
 class Turn:
@@ -87,18 +92,23 @@ def recall(
     turn = call.turn = Turn(call, runtime, head)
     if not turn.store and not turn.previous:
         return go(call, runtime)
-    if len(turn.previous) > ID_MAX:
+    if turn.previous and not ID.fullmatch(turn.previous):
         raise _not_found(turn.previous)
-    room(runtime)
+    room(runtime, turn.owner)
     recalling = Recalling(call, turn, head, go, refuse)
     recalling.begin()
     return recalling
 
 
-def room(runtime: Runtime) -> None:
-    """Raise Unavailable when too much waits for stored responses already, or the worker is stopping."""
+def room(runtime: Runtime, owner: Owner) -> None:
+    """Raise when too much waits for stored responses already: LimitExceeded when it is the owner's, Unavailable when it
+    is everybody's, or the worker is stopping."""
     if runtime.draining:
         raise Unavailable("This gateway is shutting down; try again.", code="draining")
+    if runtime.states.waiting_of(owner) >= runtime.settings.responses_waiting_own_max:
+        raise LimitExceeded(
+            "Too many of your calls wait for stored responses; try again.", headers={"retry-after": "1"}
+        )
     busy = len(runtime.runs) + len(runtime.waiting) >= runtime.settings.calls_max
     if busy or runtime.states.waiting >= runtime.settings.responses_waiting_max:
         raise Unavailable(
@@ -263,9 +273,13 @@ class Keeping:
         """Seal it and send it. `response`: as JSON."""
         call, turn, runtime = self._call, self._turn, self._runtime
         assert turn.key is not None and call.data_class is not None  # noqa: S101 - what is stored has a key
+        most = min(runtime.settings.responses_bytes_max, SEALED_MAX)
+        if len(response) + sum(map(len, turn.items)) > most * SHRINKS_MAX:
+            self._finish("too_large")
+            return
         stored = Stored(int(max(call.data_class, turn.data_class)), turn.items, response)
         sealed = turn.key.seal(turn.ids.response, turn.previous, stored)
-        if len(sealed) > min(runtime.settings.responses_bytes_max, SEALED_MAX):
+        if len(sealed) > most:
             self._finish("too_large")
             return
         runtime.waiting.add(self)
@@ -309,7 +323,7 @@ def _unavailable_answer(runtime: Runtime) -> StateAnswer:
 
 
 def _not_found(previous: str, why: str = "") -> BadRequest:
-    words = f"Previous response with id {previous[:ID_MAX]!r} not found"
+    words = f"Previous response with id {previous[:SHOWN_MAX]!r} not found"
     error = BadRequest(f"{words}: {why}." if why else f"{words}.", code="previous_response_not_found", param=PREVIOUS)
     error.status = 404
     return error

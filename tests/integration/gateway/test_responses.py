@@ -319,6 +319,22 @@ def test_while_nobody_answers_for_stored_responses() -> None:
         assert not gateway.worker.states.waiting and not gateway.call(lambda: gateway.worker.runtime.waiting)  # type: ignore[union-attr]
 
 
+def test_one_person_cannot_take_all_the_room_of_the_others() -> None:
+    with serving(people(Who("bob")), responses_waiting_own_max=3, responses_wait_ms=1500) as (gateway, _):
+        gateway.states_answered = False
+        waiting = [threading.Thread(target=respond, args=(gateway,)) for _ in range(3)]
+        for thread in waiting:
+            thread.start()
+        eventually(lambda: gateway.worker.states.waiting == 3)
+        assert respond(gateway, store=True).status == stored(gateway, "resp_x").status == 429
+        assert respond(gateway, store=False).status == 200
+        gateway.states_answered = True
+        assert respond(gateway, gateway.key("bob")).json["store"] is True
+        for thread in waiting:
+            thread.join(10)
+        assert gateway.worker.states.waiting == 0 and respond(gateway).json["store"] is True
+
+
 def test_failures_are_told_in_the_responses_own_events() -> None:
     with serving() as (gateway, engine):
         engine.script(faults.dies_mid_stream(3))
@@ -340,6 +356,8 @@ def test_failures_are_told_in_the_responses_own_events() -> None:
         assert [r.dialect for r in gateway.records_of(Refusal)].count("responses") >= 3
         assert stored(gateway, "x/cancel", method="POST").error["code"] == "not_cancellable"
         assert stored(gateway, "input_tokens", method="POST").status == 501
+        assert respond(gateway, previous_response_id="resp_\0").error["code"] == "previous_response_not_found"
+        assert respond(gateway, previous_response_id="x" * 300).status == 404
         assert stored(gateway, "x" * 300).status == stored(gateway, "%C3%A4").status == 404
         assert stored(gateway, "x/input_items?limit=1000").status == stored(gateway, "x?stream=true").status == 400
 
