@@ -32,9 +32,14 @@ def client(request: pytest.FixtureRequest, site: Site) -> openai.OpenAI:
 
 def test_a_conversation_whole_and_streamed(client: openai.OpenAI, site: Site) -> None:
     given: Any = {"model": MODEL, "max_output_tokens": 16, "temperature": 0}
-    raw = client.responses.with_raw_response.create(input="What is the capital of France?", **given)
+    question = "What is the capital of France?"
+    raw = client.responses.with_raw_response.create(input=question, **given)
     first = raw.parse()
-    assert "Paris" in first.output_text and first.usage is not None and first.usage.input_tokens > 5
+    chat = client.chat.completions.create(
+        model=MODEL, messages=[{"role": "user", "content": question}], max_tokens=16, temperature=0
+    )
+    assert first.output_text == chat.choices[0].message.content and first.usage is not None and chat.usage is not None
+    assert first.usage.input_tokens == chat.usage.prompt_tokens, "the model was asked the same"
     outcome = site.record(raw.headers["x-interlock-request-id"], Outcome)
     assert (outcome.usage.prompt_tokens, outcome.usage.completion_tokens) == (
         first.usage.input_tokens,

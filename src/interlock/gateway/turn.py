@@ -94,7 +94,13 @@ def recall(
         return go(call, runtime)
     if turn.previous and not ID.fullmatch(turn.previous):
         raise _not_found(turn.previous)
-    room(runtime, turn.owner)
+    try:
+        room(runtime, turn.owner)
+    except (LimitExceeded, Unavailable):
+        if turn.insists or turn.previous:
+            raise
+        turn.store = False  # nobody asked for it in words
+        return go(call, runtime)
     recalling = Recalling(call, turn, head, go, refuse)
     recalling.begin()
     return recalling

@@ -328,6 +328,7 @@ def test_one_person_cannot_take_all_the_room_of_the_others() -> None:
         eventually(lambda: gateway.worker.states.waiting == 3)
         assert respond(gateway, store=True).status == stored(gateway, "resp_x").status == 429
         assert respond(gateway, store=False).status == 200
+        assert respond(gateway).json["store"] is False, "what does not say goes on"
         gateway.states_answered = True
         assert respond(gateway, gateway.key("bob")).json["store"] is True
         for thread in waiting:

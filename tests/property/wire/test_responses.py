@@ -202,6 +202,11 @@ CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
             "input[0].content",
             "Files are not kept",
         ),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x", "image_url": "http://x"}]}]},
+            "input[0].content",
+            "no image",
+        ),
         ({"input": [CALL]}, "input[0]", "No tool output found for function call c"),
         ({"input": [CALL, CALL]}, "input[1].call_id", "given twice"),
         (

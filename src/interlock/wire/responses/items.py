@@ -222,6 +222,8 @@ def _text(part: _Part, where: str, *kinds: str) -> str:
             code="unsupported_part",
             param=where,
         )
+    if part.image_url is not None or part.file_id is not None:
+        raise BadRequest(f"A content part of type {part.type!r} takes a text and no image or file.", param=where)
     text = part.refusal if part.type == "refusal" else part.text
     if text is None:
         raise BadRequest(f"A content part of type {part.type!r} needs its text.", param=where)
