@@ -443,6 +443,17 @@ class Settings:
     # -- control
     control_host: str = setting("127.0.0.1", "Address the admin API listens on.", group="control")
     control_port: int = setting(8081, "Port the admin API listens on; 0: any free one.", group="control", minimum=0)
+    console_idle_ms: int = setting(
+        1_800_000, "How long a console session may be unused before it ends.", group="control", minimum=60_000
+    )
+    console_session_ms: int = setting(
+        36_000_000, "How long a console session lasts at most.", group="control", minimum=60_000
+    )
+    console_url: str = setting(
+        "",
+        "Where browsers reach the console, as `https://interlock.example.com`; empty: as each request names its host.",
+        group="control",
+    )
     control_tls_cert_file: str = setting(
         "", "Certificate chain of the admin API (PEM); empty: no TLS.", group="control"
     )

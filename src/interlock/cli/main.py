@@ -15,6 +15,7 @@ from interlock import __version__
 from interlock.cli import (
     budgets,
     config,
+    console,
     holds,
     keys,
     ledger,
@@ -43,6 +44,7 @@ config.add_to(app)
 app.add_typer(keys.app, name="key")
 app.add_typer(sources.app, name="source")
 app.add_typer(budgets.app, name="budget")
+app.add_typer(console.app, name="console")
 app.add_typer(policy.app, name="policy")
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)

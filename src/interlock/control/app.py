@@ -5,9 +5,10 @@ from __future__ import annotations
 import hmac
 
 from fastapi import APIRouter, FastAPI, Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from interlock import __version__
+from interlock.control.console.app import Console
 from interlock.control.metrics import CONTENT_TYPE, ControlMetrics
 from interlock.control.routes import (
     actions,
@@ -50,6 +51,12 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(resources.router())
     app.include_router(admin)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
+
+    app.mount("/console", Console(api).app())
+
+    @app.get("/", include_in_schema=False)
+    def front() -> Response:
+        return RedirectResponse("/console/")
 
     @app.get("/health", include_in_schema=False)
     def health() -> Response:

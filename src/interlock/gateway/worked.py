@@ -46,6 +46,8 @@ class Desk:
         self._lost_ns = 0
         self.ended_ns = 0
         """When the last call at a metered source ended."""
+        self.owed = 0
+        """Calls that the node was told of and has not said anything about. Too many where it never will."""
 
     def update(self, sources: Iterable[Source]) -> None:
         """The sources of a new snapshot."""
@@ -81,6 +83,7 @@ class Desk:
         for source_id, _, began_ns, _, _ in self._ended:
             if source_id in opened:
                 opened[source_id] = min(opened[source_id], began_ns)
+        self.owed += len(told)
         self._tell(Worked(self._log.epoch, now_ns, opened, told, self._lost_ns))
         self._lost_ns = 0
 
@@ -88,6 +91,7 @@ class Desk:
         """Write down what the node made of it. What the log does not take is left out: the estimate stays."""
         if message.epoch != self._log.epoch:
             return
+        self.owed = max(0, self.owed - len(message.calls))
         wall_ns = self._clock.wall_ns()
         for call, uj in message.calls:
             try:

@@ -86,6 +86,8 @@ POLL_S = 0.02
 """How often a drain looks whether the last call has ended."""
 FINISH_NS = 1_000_000_000
 """How long calls that were cut at the end of the grace may take to record their outcome."""
+LAST_MEASURED_NS = 2_000_000_000
+"""How long a worker that stops waits for what its last calls took; longer where meters are read more seldom."""
 OPEN_FILES_MAX = 1_048_576
 """Open files a worker asks for at most."""
 LIMIT_CHANGES_MAX = 64
@@ -479,12 +481,12 @@ class Worker:
 
     async def _last_measured(self, deadline_ns: int) -> None:
         """Give the node the time to tell what the last calls at metered sources took, as far as the grace allows."""
-        wait_ns = 2 * self.settings.energy_sample_ms * 1_000_000
         if not self.desk.ended_ns:
             return
+        wait_ns = max(2 * self.settings.energy_sample_ms * 1_000_000, LAST_MEASURED_NS)
         until_ns = min(deadline_ns, self.desk.ended_ns + wait_ns)
         self._report_work()
-        while self.clock.mono_ns() < until_ns:  # noqa: ASYNC110 - answers come in callbacks
+        while self.desk.owed and self.clock.mono_ns() < until_ns:  # noqa: ASYNC110 - answers come in callbacks
             await asyncio.sleep(POLL_S)
 
 

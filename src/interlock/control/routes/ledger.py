@@ -11,20 +11,18 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from interlock.control import replay as past_calls
-from interlock.control.identity import Actor, reach_of, tenant_of
+from interlock.control.identity import Actor
 from interlock.control.permissions import Action
-from interlock.control.services import audit, ledger
+from interlock.control.services import audit, ledger, looks
 from interlock.control.services.base import Names
 from interlock.control.web import (
-    REASON_HEADER,
-    REQUEST_ID_HEADER,
     Body,
     Given,
     Json,
     Who,
-    allow,
     api_of,
     page_size,
+    reason_of,
     route,
 )
 from interlock.errors import BadRequest, NotFound
@@ -35,7 +33,6 @@ from interlock.storage import changes, erasure, ledger_read
 from interlock.storage.changes import Author, Change
 from interlock.storage.ledger_keys import LedgerKeys, read_key
 
-NO_REASON = "(no reason given)"
 NUMBER_MAX = 1 << 63
 
 
@@ -239,10 +236,7 @@ def _keys(settings: Settings) -> LedgerKeys:
 
 
 def _tenant(request: Request, who: Actor, action: Action) -> str:
-    tenant_id = tenant_of(api_of(request).store, who, request.path_params["tenant"])
-    # the platform's tree tells of the whole installation
-    allow(who, action, reach_of(tenant_id))
-    return tenant_id
+    return looks.allowed_tenant(api_of(request).store, who, request.path_params["tenant"], action)
 
 
 def _id(find: Callable[[str, str], str], tenant_id: str, name: str) -> str:
@@ -267,7 +261,5 @@ def _look(
 ) -> None:
     """Record a look. Raises BadRequest without a reason where one is needed."""
     api = api_of(request)
-    reason = request.headers.get(REASON_HEADER, "") or ("" if reason_needed else NO_REASON)
-    by = Author(who.principal_id, who.name, reason, api.tools.now(), request.headers.get(REQUEST_ID_HEADER, "")[:128])
-    with api.store.platform() as conn:
-        changes.record(conn, Change(tenant_id, action, "ledger", object_id or tenant_id, None, after), by)
+    reason = reason_of(request)
+    looks.note(api.store, api.tools, who, tenant_id, action, object_id, after, reason, reason_needed=reason_needed)

@@ -1,14 +1,14 @@
 """Stored responses: what conversations of the Responses API go on from, encrypted under a key of their person.
 
-Revision: 0010
+Revision: 0011
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
