@@ -28,8 +28,6 @@ WAITING_MAX = 2
 """Queue depth above which `near` counts as saturated."""
 TAPPED = ("pass", "drop", "refuse")
 """Sources `tapped-<rule>` reach `near` through a tap, one per `extra_fields` rule."""
-TENANTS = ("acme", "globex", "initech", "umbrella", "hooli")
-"""The last is granted `native` alone: the second engine as one that is asked in the Responses dialect."""
 T = TypeVar("T")
 
 
@@ -86,8 +84,7 @@ def _pump(come: socket.socket, go: socket.socket, note: bytearray | None) -> Non
 
 
 def document(vllm: dict[str, Vllm], tap: Tap) -> dict[str, Any]:
-    """Two sources, the same engines again (behind the tap, and as `native`), and five tenants, of which globex must
-    stay in the EU."""
+    """Two sources, the same engine again behind the tap, and four tenants of which globex must stay in the EU."""
     price = {"input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.2}
     near = {
         "name": "near",
@@ -112,16 +109,13 @@ def document(vllm: dict[str, Vllm], tap: Tap) -> dict[str, Any]:
         | {"labels": {"region": "eu"}, "extra_fields": rule}
         for rule in TAPPED
     ]
-    able = ["chat", "completions", "json_schema", "logprobs", "responses", "tools"]
-    native = {"name": "native", "kind": "vllm", "url": vllm["far"].url, "granted_to": ["hooli"]}
-    native |= {"labels": {"region": "us"}, "models": [{"name": MODEL, "abilities": able}]}
-    acme, globex, initech, umbrella, hooli = (_tenant(name) for name in TENANTS)
+    acme, globex, initech, umbrella = (_tenant(name) for name in ("acme", "globex", "initech", "umbrella"))
     acme["aliases"] = [{"name": "wordy", "targets": [{"model": MODEL, "source": "near"}], "max_tokens": 5000}]
     acme["policies"][0]["parameters"] = {"team": "all", "models": "*", "features": ["multiply"]}
     globex["policies"].append(
         {"id": "stay-in-europe", "template": "region-stays-in-region", "parameters": {"regions": ["eu"]}}
     )
-    return {"sources": [near, far, native, *tapped], "tenants": [acme, globex, initech, umbrella, hooli]}
+    return {"sources": [near, far, *tapped], "tenants": [acme, globex, initech, umbrella]}
 
 
 def _tenant(name: str) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import openai
 import pytest
 from pydantic import BaseModel, Field
 
-from interlock.types.record import Outcome
+from interlock.types.record import Attempt, Outcome
+from interlock.types.source import SourceKind
+from tests.gateway import ABILITIES, WorkerHarness, World, model, source
 
-from .engines import MODEL
-from .site import Site
+from .engines import CONTEXT, MODEL, Vllm
 
 TOOL: Any = {
     "type": "function",
@@ -25,22 +27,40 @@ class City(BaseModel):
     city: str = Field(max_length=12)
 
 
-@pytest.fixture(params=["acme", "hooli"], ids=["translated", "native"])
-def client(request: pytest.FixtureRequest, site: Site) -> openai.OpenAI:
-    return site.client(request.param)
+class Asked(NamedTuple):
+    """A worker before one engine, which it asks for `model` in one of the two ways."""
+
+    gateway: WorkerHarness
+    client: openai.OpenAI
+    model: str
 
 
-def test_a_conversation_whole_and_streamed(client: openai.OpenAI, site: Site) -> None:
-    given: Any = {"model": MODEL, "max_output_tokens": 16, "temperature": 0}
+@pytest.fixture(params=["translated", "native"])
+def asked(request: pytest.FixtureRequest, vllm: dict[str, Vllm]) -> Iterator[Asked]:
+    url = vllm["far"].url
+    sources = [
+        source(name, url, model(MODEL, abilities=abilities, context_length=CONTEXT), kind=SourceKind.vllm)
+        for name, abilities in (("translated", ABILITIES), ("native", (*ABILITIES, "responses")))
+    ]
+    with WorkerHarness(World(sources)) as gateway:
+        key = gateway.key()
+        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0, timeout=300) as client:
+            yield Asked(gateway, client, f"{request.param}::{MODEL}")
+        attempts = gateway.records_of(Attempt)
+        assert attempts and {attempt.source for attempt in attempts} == {request.param}
+
+
+def test_a_conversation_whole_and_streamed(asked: Asked) -> None:
+    client = asked.client
+    given: Any = {"model": asked.model, "max_output_tokens": 16, "temperature": 0}
     question = "What is the capital of France?"
-    raw = client.responses.with_raw_response.create(input=question, **given)
-    first = raw.parse()
+    first = client.responses.create(input=question, **given)
     chat = client.chat.completions.create(
-        model=MODEL, messages=[{"role": "user", "content": question}], max_tokens=16, temperature=0
+        model=asked.model, messages=[{"role": "user", "content": question}], max_tokens=16, temperature=0
     )
     assert first.output_text == chat.choices[0].message.content and first.usage is not None and chat.usage is not None
     assert first.usage.input_tokens == chat.usage.prompt_tokens, "the model was asked the same"
-    outcome = site.record(raw.headers["x-interlock-request-id"], Outcome)
+    outcome = asked.gateway.records_of(Outcome)[0]
     assert (outcome.usage.prompt_tokens, outcome.usage.completion_tokens) == (
         first.usage.input_tokens,
         first.usage.output_tokens,
@@ -57,15 +77,16 @@ def test_a_conversation_whole_and_streamed(client: openai.OpenAI, site: Site) ->
     client.responses.delete(last.response.id)
 
 
-def test_structured_output(client: openai.OpenAI) -> None:
-    made = client.responses.parse(
-        model=MODEL, input="The capital of France?", text_format=City, max_output_tokens=40, temperature=0
+def test_structured_output(asked: Asked) -> None:
+    made = asked.client.responses.parse(
+        model=asked.model, input="The capital of France?", text_format=City, max_output_tokens=40, temperature=0
     )
     assert isinstance(made.output_parsed, City)
 
 
-def test_a_tool_loop(client: openai.OpenAI) -> None:
-    given: Any = {"model": MODEL, "max_output_tokens": 60, "temperature": 0, "tools": [TOOL]}
+def test_a_tool_loop(asked: Asked) -> None:
+    client = asked.client
+    given: Any = {"model": asked.model, "max_output_tokens": 60, "temperature": 0, "tools": [TOOL]}
     choice: Any = {"type": "function", "name": "weather"}
     with client.responses.stream(input="How is the weather in Paris?", tool_choice=choice, **given) as stream:
         kinds = [event.type for event in stream]

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interlock.gateway.responses_speech import ResponsesSpeech
-from interlock.types.source import Ability
+from interlock.types.source import Ability, SourceKind
 
 if TYPE_CHECKING:
-    from interlock.types.source import Offer, SourceKind
+    from interlock.types.source import Offer
     from interlock.wire.openai import Native
     from interlock.wire.speech import Speech
 
@@ -19,9 +19,13 @@ NATIVE: dict[tuple[str, SourceKind], Speech] = {}
 """(the caller's dialect, kind of source) that are one dialect."""
 
 
+_HAVE_RESPONSES = frozenset((SourceKind.openai, SourceKind.vllm))
+"""llama.cpp's own leaves out the format of the answer without a word: it is asked for chats."""
+
+
 def native_speech(native: Native, offer: Offer) -> Speech | None:
     """For a call in a dialect of its own."""
     kind = offer.source.kind
-    if native.dialect == "responses" and Ability.responses in offer.model.abilities:
+    if native.dialect == "responses" and kind in _HAVE_RESPONSES and Ability.responses in offer.model.abilities:
         return ResponsesSpeech(offer.source)
     return NATIVE.get((native.dialect, kind)) or SPEECHES.get(kind)
