@@ -1,5 +1,5 @@
-"""The Responses API to a real llama.cpp: made of chat completions, and, as if it were of another kind, by its own endpoint,
-with the same SDK calls."""
+"""The Responses API to a real llama.cpp: made of chat completions, and, as if it were of another kind, by its own
+endpoint, with the same SDK calls."""
 
 from __future__ import annotations
 
