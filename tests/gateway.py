@@ -72,6 +72,7 @@ from interlock.types.snapshot import (
     Head,
     Part,
     PolicyText,
+    Trial,
     bucket_of,
     bucket_part,
     key_digest,
@@ -149,6 +150,7 @@ class World:
     aliases: list[Alias] = dataclasses.field(default_factory=list)
     issuers: list[Issuer] = dataclasses.field(default_factory=list)
     budgets: list[Budget] = dataclasses.field(default_factory=list)
+    trials: list[Trial] = dataclasses.field(default_factory=list)
 
     def parts(self, version: int) -> tuple[list[Part], Head]:
         """The parts of this world's snapshot, as the compiler would make them."""
@@ -174,6 +176,7 @@ class World:
             "aliases": self.aliases,
             "issuers": self.issuers,
             "budgets": self.budgets,
+            "trials": self.trials,
             "router": {"version": 0},
         }
         keys: list[dict[bytes, ApiKey]] = [{} for _ in range(BUCKETS)]

@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from interlock.errors import ConfigError
+from interlock.settings_waits import WaitSettings, setting
 
 ENV_PREFIX = "INTERLOCK_"
 
 
-def setting(default: Any, doc: str, *, group: str, minimum: int | None = None) -> Any:
-    """Declare a setting: its default, one sentence for the documentation, the group it is shown under."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "group": group, "minimum": minimum})
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(WaitSettings):
     """All settings of one process. Build with `load`; tests build it directly."""
 
     # -- home and processes
@@ -227,6 +223,11 @@ class Settings:
         group="ledger",
         minimum=0,
     )
+    ledger_receipts: str = setting(
+        "asked",
+        "Who gets a signed receipt with an answer: `asked` (who sends `x-interlock-receipt: true`) or `all`.",
+        group="ledger",
+    )
     ledger_checkpoint_s: int = setting(
         10, "How often a tenant's tree is signed while it grows; 0: with every batch.", group="ledger", minimum=0
     )
@@ -298,6 +299,22 @@ class Settings:
         minimum=0,
     )
 
+    # -- changes of policies
+    policy_approval: str = setting(
+        "tenant",
+        "Whose policies need a second person to change: `tenant`: of tenants that say so; else everybody's.",
+        group="policy",
+    )
+    what_if_cells_max: int = setting(
+        20_000,
+        "Decisions that one what-if compares for everybody; callers alike are one. It says when there were more.",
+        group="policy",
+        minimum=1,
+    )
+    what_if_calls_max: int = setting(
+        10_000, "Logged calls that one what-if or report looks at, the newest first.", group="policy", minimum=1
+    )
+
     # -- identity
     jwks_refresh_s: int = setting(300, "Age at which an issuer's keys are fetched again.", group="identity", minimum=5)
     jwks_refetch_min_s: int = setting(
@@ -342,6 +359,46 @@ class Settings:
     credential_check_ms: int = setting(
         5000, "How often credential and certificate files are looked at for a change.", group="sources", minimum=100
     )
+    engine_start_timeout_s: int = setting(
+        1800,
+        "Longest time a managed engine may take to become ready; then it is started again.",
+        group="sources",
+        minimum=1,
+    )
+    engine_restarts_max: int = setting(
+        5,
+        "Restarts of a managed engine within `engine_restart_window_s`; after one more failure it is given up.",
+        group="sources",
+        minimum=0,
+    )
+    engine_restart_window_s: int = setting(
+        600, "Time over which restarts of a managed engine are counted.", group="sources", minimum=1
+    )
+    engine_backoff_ms: int = setting(
+        500, "Pause before a managed engine is started again; it doubles with each restart.", group="sources", minimum=1
+    )
+    engine_backoff_ms_max: int = setting(
+        30_000, "Longest pause before a managed engine is started again.", group="sources", minimum=1
+    )
+    engine_health_timeout_ms: int = setting(
+        10_000, "Longest wait for a managed engine's word that it is well.", group="sources", minimum=1
+    )
+    engine_health_failures_max: int = setting(
+        6, "Such waits in a row that must fail before a managed engine is started again.", group="sources", minimum=1
+    )
+    engine_report_s: int = setting(
+        5, "How often the supervisor of an engine reports, besides at each change.", group="sources", minimum=1
+    )
+    engine_silent_s: int = setting(
+        20, "Silence of a supervisor after which its engine counts as lost.", group="sources", minimum=2
+    )
+    engine_log_bytes_max: int = setting(
+        10_000_000,
+        "Size at which the log of a managed engine is closed and a new one begun.",
+        group="sources",
+        minimum=4096,
+    )
+    engine_logs_max: int = setting(5, "Closed logs kept of a managed engine.", group="sources", minimum=0)
     sources_max: int = setting(512, "Most sources in a snapshot.", group="sources", minimum=1)
 
     # -- metering
@@ -357,56 +414,18 @@ class Settings:
     breaker_open_ms: int = setting(10_000, "How long an open breaker lets nothing through.", group="routing", minimum=1)
     breaker_probes: int = setting(1, "Calls let through to test a half-open breaker.", group="routing", minimum=1)
     candidates_max: int = setting(50, "Most candidates ranked for a call.", group="routing", minimum=1)
-
-    # -- idempotency
-    idempotency_keep_s: int = setting(
-        86_400, "How long an idempotency key stands for its first request.", group="idempotency", minimum=1
-    )
-    idempotency_wait_ms: int = setting(
-        10_000,
-        "Longest wait of a repeated request for the first one under its idempotency key to end.",
-        group="idempotency",
-        minimum=1,
-    )
-    idempotency_answer_bytes_max: int = setting(
-        262_144,
-        "Longest answer kept for repeated requests (at most 700,000); of a longer one they are told that it was given.",
-        group="idempotency",
+    cold_start_wait_ms: int = setting(
+        20_000,
+        "Longest wait of a call for a managed engine that is starting, if no other source may take it; 0: none waits.",
+        group="routing",
         minimum=0,
     )
-
-    # -- responses
-    responses_keep_days: int = setting(
-        30,
-        "How long stored responses can be read and continued, where their tenant keeps contents no shorter; 0: none is"
-        " stored.",
-        group="responses",
+    cold_start_calls_max: int = setting(
+        256,
+        "Calls of one worker that wait for engines that are starting; more are refused.",
+        group="routing",
         minimum=0,
     )
-    responses_store_default: int = setting(
-        1,
-        "Whether a response is stored whose request does not say: 1, as in OpenAI's API, or 0.",
-        group="responses",
-        minimum=0,
-    )
-    responses_bytes_max: int = setting(
-        524_288,
-        "Largest stored response with its own input, compressed (at most 700,000); a larger one is not stored.",
-        group="responses",
-        minimum=0,
-    )
-    responses_turns_max: int = setting(
-        1000, "Most stored responses that one conversation goes on from.", group="responses", minimum=1
-    )
-    responses_context_bytes_max: int = setting(
-        8_000_000, "Most bytes of these together, compressed.", group="responses", minimum=1024
-    )
-    responses_wait_ms: int = setting(5000, "Longest wait of a call for stored responses.", group="responses", minimum=1)
-    responses_waiting_max: int = setting(
-        1000, "Calls of one worker that wait for stored responses.", group="responses", minimum=1
-    )
-
-    responses_waiting_own_max: int = setting(100, "Of these, those of one person.", group="responses", minimum=1)
 
     # -- budgets
     budgets_max: int = setting(1000, "Most budgets of a tenant.", group="budgets", minimum=1)

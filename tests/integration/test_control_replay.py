@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -13,7 +15,7 @@ from interlock.storage import snapshots
 from interlock.testing.engine import ScriptedEngine
 from interlock.types.identity import PrincipalKind
 from interlock.types.record import Intent, Refusal
-from interlock.types.snapshot import Alias, AliasTarget
+from interlock.types.snapshot import Alias, AliasTarget, Trial
 from tests.gateway import Who, WorkerHarness, World, model, permit_all, source, template
 from tests.integration.control_client import Admin, Running, control_over
 from tests.integration.gateway.client import CHAT, ask
@@ -122,6 +124,28 @@ def test_an_older_record_agrees_after_its_policy_was_changed(site: Site) -> None
             assert site.same(record), site.replay(record)
         claimed = msgspec.structs.replace(before[0], snapshot_version=newer.snapshot_version)
         assert {"snapshot", "policy"} <= site.stages(claimed)
+    finally:
+        site.gateway.change(world(engine_url))
+        site.publish()
+
+
+def test_what_the_time_decided_is_decided_again_at_that_time(site: Site) -> None:
+    now = datetime.now(UTC)
+    during = {"from": (now - timedelta(hours=1)).isoformat(), "to": (now + timedelta(hours=1)).isoformat()}
+    engine_url = site.gateway.view.sources[0].base_url
+    policies = [*world(engine_url).policies, template("window", "maintenance-window", sources=["a"], **during)]
+    trial = Trial("d" * 64, ())  # the platform without its window
+    site.gateway.change(dataclasses.replace(world(engine_url), policies=policies, trials=[trial]))
+    site.publish()
+    try:
+        assert ask(site.gateway, {**CHAT, "model": "small"}).status == 200
+        record = site.gateway.records_of(Intent)[-1]
+        assert [r.offer for r in record.permits] == ["b::small"] and record.trials[0].would == "other"
+        assert site.same(record), site.replay(record)
+        earlier = msgspec.structs.replace(record, wall_ns=record.wall_ns - 7200 * 10**9)
+        assert "policy" in site.stages(earlier)
+        told = msgspec.structs.replace(record.trials[0], would="same")
+        assert site.stages(msgspec.structs.replace(record, trials=(told,))) == {"policy"}
     finally:
         site.gateway.change(world(engine_url))
         site.publish()

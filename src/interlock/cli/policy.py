@@ -8,12 +8,14 @@ from urllib.parse import quote
 
 import typer
 
+from interlock.cli import policy_life
 from interlock.cli.common import AsJson, Ca, Home, InTenant, Url, client_of
 from interlock.cli.config import read_files
 from interlock.cli.output import put, put_json
 from interlock.errors import ConfigError
 
 app = typer.Typer(help="Policies.", no_args_is_help=True)
+policy_life.add_to(app)
 NOT_HELD = 3
 """Exit code when a case did not come out as expected."""
 
@@ -85,11 +87,14 @@ def explain(
 
 
 def _locally(file: str, text: str, config: list[str]) -> dict[str, Any]:
+    import time
+
     import msgspec
 
     from interlock.control.documents import lean
     from interlock.control.explain import told
     from interlock.control.parse import parse
+    from interlock.metering.cost import bound_nusd
     from interlock.policy import testfile
     from interlock.policy.world import from_document
 
@@ -97,6 +102,6 @@ def _locally(file: str, text: str, config: list[str]) -> dict[str, Any]:
     plain = lean(document)
     if not isinstance(plain, dict):
         raise ConfigError("the configuration is empty", param=config[0])
-    results = testfile.run(testfile.parse(text, file), from_document(plain))
+    results = testfile.run(testfile.parse(text, file), from_document(plain), time.time_ns(), bound_nusd)
     answer: dict[str, Any] = msgspec.to_builtins(told(results))
     return answer

@@ -15,8 +15,10 @@ from interlock.control.routes import (
     budgets,
     holds,
     ledger,
+    ledger_evidence,
     ledger_follow,
     ledger_upkeep,
+    policies,
     resources,
     system,
     usage,
@@ -46,7 +48,9 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(holds.router())
     admin.include_router(ledger_upkeep.router())
     admin.include_router(ledger_follow.router())
+    admin.include_router(ledger_evidence.router())
     admin.include_router(usage.router())
+    admin.include_router(policies.router())
     admin.include_router(budgets.router())
     admin.include_router(resources.router())
     app.include_router(admin)

@@ -112,13 +112,17 @@ class KeySpec(Spec, frozen=True):
 
 
 class PolicySpec(Spec, frozen=True):
-    """A policy: either Cedar text, or a template with its parameters. `id` is what reasons name."""
+    """A policy: either Cedar text, or a template with its parameters. `id` is what reasons name.
+
+    `report_only`: it decides nothing; what it would change is recorded with each call.
+    """
 
     id: str
     words: str = ""
     cedar: str = ""
     template: str = ""
     parameters: dict[str, Any] = {}
+    report_only: bool = False
 
 
 class AliasTargetSpec(Spec, frozen=True):
@@ -293,13 +297,14 @@ class SourceSpec(Spec, frozen=True):
 
 
 class TenantSpec(Spec, frozen=True):
-    """A tenant and what belongs to it."""
+    """A tenant and what belongs to it. `policy_approval`: a change of its policies needs a second person."""
 
     name: str
     time_zone: str = "UTC"
     active: bool = True
     recording: RecordingName = "full"
     retention: RetentionSpec | None = None
+    policy_approval: bool = False
     teams: tuple[TeamSpec, ...] | UnsetType = UNSET
     principals: tuple[PrincipalSpec, ...] | UnsetType = UNSET
     keys: tuple[KeySpec, ...] | UnsetType = UNSET

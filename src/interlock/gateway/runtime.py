@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from interlock.errors import LogError
     from interlock.gateway.idempotency import Claims
     from interlock.gateway.identify import Authenticator
+    from interlock.gateway.receipts import Receipts
     from interlock.gateway.run import Run
     from interlock.gateway.state import State
     from interlock.gateway.states import States
@@ -66,6 +67,7 @@ class Runtime:
         state: State,
         treasury: Treasury,
         claims: Claims,
+        receipts: Receipts,
         states: States,
         seed: int,
     ) -> None:
@@ -79,10 +81,14 @@ class Runtime:
         self.state = state
         self.treasury = treasury
         self.claims = claims
+        self.receipts = receipts
         self.states = states
         self.runs: set[Run] = set()
         self.waiting: set[Waits] = set()
-        """Calls that wait for a share of a budget, for their idempotency keys, or for stored responses."""
+        """Calls that wait for a share of a budget, for their idempotency keys, for stored responses, or for an engine
+        that is starting."""
+        self.cold = 0
+        """How many of them wait for an engine."""
         self.confirmed_ns = board.snapshot_confirmed()[1]
         """When the snapshot was last confirmed (Unix nanoseconds), as of the last sweep."""
         self.swept_ns = clock.mono_ns()
@@ -179,3 +185,4 @@ class Runtime:
         for waiting in list(self.waiting):
             waiting.sweep(now_ns)
         self.treasury.sweep(now_ns)
+        self.receipts.sweep()

@@ -48,6 +48,7 @@ from interlock.gateway.link import (
     worker_end,
 )
 from interlock.gateway.links import Link, open_link
+from interlock.gateway.receipts import Receipts
 from interlock.gateway.run import shutdown_error
 from interlock.gateway.runtime import Runtime
 from interlock.gateway.snapshot import SnapshotView
@@ -146,6 +147,7 @@ class Worker:
         config, settings = self.config, self.settings
         keys = KeyStore(Path(config.jwks_dir), settings, self.clock, lambda issuer: self._tell(RefreshKeys(issuer)))
         self.tokens = TokenVerifier((), keys, settings, self.clock)
+        receipts = Receipts(self.clock, settings.ledger_receipts)
         self.record_log = RecordLog.open(
             Path(config.log_dir),
             node=config.node,
@@ -154,6 +156,7 @@ class Worker:
             settings=settings,
             loop=self.loop,
             clock=self.clock,
+            receipt_key=receipts.public,
         )
         self.record_log.on_failure(self._log_failed)
         self.view = self.snapshots.load(settings.principal_cache_max) or NO_SNAPSHOT
@@ -173,6 +176,7 @@ class Worker:
             state=self._state(self.view, None),
             treasury=self.treasury,
             claims=self.claims,
+            receipts=receipts,
             states=self.states,
             seed=secrets.randbits(63),
         )

@@ -23,6 +23,7 @@ PREFIXES = {
     "binding": "rol",
     "budget": "bdg",
     "hold": "hld",
+    "policy_draft": "pdr",
 }
 """What an id may name, and the prefix it then has."""
 

@@ -58,6 +58,7 @@ class Metrics:
         self._gauges: list[Gauge] = []
         self._histograms: list[Histogram] = []
         self._declare_calls()
+        self._declare_responses()
         self._declare_log()
         self._declare_snapshot()
         self._declare_sources()
@@ -121,14 +122,26 @@ class Metrics:
         self.budget_refusals = self._counter(
             "interlock_budget_refusals_total", "Calls refused by a budget, by the error code given.", ("reason",)
         )
+        self.cold_waits = self._counter(
+            "interlock_cold_start_waits_total",
+            "Calls that waited for an engine that was starting, by how that ended: resumed, refused or gone.",
+            ("outcome",),
+        )
+        self.policy_trials = self._counter(
+            "interlock_policy_trials_total",
+            "Calls that policies which only report were evaluated for, by what they would have made of them.",
+            ("would",),
+        )
+        self.budget_waits = self._counter("interlock_budget_waits_total", "Calls that waited for a share of a budget.")
+        self.inflight = self._gauge("interlock_inflight", "Calls in progress.")
+        self.connections = self._gauge("interlock_connections", "Open client connections.")
+
+    def _declare_responses(self) -> None:
         self.responses = self._counter(
             "interlock_responses_total",
             "Stored responses asked for: what was done (`recall`, `keep`, `read`, `delete`), and what came of it.",
             ("operation", "result"),
         )
-        self.budget_waits = self._counter("interlock_budget_waits_total", "Calls that waited for a share of a budget.")
-        self.inflight = self._gauge("interlock_inflight", "Calls in progress.")
-        self.connections = self._gauge("interlock_connections", "Open client connections.")
 
     def _declare_log(self) -> None:
         self.log_records = self._counter("interlock_log_records_total", "Records appended to the record log.")
@@ -195,6 +208,9 @@ class Metrics:
         )
         self.source_breaker = self._gauge(
             "interlock_source_breaker", "Circuit breaker: 0 closed, 1 half-open, 2 open.", one, "max"
+        )
+        self.source_engine = self._gauge(
+            "interlock_source_engine", "1 for the state that a managed engine is in.", ("source", "state"), "max"
         )
         self.hour_price = self._gauge(
             "interlock_hour_price_nusd", "Declared price of an hour of the source in nano-USD.", one, "max"

@@ -18,7 +18,7 @@ import msgspec
 from interlock.types.identity import Recording
 
 BUCKETS = 1024
-SMALL_PARTS = ("tenants", "teams", "sources", "policies", "aliases", "issuers", "router", "budgets")
+SMALL_PARTS = ("tenants", "teams", "sources", "policies", "aliases", "issuers", "router", "budgets", "trials")
 FORMAT = 1
 """Version of the parts' layout; a worker refuses a snapshot of another format and keeps the one it has."""
 
@@ -31,6 +31,17 @@ class PolicyText(msgspec.Struct, frozen=True, omit_defaults=True):
     tenant_id: str = ""
     words: str = ""
     """What it says in one sentence, shown in explanations."""
+
+
+class Trial(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the policies of a tenant ("": of the platform) would be, evaluated beside those in force without deciding.
+
+    `digest`: of the draft, or of the set with the policies that only report.
+    """
+
+    digest: str
+    policies: tuple[PolicyText, ...]
+    tenant_id: str = ""
 
 
 class AliasTarget(msgspec.Struct, frozen=True, omit_defaults=True):

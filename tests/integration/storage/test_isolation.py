@@ -77,6 +77,8 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "principal_teams",
         "api_keys",
         "policies",
+        "policy_drafts",
+        "policy_versions",
         "sources",
         "aliases",
         "issuers",

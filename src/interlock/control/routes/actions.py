@@ -16,7 +16,7 @@ from interlock.control.identity import Actor
 from interlock.control.permissions import Action, decide
 from interlock.control.plan import Ref
 from interlock.control.routes.resources import SOURCE, Done
-from interlock.control.services import keys, principals, sources
+from interlock.control.services import engines, keys, principals, sources
 from interlock.control.services.base import Tx, missing
 from interlock.control.web import Body, Given, Json, Who, allow, api_of, route
 from interlock.errors import BadRequest
@@ -98,6 +98,10 @@ def router() -> APIRouter:
         ("undrain", undrain, "Give a drained source calls again"),
     ):
         route(out, "POST", f"/sources/{{name}}/{verb}", endpoint, summary, tag="sources", answer=Done, reason=True)
+    summary = "Tell the state of an engine that Interlock runs"
+    form = engines.EngineReport
+    path = "/sources/{name}/engine"
+    route(out, "POST", path, engine, summary, tag="sources", body=form, answer=Done, reason=True)
     summary = "Ask a source for its models now"
     route(out, "POST", "/sources/{name}/refresh", refresh, summary, tag="sources", answer=Refreshed, reason=True)
     return out
@@ -177,6 +181,18 @@ def refresh(request: Request, who: Who, body: Body) -> Response:
         changed = sources.refresh(tx, ref.name, found)
         item = views.show(tx, "source", sources.find(tx, ref.name))
     return Json(Refreshed(item, changed, found.error or None))
+
+
+def engine(request: Request, who: Who, body: Body) -> Response:
+    """From its supervisor, at every change and every few seconds; one that falls silent is called lost."""
+    api = api_of(request)
+    given = Given(request, body)
+    said = given.as_(engines.EngineReport)
+    ref = Ref("source", "", request.path_params["name"])
+    with api.configurator.changing(who, ref, given.reason) as tx:
+        _owner(tx, who, ref.name)
+        item = views.show(tx, "source", engines.report(tx, ref.name, said))
+    return Json(Done(item))
 
 
 def _drained(request: Request, who: Actor, body: bytes, drained: bool) -> Response:

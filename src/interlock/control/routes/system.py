@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from interlock.control import explain
+from interlock.control import diagnosis, explain
 from interlock.control import replay as past_calls
 from interlock.control.apply import Applied
 from interlock.control.documents import Document, lean
@@ -98,6 +98,8 @@ def router() -> APIRouter:
     route(out, "GET", "/tenants/{tenant}/changes", tenant_changes, summary, tag="changes", answer=ChangePage)
     summary = "The newest snapshot and who runs on it"
     route(out, "GET", "/snapshot", snapshot, summary, tag="system", answer=SnapshotView)
+    summary = "Facts for `interlock doctor`"
+    route(out, "GET", "/diagnosis", diagnosed, summary, tag="system", answer=diagnosis.ControlFacts)
     route(out, "POST", "/plan", plan, "What applying would do", tag="configuration", body=Files, answer=Plan)
     summary = "Apply configuration files, all or nothing"
     route(out, "POST", "/apply", apply, summary, tag="configuration", body=Files, answer=Applied, reason=True)
@@ -171,6 +173,12 @@ def snapshot(request: Request, who: Who) -> Response:
     return Json(SnapshotView(version, root, compiled, api.compiler.failure, views))
 
 
+def diagnosed(request: Request, who: Who) -> Response:
+    """Every source is asked once without its credential, and every issuer for its keys: takes seconds."""
+    allow(who, Action.system_diagnose, None)
+    return Json(diagnosis.gather(api_of(request)))
+
+
 def plan(request: Request, who: Who, body: Body) -> Response:
     """Nothing is changed."""
     given = Given(request, body)
@@ -199,7 +207,7 @@ def explained(request: Request, who: Who, body: Body) -> Response:
     with reading(request, who, request.path_params["tenant"], Action.explain) as (_, tenant_id):
         pass
     with api_of(request).store.platform() as conn:
-        return Json(explain.answer(conn, tenant_id, question))
+        return Json(explain.answer(conn, tenant_id, question, api_of(request).tools.clock.wall_ns()))
 
 
 def policy_test(request: Request, who: Who, body: Body) -> Response:
@@ -207,7 +215,7 @@ def policy_test(request: Request, who: Who, body: Body) -> Response:
     file = Given(request, body).as_(File)
     allow(who, Action.config_export, None)
     with api_of(request).store.platform() as conn:
-        return Json(explain.run_tests(conn, file.name, file.text))
+        return Json(explain.run_tests(conn, file.name, file.text, api_of(request).tools.clock.wall_ns()))
 
 
 def replay(request: Request, who: Who, body: Body) -> Response:

@@ -23,7 +23,11 @@ def authorize(call: Call, runtime: Runtime) -> None:
     assert identity is not None and features is not None and call.data_class is not None  # noqa: S101 - stage order
     fresh_enough(call.data_class, call.wall_ns, runtime)
     policy = call.state.policy
-    call.authorization, call.allowed = policy.rule(identity.caller, features, call.offers)
+    call.authorization, call.allowed = policy.rule(identity.caller, features, call.offers, call.wall_ns)
+    if call.state.trials is not None:
+        call.trials = call.state.trials.tried(identity.caller, features, call.offers, call.authorization, call.wall_ns)
+        for tried in call.trials:
+            runtime.metrics.policy_trials.add((tried.would,))
     if call.allowed:
         return
     listed = any(policy.may_list(identity.caller, offer) for offer in call.offers)
