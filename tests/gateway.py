@@ -24,6 +24,7 @@ import msgspec
 import uvloop
 
 from interlock.gateway.canary_table import CanaryTable
+from interlock.gateway.keeper import Keeper
 from interlock.gateway.link import (
     Configure,
     KeyAnswer,
@@ -34,6 +35,11 @@ from interlock.gateway.link import (
     LeaseReturned,
     LeaseWanted,
     NewSnapshot,
+    StateAnswer,
+    StateDropped,
+    StateKept,
+    StatePart,
+    StateWanted,
     ToNode,
     ToWorker,
 )
@@ -217,6 +223,63 @@ class World:
         return parts, head
 
 
+class StoredResponses:
+    """Stored responses without a node and a database. `rows`: by tenant, subject and id."""
+
+    def __init__(self) -> None:
+        self.keys: dict[tuple[str, str], tuple[bytes, bytes]] = {}
+        self.rows: dict[tuple[str, str, str], StateKept] = {}
+        self.turns_max = 100
+
+    def answer(self, message: StateWanted | StateKept | StateDropped) -> list[StatePart | StateAnswer]:
+        """What the node says."""
+        owner = (message.tenant_id, message.subject)
+        place = (*owner, message.id)
+        if isinstance(message, StateKept):
+            known = self.keys.get(owner, (b"", b""))[0] == message.key_name
+            if known:
+                self.rows[place] = message
+            return [StateAnswer(message.epoch, message.number, "kept" if known else "refused")]
+        if isinstance(message, StateDropped):
+            gone = self.rows.pop(place, None)
+            return [StateAnswer(message.epoch, message.number, "dropped" if gone is not None else "missing")]
+        if message.new_key:
+            self.keys.setdefault(owner, (message.key_name, message.new_key))
+        state, found = self._chain(message)
+        parts: list[StatePart | StateAnswer] = [
+            StatePart(message.epoch, message.number, row.id, row.previous, row.sealed) for row in reversed(found)
+        ]
+        return [*parts, StateAnswer(message.epoch, message.number, state, *self.keys.get(owner, (b"", b"")))]
+
+    def _chain(self, message: StateWanted) -> tuple[str, list[StateKept]]:
+        found: list[StateKept] = []
+        name = message.id
+        while name:
+            row = self.rows.get((message.tenant_id, message.subject, name))
+            if row is None:
+                return ("broken" if found else "missing"), []
+            found.append(row)
+            name = "" if message.alone else row.previous
+            if len(found) >= self.turns_max and name:
+                return "too_long", []
+        return "found", found
+
+
+class _Slot:
+    """The worker of a harness as a node sees it."""
+
+    number = 0
+    unsent = 0
+
+    def __init__(self, harness: WorkerHarness) -> None:
+        self._harness = harness
+
+    def send(self, message: StatePart | StateAnswer, /) -> bool:
+        """Tell it."""
+        self._harness.worker.on_message(message)
+        return True
+
+
 class WorkerHarness:
     """Runs a `Worker` on an event loop of its own thread."""
 
@@ -234,6 +297,11 @@ class WorkerHarness:
         self.keys: dict[tuple[str, str, bytes], tuple[KeyClaim, str, bytes]] = {}
         """Idempotency keys: who claimed each, what became of it, the sealed answer."""
         self.keys_answered = True
+        self.states = StoredResponses()
+        self.states_answered = True
+        self.keeper: Keeper | None = None
+        if self.settings.database_url:
+            self.keeper = Keeper(self.settings.database_url, self.settings, lambda: [_Slot(self)])
         self._versions = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -283,6 +351,8 @@ class WorkerHarness:
         self.told.append(message)
         if isinstance(message, KeyClaim | KeyEnd):
             return self._key(message)
+        if isinstance(message, StateWanted | StateKept | StateDropped):
+            return self._state(message)
         if self.purse is None or not isinstance(message, LeaseWanted | LeaseReturned):
             return True
         left = self.purse.get(message.budget, 0)
@@ -320,6 +390,16 @@ class WorkerHarness:
         self._loop.call_soon(self.worker.on_message, said)
         return True
 
+    def _state(self, message: StateWanted | StateKept | StateDropped) -> bool:
+        """What a node and its database make of stored responses: the real ones where there is a database."""
+        assert self._loop is not None
+        if self.keeper is not None:
+            self.keeper.ask(0, message)
+        elif self.states_answered:
+            for said in self.states.answer(message):
+                self._loop.call_soon(self.worker.on_message, said)
+        return True
+
     def _run(self, started: Future[None]) -> None:
         async def main() -> None:
             self._loop = asyncio.get_running_loop()
@@ -344,7 +424,10 @@ class WorkerHarness:
                 started.set_exception(e)
                 raise
             started.set_result(None)
+            keeping = self._loop.create_task(self.keeper.run()) if self.keeper is not None else None
             await self.worker.stopped
+            if keeping is not None:
+                keeping.cancel()
             self.worker.board.close()
             self.worker.canaries.close()
             self.worker.limits.close()
@@ -399,6 +482,10 @@ class WorkerHarness:
         for epoch in epochs(self.folder / "log"):
             found.extend(stored.record for stored in read_epoch(self.folder / "log", epoch))
         return found
+
+    def told_of(self, kind: type[T]) -> list[T]:
+        """What the worker has told its node, of one kind."""
+        return [message for message in self.told if isinstance(message, kind)]
 
     def records_of(self, kind: type[T]) -> list[T]:
         """Records of one kind."""

@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from interlock.errors import ConfigError
+from interlock.settings_waits import WaitSettings, setting
 
 ENV_PREFIX = "INTERLOCK_"
 
 
-def setting(default: Any, doc: str, *, group: str, minimum: int | None = None) -> Any:
-    """Declare a setting: its default, one sentence for the documentation, the group it is shown under."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "group": group, "minimum": minimum})
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(WaitSettings):
     """All settings of one process. Build with `load`; tests build it directly."""
 
     # -- home and processes
@@ -484,23 +480,6 @@ class Settings:
     )
     shadow_answer_bytes_max: int = setting(
         131_072, "Larger answers are not compared with a shadow's.", group="routing", minimum=1024
-    )
-
-    # -- idempotency
-    idempotency_keep_s: int = setting(
-        86_400, "How long an idempotency key stands for its first request.", group="idempotency", minimum=1
-    )
-    idempotency_wait_ms: int = setting(
-        10_000,
-        "Longest wait of a repeated request for the first one under its idempotency key to end.",
-        group="idempotency",
-        minimum=1,
-    )
-    idempotency_answer_bytes_max: int = setting(
-        262_144,
-        "Longest answer kept for repeated requests (at most 700,000); of a longer one they are told that it was given.",
-        group="idempotency",
-        minimum=0,
     )
 
     # -- budgets

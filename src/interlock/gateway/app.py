@@ -10,8 +10,10 @@ from urllib.parse import unquote
 import msgspec
 
 from interlock.errors import InterlockError, NotFound, NotImplementedYet, Unauthenticated, Unavailable
+from interlock.gateway import stored
 from interlock.gateway.faces import ollama, ollama_pages
 from interlock.gateway.faces.openai import OPENAI
+from interlock.gateway.faces.responses import RESPONSES
 from interlock.gateway.http.protocol import method_not_allowed
 from interlock.gateway.listing import listed
 from interlock.gateway.pipeline import govern
@@ -34,11 +36,11 @@ ROUTES: dict[str, tuple[str, Face]] = {
     "/api/generate": ("chat", ollama.GENERATE),
     "/api/embed": ("embeddings", ollama.EMBED),
     "/api/embeddings": ("embeddings", ollama.EMBEDDINGS),
+    "/v1/responses": ("chat", RESPONSES),
 }
 """Path -> operation, and what its callers speak. All of them take POST."""
 LATER = (
     "/v1/messages",
-    "/v1/responses",
     "/v1/files",
     "/v1/batches",
     "/v1/vector_stores",
@@ -64,6 +66,8 @@ class Gateway:
         if route is None and request.path.startswith(ollama_pages.PREFIX):
             ollama_pages.serve(request, sink, self.runtime)
             return None
+        if request.path.startswith(stored.PREFIX):
+            return stored.serve(request, sink, self.runtime)
         face = route[1] if route is not None else OPENAI
         try:
             self._other(route is not None, request, sink)

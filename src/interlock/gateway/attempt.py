@@ -138,7 +138,7 @@ class Attempt:
         call = run.call
         try:
             native, link = run.parsed.native, self.link
-            speech = self.speech = link.speech if native is None else native_speech(native, link.source.kind)
+            speech = self.speech = link.speech if native is None else native_speech(native, self.offer)
             headers = trace_headers(call)
             if speech is None:
                 path, body = PATHS[call.operation], body_for(call, self.offer, self.link.source)

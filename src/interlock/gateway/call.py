@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from interlock.gateway.shadow import Beside
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold
+    from interlock.gateway.turn import Turn
     from interlock.metering.limits import Admission
     from interlock.types.decision import Authorization, RouteDecision, Tried
     from interlock.types.identity import DataClass
@@ -80,6 +81,8 @@ class Call:
     """What it is a part of, in the caller's words."""
     receipt: Promise | None = None
     """A receipt that the caller asked for."""
+    turn: Turn | None = None
+    """What it is in its conversation, in the Responses dialect."""
     recording = -1
     """What of it is kept (`Recording`); -1 before that is known."""
     workload = Workload.interactive

@@ -8,6 +8,7 @@
                      LeaseGranted, LeaseRefused   the answer to LeaseWanted
                      LeaseRecalled   others need what can be spared of a budget's share
                      KeyAnswer   what there is under an idempotency key
+                     StatePart, StateAnswer   stored responses
                      Ping        answered here, so that a stuck worker is found
     worker -> node   Ready       serving, on this snapshot
                      Runs        now runs on this snapshot
@@ -16,6 +17,7 @@
                      Worked      what was under way at sources that have a meter
                      LeaseWanted, LeaseReturned   shares of budgets
                      KeyClaim, KeyEnd   a call claims an idempotency key; how it ended
+                     StateWanted, StateKept, StateDropped   stored responses: read, keep, delete
                      Pong        its event loop turns
 
 Either end sees the other one die as the end of the stream: a worker whose node is gone stops as if told to, so no
@@ -221,6 +223,66 @@ class KeyAnswer(msgspec.Struct, frozen=True, tag_field="is", tag="key_answer"):
     answer: bytes = b""
 
 
+class StateWanted(msgspec.Struct, frozen=True, tag_field="is", tag="state_wanted"):
+    """Stored responses of a subject are wanted, see `interlock.gateway.states`: the one of this id and, unless `alone`,
+    those that it goes on from (`id` "": none). `new_key`: what becomes the subject's key where it has none, wrapped, by
+    this name; b"": none is needed. Answered by any number of StatePart, the oldest first, and one StateAnswer."""
+
+    epoch: str
+    number: int
+    tenant_id: str
+    subject: str
+    id: str
+    alone: bool
+    key_name: bytes = b""
+    new_key: bytes = b""
+
+
+class StateKept(msgspec.Struct, frozen=True, tag_field="is", tag="state_kept"):
+    """A response is to be stored for `keep_s` seconds under the subject's key of this name. Answered once."""
+
+    epoch: str
+    number: int
+    tenant_id: str
+    subject: str
+    id: str
+    previous: str
+    key_name: bytes
+    sealed: bytes
+    keep_s: int
+
+
+class StateDropped(msgspec.Struct, frozen=True, tag_field="is", tag="state_dropped"):
+    """A stored response is to be deleted. Answered once."""
+
+    epoch: str
+    number: int
+    tenant_id: str
+    subject: str
+    id: str
+
+
+class StatePart(msgspec.Struct, frozen=True, tag_field="is", tag="state_part"):
+    """One stored response."""
+
+    epoch: str
+    number: int
+    id: str
+    previous: str
+    sealed: bytes
+
+
+class StateAnswer(msgspec.Struct, frozen=True, tag_field="is", tag="state_answer"):
+    """What there is: "found", "missing", "broken" (one that it goes on from is gone), "too_long"; "kept" or "refused"
+    (the key was destroyed meanwhile); "dropped" or "missing"; or "unavailable". `key`: the subject's, wrapped."""
+
+    epoch: str
+    number: int
+    state: str
+    key_name: bytes = b""
+    key: bytes = b""
+
+
 class Ping(msgspec.Struct, frozen=True, tag_field="is", tag="ping"):
     """Are you there? Answered by the worker's end itself."""
 
@@ -229,10 +291,22 @@ class Pong(msgspec.Struct, frozen=True, tag_field="is", tag="pong"):
     """The answer to Ping."""
 
 
+State = StateWanted | StateKept | StateDropped
 ToWorker = (
-    Configure | NewSnapshot | Reload | Stop | Measured | LeaseGranted | LeaseRefused | LeaseRecalled | KeyAnswer | Ping
+    Configure
+    | NewSnapshot
+    | Reload
+    | Stop
+    | Measured
+    | LeaseGranted
+    | LeaseRefused
+    | LeaseRecalled
+    | KeyAnswer
+    | StatePart
+    | StateAnswer
+    | Ping
 )
-ToNode = Ready | Runs | Rejected | RefreshKeys | Worked | LeaseWanted | LeaseReturned | KeyClaim | KeyEnd | Pong
+ToNode = Ready | Runs | Rejected | RefreshKeys | Worked | LeaseWanted | LeaseReturned | KeyClaim | KeyEnd | State | Pong
 In = TypeVar("In")
 Out = TypeVar("Out")
 
@@ -274,6 +348,11 @@ class End(asyncio.Protocol, Generic[In, Out]):
             return False
         transport.write(msgspec.json.encode(message) + b"\n")
         return True
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the other end to read."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def close(self) -> None:
         """End the link from this side; `on_closed` is not called."""

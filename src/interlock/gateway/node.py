@@ -37,6 +37,7 @@ from interlock.gateway.canary_keeper import CanaryKeeper
 from interlock.gateway.canary_table import CanaryTable
 from interlock.gateway.claimant import Claimant
 from interlock.gateway.feed import DatabaseStore, SnapshotFeed, Store
+from interlock.gateway.keeper import Keeper
 from interlock.gateway.lender import Lender
 from interlock.gateway.link import (
     Configure,
@@ -46,6 +47,7 @@ from interlock.gateway.link import (
     LeaseWanted,
     NewSnapshot,
     Rejected,
+    State,
     Worked,
 )
 from interlock.gateway.listen import Listening
@@ -209,10 +211,11 @@ class GatewayNode:
         )
         self.lender = Lender(self.name, settings.database_url, settings, self.clock, lambda: self.slots)
         self.claimant = Claimant(settings.database_url, settings, lambda: self.slots)
-        self.keeper = CanaryKeeper(
+        self.canary_keeper = CanaryKeeper(
             self.name, settings.database_url, settings, self.canaries, settings.home_path("node", "canaries.json")
         )
-        self.keeper.load()
+        self.canary_keeper.load()
+        self.keeper = Keeper(settings.database_url, settings, lambda: self.slots)
         self.metrics.before_publish(self._fill)
 
     async def _serve(self) -> None:
@@ -228,7 +231,8 @@ class GatewayNode:
                 ("shipper", self._shipper),
                 ("lender", self.lender.run),
                 ("claimant", self.claimant.run),
-                ("canaries", self.keeper.run),
+                ("canaries", self.canary_keeper.run),
+                ("keeper", self.keeper.run),
                 ("housekeeping", self._housekeeping),
             )
         ]
@@ -320,7 +324,7 @@ class GatewayNode:
     def _follow(self, view: SnapshotView) -> None:
         self.watcher.update(view.sources)
         self.meters.update(view.sources)
-        self.keeper.follow(view)
+        self.canary_keeper.follow(view)
         hours = {source.name: max((m.price.hour_nusd for m in source.models), default=0) for source in view.sources}
         self._hours = {name: hour_nusd for name, hour_nusd in hours.items() if hour_nusd}
         issuers = view.part_hash("issuers")
@@ -416,6 +420,10 @@ class GatewayNode:
         else:
             self.claimant.ended(slot, message)
 
+    def state(self, slot: int, message: State) -> None:
+        """See `slots.Host`."""
+        self.keeper.ask(slot, message)
+
     # -- the rest
 
     def running(self) -> Running:
@@ -450,7 +458,7 @@ class GatewayNode:
         view = self.feed.view
         if view is not None and all(slot.ready and slot.snapshot >= view.version for slot in self.slots):
             self.board.retire({source.id for source in view.sources}, view.version)
-            self.keeper.retire()
+            self.canary_keeper.retire()
 
     def _fill(self, metrics: Metrics) -> None:
         metrics.workers.set((), sum(1 for slot in self.slots if slot.ready))

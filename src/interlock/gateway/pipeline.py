@@ -1,14 +1,15 @@
 """The order of a call's stages: this file is the list.
 
-    authenticate -> receive -> resolve -> authorize -> (idempotency key) -> admit -> route -> budget -> record intent
-    -> run
+    authenticate -> (conversation) -> receive -> resolve -> authorize -> (idempotency key) -> admit -> route -> budget
+    -> record intent -> run
 
 `run` (see `interlock.gateway.run`) invokes the source, fails over along the candidates, records every attempt, and
 ends with the outcome: meter, record, respond. Authentication comes before the body is decoded, so that strangers
 cost little and learn nothing; from `authenticate` on every refusal is recorded. A call that needs a share of a budget
 which its worker does not hold waits before its intent (`interlock.gateway.waiting`); one with an idempotency key waits
-before it counts on anything (`interlock.gateway.idempotency`); one that only an engine may
-take which is starting waits for that, and then begins again (`interlock.gateway.cold`).
+before it counts on anything (`interlock.gateway.idempotency`); one that goes on with a stored conversation before it is
+read (`interlock.gateway.turn`); one that only an engine may take which is starting waits for that, and then begins
+again (`interlock.gateway.cold`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from interlock.errors import EngineStarting, InterlockError, LogError
 from interlock.gateway.call import Call
 from interlock.gateway.cold import ColdStart, may_wait
 from interlock.gateway.faces.openai import OPENAI
+from interlock.gateway.faces.responses import RESPONSES
 from interlock.gateway.idempotency import IDEMPOTENCY_KEY, Claiming, Replayed, key_of
 from interlock.gateway.receipts import RECEIPT
 from interlock.gateway.run import Run
@@ -32,6 +34,7 @@ from interlock.gateway.stages.receive import receive
 from interlock.gateway.stages.record import record_intent, record_refusal
 from interlock.gateway.stages.resolve import resolve
 from interlock.gateway.stages.route import route
+from interlock.gateway.turn import recall
 from interlock.gateway.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -66,12 +69,18 @@ def _guarded(call: Call, runtime: Runtime, step: Callable[[Call, Runtime], Excha
 
 
 def _enter(call: Call, runtime: Runtime) -> Exchange | None:
-    """Who asks for what, and whether they may. A call with an idempotency key goes on when that is known to be new."""
+    """Who asks for what, and whether they may. A call with an idempotency key goes on when that is known to be new; one
+    of a stored conversation begins again when that is here."""
     authenticate(call, runtime.authenticator)
+    turn = call.turn
+    if turn is None and call.face is RESPONSES:
+        return recall(call, runtime, lambda c, r: _guarded(c, r, _enter), refuse)
     if RECEIPT in call.request.headers or runtime.receipts.always:
         runtime.receipts.promise(call)
     receive(call, runtime.body_limits)
     resolve(call, runtime)
+    if turn is not None:
+        turn.settle(call)
     authorize(call, runtime)
     if IDEMPOTENCY_KEY in call.request.headers:
         claiming = Claiming(call, key_of(call), runtime, lambda c, r: _guarded(c, r, _admit), refuse)

@@ -17,15 +17,15 @@ from interlock.wire.openai import Limits
 if TYPE_CHECKING:
     from interlock.errors import LogError
     from interlock.gateway.canary_table import CanaryTable
-    from interlock.gateway.cold import ColdStart
-    from interlock.gateway.idempotency import Claiming, Claims
+    from interlock.gateway.idempotency import Claims
     from interlock.gateway.identify import Authenticator
     from interlock.gateway.receipts import Receipts
     from interlock.gateway.run import Run
     from interlock.gateway.shadow import Beside
     from interlock.gateway.state import State
+    from interlock.gateway.states import States
     from interlock.gateway.treasury import Hold, Treasury
-    from interlock.gateway.waiting import Waiting
+    from interlock.gateway.waiting import Waits
     from interlock.gateway.worked import Desk
     from interlock.ledger.log import RecordLog
     from interlock.metering.limits import LimitTable
@@ -74,6 +74,7 @@ class Runtime:
         treasury: Treasury,
         claims: Claims,
         receipts: Receipts,
+        states: States,
         seed: int,
     ) -> None:
         self.settings = settings
@@ -88,10 +89,12 @@ class Runtime:
         self.treasury = treasury
         self.claims = claims
         self.receipts = receipts
+        self.states = states
         self.runs: set[Run] = set()
         self.seats = Seats(seats, self)
-        self.waiting: set[Waiting | Claiming | ColdStart] = set()
-        """Calls that wait for a share of a budget, for their idempotency keys, or for an engine that is starting."""
+        self.waiting: set[Waits] = set()
+        """Calls that wait for a share of a budget, for their idempotency keys, for stored responses, or for an engine
+        that is starting."""
         self.cold = 0
         """How many of them wait for an engine."""
         self.confirmed_ns = board.snapshot_confirmed()[1]

@@ -32,6 +32,10 @@ from interlock.gateway.link import (
     RefreshKeys,
     Rejected,
     Runs,
+    State,
+    StateDropped,
+    StateKept,
+    StateWanted,
     Stop,
     ToNode,
     ToWorker,
@@ -83,6 +87,9 @@ class Host(Protocol):
 
     def key(self, slot: int, message: KeyClaim | KeyEnd) -> None:
         """A call of the slot's worker claims an idempotency key, or ends."""
+
+    def state(self, slot: int, message: State) -> None:
+        """The slot's worker reads, keeps or deletes stored responses."""
 
 
 class Slot:
@@ -148,6 +155,11 @@ class Slot:
     def send(self, message: ToWorker) -> bool:
         """Tell the worker something; one that is just starting hears it after its configuration. False without one."""
         return self._end is not None and self._end.send(message)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for the worker to read."""
+        return self._end.unsent if self._end is not None else 0
 
     def look(self) -> None:
         """Ask a ready worker for a sign of life, and end one that has given none for too long. Called every second."""
@@ -229,6 +241,8 @@ class Slot:
                 self._host.lease(self.number, message)
             case KeyClaim() | KeyEnd():
                 self._host.key(self.number, message)
+            case StateWanted() | StateKept() | StateDropped():
+                self._host.state(self.number, message)
 
     def _closed(self, process: Process) -> Callable[[LinkError | None], None]:
         def closed(error: LinkError | None) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from interlock.types.source import SourceKind
+from interlock.gateway.responses_speech import ResponsesSpeech
+from interlock.types.source import Ability, SourceKind
 from interlock.wire.ollama.speech import OllamaSpeech
 
 if TYPE_CHECKING:
+    from interlock.types.source import Offer
     from interlock.wire.openai import Native
     from interlock.wire.speech import Speech
 
@@ -18,6 +20,13 @@ NATIVE: dict[tuple[str, SourceKind], Speech] = {}
 """(the caller's dialect, kind of source) that are one dialect."""
 
 
-def native_speech(native: Native, kind: SourceKind) -> Speech | None:
+_HAVE_RESPONSES = frozenset((SourceKind.openai, SourceKind.vllm))
+"""llama.cpp's own leaves out the format of the answer without a word: it is asked for chats."""
+
+
+def native_speech(native: Native, offer: Offer) -> Speech | None:
     """For a call in a dialect of its own."""
+    kind = offer.source.kind
+    if native.dialect == "responses" and kind in _HAVE_RESPONSES and Ability.responses in offer.model.abilities:
+        return ResponsesSpeech(offer.source)
     return NATIVE.get((native.dialect, kind)) or SPEECHES.get(kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from interlock.errors import InterlockError, Unavailable
 from interlock.gateway.stages.budget import reserve
@@ -27,6 +27,16 @@ class ClientGone(InterlockError):
 def shutdown_error() -> Unavailable:
     """What a call is cut with when the grace of a stop is over."""
     return Unavailable("The gateway is shutting down; try again.", code="draining")
+
+
+class Waits(Protocol):
+    """What the runtime knows of anything that waits for the node."""
+
+    def sweep(self, now_ns: int) -> None:
+        """Give up when it has waited for too long. Called several times a second."""
+
+    def end(self, error: InterlockError) -> None:
+        """Give up now."""
 
 
 class Waiting:

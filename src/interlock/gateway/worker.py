@@ -41,6 +41,8 @@ from interlock.gateway.link import (
     Rejected,
     Reload,
     Runs,
+    StateAnswer,
+    StatePart,
     Stop,
     ToNode,
     ToWorker,
@@ -52,6 +54,7 @@ from interlock.gateway.runtime import Runtime
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from interlock.gateway.state import State, build_state
+from interlock.gateway.states import States
 from interlock.gateway.trace import tell
 from interlock.gateway.treasury import Treasury
 from interlock.gateway.waiting import shutdown_error
@@ -165,6 +168,7 @@ class Worker:
             self.record_log.epoch, settings, self.clock, lambda message: self.send(message), self._when_durable
         )
         self.claims = Claims(self.record_log.epoch, self.pepper, lambda message: self.send(message))
+        self.states = States(self.record_log.epoch, self.pepper, lambda message: self.send(message))
         self.runtime = Runtime(
             settings=settings,
             clock=self.clock,
@@ -179,6 +183,7 @@ class Worker:
             treasury=self.treasury,
             claims=self.claims,
             receipts=receipts,
+            states=self.states,
             seed=secrets.randbits(63),
         )
         self.tokens.update(self.view.issuers)
@@ -270,7 +275,7 @@ class Worker:
             self._from_database(message)
 
     def _from_database(self, message: ToWorker) -> None:
-        """What the node says of shares of budgets and of idempotency keys."""
+        """What the node says of shares of budgets, of idempotency keys and of stored responses."""
         if isinstance(message, LeaseGranted):
             self.treasury.granted(message)
         elif isinstance(message, LeaseRefused):
@@ -279,6 +284,10 @@ class Worker:
             self.treasury.recalled(message)
         elif isinstance(message, KeyAnswer):
             self.claims.answered(message)
+        elif isinstance(message, StatePart):
+            self.states.part(message)
+        elif isinstance(message, StateAnswer):
+            self.states.answered(message)
 
     def _take(self, message: NewSnapshot) -> None:
         runtime = self.runtime

@@ -313,7 +313,7 @@ def _prompt(chest: _Chest, body: bytes) -> None:
 def _prompt_field(chest: _Chest, name: str, value: bytes) -> None:
     if value[:1] == b"[":
         items = [bytes(item) for item in _raw_list.decode(value)]
-        if items and name == "messages":
+        if items and (name == "messages" or (name == "input" and items[0][:1] == b"{")):
             chest.put_list(name, items)
             return
     chest.put(name, value)

@@ -59,6 +59,7 @@ class Metrics:
         self._histograms: list[Histogram] = []
         self._declare_calls()
         self._declare_trials()
+        self._declare_responses()
         self._declare_log()
         self._declare_snapshot()
         self._declare_sources()
@@ -162,6 +163,13 @@ class Metrics:
         )
         self.shadows_dropped = self._counter(
             "interlock_shadows_dropped_total", "Calls drawn for a shadow that were not sent to it, by why.", ("reason",)
+        )
+
+    def _declare_responses(self) -> None:
+        self.responses = self._counter(
+            "interlock_responses_total",
+            "Stored responses asked for: what was done (`recall`, `keep`, `read`, `delete`), and what came of it.",
+            ("operation", "result"),
         )
 
     def _declare_log(self) -> None:

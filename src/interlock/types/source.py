@@ -50,6 +50,8 @@ class Ability(StrEnum):
     thinking = "thinking"
     rerank = "rerank"
     score = "score"
+    responses = "responses"
+    """It has the Responses API, and is to be asked by it where callers are; never needed, and never assumed."""
 
 
 class CredentialRef(msgspec.Struct, frozen=True, omit_defaults=True):

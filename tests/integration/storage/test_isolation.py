@@ -51,6 +51,7 @@ LEDGER_TABLES = (
     "ledger_entries_2026_05",
 )
 """The last three: months, made as the control process makes them."""
+RESPONSE_TABLES = ("stored_response_keys", "stored_responses")
 BUDGET_TABLES = ("budgets", "budget_periods", "budget_leases", "budget_charges", "budget_alerts")
 _POLICIES = """
     SELECT tablename, policyname, roles::text[], cmd, qual, with_check FROM pg_policies
@@ -88,6 +89,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "idempotency_keys",
         "console_sessions",
         "canary_reports",
+        *RESPONSE_TABLES,
     }
     crossing = {role.name for role in roles.ROLES if role.crosses_tenants}
     for table, enabled, forced, owner in found:
@@ -148,10 +150,12 @@ def test_privileges_are_as_the_roles_table_says(bare: psycopg.Connection[Any], r
     elif role.name == roles.COMPILER:
         assert writes == snapshot | {"compile_lock"} and "changes" not in {t for t, _ in granted}
     elif role.name == roles.LENDER:
-        seen = {"budgets", "budget_periods", "budget_leases", "budget_charges", "idempotency_keys"}
+        seen = {"budgets", "budget_periods", "budget_leases", "budget_charges", "idempotency_keys", *RESPONSE_TABLES}
         assert {t for t, _ in granted} == seen | {"canary_reports"}
-        assert writes == {"budget_periods", "budget_leases", "idempotency_keys", "canary_reports"}
+        assert writes == {"budget_periods", "budget_leases", "idempotency_keys", "canary_reports", *RESPONSE_TABLES}
         assert {p for t, p in granted if t == "canary_reports"} == {"INSERT"}
+        assert not {(t, w) for t, w in granted if t in RESPONSE_TABLES and w == "UPDATE"}
+        assert ("stored_response_keys", "DELETE") not in granted
         assert ("budget_leases", "DELETE") not in granted
     elif role.name in (roles.APP, roles.PLATFORM):
         assert ("changes", "UPDATE") not in granted and ("changes", "DELETE") not in granted

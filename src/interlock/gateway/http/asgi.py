@@ -166,7 +166,9 @@ async def _read(scope: MutableMapping[str, Any], receive: Receive, settings: Set
         more = message.get("more_body", False)
     client = scope.get("client")
     peer = f"{client[0]}:{client[1]}" if client else ""
-    return Request(scope["method"], scope["path"], headers, b"".join(body), peer, received_ns)
+    return Request(
+        scope["method"], scope["path"], headers, b"".join(body), peer, received_ns, None, scope["query_string"]
+    )
 
 
 def _start(status: int, headers: Headers) -> Message:

@@ -41,10 +41,11 @@ class Request:
 
     `headers` is for reading: requests with the same head may share it. Content-length is not among them, as the body
     is here. `head` is the same object for requests whose heads are known to be the same, or None: what has been found
-    out about the fields of one holds for the others (`Head.note` is the place to keep it).
+    out about the fields of one holds for the others (`Head.note` is the place to keep it). `query`: what follows the
+    question mark of the target, as it was sent.
     """
 
-    __slots__ = ("body", "head", "headers", "method", "path", "peer", "received_ns")
+    __slots__ = ("body", "head", "headers", "method", "path", "peer", "query", "received_ns")
 
     def __init__(
         self,
@@ -55,8 +56,10 @@ class Request:
         peer: str,
         received_ns: int,
         head: Head | None = None,
+        query: bytes = b"",
     ) -> None:
         self.head = head
+        self.query = query
         self.method = method
         self.path = path
         self.headers = headers

@@ -403,8 +403,9 @@ class HttpProtocol(asyncio.Protocol):
         path = url.decode("latin-1")
         if not path.startswith("/"):
             path = absolute_path(url)
+        query = ""
         if "?" in path:
-            path = path.partition("?")[0]
+            path, _, query = path.partition("?")
         self._headers.pop(b"content-length", None)
         head = self._remember(path) if self._raw else None
         request = Request(
@@ -415,6 +416,7 @@ class HttpProtocol(asyncio.Protocol):
             self.peer,
             server.mono_ns(),
             head,
+            query.encode("latin-1"),
         )
         keep_alive = self._parser.should_keep_alive()
         minor_10 = self._parser.get_http_version() == "1.0"

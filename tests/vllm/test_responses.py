@@ -1,0 +1,100 @@
+"""The Responses API to a real vLLM: made of chat completions, and by its own endpoint, with the same SDK calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import openai
+import pytest
+from pydantic import BaseModel, Field
+
+from interlock.types.record import Attempt, Outcome
+from interlock.types.source import SourceKind
+from tests.gateway import ABILITIES, WorkerHarness, World, model, source
+
+from .engines import CONTEXT, MODEL, Vllm
+
+TOOL: Any = {
+    "type": "function",
+    "name": "weather",
+    "description": "The weather in a city.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+
+
+class City(BaseModel):
+    city: str = Field(max_length=12)
+
+
+class Asked(NamedTuple):
+    """A worker before one engine, which it asks for `model` in one of the two ways."""
+
+    gateway: WorkerHarness
+    client: openai.OpenAI
+    model: str
+
+
+@pytest.fixture(params=["translated", "native"])
+def asked(request: pytest.FixtureRequest, vllm: dict[str, Vllm]) -> Iterator[Asked]:
+    url = vllm["far"].url
+    sources = [
+        source(name, url, model(MODEL, abilities=abilities, context_length=CONTEXT), kind=SourceKind.vllm)
+        for name, abilities in (("translated", ABILITIES), ("native", (*ABILITIES, "responses")))
+    ]
+    with WorkerHarness(World(sources)) as gateway:
+        key = gateway.key()
+        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0, timeout=300) as client:
+            yield Asked(gateway, client, f"{request.param}::{MODEL}")
+        attempts = gateway.records_of(Attempt)
+        assert attempts and {attempt.source for attempt in attempts} == {request.param}
+
+
+def test_a_conversation_whole_and_streamed(asked: Asked) -> None:
+    client = asked.client
+    given: Any = {"model": asked.model, "max_output_tokens": 16, "temperature": 0}
+    question = "What is the capital of France?"
+    first = client.responses.create(input=question, **given)
+    chat = client.chat.completions.create(
+        model=asked.model, messages=[{"role": "user", "content": question}], max_tokens=16, temperature=0
+    )
+    assert first.output_text == chat.choices[0].message.content and first.usage is not None and chat.usage is not None
+    assert first.usage.input_tokens == chat.usage.prompt_tokens, "the model was asked the same"
+    outcome = asked.gateway.records_of(Outcome)[0]
+    assert (outcome.usage.prompt_tokens, outcome.usage.completion_tokens) == (
+        first.usage.input_tokens,
+        first.usage.output_tokens,
+    )
+    assert outcome.usage.origin == "engine"
+    events = list(client.responses.create(input="And of Italy?", previous_response_id=first.id, stream=True, **given))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    last = events[-1]
+    assert last.type in ("response.completed", "response.incomplete")
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert last.response.output_text == text != ""
+    assert last.response.usage is not None and last.response.usage.input_tokens > first.usage.input_tokens + 10
+    assert client.responses.retrieve(last.response.id).output_text == text
+    client.responses.delete(last.response.id)
+
+
+def test_structured_output(asked: Asked) -> None:
+    made = asked.client.responses.parse(
+        model=asked.model, input="The capital of France?", text_format=City, max_output_tokens=40, temperature=0
+    )
+    assert isinstance(made.output_parsed, City)
+
+
+def test_a_tool_loop(asked: Asked) -> None:
+    client = asked.client
+    given: Any = {"model": asked.model, "max_output_tokens": 60, "temperature": 0, "tools": [TOOL]}
+    choice: Any = {"type": "function", "name": "weather"}
+    with client.responses.stream(input="How is the weather in Paris?", tool_choice=choice, **given) as stream:
+        kinds = [event.type for event in stream]
+        first = stream.get_final_response()
+    assert "response.function_call_arguments.delta" in kinds
+    (call,) = [item for item in first.output if item.type == "function_call"]
+    assert call.name == "weather" and call.arguments
+    output: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "sunny, 21 degrees"}]
+    second = client.responses.create(input=output, previous_response_id=first.id, tool_choice="none", **given)
+    assert second.output_text and second.usage is not None and first.usage is not None
+    assert second.usage.input_tokens > first.usage.input_tokens
