@@ -10,11 +10,13 @@ from urllib.parse import unquote
 import msgspec
 
 from interlock.errors import InterlockError, NotFound, NotImplementedYet, Unauthenticated, Unavailable
+from interlock.gateway.faces.anthropic import ANTHROPIC, COUNTING, VERSION_HEADER, speaks_anthropic
 from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.http.protocol import method_not_allowed
 from interlock.gateway.pipeline import govern
 from interlock.gateway.stages.authorize import fresh_enough
 from interlock.types.identity import DataClass
+from interlock.wire.anthropic.models import model_info, model_page
 
 if TYPE_CHECKING:
     from interlock.gateway.faces.base import Face
@@ -26,6 +28,8 @@ ROUTES: dict[str, tuple[str, Face]] = {
     "/v1/chat/completions": ("chat", OPENAI),
     "/v1/completions": ("completions", OPENAI),
     "/v1/embeddings": ("embeddings", OPENAI),
+    "/v1/messages": ("chat", ANTHROPIC),
+    "/v1/messages/count_tokens": ("count_tokens", COUNTING),
 }
 """Path -> operation, and what its callers speak. All of them take POST."""
 LATER = (
@@ -54,7 +58,7 @@ class Gateway:
         route = ROUTES.get(request.path)
         if route is not None and request.method == "POST":
             return govern(route[0], route[1], request, sink, self.runtime)
-        face = route[1] if route is not None else OPENAI
+        face = ANTHROPIC if speaks_anthropic(request) else route[1] if route is not None else OPENAI
         try:
             self._other(route is not None, request, sink)
         except InterlockError as error:
@@ -122,8 +126,12 @@ class Gateway:
             if usable(offers if alias.targets else catalog.offers):
                 data.append(_model(alias.name, created, "alias"))
         data.sort(key=lambda model: str(model["id"]))
+        listed: dict[str, object] = {"object": "list", "data": data}
+        if VERSION_HEADER in request.headers:
+            data = [model_info(str(model["id"]), created) for model in data]
+            listed = model_page(data)
         if request.path == "/v1/models":
-            sink.respond(200, JSON, msgspec.json.encode({"object": "list", "data": data}))
+            sink.respond(200, JSON, msgspec.json.encode(listed))
             return
         name = unquote(request.path.removeprefix("/v1/models/"))
         for model in data:

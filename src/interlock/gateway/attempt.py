@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from interlock.errors import BadRequest, InterlockError, LimitExceeded, LogError, UpstreamError
+from interlock.errors import BadRequest, InterlockError, LimitExceeded, LogError, NotImplementedYet, UpstreamError
 from interlock.gateway.prepare import PATHS, ask_for, body_for
 from interlock.gateway.relay import Relay
 from interlock.gateway.speech import native_speech
@@ -258,7 +258,9 @@ class Attempt:
             )
         elif status == 429:
             error = LimitExceeded(said, code="upstream_rate_limited", headers=self._retry_header())
-        elif status == 503:
+        elif status in (404, 405, 501) and self.run.call.operation == "count_tokens":
+            error = NotImplementedYet(f"The source {source.name!r} does not count tokens.", code="uncountable")
+        elif status in (503, 529):
             error = UpstreamError(said, code="upstream_overloaded", headers=self._retry_header())
         elif status in (401, 403):
             # The source's credential, not the caller's: the source's words may hold parts of it.
@@ -281,6 +283,6 @@ class Attempt:
 
 
 def _is_answer(answer: WholeAnswer, operation: str) -> bool:
-    if operation == "embeddings":
+    if operation in ("embeddings", "count_tokens"):
         return answer.data is not None
     return bool(answer.choices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from interlock.errors import BadRequest
+from interlock.gateway.speech import NATIVE
 from interlock.sources.fields import uninterpreted
 from interlock.types.source import SourceKind
 from interlock.wire.openai import build_body
@@ -53,6 +54,16 @@ def ask_for(call: Call, offer: Offer, source: Source) -> Ask:
     """What a source is to be asked that does not speak the pivot, or that speaks the caller's dialect."""
     parsed = call.parsed
     assert parsed is not None and call.identity is not None  # noqa: S101 - stage order
+    if source.extra_fields == "refuse" and not (
+        parsed.native is not None and (parsed.native.dialect, source.kind) in NATIVE
+    ):
+        unknown = uninterpreted(source.kind, parsed.operation, parsed.fields)
+        if unknown:
+            raise BadRequest(
+                f"The source {source.name!r} does not take field {unknown[0]!r}.",
+                code="unknown_field",
+                param=unknown[0],
+            )
     bound = _bound(call, offer) if parsed.operation != "embeddings" and not parsed.max_tokens else 0
     salted = source.kind is SourceKind.vllm and source.prefix_cache_salt
     salt = call.state.cache_salt(call.identity.tenant_id) if salted else ""

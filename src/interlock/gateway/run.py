@@ -39,7 +39,10 @@ FINAL_CODES = frozenset(("upstream_refused", "invalid_header"))
 """Failures that another source would repeat: the caller is told at once."""
 STALE_CODE = "upstream_stale"
 """The source had closed a kept connection: it has not seen the request, which goes to it once more, on a new one."""
-HARMLESS_CODES = FINAL_CODES | {"upstream_rate_limited", "context_length_exceeded", "upstream_pool_full", STALE_CODE}
+HARMLESS_CODES = FINAL_CODES | {
+    "upstream_rate_limited", "context_length_exceeded", "upstream_pool_full", "unknown_field", "untranslatable",
+    "uncountable", STALE_CODE,
+}  # fmt: skip
 """Failures that say nothing about the source's health: they do not count for its circuit breaker."""
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 JSON = b"content-type: application/json\r\n"
@@ -350,6 +353,7 @@ class Run:
 
     def _answer_error(self, error: InterlockError, relay: Relay | None) -> None:
         sink, face = self.call.sink, self.call.face
+        error.request_id = self.call.id
         if not self.head_sent and (relay is None or not relay.events):
             status, headers, body = face.error(error)
             sink.respond(status, headers + self._headers(b""), body)
@@ -377,6 +381,7 @@ class Run:
         if self.head_sent:
             self.call.sink.abort()
             return
+        error.request_id = self.call.id
         self.call.sink.respond(*self.call.face.error(error))
 
     def _settle(self, usage: Usage, cost: Cost, energy: Energy, now_ns: int) -> tuple[int, ...]:

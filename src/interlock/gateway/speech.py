@@ -5,17 +5,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interlock.types.source import SourceKind
+from interlock.wire.anthropic.requests import COUNTING, DIALECT
+from interlock.wire.anthropic.speech import NO_COUNT, Messages, TokenCount
+
 if TYPE_CHECKING:
-    from interlock.types.source import SourceKind
     from interlock.wire.openai import Native
     from interlock.wire.speech import Speech
 
-SPEECHES: dict[SourceKind, Speech] = {}
+SPEECHES: dict[SourceKind, Speech] = {SourceKind.anthropic: Messages(native=False)}
 """How each kind of source is spoken to that does not speak the pivot."""
-NATIVE: dict[tuple[str, SourceKind], Speech] = {}
+NATIVE: dict[tuple[str, SourceKind], Speech] = {
+    (DIALECT, SourceKind.anthropic): Messages(native=True),
+    (COUNTING, SourceKind.anthropic): TokenCount(),
+    (COUNTING, SourceKind.vllm): TokenCount(),
+    (COUNTING, SourceKind.llamacpp): TokenCount(),
+}
 """(the caller's dialect, kind of source) that are one dialect."""
 
 
 def native_speech(native: Native, kind: SourceKind) -> Speech | None:
     """For a call in a dialect of its own."""
-    return NATIVE.get((native.dialect, kind)) or SPEECHES.get(kind)
+    speech = NATIVE.get((native.dialect, kind))
+    if speech is None and native.dialect == COUNTING:
+        return NO_COUNT
+    return speech or SPEECHES.get(kind)

@@ -6,6 +6,7 @@ What is asked, by kind (nothing that makes a model work):
                a tool and bounds that contradict each other, which is refused for one or the other
     llamacpp   /v1/models, /props (context of a slot, chat template, modalities, build), an empty POST /v1/embeddings
     openai     /v1/models; abilities are assumed from the model's name
+    anthropic  /v1/models, which tells abilities and context length
 
 What cannot be asked is assumed and can be pinned in the source's declaration; docs/sources.md has the table.
 """
@@ -65,6 +66,8 @@ def discover(source: Source, settings: Settings, credentials: CredentialStore | 
             return look.vllm()
         if source.kind is SourceKind.llamacpp:
             return look.llamacpp()
+        if source.kind is SourceKind.anthropic:
+            return look.anthropic()
         return look.openai()
 
 
@@ -176,11 +179,27 @@ class _Look:
             self.warnings.append("Abilities are assumed from the models' names; pin those that differ.")
         return Discovered("openai-compatible", "", models, tuple(self.warnings))
 
+    def anthropic(self) -> Discovered:
+        entries = [entry for entry in self._models("?limit=1000") if entry.get("lifecycle") != "retired"]
+        models = []
+        for entry in entries:
+            abilities: list[str] = [Ability.chat, Ability.tools]
+            can = entry.get("capabilities")
+            told = can if isinstance(can, dict) else {}
+            if _supported(told, "image_input"):
+                abilities.append(Ability.vision)
+            if _supported(told, "structured_outputs"):
+                abilities.append(Ability.json_schema)
+            models.append(_model(entry["id"], abilities, _number(entry.get("max_input_tokens"))))
+        if any(not isinstance(entry.get("capabilities"), dict) for entry in entries):
+            self.warnings.append("The API does not tell its models' abilities: all are assumed; pin those that differ.")
+        return Discovered("anthropic-compatible", "", tuple(models), tuple(self.warnings))
+
     # -- /v1/models
 
-    def _models(self) -> list[dict[str, Any]]:
+    def _models(self, query: str = "") -> list[dict[str, Any]]:
         path = f"{self.source.api_prefix}/models"
-        page = self.client.get("/models")
+        page = self.client.get(f"/models{query}")
         self._check_status(page, path)
         entries = _object(page).get("data")
         if not isinstance(entries, list):
@@ -246,6 +265,12 @@ def _owned_by(entries: Sequence[Mapping[str, Any]], owner: str) -> bool:
 
 def _length(entry: Mapping[str, Any]) -> int:
     return next((n for field in _CONTEXT_FIELDS if (n := _number(entry.get(field)))), 0)
+
+
+def _supported(capabilities: Mapping[str, Any], name: str) -> bool:
+    """What is not told is assumed."""
+    told = capabilities.get(name)
+    return not isinstance(told, dict) or told.get("supported") is not False
 
 
 def _number(value: object) -> int:

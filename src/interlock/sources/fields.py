@@ -94,6 +94,7 @@ ENGINE: dict[SourceKind, dict[str, frozenset[str]]] = {
         "completions": frozenset(),
         "embeddings": frozenset(),
     },
+    SourceKind.anthropic: {"chat": _names("thinking top_k"), "completions": frozenset(), "embeddings": frozenset()},
 }
 """Kind -> operation -> fields beyond the standard ones that it documents."""
 

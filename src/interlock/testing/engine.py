@@ -40,7 +40,7 @@ HEAD_BYTES_MAX = 1_000_000
 class ScriptedEngine:
     """The server. Start it with `async with`, or from synchronous code with `with ScriptedEngine(...).in_thread()`.
 
-    `kind`: "vllm", "llamacpp" or "openai": which pages it has. `tls`: a server-side context, for https.
+    `kind`: "vllm", "llamacpp", "openai" or "anthropic": which pages it has. `tls`: a server-side context, for https.
     """
 
     def __init__(
