@@ -50,8 +50,8 @@ class SpokenRelay(Relay):
         super().__init__(attempt)
         self._listener = speech.listen(ask)
         self._splitter = self._ear = Ear(self._listener)
+        self._closing = b"" if speech.native else DONE
         if speech.native:
-            self._closing = b""
             self._hide_usage = False
 
     def feed_chunk(self, framed: bytes, at: int) -> None:
