@@ -40,9 +40,14 @@ FINAL_CODES = frozenset(("upstream_refused", "invalid_header"))
 STALE_CODE = "upstream_stale"
 """The source had closed a kept connection: it has not seen the request, which goes to it once more, on a new one."""
 HARMLESS_CODES = FINAL_CODES | {
-    "upstream_rate_limited", "context_length_exceeded", "upstream_pool_full", "unknown_field", "untranslatable",
-    "uncountable", STALE_CODE,
-}  # fmt: skip
+    "upstream_rate_limited",
+    "context_length_exceeded",
+    "upstream_pool_full",
+    "unknown_field",
+    "untranslatable",
+    "uncountable",
+    STALE_CODE,
+}
 """Failures that say nothing about the source's health: they do not count for its circuit breaker."""
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 JSON = b"content-type: application/json\r\n"

@@ -335,12 +335,16 @@ def test_a_long_conversation_is_stored_once(served: Served) -> None:
         turns.append({"role": "user", "content": [{"type": "text", "text": f"Question {n}. " + "x" * 400}]})
         client.messages.create(**HELLO | {"messages": turns}, system="s" * 4000, tools=[TOOL])
         turns.append({"role": "assistant", "content": [{"type": "text", "text": f"Answer {n}."}]})
-    stored: dict[bytes, int] = {}
-    key = SubjectKey(bytes(32))
+    key, stored = SubjectKey(bytes(32)), set[bytes]()
+    new, systems = [], set[str]()
     for intent, outcome in zip(gateway.records_of(Intent), gateway.records_of(Outcome), strict=True):
         draft = call_entry(records_of("e" * 16, intent.call, [intent, outcome]), 1, key)
-        stored |= {sealed.id: len(sealed.data) for sealed in draft.contents}
-    assert sum(stored.values()) < 40 * 4000
+        new.append(sum(len(each.data) for each in draft.contents if each.id not in stored))
+        stored |= {each.id for each in draft.contents}
+        systems |= {each["id"] for each in draft.leaf["contents"] if each["role"] == "system"}
+        assert next(each["count"] for each in draft.leaf["contents"] if each["role"] == "messages") == len(new) * 2 - 1
+    assert len(systems) == 1
+    assert max(new[30:]) < 1.2 * max(new[1:10]), new
 
 
 # -- how many tokens
@@ -477,6 +481,17 @@ def test_what_only_the_dialect_has_survives(native: Served) -> None:
     for outcome in gateway.records_of(Outcome):
         assert (outcome.usage.prompt_tokens, outcome.usage.cached_tokens) == (28, 3)
         assert outcome.finish_reasons == ("stop",)
+
+
+def test_thoughts_of_other_sources_are_not_shown_to_a_provider(native: Served) -> None:
+    client, _, engine = native
+    signed = {"type": "thinking", "thinking": "Hm.", "signature": "c2lnbmVk"}
+    unsigned = {"type": "thinking", "thinking": "Well.", "signature": ""}
+    text = {"type": "text", "text": "No."}
+    past: Any = [*SAID, {"role": "assistant", "content": [signed, unsigned, text]}, {"role": "assistant",
+                 "content": [unsigned]}, *SAID]  # fmt: skip
+    client.messages.create(**HELLO | {"messages": past})
+    assert engine.calls[0].json["messages"] == [*SAID, {"role": "assistant", "content": [signed, text]}, *SAID]
 
 
 def test_natively_bytes_pass_as_they_came(native: Served) -> None:

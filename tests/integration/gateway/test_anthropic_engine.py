@@ -72,12 +72,16 @@ def test_a_tool_is_called_and_its_result_goes_back(client: anthropic.Anthropic, 
     past.append({"role": "user", "content": "What is the weather in Paris?"})
     asked: dict[str, Any] = {**ASK, "max_tokens": 60, "messages": past, "tools": [WEATHER]}
     asked["tool_choice"] = {"type": "any"}
-    if streamed:
-        with client.messages.stream(**asked) as stream:
-            answer = stream.get_final_message()
-    else:
-        answer = client.messages.create(**asked)
-    (called,) = [block for block in answer.content if block.type == "tool_use"]
+    for _ in range(4):  # whether this small model calls the tool is up to it, the first time above all
+        if streamed:
+            with client.messages.stream(**asked) as stream:
+                answer = stream.get_final_message()
+        else:
+            answer = client.messages.create(**asked)
+        uses = [block for block in answer.content if block.type == "tool_use"]
+        if uses:
+            break
+    (called,) = uses
     assert called.name == "weather" and answer.stop_reason == "tool_use"
     assert isinstance(called.input, dict) and isinstance(called.input["city"], str)
     said: Any = [

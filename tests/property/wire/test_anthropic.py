@@ -228,3 +228,15 @@ def test_what_is_refused_is_refused_in_words(case: tuple[dict[str, Any], str]) -
         assert word in error.message, error.message
     else:
         raise AssertionError(fields)
+
+
+def test_what_only_a_provider_reads_counts_as_prompt() -> None:
+    def asked(thought: str) -> openai.Parsed:
+        block_of = {"type": "thinking", "thinking": thought, "signature": "c2ln"}
+        said = {"role": "assistant", "content": [block_of, {"type": "text", "text": "No."}]}
+        turns = [{"role": "user", "content": "Hi"}, said, {"role": "user", "content": "Hi"}]
+        return requests.parse(request(messages=turns), LIMITS)
+
+    short, long = asked("x"), asked("x" * 1001)
+    assert long.prompt_tokens_max - short.prompt_tokens_max == long.prompt_bytes - short.prompt_bytes == 1000
+    assert b"xxx" not in bytes(long.fields["messages"]), "and is not for others"
