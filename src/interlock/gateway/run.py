@@ -153,6 +153,7 @@ class Run:
         runtime = self.runtime
         now_ns = runtime.clock.mono_ns()
         attempt.ended = True
+        self.out, self.native = self.call.answer, b""  # a source of the caller's dialect may be followed by another
         if isinstance(error, LogError):
             self.log_failed(error)  # no other source would help
             return

@@ -22,7 +22,7 @@ from interlock.types.budget import Budget
 from interlock.types.identity import LimitSet
 from interlock.types.record import AttemptEnd, Chunk, Intent, Outcome, Refusal
 from interlock.types.source import SourceKind
-from tests.gateway import Who, WorkerHarness, World, permit_all, source
+from tests.gateway import Who, WorkerHarness, World, model, permit_all, source
 from tests.integration.gateway.client import Answer, ask, eventually, serving
 
 PATH = "/v1/messages"
@@ -472,7 +472,8 @@ def test_what_only_the_dialect_has_survives(native: Served) -> None:
     betas = {"anthropic-beta": "interleaved-thinking-2025-05-14, code-execution-2025-08-25"}
     message = client.messages.create(**asked, extra_headers=betas)
     (call,) = engine.calls
-    assert call.json == asked
+    usual = [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+    assert call.json == asked | {"system": usual}, "an hour of a cache has a price of its own"
     assert call.header("anthropic-beta") == "interleaved-thinking-2025-05-14"
     assert message.content[0].to_dict() == thought and message.id == messages.MESSAGE_ID
     with client.messages.stream(**asked) as stream:
@@ -521,3 +522,24 @@ def test_a_stream_is_ended_at_its_bound(native: Served) -> None:
     assert final.stop_reason == "max_tokens" and len(final.content[0].text) < 200  # type: ignore[union-attr]
     eventually(lambda: gateway.records_of(Outcome))
     assert gateway.records_of(Outcome)[0].finish_reasons == ("length",)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_after_a_source_of_the_dialect_another_may_answer(stream: bool) -> None:
+    """What failed natively leaves nothing behind: the next source's answer is translated."""
+    failing, spare = ScriptedEngine(kind="anthropic", models=("m",)), ScriptedEngine(kind="openai", models=("m",))
+    start = messages.event("message_start", message={"id": "m", "model": "m", "usage": {}})
+    broken = messages.event("error", error={"type": "overloaded_error", "message": "Overloaded"})
+    begun = [STREAM_HEAD, chunk(start), chunk(broken), chunk(b"")]
+    failing.default = (lambda _: iter(begun)) if stream else messages.failure(500, "api_error")
+    with failing.in_thread(), spare.in_thread():
+        first = source("a", failing.base_url, model(quality_milli=1000), kind=SourceKind.anthropic)
+        made = World([first, source("b", spare.base_url, model(quality_milli=1))])
+        with WorkerHarness(made) as gateway:
+            for _ in range(20):
+                answer = ask(gateway, HELLO | {"stream": stream, "interlock": {"mode": "quality"}}, PATH)
+                assert answer.status == 200 and b"chat.completion" not in answer.body
+                assert answer.body.startswith(b"event: message_start" if stream else b'{"id":"msg_')
+                if failing.calls:
+                    break
+            assert failing.calls and gateway.records_of(AttemptEnd)

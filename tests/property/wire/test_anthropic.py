@@ -209,6 +209,9 @@ REFUSED = [
     ({"messages": [{"role": "user", "content": [block("text", text="a", Text="b")]}]}, "Text"),
     ({"messages": [{"role": "user", "content": [{"text": "a"}]}]}, "type"),
     ({"tools": [block("web_search_20250305", name="web_search", max_uses=5)]}, "web_search_20250305"),
+    ({"tools": [{"name": "a", "input_schema": []}]}, "tools[0].input_schema"),
+    ({"tools": [{"name": "a", "input_schema": {}, "defer_loading": True}]}, "tools[0]"),
+    ({"max_tokens": 2**31}, "'max_tokens'"),
     ({"mcp_servers": []}, "mcp_servers"),
     ({"container": "c"}, "container"),
     ({"max_tokens": 0}, "max_tokens"),
@@ -240,3 +243,11 @@ def test_what_only_a_provider_reads_counts_as_prompt() -> None:
     short, long = asked("x"), asked("x" * 1001)
     assert long.prompt_tokens_max - short.prompt_tokens_max == long.prompt_bytes - short.prompt_bytes == 1000
     assert b"xxx" not in bytes(long.fields["messages"]), "and is not for others"
+
+
+def test_what_nobody_has_looked_at_does_not_break_an_answer() -> None:
+    odd = b'{"x":"\xff","model":"m","choices":[{"index":0,"delta":{"content":"a"},"message":{"content":"a"}}]}'
+    assert json.loads(answers.whole(odd, "msg_1", "m", thinking=False))["content"] == [{"type": "text", "text": "a"}]
+    writer = answers.Writer("msg_1", "m", thinking=False)
+    assert b'"text":"a"' in writer.feed(b"data: " + odd + b"\n\n")
+    assert b"message_stop" in writer.feed(b"data: [1]\n\n" + DONE)

@@ -27,7 +27,7 @@ STOP_REASONS = {
 INVALID_JSON = "INVALID_JSON"
 """The name under which arguments stand that are no JSON object, as the provider's documentation proposes it."""
 _encode = msgspec.json.encode
-_object = msgspec.json.Decoder(dict[str, Any]).decode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def whole(pivot: bytes, message_id: str, asked: str, *, thinking: bool) -> bytes:
@@ -230,6 +230,16 @@ def event_of(kind: str, **fields: object) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), _encode({"type": kind, **fields}))
 
 
+def _object(data: bytes) -> dict[str, Any]:
+    """The pivot's JSON. It was read before, but for what nobody looked at: what cannot be read there is passed over."""
+    for text in (data, data.decode("utf-8", "replace")):
+        try:
+            return _decode(text)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+    return {}
+
+
 def _tool_use(call: dict[str, Any], message_id: str, i: int) -> dict[str, Any]:
     function = call.get("function")
     function = function if isinstance(function, dict) else {}
@@ -247,7 +257,7 @@ def tool_input(arguments: str) -> msgspec.Raw | dict[str, str]:
     if not arguments.strip():
         return {}
     try:
-        _object(arguments)
+        _decode(arguments)
         return msgspec.Raw(arguments.encode())
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return {INVALID_JSON: arguments}

@@ -27,6 +27,10 @@ class _Cache(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     type: Literal["ephemeral"]
     ttl: Literal["5m", "1h"] | None = None
 
+    def __post_init__(self) -> None:
+        """An hour costs more than prices know of: what is written to a cache is written for the usual time."""
+        self.ttl = None
+
 
 class _Block(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, tag_field="type"):
     cache_control: _Cache | None = None
@@ -137,7 +141,7 @@ class _ContextManagement(msgspec.Struct, forbid_unknown_fields=True):
 class _Request(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     model: str
     messages: list[_Message]
-    max_tokens: int | None = None
+    max_tokens: openai.Bound | None = None
     system: str | list[_Text] | None = None
     stop_sequences: list[str] | None = None
     stream: bool | None = None
@@ -160,7 +164,6 @@ _decode = msgspec.json.Decoder(_Request).decode
 _encode = msgspec.json.Encoder().encode
 _tool_head = msgspec.json.Decoder(_ToolHead).decode
 _tool = msgspec.json.Decoder(_Tool).decode
-_schema = msgspec.json.Decoder(dict[str, Any]).decode
 _COUNTED = frozenset(
     ("model", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "cache_control")
 )
@@ -170,7 +173,6 @@ _BETAS = (
     "fine-grained-tool-streaming-",
     "token-efficient-tools-",
     "prompt-caching-",
-    "extended-cache-ttl-",
     "context-management-",
     "effort-",
     "structured-outputs-",
@@ -248,9 +250,11 @@ def _checked_tool(raw: Raw, i: int) -> _Tool:
                 param="tools",
             )
         tool = _tool(raw)
-        _schema(tool.input_schema)
     except msgspec.ValidationError as e:
-        raise BadRequest(f"{str(e).replace('$', f'tools[{i}]')}.", param="tools") from None
+        words = str(e).replace("$", f"tools[{i}]")
+        raise BadRequest(f"{words}{'' if '$' in str(e) else f' in tools[{i}]'}.", param="tools") from None
+    if bytes(tool.input_schema)[:1] != b"{":
+        raise BadRequest(f"Field 'tools[{i}].input_schema' must be an object.", param="tools")
     return tool
 
 
