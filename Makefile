@@ -9,7 +9,7 @@ unexport UV_DEFAULT_INDEX
 endif
 UP_ARGS ?=
 
-.PHONY: up test prove check bench test-vllm setup lock wheel clean format
+.PHONY: up test prove check bench test-vllm setup assets lock wheel clean format
 
 .venv/.ready: pyproject.toml requirements/dev.txt requirements/uv.txt requirements/peers.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Interlock needs Python 3.11 or newer")'
@@ -20,7 +20,10 @@ UP_ARGS ?=
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-setup: .venv/.ready
+setup: .venv/.ready assets
+
+assets: .venv/.ready
+	$(BIN)/python scripts/assets.py --tests --try
 
 lock:
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.txt
@@ -28,7 +31,7 @@ lock:
 	awk '/^uv==/{p=1} p&&/^[a-z]/&&!/^uv==/{exit} p' requirements/dev.txt > requirements/uv.txt
 	! grep -n '://' requirements/*.txt
 
-up: .venv/.ready
+up: .venv/.ready assets
 	$(BIN)/interlock up --demo $(UP_ARGS)
 
 check: .venv/.ready
@@ -38,13 +41,14 @@ check: .venv/.ready
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_tree.py
 
-test: .venv/.ready
+test: .venv/.ready assets
+	$(BIN)/python scripts/browser_setup.py
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-prove: .venv/.ready
+prove: .venv/.ready assets
 	$(BIN)/python -m tests.prove $(PROVE_ARGS)
 
-bench: .venv/.ready
+bench: .venv/.ready assets
 	$(BIN)/python -m bench.run $(BENCH_ARGS)
 
 test-vllm: .venv/.ready

@@ -142,6 +142,13 @@ class NoCandidate(UpstreamError):
     code, status = "no_candidate", 503
 
 
+class EngineStarting(NoCandidate):
+    """The only sources that may take the call are engines that are starting. `sources`: their ids."""
+
+    code = "engine_starting"
+    sources: tuple[str, ...] = ()
+
+
 class LogError(Unavailable):
     """The record log cannot take more: nothing is answered that was not recorded (P1)."""
 

@@ -227,6 +227,11 @@ class Settings:
         group="ledger",
         minimum=0,
     )
+    ledger_receipts: str = setting(
+        "asked",
+        "Who gets a signed receipt with an answer: `asked` (who sends `x-interlock-receipt: true`) or `all`.",
+        group="ledger",
+    )
     ledger_checkpoint_s: int = setting(
         10, "How often a tenant's tree is signed while it grows; 0: with every batch.", group="ledger", minimum=0
     )
@@ -342,6 +347,46 @@ class Settings:
     credential_check_ms: int = setting(
         5000, "How often credential and certificate files are looked at for a change.", group="sources", minimum=100
     )
+    engine_start_timeout_s: int = setting(
+        1800,
+        "Longest time a managed engine may take to become ready; then it is started again.",
+        group="sources",
+        minimum=1,
+    )
+    engine_restarts_max: int = setting(
+        5,
+        "Restarts of a managed engine within `engine_restart_window_s`; after one more failure it is given up.",
+        group="sources",
+        minimum=0,
+    )
+    engine_restart_window_s: int = setting(
+        600, "Time over which restarts of a managed engine are counted.", group="sources", minimum=1
+    )
+    engine_backoff_ms: int = setting(
+        500, "Pause before a managed engine is started again; it doubles with each restart.", group="sources", minimum=1
+    )
+    engine_backoff_ms_max: int = setting(
+        30_000, "Longest pause before a managed engine is started again.", group="sources", minimum=1
+    )
+    engine_health_timeout_ms: int = setting(
+        10_000, "Longest wait for a managed engine's word that it is well.", group="sources", minimum=1
+    )
+    engine_health_failures_max: int = setting(
+        6, "Such waits in a row that must fail before a managed engine is started again.", group="sources", minimum=1
+    )
+    engine_report_s: int = setting(
+        5, "How often the supervisor of an engine reports, besides at each change.", group="sources", minimum=1
+    )
+    engine_silent_s: int = setting(
+        20, "Silence of a supervisor after which its engine counts as lost.", group="sources", minimum=2
+    )
+    engine_log_bytes_max: int = setting(
+        10_000_000,
+        "Size at which the log of a managed engine is closed and a new one begun.",
+        group="sources",
+        minimum=4096,
+    )
+    engine_logs_max: int = setting(5, "Closed logs kept of a managed engine.", group="sources", minimum=0)
     sources_max: int = setting(512, "Most sources in a snapshot.", group="sources", minimum=1)
 
     # -- metering
@@ -357,6 +402,18 @@ class Settings:
     breaker_open_ms: int = setting(10_000, "How long an open breaker lets nothing through.", group="routing", minimum=1)
     breaker_probes: int = setting(1, "Calls let through to test a half-open breaker.", group="routing", minimum=1)
     candidates_max: int = setting(50, "Most candidates ranked for a call.", group="routing", minimum=1)
+    cold_start_wait_ms: int = setting(
+        20_000,
+        "Longest wait of a call for a managed engine that is starting, if no other source may take it; 0: none waits.",
+        group="routing",
+        minimum=0,
+    )
+    cold_start_calls_max: int = setting(
+        256,
+        "Calls of one worker that wait for engines that are starting; more are refused.",
+        group="routing",
+        minimum=0,
+    )
 
     # -- idempotency
     idempotency_keep_s: int = setting(
@@ -410,6 +467,17 @@ class Settings:
     # -- control
     control_host: str = setting("127.0.0.1", "Address the admin API listens on.", group="control")
     control_port: int = setting(8081, "Port the admin API listens on; 0: any free one.", group="control", minimum=0)
+    console_idle_ms: int = setting(
+        1_800_000, "How long a console session may be unused before it ends.", group="control", minimum=60_000
+    )
+    console_session_ms: int = setting(
+        36_000_000, "How long a console session lasts at most.", group="control", minimum=60_000
+    )
+    console_url: str = setting(
+        "",
+        "Where browsers reach the console, as `https://interlock.example.com`; empty: as each request names its host.",
+        group="control",
+    )
     control_tls_cert_file: str = setting(
         "", "Certificate chain of the admin API (PEM); empty: no TLS.", group="control"
     )

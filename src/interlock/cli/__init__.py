@@ -6,6 +6,8 @@
     config    apply, plan, export
     keys, sources, policy, records    the groups of commands of the same names
     run       up, gateway, control: the processes themselves
+    engine_run, engines    `source run`: engines that Interlock starts itself
+    examine, doctor        what is wrong or weak in an installation
 
 Commands import what they need when they run, so that `interlock --help` and shell completion answer at once.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shlex
 import socket
 import time
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interlock.cli.client import pinned
-from interlock.cli.demo_engine import MODEL, check_engine, model_path
+from interlock.cli.demo_engine import MODEL, model_path
+from interlock.cli.engines.llamacpp import check_package
 from interlock.control.secrets import write_secret
 from interlock.errors import Unavailable
 
@@ -32,13 +34,15 @@ ENGINES = {"local": 1, "spare": 4}
 """Demo engines and their slots."""
 
 
-def document(urls: dict[str, str]) -> dict[str, Any]:
-    """The demo's configuration, in the form of docs/configuration.md. `urls`: base URL by engine name."""
+def document(urls: dict[str, str], key_file: str) -> dict[str, Any]:
+    """The demo's configuration, in the form of docs/configuration.md. `urls`: base URL by engine name;
+    `key_file`: where the key is that the engines ask for."""
     sources = [
         {
             "name": "local",
             "kind": "llamacpp",
             "url": urls["local"],
+            "credential": {"file": key_file},
             "granted_to": ["*"],
             "labels": {"region": "eu-central", "on_prem": True, "data_class_max": "restricted"},
             "limits": {"waiting_max": 0, "waiting_resume": 0},
@@ -47,6 +51,7 @@ def document(urls: dict[str, str]) -> dict[str, Any]:
             "name": "spare",
             "kind": "llamacpp",
             "url": urls["spare"],
+            "credential": {"file": key_file},
             "granted_to": ["*"],
             "labels": {"region": "us-east", "on_prem": True, "data_class_max": "internal"},
             "models": [{"name": MODEL, "price": {"input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.4}}],
@@ -124,9 +129,17 @@ def ports(settings: Settings) -> dict[str, int]:
     return chosen
 
 
+def engine_key(settings: Settings) -> Path:
+    """The file of the key that the demo's engines ask for, made when there is none: nobody goes around Interlock."""
+    file = settings.home_path("demo", "engine_key").absolute()
+    if not file.exists():
+        write_secret(file, secrets.token_urlsafe(32) + "\n")
+    return file
+
+
 def configure(settings: Settings, admin: AdminClient, urls: dict[str, str]) -> dict[str, Any]:
     """Apply the demo's configuration; returns tenants with their keys, those of earlier starts included."""
-    text = json.dumps(document(urls))
+    text = json.dumps(document(urls, str(engine_key(settings))))
     answer = admin.call(
         "POST",
         "/apply",
@@ -168,7 +181,7 @@ def wait_for_models(settings: Settings, gateway: str, tenants: dict[str, Any], d
 
 def check() -> Path:
     """The model's file, before anything is started. Raises ConfigError naming what is missing."""
-    check_engine()
+    check_package()
     return model_path()
 
 

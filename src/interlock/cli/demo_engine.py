@@ -1,6 +1,6 @@
 """A demo engine: llama.cpp's own HTTP server with the packaged model, as a process that ends with its parent.
 
-python -m interlock.cli.demo_engine --ready-fd N --parent PID --port P --slots S
+python -m interlock.cli.demo_engine --ready-fd N --parent PID --port P --slots S --key-file F
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from interlock.cli.engines.llamacpp import CONTEXT_PER_SLOT, start
 from interlock.errors import ConfigError, InterlockError, Unavailable
 
 MODEL = "smollm2"
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-CONTEXT_PER_SLOT = 2048
 READY_S = 40.0
 PARENT_POLL_S = 0.5
 
@@ -36,33 +36,13 @@ def model_path() -> Path:
     return Path(spec.submodule_search_locations[0]) / MODEL_FILE
 
 
-def check_engine() -> None:
-    """Raise ConfigError naming what to install unless the engine's package is there."""
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise ConfigError("the demo needs the extra 'local': pip install 'interlock[local]'", param="demo")
-
-
-def serve(port: int, slots: int) -> None:
-    """Start the engine on 127.0.0.1:`port` with `slots` parallel slots, and return once it is ready.
+def serve(port: int, slots: int, key: str) -> None:
+    """Start the engine on 127.0.0.1:`port` with `slots` parallel slots, for who has `key`; return once it is ready.
 
     Raises ConfigError when a package is missing, Unavailable when it does not become ready.
     """
-    check_engine()
-    import xllamacpp
-
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(model_path())
-    parameters.model_alias = {MODEL}
-    parameters.n_ctx = CONTEXT_PER_SLOT * slots
-    parameters.n_parallel = slots
-    parameters.hostnames = ["127.0.0.1"]
-    parameters.port = port
-    parameters.endpoint_metrics = True
-    parameters.verbosity = 1
-    # One thread: on a machine that is busy otherwise, two wait for each other most of the time.
-    parameters.cpuparams.n_threads = 1
-    global _server
-    _server = xllamacpp.Server(parameters)
+    fields = {"n_parallel": slots, "n_ctx": CONTEXT_PER_SLOT * slots}
+    start(model_path(), MODEL, port, key, fields)
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         try:
@@ -72,9 +52,6 @@ def serve(port: int, slots: int) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     raise Unavailable(f"the demo engine on port {port} was not ready within {READY_S:.0f} s")
-
-
-_server: object = None
 
 
 def _end_with(parent: int) -> None:
@@ -90,12 +67,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slots", type=int, required=True)
+    parser.add_argument("--key-file", type=Path, required=True)
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(given.parent,), daemon=True).start()
     try:
-        serve(given.port, given.slots)
+        serve(given.port, given.slots, given.key_file.read_text().strip())
     except InterlockError as e:
         os.write(given.ready_fd, json.dumps({"error": e.code, "message": e.message}).encode() + b"\n")
         return 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -19,6 +21,9 @@ from interlock.errors import BadRequest, InterlockError
 if TYPE_CHECKING:
     from interlock.cli.client import AdminClient
 
+PROCESSES_MAX = 64
+SMALL_BYTES = 16 << 20
+"""Size of the entries of an export that is verified sooner than processes have started."""
 NOT_COMPLETE = 3
 """Exit code of `verify` when an export is not proved complete."""
 _Since = Annotated[str, typer.Option(help="How far back: 30s, 10m, 2h, 7d.")]
@@ -79,9 +84,9 @@ def show(
     query: dict[str, object] = {"content": "true"} if content else {}
     why = reason_or(reason, "ledger show --content") if content else reason
     view = client_of(home, url, ca).call("GET", path, query=query, why=why)
-    proved = _proved(view)
+    is_proved = proved(view)
     if as_json:
-        put_json({**view, "proved": proved})
+        put_json({**view, "proved": is_proved})
         return
     for entry in view["entries"]:
         put(_line(entry), json.dumps(entry["leaf"], indent=2, ensure_ascii=False))
@@ -89,7 +94,7 @@ def show(
     if view["contents"] is not None:
         put(json.dumps(view["contents"], indent=2, ensure_ascii=False))
     size = _checkpoint(view["proofs"][0]["checkpoint"]).size if view["proofs"] else 0
-    put(f"In the tree of {size} entries that the newest checkpoint signs: {'proved' if proved else 'NOT YET'}.")
+    put(f"In the tree of {size} entries that the newest checkpoint signs: {'proved' if is_proved else 'NOT YET'}.")
 
 
 def replay(
@@ -149,16 +154,18 @@ def export(
     tenant: InTenant,
     from_: _From,
     to: _To = "",
+    payloads: Annotated[bool, typer.Option("--payloads", help="What was asked and answered, too.")] = False,
     home: Home = "",
     url: Url = "",
     ca: Ca = "",
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
-    """Write what a tenant's ledger has of a range of time to a folder that proves itself. The export is recorded."""
+    """Write what a tenant's ledger has of a range of time to a folder that proves itself. The export is recorded;
+    payloads need a second grant."""
     from_ns, to_ns = range_of(from_, to)
     why = reason_or(reason, "ledger export")
-    written, size = write_export(client_of(home, url, ca), folder, tenant, from_ns, to_ns, why)
+    written, size = write_export(client_of(home, url, ca), folder, tenant, from_ns, to_ns, why, payloads=payloads)
     if as_json:
         put_json({"folder": str(folder), "entries": written, "size": size})
     else:
@@ -173,11 +180,15 @@ def range_of(from_: str, to: str) -> tuple[int, int]:
     return from_ns, to_ns
 
 
-def write_export(client: AdminClient, folder: Path, tenant: str, from_ns: int, to_ns: int, why: str) -> tuple[int, int]:
+def write_export(
+    client: AdminClient, folder: Path, tenant: str, from_ns: int, to_ns: int, why: str, *, payloads: bool = False
+) -> tuple[int, int]:
     """Write an export to a new folder: (entries in it, size of the tree at its end). Raises InterlockError."""
     from interlock.ledger.proof.folder import ExportWriter, Manifest
 
     query: dict[str, object] = {"from_ns": from_ns, "to_ns": to_ns}
+    if payloads:
+        query["payloads"] = "true"
     lines = client.lines(f"/tenants/{tenant}/ledger/export", reason=why, query=query)
     kind, head = next(lines)
     if kind != "manifest":
@@ -200,6 +211,12 @@ def write_export(client: AdminClient, folder: Path, tenant: str, from_ns: int, t
                 case "entry":
                     writer.entry(value.encode())
                     written += 1
+                case "content":
+                    writer.content(value["id"], base64.b64decode(value["data"]))
+                    if "salt" in value:
+                        writer.opened(value["id"], bytes.fromhex(value["salt"]), base64.b64decode(value["plain"]))
+                case "list":
+                    writer.list(value["list"], value["items"])
                 case "end":
                     ended = True
         if not ended:
@@ -211,9 +228,14 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="An export.")],
     key: Annotated[list[str] | None, typer.Option("--key", "-k", help="A key you trust, or a file of them.")] = None,
     seen: Annotated[list[Path] | None, typer.Option("--seen", help="A checkpoint you kept: it must agree.")] = None,
+    receipt: Annotated[
+        list[Path] | None, typer.Option("--receipt", help="Receipts, one a line: is each call here?")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=0, max=PROCESSES_MAX, help="How many; 0: as many as help.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Check an export by what is in its folder alone. Exit code 0: complete; 3: not, and the verdict says why."""
+    """Check an export by what is in its folder alone. Exit code 0: complete, and each receipt's call is there; 3: not,
+    and the verdict says why."""
     import msgspec
 
     from interlock.ledger.proof.verify import verify_export
@@ -221,14 +243,62 @@ def verify(
     if not folder.is_dir():
         raise BadRequest(f"{folder} is not a folder", param="folder")
     notes = [_text(path) for path in seen or ()]
-    report = verify_export(folder, trusted(key or ()), seen=notes, progress=None if as_json else progress())
+    held = [each for path in receipt or () for each in _receipts(path)]
+    shown = None if as_json else progress()
+    many = processes or _helpful(folder)
+    report = verify_export(folder, trusted(key or ()), seen=notes, receipts=held, progress=shown, processes=many)
     if as_json:
         put_json(msgspec.to_builtins(report))
     else:
         put(f"{report.verdict.upper()}: {report.words}", *(f"  {problem}" for problem in report.problems))
         for met in report.keys:
             put(f"  signed by {met.key}{'' if met.replaced is None else ' (replaced since)'}")
-    if report.verdict != "complete":
+        put(*(f"receipt of {each.request}: {each.verdict.upper()}: {each.words}" for each in report.receipts))
+    if report.verdict != "complete" or any(each.verdict != "recorded" for each in report.receipts):
+        raise typer.Exit(NOT_COMPLETE)
+
+
+def _helpful(folder: Path) -> int:
+    """How many processes verify an export soonest: one for each core, but for a small one just this."""
+    from interlock.ledger.proof.folder import ENTRIES
+
+    try:
+        size = (folder / ENTRIES).lstat().st_size
+    except OSError:
+        return 1
+    return min(len(os.sched_getaffinity(0)), PROCESSES_MAX) if size > SMALL_BYTES else 1
+
+
+def receipt(
+    file: Annotated[Path, typer.Argument(help="A receipt, from the x-interlock-receipt header.")],
+    body: Annotated[Path | None, typer.Option(help="The request body, byte for byte: is it the one?")] = None,
+    answer: Annotated[Path | None, typer.Option(help="The answer's body, byte for byte: is it the one?")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a receipt says, and hold a request and an answer against it; whether it is genuine, `verify --receipt`
+    says. Exit code 3 when it is of others."""
+    import msgspec
+
+    from interlock.ledger.proof.errors import ProofError
+
+    given = _receipts(file)
+    if len(given) != 1:
+        raise BadRequest(f"{file} holds {len(given)} receipts; give one", param="file")
+    same = None
+    if body is not None or answer is not None:
+        texts = [None if path is None else _bytes(path) for path in (body, answer)]
+        try:
+            same = given[0].is_of(body=texts[0], answer=texts[1])
+        except ProofError as e:
+            raise BadRequest(f"{file}: {e}") from None
+    said = msgspec.to_builtins(given[0].receipt)
+    if as_json:
+        put_json({**said, "same": same})
+    else:
+        put(*(f"{name} {value}" for name, value in said.items()))
+        if same is not None:
+            put("It is of these." if same else "It is of OTHERS than these.")
+    if same is False:
         raise typer.Exit(NOT_COMPLETE)
 
 
@@ -301,7 +371,19 @@ def retire_node(
 
 def add_to(app: typer.Typer) -> None:
     """The commands of this file."""
-    for command in (search, show, replay, erase, audit_changes, rotate_key, retire_node, checkpoint, export, verify):
+    for command in (
+        search,
+        show,
+        replay,
+        erase,
+        audit_changes,
+        rotate_key,
+        retire_node,
+        checkpoint,
+        export,
+        verify,
+        receipt,
+    ):
         app.command()(command)
 
 
@@ -328,6 +410,24 @@ def trusted(given: list[str] | tuple[str, ...]) -> list[Any]:
         return [VerifierKey.parse(text) for text in texts if text.strip()]
     except ProofError as e:
         raise BadRequest(f"--key: {e}", param="key") from None
+
+
+def _receipts(path: Path) -> list[Any]:
+    """The receipts of a file. Raises BadRequest."""
+    from interlock.ledger.proof.errors import ProofError
+    from interlock.ledger.proof.receipt import read_receipts
+
+    try:
+        return read_receipts(_text(path))
+    except ProofError as e:
+        raise BadRequest(f"{path}: {e}", param="receipt") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise BadRequest(f"{path} cannot be read: {e.strerror or e}") from None
 
 
 def _text(path: Path) -> str:
@@ -357,7 +457,7 @@ def _checkpoint(note: str) -> Any:
     return parse(split_note(note)[0])
 
 
-def _proved(view: dict[str, Any]) -> bool:
+def proved(view: dict[str, Any]) -> bool:
     """Whether each entry's proof leads to the root that its checkpoint names (signatures are `verify`'s)."""
     from interlock.ledger.entry import encode_leaf
     from interlock.ledger.proof.merkle import leaf_hash, verify_inclusion

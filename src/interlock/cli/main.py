@@ -15,10 +15,13 @@ from interlock import __version__
 from interlock.cli import (
     budgets,
     config,
+    console,
+    examine,
     holds,
     keys,
     ledger,
     ledger_archive,
+    ledger_evidence,
     ledger_follow,
     policy,
     records,
@@ -43,13 +46,16 @@ config.add_to(app)
 app.add_typer(keys.app, name="key")
 app.add_typer(sources.app, name="source")
 app.add_typer(budgets.app, name="budget")
+app.add_typer(console.app, name="console")
 app.add_typer(policy.app, name="policy")
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)
 records.ledger_app.add_typer(holds.app, name="hold")
 ledger_follow.add_to(records.ledger_app)
 ledger_archive.add_to(records.ledger_app)
+ledger_evidence.add_to(records.ledger_app)
 app.command()(usage.usage)
+app.command()(examine.doctor)
 app.add_typer(records.ledger_app, name="ledger")
 
 

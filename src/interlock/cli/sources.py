@@ -9,12 +9,14 @@ from urllib.parse import quote
 import typer
 
 from interlock.cli.common import AsJson, Ca, Home, Reason, Url, client_of, reason_or
+from interlock.cli.engine_run import run
 from interlock.cli.output import put, put_json, table
 
 if TYPE_CHECKING:
     from interlock.cli.client import AdminClient
 
 app = typer.Typer(help="Model sources.", no_args_is_help=True)
+app.command("run")(run)
 Name = Annotated[str, typer.Argument(help="Name of the source.")]
 
 
@@ -25,7 +27,7 @@ def list_(home: Home = "", url: Url = "", ca: Ca = "", as_json: AsJson = False) 
     if as_json:
         put_json(rows)
         return
-    head = ("name", "kind", "url", "engine", "models", "drained", "error")
+    head = ("name", "kind", "url", "engine", "state", "models", "drained", "error")
     table(
         (
             (
@@ -33,6 +35,7 @@ def list_(home: Home = "", url: Url = "", ca: Ca = "", as_json: AsJson = False) 
                 row["kind"],
                 row["url"],
                 f"{row['engine']} {row['engine_version']}".strip(),
+                row.get("managed", {}).get("state"),
                 [offer["name"] for offer in row["offers"]],
                 row["drained"],
                 row["discovery_error"],
@@ -102,6 +105,7 @@ def told(item: dict[str, Any]) -> list[str]:
     engine = f"{item['engine'] or '?'} {item['engine_version']}".rstrip()
     facts = [
         ("engine", f"{engine}, {looked}"),
+        ("managed", _managed(item.get("managed"))),
         ("error", item["discovery_error"]),
         ("for", _for_whom(item)),
         ("labels", _labels(item["labels"])),
@@ -113,6 +117,15 @@ def told(item: dict[str, Any]) -> list[str]:
         facts.append(("  price", price_words(offer.get("price", {}))))
         facts.append(("  energy", energy_words(offer.get("power", {}))))
     return lines + [f"  {name:<9} {words}" for name, words in facts if words]
+
+
+def _managed(given: dict[str, Any] | None) -> str:
+    if not given:
+        return ""
+    words = f"{given['state']}: {given['words']}; on {given['host']}, heard of at {given['seen_at']}"
+    if given["restarts"]:
+        words += f"; {given['restarts']} restarts"
+    return f"{words}; log {given['log']}"
 
 
 def _for_whom(item: dict[str, Any]) -> str:

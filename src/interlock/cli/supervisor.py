@@ -22,7 +22,7 @@ from typing import Any
 
 from interlock.cli.client import AdminClient, own_tls
 from interlock.cli.database import KeptPostgres
-from interlock.cli.demo import ENGINES, first_minute, ports, wait_for_models
+from interlock.cli.demo import ENGINES, engine_key, first_minute, ports, wait_for_models
 from interlock.cli.demo import check as demo_check
 from interlock.cli.demo import configure as configure_demo
 from interlock.cli.home import held_alone
@@ -194,13 +194,13 @@ class Supervisor:
         return {"gateway": gateway_url, "control": control_url, "admin_key": key, "tenants": tenants}
 
     def _engines(self, environment: dict[str, str]) -> dict[str, Child]:
-        chosen = ports(self._settings)
+        chosen, key = ports(self._settings), str(engine_key(self._settings))
         return {
             name: self._child(
                 f"demo engine {name}",
                 "interlock.cli.demo_engine",
                 environment,
-                ("--port", str(chosen[name]), "--slots", str(slots)),
+                ("--port", str(chosen[name]), "--slots", str(slots), "--key-file", key),
             )
             for name, slots in ENGINES.items()
         }

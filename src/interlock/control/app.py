@@ -5,15 +5,17 @@ from __future__ import annotations
 import hmac
 
 from fastapi import APIRouter, FastAPI, Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from interlock import __version__
+from interlock.control.console.app import Console
 from interlock.control.metrics import CONTENT_TYPE, ControlMetrics
 from interlock.control.routes import (
     actions,
     budgets,
     holds,
     ledger,
+    ledger_evidence,
     ledger_follow,
     ledger_upkeep,
     resources,
@@ -45,11 +47,18 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(holds.router())
     admin.include_router(ledger_upkeep.router())
     admin.include_router(ledger_follow.router())
+    admin.include_router(ledger_evidence.router())
     admin.include_router(usage.router())
     admin.include_router(budgets.router())
     admin.include_router(resources.router())
     app.include_router(admin)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
+
+    app.mount("/console", Console(api).app())
+
+    @app.get("/", include_in_schema=False)
+    def front() -> Response:
+        return RedirectResponse("/console/")
 
     @app.get("/health", include_in_schema=False)
     def health() -> Response:

@@ -1,4 +1,6 @@
-"""Looking at sources: at once when one is registered or asked to be refreshed, and every `discovery_interval_s`."""
+"""Looking at sources: at once when one is registered or asked to be refreshed, and every `discovery_interval_s`.
+
+Engines whose supervisors have fallen silent are found on the same rounds."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from interlock.control.services import sources
+from interlock.control.services import engines, sources
 from interlock.control.services.base import Tools, Tx
 from interlock.control.services.sources import Discover, Found
 from interlock.errors import InterlockError, NotFound
@@ -47,6 +49,9 @@ class DiscoveryLoop:
         else than before. Raises StoreError."""
         with self._store.platform() as conn:
             rows = stored_sources.page(conn, limit=self._tools.settings.sources_max)
+            by = Author("system", "discovery", "its supervisor was not heard of", self._tools.now())
+            for lost in engines.expire(Tx(conn, by, self._tools), rows):
+                logger.warning("the supervisor of the engine of source %s is lost", lost, extra={"source": lost})
         if silent_only:
             rows = [row for row in rows if row.value.discovery_error or row.value.discovered_at is None]
         changed = 0

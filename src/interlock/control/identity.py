@@ -3,18 +3,20 @@ becomes an `Actor` with the roles of its principal or of its groups."""
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 from psycopg import Connection
 
+from interlock.control.console.passwords import hash_password
 from interlock.control.permissions import Action, Binding, decide
 from interlock.control.secrets import write_secret
 from interlock.control.services import keys as key_service
 from interlock.control.services.base import Tools, Tx
 from interlock.errors import Denied, NotFound, Unauthenticated
-from interlock.storage import bindings, keys, principals, tenants
+from interlock.storage import bindings, console, keys, principals, tenants
 from interlock.storage.bindings import RoleBinding
 from interlock.storage.changes import Author
 from interlock.storage.pool import Store
@@ -148,6 +150,27 @@ def ensure_admin(store: Store, tools: Tools) -> bool:
         minted = key_service.mint(tx, platform, owner, ADMIN, (Scope.admin,))
         # Written before the commit: a key that nobody can read would lock everybody out.
         write_secret(admin_key_path(tools), minted.secret + "\n")
+    return True
+
+
+def console_password_path(tools: Tools) -> Path:
+    """Where the first administrator's password for the console is written."""
+    return tools.settings.home_path("secrets", "console_password")
+
+
+def ensure_console_password(store: Store, tools: Tools) -> bool:
+    """Make sure that the first administrator has a password for the console: without any account, make one.
+
+    It is written to `secrets/console_password` in the home folder (0600). Returns whether one was made.
+    """
+    with store.platform() as conn:
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (WRITE_LOCK,))
+        stored = principals.by_name(conn, tenants.PLATFORM_TENANT, ADMIN)
+        if stored is None or console.has_accounts(conn):
+            return False
+        password = base64.b32encode(tools.random(15)).decode().lower()
+        console.set_password(conn, stored.value.id, hash_password(password), tools.now())
+        write_secret(console_password_path(tools), password + "\n")
     return True
 
 

@@ -23,7 +23,7 @@ from interlock.control.app import make_app
 from interlock.control.apply import Configurator
 from interlock.control.compiler import SnapshotCompiler
 from interlock.control.discovery import DiscoveryLoop, look
-from interlock.control.identity import admin_key_path, ensure_admin
+from interlock.control.identity import admin_key_path, console_password_path, ensure_admin, ensure_console_password
 from interlock.control.keyring import Keyring, ledger_signer
 from interlock.control.power import read_factors
 from interlock.control.retention import RetentionSweeper
@@ -95,6 +95,8 @@ class Control:
         migrate(self.url, self.settings)
         if ensure_admin(self.store, self.tools):
             logger.info("the first administrator's key was written to %s", admin_key_path(self.tools))
+        if ensure_console_password(self.store, self.tools):
+            logger.info("the first administrator's password was written to %s", console_password_path(self.tools))
         self._ensure_months()
         self.compiler.compile_once()
         looking = DiscoveryLoop(self.store, self.tools, self.discover)

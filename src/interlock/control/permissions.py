@@ -48,6 +48,7 @@ class Action(StrEnum):
     role_write = "role.write"
     change_read = "change.read"
     snapshot_read = "snapshot.read"
+    system_diagnose = "system.diagnose"
     config_export = "config.export"
     config_plan = "config.plan"
     config_apply = "config.apply"
@@ -107,6 +108,9 @@ RULES: dict[Action, Rule] = {
     Action.change_read: _rule(AdminRole.auditor, "the list of changes is the auditor's"),
     Action.snapshot_read: _rule(
         AdminRole.viewer, "which version each node runs concerns the installation", platform_only=True
+    ),
+    Action.system_diagnose: _rule(
+        AdminRole.auditor, "what is weak in the installation is for those who look after it", platform_only=True
     ),
     Action.config_export: _rule(AdminRole.auditor, "an export shows the whole configuration, roles included"),
     Action.config_plan: _rule(AdminRole.auditor, "a plan compares against the whole configuration"),

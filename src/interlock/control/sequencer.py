@@ -229,7 +229,10 @@ class _Step:
             self._now_ns,
             SettledHead(tree.settled_count, tree.settled_digest.hex()),
             tuple(
-                OpenEpoch(state.epoch, state.node, counts[state.epoch], marks[state.epoch], state.damaged)
+                OpenEpoch(
+                    *(state.epoch, state.node, counts[state.epoch], marks[state.epoch], state.damaged),
+                    key=_key(state),
+                )
                 for state in unsettled
             ),
             tuple(
@@ -296,6 +299,7 @@ class _Step:
                     leaf.result.state,
                     data,
                     leaf_hash(data),
+                    bytes.fromhex(leaf.work.document) or None,
                 )
             )
             leaves.append(leaf)
@@ -392,6 +396,12 @@ class _Step:
 
 def _settled_line(state: sequencing.EpochState, n: int) -> Settled:
     if state.lost_ns is None:
-        return Settled(state.epoch, state.node, "closed" if state.closed else "recovered", n, state.damaged)
+        how = "closed" if state.closed else "recovered"
+        return Settled(state.epoch, state.node, how, n, state.damaged, key=_key(state))
     after_ns = max(state.watermark_ns, state.published_ns)
-    return Settled(state.epoch, state.node, "lost", n, state.damaged, after_ns, state.lost_ns)
+    return Settled(state.epoch, state.node, "lost", n, state.damaged, after_ns, state.lost_ns, key=_key(state))
+
+
+def _key(state: sequencing.EpochState) -> str | msgspec.UnsetType:
+    """The key of an epoch's receipts, as a coverage names it."""
+    return msgspec.UNSET if state.receipt_key is None else state.receipt_key.hex()

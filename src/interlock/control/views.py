@@ -66,6 +66,8 @@ def show(tx: Tx, kind: Kind, stored: Stored[Any]) -> dict[str, Any]:
         out["discovered_at"] = value.discovered_at
         out["discovery_error"] = value.discovery_error
         out["warnings"] = list(value.warnings)
+        if value.engine_state:
+            out["managed"] = {"state": value.engine_state, "seen_at": value.engine_seen_at, **value.engine_report}
     elif kind == "policy":
         out["cedar"] = value.cedar
         out["words"] = value.words

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from interlock.gateway.faces.base import Face
     from interlock.gateway.http.exchange import Request, Sink
     from interlock.gateway.identify import Identity
+    from interlock.gateway.receipts import Promise
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold
     from interlock.metering.limits import Admission
     from interlock.types.decision import Authorization, RouteDecision
     from interlock.types.identity import DataClass
+    from interlock.types.record import Work
     from interlock.types.request import Features, Target
     from interlock.types.snapshot import Alias
     from interlock.types.source import Offer
@@ -56,10 +58,18 @@ class Call:
     affordable: frozenset[str] | None = None
     """Offers that its budgets allow; None: all candidates."""
     hold: Hold | None = None
+    cold_until_ns = 0
+    """Until when it waits for an engine that is starting; 0: it does not."""
+    admitted = False
+    """It was admitted before it waited for an engine."""
     charged = False
     """A source has worked on it, or may have."""
     intent_seq = -1
     request_class = ""
+    work: Work | None = None
+    """What it is a part of, in the caller's words."""
+    receipt: Promise | None = None
+    """A receipt that the caller asked for."""
     recording = -1
     """What of it is kept (`Recording`); -1 before that is known."""
 

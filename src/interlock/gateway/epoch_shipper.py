@@ -27,11 +27,12 @@ from interlock.settings import Settings
 from interlock.storage import shipping
 from interlock.storage.ledger_keys import LedgerKeys
 from interlock.storage.pool import Store
-from interlock.types.record import EnergyMeasured, request_id
+from interlock.types.record import EnergyMeasured, EpochOpen, request_id
 
 log = logging.getLogger("interlock.gateway.shipper")
 
 NS_PER_DAY = 86_400_000_000_000
+RECEIPT_KEY_BYTES = 32
 TENANTS_KEPT = 65_536
 """Ended calls of which the tenant is remembered, for the measurements of their energy that come later."""
 
@@ -74,6 +75,7 @@ class EpochShipper:
         self._fold = EpochFold(state.epoch, find, floor_ns=state.floor_ns, bytes_max=settings.ledger_open_bytes_max)
         self._reader = EpochReader(folder, state.epoch, from_segment=state.resume_segment)
         self._tenants: OrderedDict[int, str] = OrderedDict()
+        self._receipt_key: bytes | None = None
         self._segment = state.resume_segment
 
     def close(self) -> None:
@@ -109,7 +111,8 @@ class EpochShipper:
             make_durable(self._folder, self.epoch, self._files)
             resume = self._fold.resume_segment(self._segment)
             progress = shipping.Progress(
-                self.epoch, self.shipped_seq, seq, resume, watermark_ns, self.damaged, whole, whole and closed
+                *(self.epoch, self.shipped_seq, seq, resume, watermark_ns, self.damaged, whole, whole and closed),
+                receipt_key=self._receipt_key,
             )
             shipping.ship(conn, progress, batch.entries, batch.contents, batch.lists)
         self.shipped_seq, self._watermark_ns, self.done = seq, watermark_ns, whole
@@ -201,6 +204,8 @@ class EpochShipper:
         return None
 
     def _remember(self, folded: Folded) -> None:
+        if isinstance(folded, EpochOpen) and len(folded.receipt_key) == RECEIPT_KEY_BYTES:
+            self._receipt_key = folded.receipt_key
         if isinstance(folded, CallRecords) and folded.intent is not None:
             self._tenants[folded.call] = folded.intent.tenant_id
             if len(self._tenants) > TENANTS_KEPT:

@@ -7,7 +7,8 @@
 ends with the outcome: meter, record, respond. Authentication comes before the body is decoded, so that strangers
 cost little and learn nothing; from `authenticate` on every refusal is recorded. A call that needs a share of a budget
 which its worker does not hold waits before its intent (`interlock.gateway.waiting`); one with an idempotency key waits
-before it counts on anything (`interlock.gateway.idempotency`).
+before it counts on anything (`interlock.gateway.idempotency`); one that only an engine may
+take which is starting waits for that, and then begins again (`interlock.gateway.cold`).
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from interlock.errors import InterlockError, LogError
+from interlock.errors import EngineStarting, InterlockError, LogError
 from interlock.gateway.call import Call
+from interlock.gateway.cold import ColdStart, may_wait
 from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.idempotency import IDEMPOTENCY_KEY, Claiming, Replayed, key_of
+from interlock.gateway.receipts import RECEIPT
 from interlock.gateway.run import Run
 from interlock.gateway.stages.admit import admit
 from interlock.gateway.stages.authenticate import authenticate
@@ -64,6 +67,8 @@ def _guarded(call: Call, runtime: Runtime, step: Callable[[Call, Runtime], Excha
 def _enter(call: Call, runtime: Runtime) -> Exchange | None:
     """Who asks for what, and whether they may. A call with an idempotency key goes on when that is known to be new."""
     authenticate(call, runtime.authenticator)
+    if RECEIPT in call.request.headers or runtime.receipts.always:
+        runtime.receipts.promise(call)
     receive(call, runtime.body_limits)
     resolve(call, runtime.settings)
     authorize(call, runtime)
@@ -77,7 +82,14 @@ def _enter(call: Call, runtime: Runtime) -> Exchange | None:
 def _admit(call: Call, runtime: Runtime) -> Exchange | None:
     """Room, limits, candidates, budgets."""
     admit(call, runtime)
-    route(call, runtime)
+    try:
+        route(call, runtime)
+    except EngineStarting as error:
+        if not may_wait(call, runtime):
+            raise
+        cold = ColdStart(call, runtime, error, lambda c, r: _guarded(c, r, _enter), refuse)
+        cold.begin()
+        return cold
     if budgeted(call):
         short = reserve(call, runtime)
         if short is not None:
@@ -139,12 +151,14 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
         call.sink.respond(status, headers, body)
         return
 
+    line = runtime.receipts.line(call, status, call.face.name) if call.receipt is not None else b""
+
     def durable(log_error: LogError | None) -> None:
         # Also when it cannot become durable: a refusal gives nothing away, and the caller must not be left waiting.
         # An earlier answer does: it leaves with a durable record only (P1).
         if log_error is not None and isinstance(error, Replayed):
             call.sink.respond(*call.face.error(log_error))
         else:
-            call.sink.respond(status, headers, body)
+            call.sink.respond(status, headers + line if log_error is None else headers, body)
 
     runtime.log.on_durable(seq, durable)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
 from interlock.gateway.attempt import Attempt
+from interlock.gateway.cold import UNSEEN_CODE, Parked
 from interlock.gateway.faces.openai import COMMENT
 from interlock.gateway.runtime import Unsettled
 from interlock.gateway.trace import tried
@@ -74,6 +75,9 @@ class Run:
     """What budgets were charged when the call ended."""
     native = b""
     """A whole answer as its source gave it, where the caller speaks the source's dialect."""
+    _parked: Parked | None = None
+    _waited_until_ns = 0
+    _over_waiting = False
     tried: tuple[AttemptFigures, ...] = ()
     """Attempts that failed, for tracing; empty when nothing is traced."""
 
@@ -184,8 +188,14 @@ class Run:
             self._next()
 
     def _give_up(self) -> None:
-        """No candidate is left: tell the caller what the last one said."""
+        """No candidate is left: wait for an engine that is to be started again, or tell what the last one said."""
         error = self._last_error
+        if self._attempt is not None and error is not None and error.code == UNSEEN_CODE and not self._over_waiting:
+            self._parked = Parked.of(self._attempt, self.runtime, self._waited_until_ns)
+            if self._parked is not None:
+                self._waited_until_ns = self._parked.until_ns
+                self._attempt = None  # nothing is under way
+                return
         if error is None:
             why = "; ".join(self._skipped[:3])
             error = NoCandidate(
@@ -204,6 +214,24 @@ class Run:
             )
         state = "refused" if error.status < 500 else "failed"
         self._end(state, error.status, NOTHING_USED, error=error)
+
+    def _wait(self, parked: Parked, now_ns: int) -> None:
+        """Try the engine again when it is there, over a new connection and on record; or end as it was."""
+        wish = parked.wish(now_ns)
+        if not wish:
+            return
+        self._unpark()
+        if wish == "again":
+            self._next(again=self._rank)
+        else:
+            self._over_waiting = True
+            self._attempt = parked.attempt
+            self._give_up()
+
+    def _unpark(self) -> None:
+        parked, self._parked = self._parked, None
+        if parked is not None:
+            parked.end()
 
     # -- answers
 
@@ -343,7 +371,10 @@ class Run:
         if error is not None:
             self._answer_error(error, relay)
         elif relay is None:
-            self.out.respond(200, self._headers(JSON), self.native or body)
+            answer = self.native or body
+            # What a translator makes of it is not known here: as of a stream, a receipt says nothing of it.
+            known = answer if self.out is self.call.sink else b""
+            self.out.respond(200, self._headers(JSON, known), answer)
         else:
             self.forward(relay.rest())
             self.out.end()
@@ -352,6 +383,8 @@ class Run:
     def _leave(self) -> None:
         """The call is over. No reference cycle stays behind: its body would live on until a garbage collection."""
         self.runtime.runs.discard(self)
+        if self._parked is not None:
+            self._unpark()
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.cancel()  # also a source that has said [DONE] and keeps the body open
@@ -361,8 +394,8 @@ class Run:
         sink, face = self.call.sink, self.call.face
         error.request_id = self.call.id
         if not self.head_sent and (relay is None or not relay.events):
-            status, headers, body = face.error(error)
-            sink.respond(status, headers + self._headers(b""), body)
+            code, headers, body = face.error(error)
+            sink.respond(code, headers + self._headers(b"", status=code), body)
             return
         self.forward(relay.unsent() if relay is not None else b"")
         sink.write(face.error_event(error))
@@ -503,6 +536,8 @@ class Run:
 
     def sweep(self, now_ns: int) -> None:
         """Send a keep-alive comment when a stream has been silent for `keepalive_comment_ms`."""
+        if self._parked is not None:
+            self._wait(self._parked, now_ns)
         if not self.stream or self.paused or self.ended:
             return
         if now_ns - self._last_sent_ns < self.runtime.settings.keepalive_comment_ms * 1_000_000:
@@ -524,7 +559,7 @@ class Run:
                 headers.append((name, value))
         return headers
 
-    def _headers(self, kind: bytes) -> Headers:
+    def _headers(self, kind: bytes, answer: bytes = b"", *, status: int = 200) -> Headers:
         call, attempt = self.call, self._attempt
         lines = kind + call.id_headers()
         if attempt is not None:
@@ -533,6 +568,8 @@ class Run:
             lines += self.runtime.decision_line(call.route, self._rank)
         if call.limit_lines is not None:
             lines += call.limit_lines()
+        if call.receipt is not None:
+            lines += self.runtime.receipts.line(call, status, call.face.name, answer)
         return lines
 
     def _count(self, outcome: Outcome, first_ns: int) -> None:

@@ -15,8 +15,10 @@ from interlock.wire.openai import Limits
 
 if TYPE_CHECKING:
     from interlock.errors import LogError
+    from interlock.gateway.cold import ColdStart
     from interlock.gateway.idempotency import Claiming, Claims
     from interlock.gateway.identify import Authenticator
+    from interlock.gateway.receipts import Receipts
     from interlock.gateway.run import Run
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold, Treasury
@@ -65,6 +67,7 @@ class Runtime:
         state: State,
         treasury: Treasury,
         claims: Claims,
+        receipts: Receipts,
         seed: int,
     ) -> None:
         self.settings = settings
@@ -77,9 +80,12 @@ class Runtime:
         self.state = state
         self.treasury = treasury
         self.claims = claims
+        self.receipts = receipts
         self.runs: set[Run] = set()
-        self.waiting: set[Waiting | Claiming] = set()
-        """Calls that wait for a share of a budget, or for their idempotency keys."""
+        self.waiting: set[Waiting | Claiming | ColdStart] = set()
+        """Calls that wait for a share of a budget, for their idempotency keys, or for an engine that is starting."""
+        self.cold = 0
+        """How many of them wait for an engine."""
         self.confirmed_ns = board.snapshot_confirmed()[1]
         """When the snapshot was last confirmed (Unix nanoseconds), as of the last sweep."""
         self.swept_ns = clock.mono_ns()
@@ -176,3 +182,4 @@ class Runtime:
         for waiting in list(self.waiting):
             waiting.sweep(now_ns)
         self.treasury.sweep(now_ns)
+        self.receipts.sweep()

@@ -46,6 +46,7 @@ from interlock.gateway.link import (
     worker_end,
 )
 from interlock.gateway.links import Link, open_link
+from interlock.gateway.receipts import Receipts
 from interlock.gateway.run import shutdown_error
 from interlock.gateway.runtime import Runtime
 from interlock.gateway.snapshot import SnapshotView
@@ -143,6 +144,7 @@ class Worker:
         config, settings = self.config, self.settings
         keys = KeyStore(Path(config.jwks_dir), settings, self.clock, lambda issuer: self._tell(RefreshKeys(issuer)))
         self.tokens = TokenVerifier((), keys, settings, self.clock)
+        receipts = Receipts(self.clock, settings.ledger_receipts)
         self.record_log = RecordLog.open(
             Path(config.log_dir),
             node=config.node,
@@ -151,6 +153,7 @@ class Worker:
             settings=settings,
             loop=self.loop,
             clock=self.clock,
+            receipt_key=receipts.public,
         )
         self.record_log.on_failure(self._log_failed)
         self.view = self.snapshots.load(settings.principal_cache_max) or NO_SNAPSHOT
@@ -169,6 +172,7 @@ class Worker:
             state=self._state(self.view, None),
             treasury=self.treasury,
             claims=self.claims,
+            receipts=receipts,
             seed=secrets.randbits(63),
         )
         self.tokens.update(self.view.issuers)

@@ -4,41 +4,34 @@ Life of a key set: `JwksFetcher` (node) fetches it on schedule, or because a wor
 and writes `<issuer id>.json` atomically. `KeyStore` (worker) reads that file when it changes. A failed fetch keeps
 the last good set until it is `jwks_age_max_s` old. Only public members of asymmetric keys are ever kept.
 
-A key set's URL is somebody's input, so the fetch treats it as hostile: https only, the address is resolved once,
-checked and connected to as checked (so that a name cannot change its mind), redirects stay on the same origin, size
-and time are bounded, and proxies from the environment are not used. Hosts on private or loopback addresses must be
-named in `jwks_hosts_private`; of those, loopback ones may use http.
+A key set's URL is somebody's input and is fetched as such (`interlock.identity.fetch`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import json
 import logging
 import os
-import socket
-import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urljoin, urlsplit
 
 import msgspec
 from joserfc.errors import JoseError
 from joserfc.jwk import Key, import_key
 
 from interlock.errors import ConfigError, InterlockError
+from interlock.identity.fetch import Resolve, SafeClient, decoded, resolve
 from interlock.settings import Settings
 from interlock.types.clock import Clock
 from interlock.types.identity import Issuer
 
 if TYPE_CHECKING:
-    import httpx2
+    pass
 
 RSA_BITS_MIN = 2048
-REDIRECTS_MAX = 3
 FETCHES_AT_ONCE = 4
 FILE_CHECK_NS = 500_000_000
 """How often a worker looks whether an issuer's file has changed."""
@@ -50,9 +43,6 @@ _CURVES: Mapping[str, tuple[str, ...]] = {"EC": ("P-256", "P-384", "P-521"), "OK
 _S = 1_000_000_000
 
 logger = logging.getLogger("interlock.jwks")
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class KeySetFile(msgspec.Struct, frozen=True):
@@ -223,12 +213,6 @@ def _ring(file: KeySetFile) -> KeyRing:
 # -- in the node
 
 
-class FetchError(InterlockError):
-    """A key set could not be fetched; the message says why. The last good one stays."""
-
-    code, status, retryable, level = "issuer_keys_unavailable", 503, True, logging.WARNING
-
-
 class JwksStatus(NamedTuple):
     """How fetching an issuer's keys goes. `fetched_ns`: Unix nanoseconds of the last success, 0 when there is none."""
 
@@ -251,12 +235,6 @@ class _Watch:
         self.error = ""
 
 
-async def resolve(host: str, port: int) -> list[str]:
-    """Addresses of a host, by the system's resolver. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
 class JwksFetcher:
     """Keeps the key sets of all issuers fresh in a folder. One per node; `run` until cancelled.
 
@@ -275,12 +253,10 @@ class JwksFetcher:
         self._folder = folder
         self._settings = settings
         self._clock = clock
-        self._resolve = resolver
+        self._client = SafeClient(settings, resolver)
         self._on_fetch = on_fetch
-        self._private = frozenset(h.strip().lower() for h in settings.jwks_hosts_private.split(",") if h.strip())
         self._watched: dict[str, _Watch] = {}
         self._wake = asyncio.Event()
-        self._tls: ssl.SSLContext | None = None
 
     def update(self, issuers: Sequence[Issuer]) -> None:
         """Follow these issuers and no others. The files of issuers that are gone are removed."""
@@ -354,8 +330,8 @@ class JwksFetcher:
         watch.tried_ns = self._clock.mono_ns()
         try:
             async with asyncio.timeout(settings.jwks_timeout_ms / 1000):
-                body = await self._get(issuer.jwks_url)
-            keys = public_keys(_document(body), settings.jwks_keys_max)
+                body = await self._client.get(issuer.jwks_url)
+            keys = public_keys(decoded(body), settings.jwks_keys_max)
             fetched_ns = self._clock.wall_ns()
             _write(file_of(self._folder, issuer.id), KeySetFile(issuer.id, issuer.jwks_url, fetched_ns, keys))
         except TimeoutError:
@@ -377,83 +353,6 @@ class JwksFetcher:
         watch.due_ns = self._clock.mono_ns() + self._settings.jwks_refetch_min_s * _S
         if self._on_fetch is not None:
             self._on_fetch(False)
-
-    async def _get(self, url: str) -> bytes:
-        """The body at a URL, after at most `REDIRECTS_MAX` redirects within its origin. Raises FetchError."""
-        import httpx2  # here, because workers import this module and never fetch
-
-        if self._tls is None:
-            self._tls = ssl.create_default_context(cafile=self._settings.jwks_ca_file or None)
-        timeout_s = self._settings.jwks_timeout_ms / 1000
-        try:
-            async with httpx2.AsyncClient(verify=self._tls, trust_env=False, timeout=timeout_s) as client:
-                return await self._follow(client, url)
-        except httpx2.HTTPError as e:
-            raise FetchError(str(e) or type(e).__name__) from None
-
-    async def _follow(self, client: httpx2.AsyncClient, url: str) -> bytes:
-        origin = urlsplit(url)
-        for _ in range(REDIRECTS_MAX + 1):
-            pinned, host, header = await self._pin(url)
-            headers = {"host": header, "accept": "application/json", "accept-encoding": "identity"}
-            async with client.stream("GET", pinned, headers=headers, extensions={"sni_hostname": host}) as response:
-                if response.is_redirect:
-                    url = urljoin(url, response.headers.get("location", ""))
-                    target = urlsplit(url)
-                    if (target.scheme, target.netloc) != (origin.scheme, origin.netloc):
-                        raise FetchError("the answer is a redirect to another host, which is not followed")
-                    continue
-                if response.status_code != 200:
-                    raise FetchError(f"the answer has status {response.status_code}")
-                return await self._bounded(response)
-        raise FetchError(f"more than {REDIRECTS_MAX} redirects")
-
-    async def _bounded(self, response: httpx2.Response) -> bytes:
-        body = bytearray()
-        async for piece in response.aiter_raw():
-            body += piece
-            if len(body) > self._settings.jwks_bytes_max:
-                raise FetchError(f"the answer is larger than {self._settings.jwks_bytes_max} bytes")
-        return bytes(body)
-
-    async def _pin(self, url: str) -> tuple[str, str, str]:
-        """(URL with a checked address in place of the host, host name, Host header). Raises FetchError."""
-        parts = urlsplit(url)
-        host = (parts.hostname or "").lower()
-        if not host or parts.username is not None or parts.scheme not in ("https", "http"):
-            raise FetchError("the URL must be https://host/path, without credentials")
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            found = [ipaddress.ip_address(text.split("%")[0]) for text in await self._resolve(host, port)]
-        except OSError as e:
-            raise FetchError(f"host {host} cannot be resolved: {e.strerror or e}") from None
-        if not found:
-            raise FetchError(f"host {host} has no address")
-        for address in found:
-            self._check_address(host, address, parts.scheme)
-        at = f"[{found[0]}]" if found[0].version == 6 else str(found[0])
-        path = parts.path or "/"
-        query = f"?{parts.query}" if parts.query else ""
-        return f"{parts.scheme}://{at}:{port}{path}{query}", host, parts.netloc
-
-    def _check_address(self, host: str, address: Address, scheme: str) -> None:
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        if scheme == "http" and not address.is_loopback:
-            raise FetchError("the URL must be https: keys fetched in the clear can be replaced on the way")
-        if not address.is_global and host not in self._private:
-            raise FetchError(
-                f"host {host} has a private address; if that is right, name it in the setting jwks_hosts_private"
-            )
-        if address.is_multicast or address.is_unspecified or address.is_link_local:
-            raise FetchError(f"host {host} has an address that no issuer can have")
-
-
-def _document(body: bytes) -> object:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise FetchError("the answer is not JSON") from None
 
 
 def _write(path: Path, file: KeySetFile) -> None:

@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
@@ -277,8 +277,17 @@ def _name(value: object, claim: str) -> str:
 
 def admin_roles(issuer: Issuer, claims: Mapping[str, Any]) -> tuple[AdminRole, ...]:
     """The administrative roles of a token's groups, by the issuer's mapping. Refuses a token with too many groups."""
-    named = _groups(issuer, claims)
-    return tuple(dict.fromkeys(role for group, role in issuer.group_roles.items() if group in named))
+    return roles_of_groups(issuer, _groups(issuer, claims))
+
+
+def groups_of(issuer: Issuer, claims: Mapping[str, Any]) -> frozenset[str]:
+    """The groups that a token names. Refuses one with too many."""
+    return _groups(issuer, claims)
+
+
+def roles_of_groups(issuer: Issuer, groups: Collection[str]) -> tuple[AdminRole, ...]:
+    """The administrative roles of groups, by the issuer's mapping."""
+    return tuple(dict.fromkeys(role for group, role in issuer.group_roles.items() if group in groups))
 
 
 def scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:

@@ -15,7 +15,7 @@ from interlock.ledger.charges import interrupted
 from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import ListNode, Sealed, SubjectKey
 from interlock.types.identity import Recording
-from interlock.types.record import EnergyMeasured, Intent, Outcome, Refusal, request_id
+from interlock.types.record import EnergyMeasured, Intent, Outcome, Refusal, Work, request_id
 from interlock.types.usage import Cost, Energy, Usage
 
 VERSION = 1
@@ -100,7 +100,21 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
     }
     if intent.charges:
         leaf["budgets"] = _charges(call, intent)
+    if intent.receipt:
+        leaf["receipt"] = intent.receipt
+    _work(leaf, intent.work, key)
     return Draft(intent.tenant_id, at_ns, leaf, subject_of(intent), chest.contents, chest.lists)
+
+
+def _work(leaf: dict[str, Any], work: Work | None, key: SubjectKey | None) -> None:
+    """What a call is a part of, names as keyed hashes; the names themselves are in the content `record`."""
+    if work is None or key is None:
+        return
+    made: dict[str, Any] = {name: number for name in ("chunk", "chunks") if (number := getattr(work, name)) >= 0}
+    for name in ("batch", "document"):
+        if text := getattr(work, name):
+            made[name] = key.mark(name.encode(), text).hex()
+    leaf["work"] = made
 
 
 def _charges(call: CallRecords, intent: Intent) -> list[dict[str, Any]]:
@@ -135,7 +149,7 @@ def energy_entry(measured: EnergyMeasured, epoch: str, tenant_id: str, at_ns: in
 def _refusal(call: CallRecords, record: Refusal, at_ns: int, key: SubjectKey | None) -> Draft:
     chest = _Chest(key)
     chest.put("record", msgspec.json.encode([record]))
-    leaf = {
+    leaf: dict[str, Any] = {
         "v": VERSION,
         "tree": record.tenant_id,
         "kind": "refusal",
@@ -162,6 +176,9 @@ def _refusal(call: CallRecords, record: Refusal, at_ns: int, key: SubjectKey | N
         "result": {"state": "refused", "status": record.status, "code": record.code},
         "contents": chest.references,
     }
+    if record.receipt:
+        leaf["receipt"] = record.receipt
+    _work(leaf, record.work, key)
     return Draft(record.tenant_id, at_ns, leaf, subject_of(record), chest.contents, chest.lists)
 
 

@@ -127,10 +127,11 @@ class RecordLog:
         files: Files | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
         flusher: Callable[[Callable[[], object]], Flusher] = ThreadFlusher,
+        receipt_key: bytes = b"",
     ) -> RecordLog:
         """Begin an epoch under `folder`; its EpochOpen is durable when this returns. Blocks for a few fsyncs.
 
-        `slot` is the worker's place on its node. Raises LogError when the disk refuses.
+        `slot` is the worker's place on its node, `receipt_key` as in EpochOpen. Raises LogError when the disk refuses.
         """
         files = files or Files()
         try:
@@ -150,7 +151,8 @@ class RecordLog:
             flusher=flusher,
         )
         try:
-            log.append(EpochOpen(log.epoch, node, slot, os.getpid(), clock.wall_ns(), clock.mono_ns(), version))
+            now = clock.wall_ns(), clock.mono_ns()
+            log.append(EpochOpen(log.epoch, node, slot, os.getpid(), *now, version, receipt_key=receipt_key))
             log.sync()
         except BaseException:
             log.abandon()

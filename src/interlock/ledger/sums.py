@@ -42,6 +42,12 @@ class Result(msgspec.Struct, frozen=True):
     state: str = ""
 
 
+class Work(msgspec.Struct, frozen=True):
+    """Of a leaf's `work`: the keyed hash of a document's name, hex."""
+
+    document: str = ""
+
+
 class Tokens(msgspec.Struct, frozen=True):
     """A leaf's `tokens`."""
 
@@ -90,6 +96,7 @@ class Leaf(msgspec.Struct, frozen=True):
     cost: Money = Money()
     energy: Joules = Joules()
     budgets: tuple[Charged, ...] = ()
+    work: Work = Work()
 
     @property
     def model(self) -> str:

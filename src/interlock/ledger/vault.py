@@ -22,6 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from interlock.errors import InterlockError
+from interlock.ledger.proof.opening import content_id, list_id
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -83,7 +84,7 @@ def subject_context(tenant_id: str, subject: str) -> str:
 
 
 class Sealed(NamedTuple):
-    """An encrypted content. `id` names the plaintext (keyed), `sha256` is of `data`, the ciphertext."""
+    """An encrypted content. `id` names the plaintext (see `proof.opening`), `sha256` is of `data`, the ciphertext."""
 
     id: bytes
     data: bytes
@@ -103,7 +104,7 @@ class ListNode(NamedTuple):
 class SubjectKey:
     """What seals and opens the contents of one subject."""
 
-    __slots__ = ("_aead", "_id_key", "_list_key", "_nonce_key")
+    __slots__ = ("_aead", "_id_key", "_mark_key", "_nonce_key", "_salt_key")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
@@ -111,11 +112,12 @@ class SubjectKey:
         self._aead = AESGCM(_mac(key, b"interlock content encryption"))
         self._id_key = _mac(key, b"interlock content id")
         self._nonce_key = _mac(key, b"interlock content nonce")
-        self._list_key = _mac(key, b"interlock list id")
+        self._mark_key = _mac(key, b"interlock name of a document")
+        self._salt_key = _mac(key, b"interlock content salt")
 
     def seal(self, plain: bytes) -> Sealed:
         """Encrypt a content. The same bytes always give the same result."""
-        name = _mac(self._id_key, plain)
+        name = content_id(self.salt(plain), plain)
         data = _PLAIN + plain
         if len(plain) >= _DEFLATE_MIN:
             deflated = _deflate(plain)
@@ -137,16 +139,28 @@ class SubjectKey:
             plain = inflate.decompress(plain, bytes_max + 1)
         if len(plain) > bytes_max:
             raise VaultError(f"a content has more than {bytes_max} bytes")
-        if not hmac.compare_digest(_mac(self._id_key, plain), name):
+        if not hmac.compare_digest(content_id(self.salt(plain), plain), name) and not self._named_before(plain, name):
             raise VaultError("a content is not the one that its name names")
         return plain
+
+    def salt(self, plain: bytes) -> bytes:
+        """What opens this content, and no other: see `proof.opening`. 32 bytes."""
+        return _mac(self._salt_key, plain)
+
+    def mark(self, what: bytes, name: str) -> bytes:
+        """What a name is looked up by. Without the key no guess can be checked against it. 32 bytes."""
+        return _mac(self._mark_key, what + b"\n" + name.encode())
+
+    def _named_before(self, plain: bytes, name: bytes) -> bool:
+        """Whether it has the name that contents had before they could be opened one by one."""
+        return hmac.compare_digest(_mac(self._id_key, plain), name)
 
     def chain(self, items: list[Sealed]) -> list[ListNode]:
         """The nodes of a list, first item first; a list that begins with the same items shares their nodes."""
         nodes = []
         previous, digest = b"", LIST_START
         for depth, item in enumerate(items, 1):
-            name = _mac(self._list_key, previous + item.id)
+            name = list_id(previous, item.id)
             digest = hashlib.sha256(digest + item.sha256).digest()
             nodes.append(ListNode(name, previous, item.id, digest, depth))
             previous = name

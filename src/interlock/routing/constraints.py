@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from interlock.types.decision import Reason
 from interlock.types.request import Features, Target
-from interlock.types.source import LoadReading, Offer
+from interlock.types.source import ENGINE_COLD, EngineState, LoadReading, Offer
 
+COLD = "engine_cold"
+"""The reason's code of an offer whose engine is on its way to answering."""
 BYTES_PER_TOKEN_MAX = 8
 """A prompt of `b` bytes has at least b/8 tokens in common vocabularies (prose has one per 4, code one per 3 to 6)."""
 BYTES_PER_TOKEN_TYPICAL = 3
@@ -51,6 +55,9 @@ def out_of_service(offer: Offer, reading: LoadReading, breaker_open: bool) -> Re
     source = offer.source
     if source.drained:
         return Reason(offer.key, "drained", "drained", f"{source.name} is drained")
+    if source.engine_state and source.engine_state != EngineState.ready:
+        code = COLD if source.engine_state in ENGINE_COLD else "engine_down"
+        return Reason(offer.key, "engine", code, f"the engine of {source.name} is {source.engine_state}")
     if not reading.healthy:
         return Reason(offer.key, "health", "unhealthy", f"{source.name} does not answer its health probe")
     if breaker_open:
@@ -58,6 +65,25 @@ def out_of_service(offer: Offer, reading: LoadReading, breaker_open: bool) -> Re
             offer.key, "breaker", "breaker_open", f"{source.name} failed repeatedly; it is left alone for now"
         )
     return None
+
+
+def cold_sources(rejected: Iterable[Reason], offers: Iterable[Offer]) -> tuple[str, ...]:
+    """Ids of the sources among these offers that stand to answer soon: their engines are starting.
+
+    An engine of ours that its supervisor calls ready, and a probe or the breaker does not, is one of them: it has just
+    come up, or its supervisor is about to notice that it is gone.
+    """
+    by_key = {offer.key: offer.source for offer in offers}
+    found = set()
+    for reason in rejected:
+        source = by_key.get(reason.offer)
+        if source is None or not source.engine_state:
+            continue
+        if reason.code == COLD or (
+            source.engine_state == EngineState.ready and reason.code in ("unhealthy", "breaker_open")
+        ):
+            found.add(source.id)
+    return tuple(sorted(found))
 
 
 def _reason(offer: Offer, code: str, words: str) -> Reason:

@@ -348,6 +348,17 @@ class Board:
         finally:
             self._file.unlock()
 
+    def renew(self, row: int) -> None:
+        """There is a new engine behind a source: what the one before it did counts no more."""
+        if not self._file.lock():
+            return
+        try:
+            base = self._first + row * self._stride
+            for word in (FAILURES, OPEN_UNTIL, PROBES, COOL_UNTIL):
+                self._words[base + word] = 0
+        finally:
+            self._file.unlock()
+
     def abandon(self, row: int) -> None:
         """A call that `allow` let through ended without a verdict (not sent, or cancelled): its probe is free again."""
         probes = self._first + row * self._stride + PROBES

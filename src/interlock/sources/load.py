@@ -31,7 +31,7 @@ from interlock.sources.fetch import Answer, fetch
 from interlock.sources.requests import build_get
 from interlock.sources.transport import Pool, target_of
 from interlock.types.clock import Clock
-from interlock.types.source import Source, SourceKind, SourceLimits
+from interlock.types.source import EngineState, Source, SourceKind, SourceLimits
 
 log = logging.getLogger(__name__)
 
@@ -182,6 +182,8 @@ class LoadMetrics(Protocol):
     @property
     def source_breaker(self) -> _Series: ...
     @property
+    def source_engine(self) -> _Series: ...
+    @property
     def source_probes(self) -> _Count: ...
 
 
@@ -234,13 +236,21 @@ class LoadWatcher:
         self._wanted: dict[str, Source] = {}
         self._watches: dict[str, _Watch] = {}
         self._told_unwatched: set[str] = set()
+        self._engines: dict[str, str] = {}
+        """States of managed engines, by source id."""
         self._reconcile_at = 0.0
         self._report_at = 0.0
 
     def update(self, sources: Sequence[Source]) -> None:
         """Watch these sources and no others."""
         # models do not matter here: a new model must not interrupt the watching
-        self._wanted = {s.id: msgspec.structs.replace(s, models=(), engine="", engine_version="") for s in sources}
+        plain = {"models": (), "engine": "", "engine_version": "", "engine_state": ""}
+        self._wanted = {s.id: msgspec.structs.replace(s, **plain) for s in sources}
+        engines = {s.id: s.engine_state for s in sources if s.engine_state}
+        for source_id, state in engines.items():
+            if state == EngineState.ready != self._engines.get(source_id, EngineState.ready):
+                self._board.renew(self._board.row(source_id))
+        self._engines = engines
         self._reconcile_at = 0.0
 
     async def run(self) -> None:
@@ -420,6 +430,7 @@ class LoadWatcher:
             metrics.source_not_taken_up,
             metrics.source_prefix_tokens,
             metrics.source_breaker,
+            metrics.source_engine,
         ):
             series.clear()  # so that a source that was removed has no series any more
         for watch in self._watches.values():
@@ -436,4 +447,6 @@ class LoadWatcher:
             for kind, tokens in (("queried", watch.load.prefix_queries), ("hit", watch.load.prefix_hits)):
                 if tokens >= 0:
                     metrics.source_prefix_tokens.set((watch.source.name, kind), tokens)
+            if watch.source.id in self._engines:
+                metrics.source_engine.set((watch.source.name, self._engines[watch.source.id]), 1)
             metrics.source_breaker.set(labels, _BREAKER_LEVELS[board.breaker_state(watch.row, now_ns)])

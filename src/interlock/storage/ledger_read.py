@@ -86,6 +86,20 @@ def of_request(conn: Connection[Any], tenant_id: str, request: str) -> list[Entr
         return list(cursor.execute(query, (tenant_id, request)))
 
 
+def of_document(conn: Connection[Any], tenant_id: str, marks: list[bytes], limit: int) -> list[Entry]:
+    """At most `limit` entries of calls of documents with these keyed names, in their order."""
+    query = _ENTRY + sql.SQL("tenant_id = %s AND document = ANY(%s) ORDER BY position LIMIT %s")
+    with conn.cursor(row_factory=class_row(Entry)) as cursor:
+        return list(cursor.execute(query, (tenant_id, marks, limit)))
+
+
+def measurements(conn: Connection[Any], tenant_id: str, requests: list[str]) -> list[Entry]:
+    """Entries that tell later what calls took."""
+    query = _ENTRY + sql.SQL("tenant_id = %s AND kind = 'energy' AND request = ANY(%s) ORDER BY position")
+    with conn.cursor(row_factory=class_row(Entry)) as cursor:
+        return list(cursor.execute(query, (tenant_id, requests)))
+
+
 def following(conn: Connection[Any], tenant_id: str, after: int, limit: int) -> tuple[int, list[Leaf]]:
     """(size of the tree, at most `limit` entries of it whose places are above `after`, lowest first)."""
     row = conn.execute("SELECT size FROM interlock.ledger_trees WHERE tenant_id = %s", (tenant_id,)).fetchone()
@@ -142,6 +156,16 @@ def checkpoint_of_size(conn: Connection[Any], tenant_id: str, most: int) -> Stor
 def checkpoint_from_size(conn: Connection[Any], tenant_id: str, least: int) -> StoredCheckpoint | None:
     """The first checkpoint of a tree of at least `least` entries."""
     return _one(conn, "tenant_id = %s AND size >= %s ORDER BY size, at_ns", (tenant_id, least))
+
+
+def checkpoint_after_erasures(conn: Connection[Any], tenant_id: str, least: StoredCheckpoint) -> StoredCheckpoint:
+    """The first checkpoint from `least` on under which every erasure of the tenant is that is under one at all."""
+    row = conn.execute(
+        "SELECT max(position) FROM interlock.ledger_entries WHERE tenant_id = %s AND kind = 'erasure'", (tenant_id,)
+    ).fetchone()
+    if row is None or row[0] is None or row[0] < least.size:
+        return least
+    return checkpoint_from_size(conn, tenant_id, row[0] + 1) or least
 
 
 def checkpoint_at(conn: Connection[Any], tenant_id: str, at_ns: int) -> StoredCheckpoint | None:

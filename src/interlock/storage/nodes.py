@@ -20,6 +20,8 @@ class Node(msgspec.Struct, frozen=True):
     started_at: datetime
     version: str = ""
     address: str = ""
+    stored_at: datetime | None = None
+    """When the database wrote the row, by its own clock; `seen_at` is the node's."""
 
 
 _SEEN = (
@@ -27,7 +29,7 @@ _SEEN = (
     " VALUES (%(name)s, %(workers)s, %(snapshot_version)s, %(seen_at)s, %(started_at)s, %(version)s, %(address)s)"
     " ON CONFLICT (name) DO UPDATE SET workers = excluded.workers, snapshot_version = excluded.snapshot_version,"
     " seen_at = excluded.seen_at, started_at = excluded.started_at, version = excluded.version,"
-    " address = excluded.address"
+    " address = excluded.address, stored_at = clock_timestamp()"
 )
 
 
@@ -44,7 +46,7 @@ async def seen_async(conn: AsyncConnection[Any], node: Node) -> None:
 def page(conn: Connection[Any], *, after: str = "", limit: int = 100) -> list[Node]:
     """At most `limit` nodes in name order behind `after`."""
     query = (
-        "SELECT name, workers, snapshot_version, seen_at, started_at, version, address FROM interlock.nodes"
+        "SELECT name, workers, snapshot_version, seen_at, started_at, version, address, stored_at FROM interlock.nodes"
         " WHERE name > %s ORDER BY name LIMIT %s"
     )
     with conn.cursor(row_factory=dict_row) as cursor:

@@ -57,6 +57,7 @@ class EpochState(msgspec.Struct, frozen=True):
     published_ns: int
     lost_ns: int | None = None
     """Until when entries may be missing for good, if its node was retired."""
+    receipt_key: bytes | None = None
 
 
 class Placed(NamedTuple):
@@ -74,6 +75,7 @@ class Placed(NamedTuple):
     state: str
     leaf: bytes
     hash: bytes
+    document: bytes | None = None
 
 
 def tenants(conn: Connection[Any]) -> list[str]:
@@ -144,10 +146,10 @@ def epochs(conn: Connection[Any], tree: Tree) -> list[EpochState]:
             cursor.execute(
                 "SELECT e.epoch, e.node, e.watermark_ns, e.damaged, e.closed, e.settled,"
                 " coalesce(s.n, 0) AS shipped, coalesce(q.n, 0) AS sequenced,"
-                " greatest(q.watermark_ns, e.floor_ns) AS published_ns, e.lost_ns FROM ("
-                "SELECT epoch, node, floor_ns, watermark_ns, damaged, closed, settled, lost_ns"
+                " greatest(q.watermark_ns, e.floor_ns) AS published_ns, e.lost_ns, e.receipt_key FROM ("
+                "SELECT epoch, node, floor_ns, watermark_ns, damaged, closed, settled, lost_ns, receipt_key"
                 " FROM interlock.ledger_epochs"
-                " UNION ALL SELECT %(control)s, %(control_node)s, 0, 0, false, false, NULL, NULL) AS e"
+                " UNION ALL SELECT %(control)s, %(control_node)s, 0, 0, false, false, NULL, NULL, NULL) AS e"
                 " LEFT JOIN interlock.ledger_shipped AS s ON s.epoch = e.epoch AND s.tenant_id = %(tenant)s"
                 " LEFT JOIN interlock.ledger_sequenced AS q ON q.epoch = e.epoch AND q.tenant_id = %(tenant)s"
                 " WHERE e.settled IS NULL OR e.settled > %(settled)s ORDER BY e.epoch",
@@ -184,9 +186,9 @@ def place(conn: Connection[Any], tenant_id: str, taken: Sequence[Waiting], place
     conn.execute("DELETE FROM interlock.ledger_inbox WHERE id = ANY(%s)", (gone,))
     conn.execute(
         "INSERT INTO interlock.ledger_entries (tenant_id, position, at_ns, kind, request, team_id, principal_id,"
-        " subject, source, model, state, leaf, hash) SELECT %s, * FROM unnest(%b::bigint[], %b::bigint[],"
+        " subject, source, model, state, leaf, hash, document) SELECT %s, * FROM unnest(%b::bigint[], %b::bigint[],"
         " %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],"
-        " %b::bytea[], %b::bytea[])",
+        " %b::bytea[], %b::bytea[], %b::bytea[])",
         (tenant_id, *[list(column) for column in zip(*placed, strict=True)]),
     )
 

@@ -48,6 +48,8 @@ class Progress(NamedTuple):
     damaged: bool
     whole: bool
     closed: bool
+    receipt_key: bytes | None = None
+    """As the epoch's first record names it, when this batch begins there."""
 
 
 class InboxEntry(NamedTuple):
@@ -134,8 +136,12 @@ def ship(
     moved = conn.execute(
         "UPDATE interlock.ledger_epochs SET shipped_seq = %s, resume_segment = %s,"
         " watermark_ns = greatest(watermark_ns, %s), damaged = damaged OR %s, whole = whole OR %s,"
-        " closed = closed OR %s WHERE epoch = %s AND shipped_seq = %s AND settled IS NULL",
-        (p.shipped_seq, p.resume_segment, p.watermark_ns, p.damaged, p.whole, p.closed, p.epoch, p.from_seq),
+        " closed = closed OR %s, receipt_key = coalesce(receipt_key, %s)"
+        " WHERE epoch = %s AND shipped_seq = %s AND settled IS NULL",
+        (
+            *(p.shipped_seq, p.resume_segment, p.watermark_ns, p.damaged, p.whole, p.closed, p.receipt_key),
+            *(p.epoch, p.from_seq),
+        ),
     )
     if moved.rowcount != 1:
         row = conn.execute(
@@ -182,6 +188,16 @@ def key_row(conn: Connection[Any], tenant_id: str, name: str) -> KeyRow | None:
         "SELECT wrapped, erased_ns FROM interlock.ledger_keys WHERE tenant_id = %s AND subject = %s", (tenant_id, name)
     ).fetchone()
     return None if row is None else KeyRow(row[0] or b"", row[1] or 0)
+
+
+def key_names(conn: Connection[Any], tenant_id: str, limit: int) -> list[str]:
+    """The names of a tenant's keys of subjects that are there, at most `limit`."""
+    rows = conn.execute(
+        "SELECT subject FROM interlock.ledger_keys WHERE tenant_id = %s AND subject <> '' AND wrapped IS NOT NULL"
+        " ORDER BY subject LIMIT %s",
+        (tenant_id, limit),
+    )
+    return [name for (name,) in rows]
 
 
 def hold_keys(conn: Connection[Any], names: Iterable[tuple[str, str]]) -> bool:

@@ -34,10 +34,23 @@ class SourceRow(Source, frozen=True, omit_defaults=True):
     discovered_at: datetime | None = None
     discovery_error: str = ""
     warnings: tuple[str, ...] = ()
+    engine_report: dict[str, Any] = {}
+    """What the supervisor of its engine said besides `engine_state`."""
+    engine_seen_at: datetime | None = None
 
 
-OBSERVED = ("engine", "engine_version", "models", "discovered_at", "discovery_error", "warnings")
-"""Fields that `observe` writes, and `update` leaves alone."""
+OBSERVED = (
+    "engine",
+    "engine_version",
+    "models",
+    "discovered_at",
+    "discovery_error",
+    "warnings",
+    "engine_state",
+    "engine_report",
+    "engine_seen_at",
+)
+"""Fields that `observe` and `report` write, and `update` leaves alone."""
 
 TABLE = Table(
     "sources",
@@ -70,6 +83,9 @@ TABLE = Table(
         "discovered_at",
         "discovery_error",
         "warnings",
+        "engine_state",
+        "engine_report",
+        "engine_seen_at",
     ),
     json=(
         "labels",
@@ -82,6 +98,7 @@ TABLE = Table(
         "meter",
         "pins",
         "declared",
+        "engine_report",
     ),
     parts=lambda _: _PARTS,
 )
@@ -143,6 +160,31 @@ def observe(
         TABLE.record(conn, "observe", before, after, by)
         mark_dirty(conn, _PARTS)
     return changed
+
+
+def report(
+    conn: Connection[Any],
+    source_id: str,
+    by: Author,
+    *,
+    state: str,
+    said: dict[str, Any],
+    silent_since: datetime | None = None,
+) -> Stored[SourceRow]:
+    """Write what is said of its engine. Only another state is a change, and marks the snapshot; saying the same again
+    moves the time alone. With `silent_since`, nothing is written of one that was heard of later. Raises NotFound."""
+    before = TABLE.lock(conn, source_id)
+    if silent_since is not None and (before.value.engine_seen_at or silent_since) > silent_since:
+        return before
+    after = msgspec.structs.replace(before.value, engine_state=state, engine_report=said, engine_seen_at=by.at)
+    conn.execute(
+        "UPDATE interlock.sources SET engine_state = %s, engine_report = %s, engine_seen_at = %s WHERE id = %s",
+        (state, Jsonb(said), by.at, source_id),
+    )
+    if state != before.value.engine_state:
+        TABLE.record(conn, "engine", before.value, after, by)
+        mark_dirty(conn, _PARTS)
+    return msgspec.structs.replace(before, value=after)
 
 
 def delete(conn: Connection[Any], source_id: str, by: Author, *, revision: int | None = None) -> Stored[SourceRow]:

@@ -121,6 +121,11 @@ class Metrics:
         self.budget_refusals = self._counter(
             "interlock_budget_refusals_total", "Calls refused by a budget, by the error code given.", ("reason",)
         )
+        self.cold_waits = self._counter(
+            "interlock_cold_start_waits_total",
+            "Calls that waited for an engine that was starting, by how that ended: resumed, refused or gone.",
+            ("outcome",),
+        )
         self.budget_waits = self._counter("interlock_budget_waits_total", "Calls that waited for a share of a budget.")
         self.inflight = self._gauge("interlock_inflight", "Calls in progress.")
         self.connections = self._gauge("interlock_connections", "Open client connections.")
@@ -190,6 +195,9 @@ class Metrics:
         )
         self.source_breaker = self._gauge(
             "interlock_source_breaker", "Circuit breaker: 0 closed, 1 half-open, 2 open.", one, "max"
+        )
+        self.source_engine = self._gauge(
+            "interlock_source_engine", "1 for the state that a managed engine is in.", ("source", "state"), "max"
         )
         self.hour_price = self._gauge(
             "interlock_hour_price_nusd", "Declared price of an hour of the source in nano-USD.", one, "max"

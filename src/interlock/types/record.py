@@ -27,6 +27,16 @@ from interlock.types.request import Features, Target
 from interlock.types.usage import Cost, Energy, Usage
 
 
+class Work(msgspec.Struct, frozen=True, array_like=True):
+    """What a call is a part of, in the caller's words: chunk `chunk` of the `chunks` that a document is cut into,
+    in a batch. "" and -1: not said. A document's name may tell of people, so names are contents."""
+
+    batch: str = ""
+    document: str = ""
+    chunk: int = -1
+    chunks: int = -1
+
+
 class Party(msgspec.Struct, frozen=True, array_like=True):
     """One side of a caller as policy saw it: who called, or the one it acted for.
 
@@ -40,7 +50,10 @@ class Party(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EpochOpen(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """First record of an epoch. `wall_ns` Unix nanoseconds, `mono_ns` the monotonic clock at the same instant."""
+    """First record of an epoch. `wall_ns` Unix nanoseconds, `mono_ns` the monotonic clock at the same instant.
+
+    `receipt_key`: the Ed25519 public key that its receipts are signed with, 32 bytes.
+    """
 
     epoch: str
     node: str
@@ -50,6 +63,7 @@ class EpochOpen(msgspec.Struct, frozen=True, array_like=True, tag=1):
     mono_ns: int
     version: str
     durability: str = "local"
+    receipt_key: bytes = b""
 
 
 class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -59,6 +73,7 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     its small fields, decoded. `request_class` is the label that the caller, or else the alias, gave the call.
     `parties`: who called and, in a delegated call, whom it acts for. `charges`: the budgets that it counts on.
     `recording` (`identity.Recording`): under `metadata` there is neither a body nor a hash of one.
+    `receipt`: the blinded commitment to the body that the caller was given a receipt of, hex, or "".
     """
 
     call: int
@@ -90,6 +105,8 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     parties: tuple[Party, ...] = ()
     charges: tuple[Charge, ...] = ()
     recording: int = 0
+    receipt: str = ""
+    work: Work | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -97,7 +114,8 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
     From `snapshot_root` on: what had been decided before it was refused, so that this can be decided again. `features`
     and `target` are None when it was refused before they were known, `route` before offers were ordered. `recording` as
-    in an Intent; where the body may not be kept, there are no `words` that may quote it either.
+    in an Intent; where the body may not be kept, there are no `words` that may quote it either. `receipt` as in an
+    Intent.
     """
 
     call: int
@@ -129,6 +147,8 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
     route: RouteDecision | None = None
     seed: int = 0
     recording: int = 0
+    receipt: str = ""
+    work: Work | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):

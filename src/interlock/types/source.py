@@ -18,6 +18,24 @@ class SourceKind(StrEnum):
     anthropic = "anthropic"
 
 
+class EngineState(StrEnum):
+    """How an engine is that Interlock itself runs (`interlock source run`), by its supervisor's last word."""
+
+    starting = "starting"
+    loading = "loading"
+    ready = "ready"
+    restarting = "restarting"
+    stopping = "stopping"
+    stopped = "stopped"
+    failed = "failed"
+    lost = "lost"
+    """Its supervisor has not been heard of for `engine_silent_s`."""
+
+
+ENGINE_COLD = frozenset((EngineState.starting.value, EngineState.loading.value, EngineState.restarting.value))
+"""States in which an engine does not answer yet and is on its way to."""
+
+
 class Ability(StrEnum):
     """What a model at a source can do; requests state what they need in the same words."""
 
@@ -200,6 +218,8 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     prefix_cache_salt: bool = True
     """Send vLLM's `cache_salt` per tenant, so that prefix-cache timing does not leak across tenants."""
     meter: EnergyMeter | None = None
+    engine_state: str = ""
+    """An `EngineState`; "": nobody of ours runs the engine."""
 
 
 class Offer(msgspec.Struct, frozen=True):

@@ -34,7 +34,7 @@ class _StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool | None = None
 
 
-class _Own(msgspec.Struct, forbid_unknown_fields=True, rename={"request_class": "class"}):
+class Own(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"request_class": "class"}):
     """The `interlock` body field."""
 
     data_class: str = ""
@@ -42,6 +42,13 @@ class _Own(msgspec.Struct, forbid_unknown_fields=True, rename={"request_class": 
     mode: str = ""
     request_class: str = ""
     recording: str = ""
+    batch: str = ""
+    document: str = ""
+    chunk: int | None = None
+    chunks: int | None = None
+
+
+NO_OWN = Own()
 
 
 class _Common(msgspec.Struct):
@@ -50,7 +57,7 @@ class _Common(msgspec.Struct):
     stream_options: _StreamOptions | None = None
     max_tokens: Bound | None = None
     n: int | None = None
-    interlock: _Own | None = None
+    interlock: Own | None = None
     logprobs: bool | int | None = None
     response_format: dict[str, Any] | None = None
     temperature: float | None = None
@@ -76,7 +83,7 @@ class _Completion(_Common):
 class _Embedding(msgspec.Struct):
     model: str
     input: Any
-    interlock: _Own | None = None
+    interlock: Own | None = None
     dimensions: Bound | None = None
     encoding_format: str | None = None
 
@@ -131,6 +138,8 @@ class Parsed(msgspec.Struct):
     recording: str = ""
     native: Native | None = None
     """For sources that speak the caller's dialect, where that is not OpenAI's of this operation."""
+    own: Own = NO_OWN
+    """The `interlock` field, or `NO_OWN`."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -290,7 +299,7 @@ def _parse_completion(top: Fields, shape: _Shape, request: _Completion, limits: 
 def _parse_embedding(top: Fields, shape: _Shape, request: _Embedding, limits: Limits) -> Parsed:
     _items(request.input, "input", limits)
     size = _size(top, shape.prompt)
-    own = request.interlock or _NO_OWN
+    own = request.interlock or NO_OWN
     top.pop(fields.OWN_FIELD, None)
     return Parsed(
         operation="embeddings",
@@ -312,6 +321,7 @@ def _parse_embedding(top: Fields, shape: _Shape, request: _Embedding, limits: Li
         parameters={"dimensions": request.dimensions} if request.dimensions else {},
         request_class=own.request_class,
         recording=own.recording,
+        own=own,
     )
 
 
@@ -353,7 +363,7 @@ def _common(
     n = 1 if n is None else n
     if not 1 <= n <= limits.answers_max:
         raise BadRequest(f"Field 'n' must be between 1 and {limits.answers_max}.", param="n")
-    own = _NO_OWN
+    own = NO_OWN
     if shape.own:
         own = request.interlock or own
         del top[fields.OWN_FIELD]
@@ -378,10 +388,8 @@ def _common(
         _parameters(request, bound),
         own.request_class,
         recording=own.recording,
+        own=own,
     )
-
-
-_NO_OWN = _Own()
 
 
 def _parameters(request: _Common, bound: int | None) -> dict[str, Any]:

@@ -357,6 +357,15 @@ def test_an_earlier_answer_leaves_again_with_a_durable_record_only(disk: Disk) -
         assert len(engine.calls) == 1
 
 
+@pytest.mark.parametrize("body", [CHAT, STREAM, {**CHAT, "model": "nope"}], ids=["whole", "streamed", "refused"])
+def test_no_receipt_leaves_for_a_call_whose_record_is_not_durable(disk: Disk, body: dict[str, Any]) -> None:
+    with serving() as (gateway, _engine):
+        assert "x-interlock-receipt" in ask(gateway, body, x_interlock_receipt="true").headers
+        disk.sync_error = errno.EIO
+        answer = ask(gateway, body, x_interlock_receipt="true")
+        assert answer.status in (404, 503) and "x-interlock-receipt" not in answer.headers
+
+
 def test_a_call_that_a_full_disk_cut_off_does_not_stay_open_in_the_log(disk: Disk) -> None:
     with serving(log_check_ms=20) as (gateway, engine):
         engine.script(answers.answer("one two three four five six seven", between_ms=30))

@@ -98,8 +98,8 @@ def opened(store: Store, leaf: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def verified(control: Control, tenant_id: str, folder: Path, to_ns: int, *, from_ns: int = 0) -> Report:
-    """An export of everything of a tenant until then, verified."""
+def verified(control: Control, tenant_id: str, folder: Path, to_ns: int, *, from_ns: int = 0, **how: Any) -> Report:
+    """An export of everything of a tenant until then, verified. `how`: for `verify_export`."""
     key = ledger_signer(control.settings).verifier_key
     made = Export(control.store, control.settings, tenant_id, from_ns, to_ns, [key.text])
     head = {name: value for name, value in made.manifest.items() if name != "keys"}
@@ -116,4 +116,4 @@ def verified(control: Control, tenant_id: str, folder: Path, to_ns: int, *, from
         elif kind in ("settled", "entry"):
             getattr(writer, kind)(value.encode())
     writer.close()
-    return verify_export(folder, [key])
+    return verify_export(folder, [key], **how)

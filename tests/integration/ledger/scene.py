@@ -50,9 +50,9 @@ class Scene:
     def contents(self, request: str) -> Any:
         return self.owner.call("GET", f"/tenants/acme/ledger/calls/{request}?content=true")[1]["contents"]
 
-    def verify(self, folder: Path, to_ns: int) -> Report:
+    def verify(self, folder: Path, to_ns: int, **how: Any) -> Report:
         """An export of everything until then, verified."""
-        return verified(self.running.control, "ten_acme", folder, to_ns)
+        return verified(self.running.control, "ten_acme", folder, to_ns, **how)
 
 
 def everything(url: str) -> list[str]:

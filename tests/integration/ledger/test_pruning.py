@@ -153,9 +153,6 @@ def test_it_is_proved_whatever_was_signed_between(scene: Scene, old: Old, tmp_pa
 
 def test_it_is_proved_after_quiet_checkpoints(scene: Scene, old: Old, tmp_path: Path) -> None:
     """Of the checkpoints of one size those between the first and the last go: the statement names the first."""
-    old.grow(256)
-    assert old.size() == 256
-    old.keep(20)
 
     def sign() -> int:
         scene.running.control.sequencer.sequence("ten_acme")
@@ -164,9 +161,14 @@ def test_it_is_proved_after_quiet_checkpoints(scene: Scene, old: Old, tmp_path: 
         assert found is not None
         return found.at_ns
 
+    old.keep(20)
+    sign()  # the change is an entry too: from here on the tree grows by calls only
+    old.grow(255)
+    assert old.size() == 256
     assert len({sign() for _ in range(3)}) == 3
     assert old.sweep(21) == 256
     assert len({sign() for _ in range(3)}) == 3
+    assert old.size() == 256
     assert complete(scene, tmp_path / "one").pruned == 256
 
 

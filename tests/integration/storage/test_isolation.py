@@ -84,6 +84,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         *LEDGER_TABLES,
         *BUDGET_TABLES,
         "idempotency_keys",
+        "console_sessions",
     }
     crossing = {role.name for role in roles.ROLES if role.crosses_tenants}
     for table, enabled, forced, owner in found:

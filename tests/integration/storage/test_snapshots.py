@@ -8,6 +8,7 @@ import threading
 import time
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from interlock.errors import StoreError
@@ -194,6 +195,10 @@ def test_a_node_reads_snapshots_and_writes_its_row(store: Store, postgres_url: s
         nodes.seen(conn, nodes.Node("edge-0", 1, 0, NOW - timedelta(days=9), NOW))
     with store.platform() as conn:
         assert [n.name for n in nodes.page(conn)] == ["edge-0", "edge-1"]
-        assert nodes.page(conn, after="edge-0") == [node]
+        (found,) = nodes.page(conn, after="edge-0")
+        now = conn.execute("SELECT clock_timestamp()").fetchone()
+        assert found.stored_at is not None and now is not None, "the database's time, not the node's"
+        assert timedelta(0) <= now[0] - found.stored_at < timedelta(minutes=1)
+        assert msgspec.structs.replace(found, stored_at=None) == node
         assert nodes.forget(conn, not_seen_since=NOW - timedelta(days=1)) == 1
-        assert nodes.page(conn) == [node]
+        assert nodes.page(conn) == [found]

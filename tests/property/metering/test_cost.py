@@ -3,7 +3,7 @@
 from fractions import Fraction
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from interlock.metering.cost import RATE_MAX, Rates, accrued, unallocated
@@ -62,8 +62,12 @@ def test_a_cost_fits_the_records_and_the_database(price: Price, usage: Usage) ->
     assert 0 <= Rates(price).cost(usage).nusd < 2**63
 
 
+DEARER_WHEN_LONG = Price(1, 1, 1, tiers=(PriceTier(10, 9_000_000, 9_000_000, 9_000_000),), origin="list", version="v")
+
+
 @settings(deadline=None)
 @given(prices(), usages(), tokens, tokens)
+@example(DEARER_WHEN_LONG, Usage(20, 0, 5, "engine"), 0, 0)
 def test_nothing_costs_more_than_what_was_reserved_for_it(
     price: Price, usage: Usage, more_prompt: int, more_output: int
 ) -> None:

@@ -28,6 +28,7 @@ policy.read viewer      policy.write admin
 source.read viewer      source.write P:admin     source.operate admin
 alias.read viewer       alias.write admin        issuer.read auditor      issuer.write owner
 role.read auditor       role.write admin         change.read auditor      snapshot.read P:viewer
+system.diagnose P:auditor
 config.export auditor   config.plan auditor      config.apply admin       explain developer
 budget.read viewer      budget.write admin
 ledger.read auditor     ledger.content G:auditor  ledger.erase owner  usage.read auditor

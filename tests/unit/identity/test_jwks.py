@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jwk
 
 from interlock.errors import ConfigError, Unavailable
-from interlock.identity.jwks import JwksFetcher, KeyStore, Resolve, file_of, public_keys
+from interlock.identity.fetch import Resolve
+from interlock.identity.jwks import JwksFetcher, KeyStore, file_of, public_keys
 from interlock.identity.tokens import TokenVerifier
 from interlock.settings import Settings
 from interlock.testing.clock import FakeClock

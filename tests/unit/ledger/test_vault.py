@@ -66,7 +66,9 @@ def test_a_list_shares_the_nodes_of_what_it_begins_with(first: list[bytes], more
     for item, node in zip(items + rest, long, strict=True):
         digest = hashlib.sha256(digest + item.sha256).digest()
         assert node.digest == digest
-    assert {node.id for node in OTHER.chain(items)}.isdisjoint(node.id for node in long)
+    assert {node.id for node in OTHER.chain([OTHER.seal(each) for each in [*first, *more]])}.isdisjoint(
+        node.id for node in long
+    )
 
 
 def test_a_wrapped_key_opens_under_its_wrapper_and_context_only() -> None:

@@ -67,9 +67,11 @@ class Log:
         self.contents: dict[str, bytes] = {}
         self.lists: dict[str, list[str]] = {}
         self.rotations: list[tuple[str, str | None]] = []
+        self.keys: dict[str, str] = {}
+        """Of the receipts of epochs that are begun."""
 
     def begin(self, epoch: str, node: str, watermark: int, *, damaged: bool = False) -> None:
-        self.open[epoch] = OpenEpoch(epoch=epoch, node=node, n=0, watermark=watermark, damaged=damaged)
+        self.open[epoch] = OpenEpoch(epoch, node, 0, watermark, damaged, self.keys.get(epoch, UNSET))
 
     def entry(self, epoch: str, at: int, **more: Any) -> None:
         n = self.next.get(epoch, 0) + 1
@@ -78,7 +80,7 @@ class Log:
         self.append(encode_leaf(value))
         if epoch in self.open:
             old = self.open[epoch]
-            self.open[epoch] = OpenEpoch(epoch=epoch, node=old.node, n=n, watermark=old.watermark, damaged=old.damaged)
+            self.open[epoch] = OpenEpoch(epoch, old.node, n, old.watermark, old.damaged, old.key)
 
     def append(self, leaf: bytes) -> None:
         self.leaves.append(leaf)
@@ -113,14 +115,14 @@ class Log:
         old = self.open.pop(epoch)
         n = old.n if n is None else n
         after, until = lost or (UNSET, UNSET)
-        line = Settled(epoch, old.node, "lost" if lost else state, n, damaged, after, until).encode()
+        line = Settled(epoch, old.node, "lost" if lost else state, n, damaged, after, until, old.key).encode()
         self.lines.append(line)
         self.digest = settled_digest(self.digest, line)
 
     def watermarks(self, at: int) -> None:
         """Every epoch and node is there until `at`."""
         for epoch, old in self.open.items():
-            self.open[epoch] = OpenEpoch(epoch=epoch, node=old.node, n=old.n, watermark=at, damaged=old.damaged)
+            self.open[epoch] = OpenEpoch(epoch, old.node, old.n, at, old.damaged, old.key)
         self.nodes = {node: ns if node in self.retired else at for node, ns in self.nodes.items()}
 
     def checkpoint(self, at: int, **change: Any) -> Signed:

@@ -150,7 +150,7 @@ class Instruments:
     def __init__(self) -> None:
         self.source_up, self.source_saturated, self.source_waiting = Series(), Series(), Series()
         self.source_running, self.source_kv_ratio, self.source_inflight = Series(), Series(), Series()
-        self.source_breaker, self.source_probes = Series(), Series()
+        self.source_breaker, self.source_probes, self.source_engine = Series(), Series(), Series()
         self.source_not_taken_up, self.source_prefix_tokens = Series(), Series()
 
 
@@ -511,7 +511,7 @@ def test_every_declared_metric_of_sources_is_set(tmp_path: Path) -> None:
             full.load.kv_ratio, full.load.waiting = 0.25, 9
             with Board.create(tmp_path / "board.shm", rows=8, workers=1, settings=SETTINGS) as board:
                 watcher = LoadWatcher(board, SETTINGS, SystemClock(), metrics=metrics)
-                watcher.update([_source(full), _source(plain, "src_2")])
+                watcher.update([_source(full), _source(plain, "src_2", engine_state="ready")])
                 task = asyncio.create_task(watcher.run())
                 await until(lambda: metrics.source_waiting.cells.get(("s-src_2",)) == 0)
                 task.cancel()
@@ -521,6 +521,7 @@ def test_every_declared_metric_of_sources_is_set(tmp_path: Path) -> None:
     assert {name for name, it in declared.items() if not it.cells} == set()
     assert metrics.source_kv_ratio.cells == {("s-src_1",): 250}, "permille; never set when it is unknown"
     assert metrics.source_saturated.cells == {("s-src_1",): 1, ("s-src_2",): 0}
+    assert metrics.source_engine.cells == {("s-src_2", "ready"): 1}
     metrics.publish()
     assert b'interlock_source_kv_ratio{source="s-src_1"} 0.25' in render(tmp_path, SETTINGS, SystemClock())
 
@@ -593,3 +594,28 @@ def test_a_defect_in_reading_one_source_does_not_end_the_watching(
 
     asyncio.run(main())
     assert "a defect" in caplog.text
+
+
+def test_a_new_engine_behind_a_source_is_not_held_to_what_the_old_one_did(tmp_path: Path) -> None:
+    clock = SystemClock()
+    with Board.create(tmp_path / "board.shm", rows=8, workers=1, settings=SETTINGS) as board:
+        watcher = LoadWatcher(board, SETTINGS, clock)
+        row = board.row("src_1")
+
+        def state(engine_state: str) -> None:
+            watcher.update([Source("src_1", "one", SourceKind.vllm, "http://127.0.0.1:1", engine_state=engine_state)])
+
+        def broken() -> bool:
+            return board.open_until(row) > clock.mono_ns()
+
+        state("ready")
+        for _ in range(SETTINGS.breaker_failures):
+            board.failure(row, clock.mono_ns())
+        board.cool_down(row, clock.mono_ns() + 10**10)
+        state("ready")
+        assert broken()
+        state("restarting")
+        assert broken()
+        state("ready")
+        assert not broken()
+        assert board.allow(row, clock.mono_ns())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import msgspec
@@ -9,17 +10,21 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from interlock.control import views
+from interlock.control.console.passwords import hash_password
 from interlock.control.documents import Natural
 from interlock.control.identity import Actor
 from interlock.control.permissions import Action, decide
 from interlock.control.plan import Ref
 from interlock.control.routes.resources import SOURCE, Done
-from interlock.control.services import keys, sources
+from interlock.control.services import engines, keys, principals, sources
 from interlock.control.services.base import Tx, missing
 from interlock.control.web import Body, Given, Json, Who, allow, api_of, route
 from interlock.errors import BadRequest
+from interlock.storage import changes, console, roles
 from interlock.storage import sources as stored_sources
+from interlock.storage.changes import Change
 from interlock.storage.keys import KeyRow
+from interlock.types.identity import Scope
 
 
 class Rotate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +53,22 @@ class Refreshed(msgspec.Struct, frozen=True):
     discovery_error: str | None
 
 
+class Password(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a principal signs in to the console with, 12 to 256 characters."""
+
+    password: str
+
+    def __repr__(self) -> str:
+        return "Password(...)"
+
+
+class PasswordSet(msgspec.Struct, frozen=True):
+    """Whose password was set, and when."""
+
+    principal: str
+    at: datetime.datetime
+
+
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A body with at most a reason."""
 
@@ -69,11 +90,18 @@ def router() -> APIRouter:
         reason=True,
     )
     route(out, "POST", f"{key}/revoke", revoke, "Revoke a key", tag="keys", body=Revoke, answer=Revoked, reason=True)
+    path, summary = "/tenants/{tenant}/principals/{name}/password", "Let a principal sign in to the console"
+    answer = PasswordSet
+    route(out, "POST", path, password, summary, tag="principals", body=Password, answer=answer, reason=True)
     for verb, endpoint, summary in (
         ("drain", drain, "Give a source no new calls"),
         ("undrain", undrain, "Give a drained source calls again"),
     ):
         route(out, "POST", f"/sources/{{name}}/{verb}", endpoint, summary, tag="sources", answer=Done, reason=True)
+    summary = "Tell the state of an engine that Interlock runs"
+    form = engines.EngineReport
+    path = "/sources/{name}/engine"
+    route(out, "POST", path, engine, summary, tag="sources", body=form, answer=Done, reason=True)
     summary = "Ask a source for its models now"
     route(out, "POST", "/sources/{name}/refresh", refresh, summary, tag="sources", answer=Refreshed, reason=True)
     return out
@@ -110,6 +138,22 @@ def revoke(request: Request, who: Who, body: Body) -> Response:
     return Json(Revoked(items))
 
 
+def password(request: Request, who: Who, body: Body) -> Response:
+    """The first password or another one; sessions that were begun with the old one end."""
+    api = api_of(request)
+    given = Given(request, body)
+    hashed = hash_password(given.as_(Password).password)
+    ref = Ref("principal", request.path_params["tenant"], request.path_params["name"])
+    with api.configurator.acting(who, ref, Action.key_write, given.reason) as tx:
+        tenant_id = tx.names.tenant(ref.tenant)
+        stored = principals.find(tx, tenant_id, ref.name)
+        api.configurator.allow_key(who, stored.value.id, (Scope.admin,))
+        changes.record(tx.conn, Change(tenant_id, "principal.password", "principal", stored.value.id), tx.by)
+        roles.take(tx.conn, roles.PLATFORM)  # accounts are that role's, whoever's they are
+        console.set_password(tx.conn, stored.value.id, hashed, tx.by.at)
+    return Json(PasswordSet(ref.name, tx.by.at))
+
+
 def drain(request: Request, who: Who, body: Body) -> Response:
     """Running calls finish; new ones go to other sources."""
     return _drained(request, who, body, True)
@@ -137,6 +181,18 @@ def refresh(request: Request, who: Who, body: Body) -> Response:
         changed = sources.refresh(tx, ref.name, found)
         item = views.show(tx, "source", sources.find(tx, ref.name))
     return Json(Refreshed(item, changed, found.error or None))
+
+
+def engine(request: Request, who: Who, body: Body) -> Response:
+    """From its supervisor, at every change and every few seconds; one that falls silent is called lost."""
+    api = api_of(request)
+    given = Given(request, body)
+    said = given.as_(engines.EngineReport)
+    ref = Ref("source", "", request.path_params["name"])
+    with api.configurator.changing(who, ref, given.reason) as tx:
+        _owner(tx, who, ref.name)
+        item = views.show(tx, "source", engines.report(tx, ref.name, said))
+    return Json(Done(item))
 
 
 def _drained(request: Request, who: Actor, body: bytes, drained: bool) -> Response:

@@ -11,20 +11,18 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from interlock.control import replay as past_calls
-from interlock.control.identity import Actor, reach_of, tenant_of
+from interlock.control.identity import Actor
 from interlock.control.permissions import Action
-from interlock.control.services import audit, ledger
+from interlock.control.services import audit, ledger, looks
 from interlock.control.services.base import Names
 from interlock.control.web import (
-    REASON_HEADER,
-    REQUEST_ID_HEADER,
     Body,
     Given,
     Json,
     Who,
-    allow,
     api_of,
     page_size,
+    reason_of,
     route,
 )
 from interlock.errors import BadRequest, NotFound
@@ -35,7 +33,6 @@ from interlock.storage import changes, erasure, ledger_read
 from interlock.storage.changes import Author, Change
 from interlock.storage.ledger_keys import LedgerKeys, read_key
 
-NO_REASON = "(no reason given)"
 NUMBER_MAX = 1 << 63
 
 
@@ -119,59 +116,59 @@ def entries(
             raise BadRequest(f"{name} must be from 0 to 2^63", param=name)
     if "\0" in "".join((kind, team, principal, subject, source, model, state)):
         raise BadRequest("a filter holds no NUL character")
-    tenant_id = _tenant(request, who, Action.ledger_read)
+    tenant_id = tenant_for(request, who, Action.ledger_read)
     with api.store.tenant(tenant_id) as conn:
         names = Names(conn)
         wanted = ledger_read.Filter(
             since_ns,
             until_ns,
             kind,
-            _id(names.team, tenant_id, team),
-            _id(names.principal, tenant_id, principal),
-            _id(names.principal, tenant_id, subject),
+            id_of(names.team, tenant_id, team),
+            id_of(names.principal, tenant_id, principal),
+            id_of(names.principal, tenant_id, subject),
             source,
             model,
             state,
         )
         found = ledger.search(conn, tenant_id, wanted, before, limit)
     asked = {name: value for name, value in wanted._asdict().items() if value}
-    _look(request, who, tenant_id, "ledger.search", "", {**asked, "found": len(found)})
+    look(request, who, tenant_id, "ledger.search", "", {**asked, "found": len(found)})
     return Json(EntryPage(found, found[-1].position if len(found) == limit else None))
 
 
 def call(request: Request, who: Who, content: bool = False) -> Response:
     """With `content` what was asked and answered too, for whoever holds the role payload_reader and gives a reason."""
     api = api_of(request)
-    tenant_id = _tenant(request, who, Action.ledger_content if content else Action.ledger_read)
+    tenant_id = tenant_for(request, who, Action.ledger_content if content else Action.ledger_read)
     request_id = request.path_params["request_id"]
     if content:  # recorded first: what was shown can never be missing from the list of looks
-        _look(request, who, tenant_id, "ledger.content", request_id, None, reason_needed=True)
-    keys = _keys(api.tools.settings) if content else None
+        look(request, who, tenant_id, "ledger.content", request_id, None, reason_needed=True)
+    keys = keys_of(api.tools.settings) if content else None
     with api.store.tenant(tenant_id) as conn:
         view = ledger.show(conn, tenant_id, request_id, keys, api.tools.settings)
     if not content:
-        _look(request, who, tenant_id, "ledger.show", request_id, None)
+        look(request, who, tenant_id, "ledger.show", request_id, None)
     return Json(view)
 
 
 def replay(request: Request, who: Who) -> Response:
     """Policy and routing, as `POST /replay` does for a record that is sent; nothing of the record is shown."""
     api = api_of(request)
-    tenant_id = _tenant(request, who, Action.ledger_read)
+    tenant_id = tenant_for(request, who, Action.ledger_read)
     request_id = request.path_params["request_id"]
     with api.store.tenant(tenant_id) as conn:
-        record = ledger.record_of(conn, tenant_id, request_id, _keys(api.tools.settings), api.tools.settings)
+        record = ledger.record_of(conn, tenant_id, request_id, keys_of(api.tools.settings), api.tools.settings)
     record = past_calls.decidable(record)
     with api.store.platform() as conn:
         then = past_calls.past(conn, record.snapshot_version)
-    _look(request, who, tenant_id, "ledger.replay", request_id, None)
+    look(request, who, tenant_id, "ledger.replay", request_id, None)
     return Json(past_calls.replay(record, then))
 
 
 def checkpoint(request: Request, who: Who) -> Response:
     """Keep one now and then: a later export must agree with it."""
     api = api_of(request)
-    tenant_id = _tenant(request, who, Action.ledger_read)
+    tenant_id = tenant_for(request, who, Action.ledger_read)
     with api.store.tenant(tenant_id) as conn:
         found = ledger_read.latest_checkpoint(conn, tenant_id)
         keys = api.keyring.public(conn)
@@ -187,12 +184,12 @@ def erase(request: Request, who: Who, body: Body) -> Response:
     api = api_of(request)
     given = Given(request, body)
     asked = given.as_(Erase).subject
-    tenant_id = _tenant(request, who, Action.ledger_erase)
+    tenant_id = tenant_for(request, who, Action.ledger_erase)
     by = Author(who.principal_id, who.name, given.reason.text, api.tools.now(), given.reason.request_id)
     if not asked or not asked.isprintable():
         raise BadRequest("subject is the name of a principal, or an id", param="subject")
     with api.store.tenant(tenant_id) as conn:
-        subject = _id(Names(conn).principal, tenant_id, asked)
+        subject = id_of(Names(conn).principal, tenant_id, asked)
         done = erasure.erase(conn, tenant_id, subject, who.principal_id, api.tools.clock.wall_ns())
         what = {"keys": done.keys, "contents": done.contents}
         changes.record(conn, Change(tenant_id, "ledger.erase", "ledger", subject, None, what), by)
@@ -204,24 +201,31 @@ def changes_audit(request: Request, who: Who) -> Response:
     """Whether each row of the list of changes is as its entry says, and none is missing; of the tenant `platform`: the
     changes that concern the whole installation."""
     api = api_of(request)
-    tenant_id = _tenant(request, who, Action.ledger_read)
+    tenant_id = tenant_for(request, who, Action.ledger_read)
     with api.store.platform() as conn:
         key = VerifierKey.parse(api.keyring.public(conn)[0])
     found = audit.audit(api.store, api.tools, tenant_id, [key])
-    _look(request, who, tenant_id, "ledger.audit_changes", "", {"rows": found.rows, "problems": len(found.problems)})
+    look(request, who, tenant_id, "ledger.audit_changes", "", {"rows": found.rows, "problems": len(found.problems)})
     return Json(found)
 
 
-def export(request: Request, who: Who, from_ns: int, to_ns: int) -> Response:
-    """Entries admitted in [from_ns, to_ns), with what proves them; `interlock ledger export` makes a folder of it."""
+def export(request: Request, who: Who, from_ns: int, to_ns: int, payloads: bool = False) -> Response:
+    """Entries admitted in [from_ns, to_ns), with what proves them; `interlock ledger export` makes a folder of it.
+
+    With `payloads` what was said too, for whoever holds the role payload_reader.
+    """
     api = api_of(request)
     if not 0 <= from_ns < to_ns < NUMBER_MAX:
         raise BadRequest("from_ns must be before to_ns, both Unix nanoseconds", param="from_ns")
-    tenant_id = _tenant(request, who, Action.ledger_read)
+    tenant_id = tenant_for(request, who, Action.ledger_content if payloads else Action.ledger_read)
     with api.store.platform() as conn:
         keys = api.keyring.public(conn)
-    made = ledger.Export(api.store, api.tools.settings, tenant_id, from_ns, to_ns, keys)
-    _look(request, who, tenant_id, "ledger.export", "", {"from_ns": from_ns, "to_ns": to_ns}, reason_needed=True)
+    opening = keys_of(api.tools.settings) if payloads else None
+    made = ledger.Export(api.store, api.tools.settings, tenant_id, from_ns, to_ns, keys, opening)
+    what: dict[str, object] = {"from_ns": from_ns, "to_ns": to_ns}
+    if payloads:
+        what["payloads"] = True
+    look(request, who, tenant_id, "ledger.export", "", what, reason_needed=True)
 
     def lines() -> Iterator[bytes]:
         encode = msgspec.json.encode
@@ -232,20 +236,18 @@ def export(request: Request, who: Who, from_ns: int, to_ns: int) -> Response:
     return StreamingResponse(lines(), media_type="application/jsonl")
 
 
-def _keys(settings: Settings) -> LedgerKeys:
+def keys_of(settings: Settings) -> LedgerKeys:
     """Subjects' keys for one look: none is made, none is kept in memory."""
     master = KeyWrapper(read_key(settings.ledger_key_path(), "the ledger's master key"), secrets.token_bytes)
     return LedgerKeys(master, secrets.token_bytes, settings.ledger_keys_max)
 
 
-def _tenant(request: Request, who: Actor, action: Action) -> str:
-    tenant_id = tenant_of(api_of(request).store, who, request.path_params["tenant"])
-    # the platform's tree tells of the whole installation
-    allow(who, action, reach_of(tenant_id))
-    return tenant_id
+def tenant_for(request: Request, who: Actor, action: Action) -> str:
+    """The id of the tenant in the path, if the caller may do this there. Raises Denied, NotFound."""
+    return looks.allowed_tenant(api_of(request).store, who, request.path_params["tenant"], action)
 
 
-def _id(find: Callable[[str, str], str], tenant_id: str, name: str) -> str:
+def id_of(find: Callable[[str, str], str], tenant_id: str, name: str) -> str:
     """The id of a declared thing, or the text itself: callers by token are in no table."""
     if not name:
         return ""
@@ -255,7 +257,7 @@ def _id(find: Callable[[str, str], str], tenant_id: str, name: str) -> str:
         return name
 
 
-def _look(
+def look(
     request: Request,
     who: Actor,
     tenant_id: str,
@@ -264,10 +266,11 @@ def _look(
     after: dict[str, object] | None,
     *,
     reason_needed: bool = False,
+    reason: str = "",
 ) -> None:
-    """Record a look. Raises BadRequest without a reason where one is needed."""
+    """Record a look. `reason`: that of the body, if it has one. Raises BadRequest without one where it is needed."""
     api = api_of(request)
-    reason = request.headers.get(REASON_HEADER, "") or ("" if reason_needed else NO_REASON)
-    by = Author(who.principal_id, who.name, reason, api.tools.now(), request.headers.get(REQUEST_ID_HEADER, "")[:128])
-    with api.store.platform() as conn:
-        changes.record(conn, Change(tenant_id, action, "ledger", object_id or tenant_id, None, after), by)
+    told = reason_of(request)
+    if reason:
+        told = msgspec.structs.replace(told, text=reason)
+    looks.note(api.store, api.tools, who, tenant_id, action, object_id, after, told, reason_needed=reason_needed)

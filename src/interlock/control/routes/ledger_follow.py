@@ -8,8 +8,9 @@ from starlette.responses import Response
 
 from interlock.control.identity import Actor, tenant_of
 from interlock.control.permissions import Action
-from interlock.control.routes.ledger import NO_REASON, NUMBER_MAX
+from interlock.control.routes.ledger import NUMBER_MAX
 from interlock.control.services.ledger_follow import FollowedEntry, Follows, begin
+from interlock.control.services.looks import NO_REASON
 from interlock.control.web import REASON_HEADER, REQUEST_ID_HEADER, Json, Who, allow, api_of, page_size, route
 from interlock.errors import BadRequest
 from interlock.storage import ledger_read

@@ -167,7 +167,17 @@ def _tenant_sources(request: Request, who: Who) -> Response:
     return Json(views.Page(items, None))
 
 
-_REACHED_BY = ("url", "api_prefix", "credential", "tls", "egress_proxy", "granted_to", "discovery_error", "warnings")
+_REACHED_BY = (
+    "url",
+    "api_prefix",
+    "credential",
+    "tls",
+    "egress_proxy",
+    "granted_to",
+    "discovery_error",
+    "warnings",
+    "managed",
+)
 
 
 def _endpoints(out: APIRouter, resource: Resource, path: str, words: str, last: str = "{name:path}") -> None:

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from interlock.control import explain
+from interlock.control import diagnosis, explain
 from interlock.control import replay as past_calls
 from interlock.control.apply import Applied
 from interlock.control.documents import Document, lean
@@ -98,6 +98,8 @@ def router() -> APIRouter:
     route(out, "GET", "/tenants/{tenant}/changes", tenant_changes, summary, tag="changes", answer=ChangePage)
     summary = "The newest snapshot and who runs on it"
     route(out, "GET", "/snapshot", snapshot, summary, tag="system", answer=SnapshotView)
+    summary = "Facts for `interlock doctor`"
+    route(out, "GET", "/diagnosis", diagnosed, summary, tag="system", answer=diagnosis.ControlFacts)
     route(out, "POST", "/plan", plan, "What applying would do", tag="configuration", body=Files, answer=Plan)
     summary = "Apply configuration files, all or nothing"
     route(out, "POST", "/apply", apply, summary, tag="configuration", body=Files, answer=Applied, reason=True)
@@ -169,6 +171,12 @@ def snapshot(request: Request, who: Who) -> Response:
     compiled = datetime.datetime.fromtimestamp(head.compiled_ns / 1e9, datetime.UTC) if head else None
     root = head.root.hex() if head else ""
     return Json(SnapshotView(version, root, compiled, api.compiler.failure, views))
+
+
+def diagnosed(request: Request, who: Who) -> Response:
+    """Every source is asked once without its credential, and every issuer for its keys: takes seconds."""
+    allow(who, Action.system_diagnose, None)
+    return Json(diagnosis.gather(api_of(request)))
 
 
 def plan(request: Request, who: Who, body: Body) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -13,6 +13,8 @@ from interlock.control.replay import Decided
 from interlock.errors import Conflict, NotFound
 from interlock.ledger.proof.coverage import Coverage
 from interlock.ledger.proof.merkle import inclusion_proof
+from interlock.ledger.proof.opening import content_id
+from interlock.ledger.vault import SubjectKey
 from interlock.settings import Settings
 from interlock.storage import ledger_read, pruning, retention, rotations, shipping
 from interlock.storage.ledger_keys import Erased, LedgerKeys
@@ -21,6 +23,8 @@ from interlock.types.record import Intent, Record, Refusal
 
 LEAVES_AT_ONCE = 500
 CHECKPOINTS_AT_ONCE = 100
+SENT_KEPT = 100_000
+"""Contents that an export remembers to have sent."""
 
 
 class EntryView(msgspec.Struct, frozen=True):
@@ -75,6 +79,19 @@ def show(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys |
             param="request",
         )
     read = ledger_read.node_reader(conn, tenant_id, checkpoint.size)
+    return call_view(conn, tenant_id, entries, checkpoint, read, keys, settings)
+
+
+def call_view(
+    conn: Connection[Any],
+    tenant_id: str,
+    entries: list[ledger_read.Entry],
+    checkpoint: ledger_read.StoredCheckpoint,
+    read: Callable[[int, int], bytes],
+    keys: LedgerKeys | None,
+    settings: Settings,
+) -> CallView:
+    """The entries of one call with their proofs under a checkpoint, of whose tree `read` gives hashes."""
     proofs = [
         Proof(
             entry.position,
@@ -89,7 +106,7 @@ def show(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys |
     leaf = msgspec.json.decode(entries[0].leaf)
     if keys is not None:
         contents = _contents(conn, tenant_id, leaf, keys, settings)
-    return CallView(request, views, proofs, contents, _notes(conn, tenant_id, leaf))
+    return CallView(entries[0].request, views, proofs, contents, _notes(conn, tenant_id, leaf))
 
 
 def _notes(conn: Connection[Any], tenant_id: str, leaf: dict[str, Any]) -> tuple[str, ...]:
@@ -193,20 +210,36 @@ _records = msgspec.json.Decoder(list[Record])
 class Export:
     """The lines of an export of one tenant's entries admitted in [from, to): (kind, value), in the order of `lines`.
 
-    It reaches back to a checkpoint from before the range and forward to the first one under which the range is
+    With `payloads`, the keys of subjects, what was said is in it: encrypted, and open where admitted in the range. It
+    reaches back to a checkpoint from before the range and forward to the first one under which the range is
     complete, or to the newest; who verifies it is told which.
     """
 
-    def __init__(self, store: Store, settings: Settings, tenant_id: str, from_ns: int, to_ns: int, keys: list[str]):
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        tenant_id: str,
+        from_ns: int,
+        to_ns: int,
+        keys: list[str],
+        payloads: LedgerKeys | None = None,
+    ):
         """Raises NotFound when the tenant has no ledger yet."""
         self._store = store
+        self._settings = settings
         self._tenant_id = tenant_id
+        self._range = (from_ns, to_ns)
+        self._keys = payloads
+        self._sent: set[bytes] = set()
         with store.tenant(tenant_id) as conn:
             # A node's clock may be behind ours: what it admitted later may be named earlier.
             margin_ns = settings.ledger_clock_skew_ms * 1_000_000
             self._start = ledger_read.checkpoint_before(conn, tenant_id, from_ns - margin_ns)
             end = ledger_read.checkpoint_complete(conn, tenant_id, to_ns)
             end = end or ledger_read.latest_checkpoint(conn, tenant_id)
+            if payloads is not None and end is not None:
+                end = ledger_read.checkpoint_after_erasures(conn, tenant_id, end)
             pruned = pruning.latest(conn, tenant_id)
             start_size = self._start.size if self._start is not None else 0
             self._pruned = pruned if pruned is not None and start_size < pruned.to_position else None
@@ -226,15 +259,18 @@ class Export:
             "start_size": self._start.size if self._start is not None else 0,
             "end_size": end.size,
             "made_at": end.at_ns,
-            "payloads": False,
+            "payloads": payloads is not None,
             "keys": keys,
         }
         if self._pruned is not None:
             self.manifest["pruned"] = self._pruned.to_position
+        if payloads is not None:
+            self.manifest["opened"] = 0  # whoever writes the folder counts
 
     def lines(self) -> Iterator[tuple[str, Any]]:
         """("start", {...}), where the first entries were pruned ("pruned", {...}), ("rotation", {...}),
-        ("settled", line), ("checkpoint", {...}), ("entry", leaf), ("end", {}). Raises Conflict when entries are pruned
+        ("settled", line), ("checkpoint", {...}), ("entry", leaf), with payloads ("content", {...}) and ("list", {...}),
+        ("end", {}). Raises Conflict when entries are pruned
         meanwhile."""
         yield "start", self._start_state()
         if self._pruned is not None:
@@ -252,8 +288,54 @@ class Export:
                 raise Conflict(f"entries from {size} on were pruned meanwhile; export again", code="pruned")
             for leaf in found:
                 yield "entry", leaf.decode()
+            if self._keys is not None:
+                for leaf in found:
+                    yield from self._contents_of(msgspec.json.decode(leaf), self._keys)
             size = until
         yield "end", {}
+
+    def _contents_of(self, leaf: dict[str, Any], keys: LedgerKeys) -> Iterator[tuple[str, Any]]:
+        """The ciphertexts and lists that an entry names, and, of one admitted in the range, what opens them."""
+        references = leaf.get("contents", ())
+        if not references:
+            return
+        subject, out = key_name(leaf), list[tuple[str, Any]]()
+        with self._store.tenant(self._tenant_id) as conn:
+            try:
+                key = keys.named(conn, self._tenant_id, subject)
+            except Erased:
+                return
+            opened = self._range[0] <= leaf["at"] < self._range[1]
+            for each in references:
+                if "list" not in each:
+                    out += self._content(conn, key, subject, bytes.fromhex(each["id"]), opened)
+                    continue
+                items = ledger_read.list_items(conn, self._tenant_id, subject, bytes.fromhex(each["list"]))
+                if items:
+                    out.append(("list", {"list": each["list"], "items": [item.hex() for item in items]}))
+                for item in items:
+                    out += self._content(conn, key, subject, item, opened)
+        yield from out
+
+    def _content(
+        self, conn: Connection[Any], key: SubjectKey, subject: str, name: bytes, opened: bool
+    ) -> list[tuple[str, Any]]:
+        mark = name + bytes([opened])
+        if mark in self._sent:
+            return []
+        data = ledger_read.content(conn, self._tenant_id, subject, name)
+        if data is None:
+            return []
+        if len(self._sent) >= SENT_KEPT:
+            self._sent.clear()  # what is sent twice is written once
+        self._sent.add(mark)
+        value: dict[str, Any] = {"id": name.hex(), "data": base64.b64encode(data).decode()}
+        if opened:
+            plain = key.open(name, data, bytes_max=self._settings.record_bytes_max)
+            salt = key.salt(plain)
+            if content_id(salt, plain) == name:
+                value |= {"salt": salt.hex(), "plain": base64.b64encode(plain).decode()}
+        return [("content", value)]
 
     def _start_state(self) -> dict[str, Any]:
         start = self._start

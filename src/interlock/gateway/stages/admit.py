@@ -20,11 +20,13 @@ def admit(call: Call, runtime: Runtime) -> None:
     """
     identity, features = call.identity, call.features
     assert identity is not None and features is not None  # noqa: S101 - stage order
-    if runtime.draining:
+    if runtime.draining and not call.admitted:
         raise Unavailable("This gateway is shutting down; try again.", code="draining")
     refusal = runtime.log.refusal
     if refusal is not None:
         raise refusal
+    if call.admitted:
+        return  # before it waited for an engine
     if len(runtime.runs) + len(runtime.waiting) >= runtime.settings.calls_max:
         raise Unavailable(
             f"This worker has {runtime.settings.calls_max} calls in progress; try again.",

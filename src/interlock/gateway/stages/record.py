@@ -58,6 +58,8 @@ def record_intent(call: Call, log: RecordLog) -> None:
             identity.parties,
             charges=call.hold.charges if call.hold is not None else (),
             recording=call.recording,
+            receipt=call.receipt.body if call.receipt is not None else "",
+            work=call.work,
         )
     )
 
@@ -107,6 +109,8 @@ def record_refusal(call: Call, error: InterlockError, log: RecordLog) -> int:
             call.route,
             call.seed,
             recording=recording,
+            receipt=call.receipt.body if call.receipt is not None else "",
+            work=call.work,
         )
     )
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from interlock.errors import BadRequest
+from interlock.gateway.stages import labels
 from interlock.routing.resolve import MODES
 from interlock.routing.resolve import resolve as resolve_name
 from interlock.types.identity import DataClass, Recording
-from interlock.wire.openai import features
+from interlock.wire.openai import NO_OWN, features
 
 if TYPE_CHECKING:
     from interlock.gateway.call import Call
@@ -37,6 +38,8 @@ def resolve(call: Call, settings: Settings) -> None:
     call.data_class = data_class = _data_class(call)
     parsed.purpose = _purpose(call)
     call.request_class = _request_class(call)
+    if parsed.own is not NO_OWN or not labels.HEADERS.isdisjoint(call.request.headers):
+        labels.label(call)
     bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0) or settings.completion_tokens_default
     call.completion_tokens_max = bound
     call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated))

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interlock.errors import EngineStarting, NoCandidate
 from interlock.routing.choose import decide
+from interlock.routing.constraints import cold_sources
 from interlock.routing.explain import no_candidate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from interlock.errors import InterlockError
     from interlock.gateway.call import Call
     from interlock.gateway.runtime import Runtime
-    from interlock.types.source import LoadReading
+    from interlock.types.decision import RouteDecision
+    from interlock.types.source import LoadReading, Offer
+
+COLD_RETRY_AFTER_S = 10
+"""When to ask again for an engine that is starting: within what client libraries wait by themselves."""
 
 
 def route(call: Call, runtime: Runtime) -> None:
-    """Fill `call.route`. Raises NoCandidate when no allowed source can answer."""
+    """Fill `call.route`. Raises NoCandidate when no allowed source can answer, EngineStarting when one is about to."""
     features, target, offers = call.features, call.target, call.allowed
     assert features is not None and target is not None  # noqa: S101 - stage order
     now_ns = runtime.clock.mono_ns()
@@ -41,4 +50,14 @@ def route(call: Call, runtime: Runtime) -> None:
     )
     call.route = decision
     if not decision.candidates:
-        raise no_candidate(decision)
+        raise _nowhere(decision, offers)
+
+
+def _nowhere(decision: RouteDecision, offers: Sequence[Offer]) -> InterlockError:
+    error = no_candidate(decision)
+    cold = cold_sources(decision.rejected, offers)
+    if cold and isinstance(error, NoCandidate):
+        starting = EngineStarting(error.message, headers={"retry-after": str(COLD_RETRY_AFTER_S)})
+        starting.sources = cold
+        return starting
+    return error

@@ -18,12 +18,14 @@ from interlock.ledger.proof.coverage import SETTLED_START
 from interlock.ledger.proof.entry import CONTENT_ID, Reference
 from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.proof.findings import Findings
-from interlock.ledger.proof.folder import CONTENTS, LISTS, ContentList, decode_json
+from interlock.ledger.proof.folder import CONTENTS, LISTS, OPENED, OPENINGS, ContentList, decode_json
+from interlock.ledger.proof.opening import Opening, list_id
 from interlock.ledger.proof.source import Missing, Source
 
 PARTS = [f"{byte:02x}" for byte in range(256)]
 _BUFFER = 32 << 10
 _HASHES_KEPT = 1 << 16
+ID_BYTES = 32
 
 T = TypeVar("T")
 
@@ -67,6 +69,13 @@ class ListPlace(msgspec.Struct, array_like=True):
     length: int
 
 
+class OpeningPlace(msgspec.Struct, array_like=True):
+    """An opening and the number of its line."""
+
+    opening: Opening
+    line: int
+
+
 class Resolved(msgspec.Struct):
     """A list: how many items, how many of them are there, and the digest in hex if all are."""
 
@@ -77,17 +86,23 @@ class Resolved(msgspec.Struct):
 
 class Contents:
     """Collects references with `add`; `check` looks at the files. `scratch` is an empty folder for temporary files.
+    `opened`: how many plaintexts there must be; None: there must be none.
 
     Memory: the references of one part of 256, the lines of one list, and the ids of erased subjects.
     """
 
-    def __init__(self, source: Source, findings: Findings, scratch: Path) -> None:
+    def __init__(self, source: Source, findings: Findings, scratch: Path, opened: int | None) -> None:
         self._source = source
         self._findings = findings
         self._references = Parts(scratch / "references", Reference)
         self._list_references = Parts(scratch / "list-references", Reference)
         self._lists = Parts(scratch / "lists", ListPlace)
         self._items = Parts(scratch / "items", str)
+        self._bound = Parts(scratch / "bound", str)
+        self._openings = Parts(scratch / "openings", OpeningPlace)
+        self._expected = opened
+        self.opened = 0
+        """Plaintexts that are what entries name."""
         self._erased: set[str] = set()
         self._hashes: dict[str, tuple[bytes, int] | None] = {}
 
@@ -100,22 +115,86 @@ class Contents:
     def check(self) -> int:
         """Hold the files against the references. Returns how many files were checked."""
         self._check_lists()
+        self._index_openings()
         folders = self._names(CONTENTS)
         for name in folders:
             if name not in PARTS:
                 self._findings.altered(f"{CONTENTS}/{name}: is no part of an export")
-        return sum(self._check_part(part, part in folders) for part in PARTS)
+        checked = sum(self._check_part(part, part in folders) for part in PARTS)
+        self._count_opened()
+        return checked
 
     def _check_part(self, part: str, exists: bool) -> int:
         known = set(self._items.get(part))
+        bound = set(self._bound.get(part))
         for each in self._references.get(part):
             known.add(each.id)
+            bound.add(each.id)
             self._check_reference(each)
+        self._check_opened(part, bound)
         files = self._names(CONTENTS, part) if exists else []
         strays = [name for name in files if name.removesuffix(".bin") not in known or not name.endswith(".bin")]
         for name in strays:
             self._findings.altered(f"{CONTENTS}/{part}/{name}: belongs to no entry of the export")
         return len(files) - len(strays)
+
+    def _index_openings(self) -> None:
+        number = 0
+        try:
+            for line in self._source.lines(OPENINGS):
+                number += 1
+                made = decode_json(line, Opening)
+                self._openings.put(made.id, OpeningPlace(made, number))
+        except Missing:
+            return
+        except ProofError as error:
+            self._findings.altered(f"{OPENINGS}:{number}: {error}")
+
+    def _check_opened(self, part: str, bound: set[str]) -> None:
+        """The plaintexts of a part: each must be what its salt and the id in an entry say."""
+        names: set[str] = set()
+        for place in self._openings.get(part):
+            id_, salt = place.opening.id, bytes.fromhex(place.opening.salt)
+            name = f"{id_}.txt"
+            if id_ not in bound:
+                self._findings.altered(f"{OPENINGS}:{place.line}: {id_} is named by no entry of the export")
+            elif name in names:
+                self._findings.altered(f"{OPENINGS}:{place.line}: {id_} is there twice")
+            elif self._opens(part, name, salt, id_):
+                self.opened += 1
+            names.add(name)
+        for name in self._names(OPENED, part):
+            if name not in names:
+                self._findings.altered(f"{OPENED}/{part}/{name}: has no line in {OPENINGS}")
+
+    def _opens(self, part: str, name: str, salt: bytes, id_: str) -> bool:
+        digest = hashlib.sha256(salt)
+        try:
+            for piece in self._source.pieces(OPENED, part, name):
+                digest.update(piece)
+        except ProofError as error:
+            self._findings.altered(f"{OPENED}/{part}/{name}: {error}")
+            return False
+        if digest.hexdigest() != id_:
+            self._findings.altered(f"{OPENED}/{part}/{name}: is not what was recorded")
+            return False
+        return True
+
+    def _count_opened(self) -> None:
+        for name in self._names(OPENED):
+            if name not in PARTS:
+                self._findings.altered(f"{OPENED}/{name}: is no part of an export")
+        if self._expected is None:
+            for path, look in ((OPENED, self._source.names), (OPENINGS, self._source.open)):
+                try:
+                    found = look(path)
+                except Missing:
+                    continue
+                if isinstance(found, int):
+                    os.close(found)
+                self._findings.altered(f"{path}: is there, but the manifest says that the export has no plaintexts")
+        elif self.opened != self._expected:
+            self._findings.altered(f"{OPENED}: has {self.opened} plaintexts, the manifest says {self._expected}")
 
     def _check_reference(self, each: Reference) -> None:
         found = self._hash(each.id)
@@ -184,6 +263,9 @@ class Contents:
             self._findings.altered(f"{LISTS}:{place.line}: cannot be read a second time")
             return Resolved(0, 0, "")
         digest, present = SETTLED_START, 0
+        if self._expected is not None and _named(items) == place.id:
+            for id_ in items:
+                self._bound.put(id_, id_)
         for id_ in items:
             self._items.put(id_, id_)
             found = self._hash(id_)
@@ -234,6 +316,16 @@ class Contents:
         except ProofError as error:
             self._findings.altered(str(error))
             return []
+
+
+def _named(items: list[str]) -> str:
+    """The id of the list of these, hex; "" where an item's id cannot be one of its items."""
+    name = b""
+    for item in items:
+        if len(item) != 2 * ID_BYTES or CONTENT_ID.fullmatch(item) is None:
+            return ""
+        name = list_id(name, bytes.fromhex(item))
+    return name.hex()
 
 
 def _path(id_: str) -> str:

@@ -30,6 +30,7 @@ class OpenEpoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `n` counts its entries in this tree at this size. Each entry of it that was admitted before `watermark` (Unix ns) is
     in the tree. `damaged`: records of it cannot be read.
+    `key`: what its receipts are signed with, Ed25519; it appears with the first records and stays.
     """
 
     epoch: EpochId
@@ -37,6 +38,7 @@ class OpenEpoch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n: Count
     watermark: Ns
     damaged: bool = False
+    key: Hex32 | msgspec.UnsetType = msgspec.UNSET
 
 
 class NodeSeen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +63,7 @@ class Settled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A line of the settled chain: an epoch of which nothing more comes, with `n` entries in the tree.
 
     `state` "closed" or "recovered": these are all. "lost": what was admitted from `after` up to `until` (Unix ns) may
-    be missing, because its node never came back.
+    be missing, because its node never came back. `key` as in an open epoch.
     """
 
     epoch: EpochId
@@ -71,6 +73,7 @@ class Settled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     damaged: bool = False
     after: Ns | msgspec.UnsetType = msgspec.UNSET
     until: Ns | msgspec.UnsetType = msgspec.UNSET
+    key: Hex32 | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def lost(self) -> tuple[int, int] | None:

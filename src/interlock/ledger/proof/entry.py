@@ -22,6 +22,7 @@ LEAF_BYTES_MAX = 16 << 20
 CONTENT_ID = re.compile(r"[0-9a-f]{4,128}")
 _HEX32 = re.compile(r"[0-9a-f]{64}")
 _sha256 = hashlib.sha256
+_CALLS = ("call", "refusal")
 _FIELDS = itemgetter("epoch", "n", "at", "kind", "tree", "v")
 
 
@@ -34,12 +35,14 @@ _DECODER = msgspec.json.Decoder(dict[str, Any], float_hook=_no_floats)
 
 
 class Rules(NamedTuple):
-    """What entries are held against: their tree, the range [from_ns, to_ns), whether references are wanted."""
+    """What entries are held against: their tree, the range [from_ns, to_ns), whether references are wanted.
+    `wanted`: requests whose entries are looked for."""
 
     tree: str
     from_ns: int
     to_ns: int
     payloads: bool
+    wanted: frozenset[str] = frozenset()
 
 
 class Run(NamedTuple):
@@ -66,7 +69,8 @@ class Block(NamedTuple):
     """What the consecutive entries from index `start` come to.
 
     `roots` are their `merkle.subtrees`, `epochs` a run for each epoch, `erased` the subjects of entries that tell of an
-    erasure, `problems` (index, what is wrong with the entry).
+    erasure, `problems` (index, what is wrong with the entry), `found` entries of the wanted requests: (request, the
+    commitment to its body, or "").
     """
 
     start: int
@@ -76,6 +80,7 @@ class Block(NamedTuple):
     references: list[Reference]
     erased: list[str]
     problems: list[tuple[int, str]]
+    found: list[tuple[str, str]]
 
 
 def encode_leaf(value: dict[str, Any]) -> bytes:
@@ -108,7 +113,8 @@ def scan(start: int, data: bytes, rules: Rules) -> Block:
     This is where an export's time goes, so it is one loop. It is pure: blocks may be read by several processes.
     """
     decode, encode, fields = _DECODER.decode, _ENCODER.encode, _FIELDS
-    tree, from_ns, to_ns, payloads = rules
+    tree, from_ns, to_ns, payloads, wanted = rules
+    found: list[tuple[str, str]] = []
     problems: list[tuple[int, str]] = []
     runs: dict[str, list[int]] = {}
     references: list[Reference] = []
@@ -152,11 +158,13 @@ def scan(start: int, data: bytes, rules: Rules) -> Block:
             in_range += 1
         if kind == "erasure" and type(value.get("subject")) is str:
             erased.append(value["subject"])
+        if wanted and kind in _CALLS and type(value.get("request")) is str and value["request"] in wanted:
+            found.append((value["request"], str(value.get("receipt", ""))))
         if payloads and "contents" in value and not _collect(place, value, references):
             problems.append((place, "has contents that are not references"))
     roots = subtrees(start, [_sha256(b"\x00" + line).digest() for line in lines])
     made = {epoch: Run(*run) for epoch, run in runs.items()}
-    return Block(start, roots, made, in_range, references, erased, problems)
+    return Block(start, roots, made, in_range, references, erased, problems, found)
 
 
 def _why(same: bool, of_tree: bool) -> str:

@@ -19,6 +19,7 @@ from interlock.ledger.proof.coverage import (
 )
 from interlock.ledger.proof.entry import Block
 from interlock.ledger.proof.findings import Findings, instant
+from interlock.ledger.proof.receipts import Known
 
 
 class Epochs:
@@ -44,6 +45,9 @@ class Epochs:
         self._damaged: dict[str, str] = {}
         self._retired: dict[str, int] = {}
         self._losses: list[Settled] = []
+        self._keys: dict[str, str] = {}
+        self._lines_of: dict[str, Settled] = {}
+        self._before = set(self._counts)
 
     def begin_at(self, head: SettledHead) -> None:
         """Take the settled chain up to here as given: it is that of the start checkpoint."""
@@ -86,6 +90,7 @@ class Epochs:
         for epoch in self._counts.keys() - counts.keys():
             self._findings.altered(f"{name}: epoch {epoch} has entries in the tree, but is not counted")
         self._counts = {epoch: n for epoch, n in counts.items() if n and epoch not in ended}
+        self._before |= {epoch for epoch, n in counts.items() if n}
 
     def checkpoint(self, name: str, coverage: Coverage) -> None:
         """The coverage of a checkpoint whose size has been reached."""
@@ -93,6 +98,7 @@ class Epochs:
         listed = {each.epoch: each for each in coverage.epochs}
         for each in coverage.epochs:
             self._check_open(name, each)
+            self._check_key(name, each)
         for epoch in self._open.keys() - listed.keys():
             self._findings.altered(f"{name}: epoch {epoch} has vanished without being settled")
         for epoch in self._counts.keys() - listed.keys() - self._open.keys():
@@ -149,6 +155,20 @@ class Epochs:
         if each.node != before.node:
             self._findings.altered(f"{name}: epoch {epoch} is of another node than before")
 
+    def _check_key(self, name: str, each: OpenEpoch | Settled) -> None:
+        """The key of an epoch's receipts appears once, and stays."""
+        known, key = self._keys.get(each.epoch, ""), each.key if isinstance(each.key, str) else ""
+        if known and key != known:
+            self._findings.altered(f"{name}: epoch {each.epoch} has another key for its receipts than before")
+        self._keys[each.epoch] = known or key
+
+    def known(self) -> dict[str, Known]:
+        """What was said of each epoch. After `finish`."""
+        return {
+            epoch: Known(key, epoch in self._before, self._lines_of.get(epoch), epoch in self._damaged)
+            for epoch, key in self._keys.items()
+        }
+
     def _check_begun(self, name: str, epoch: str, node: str) -> None:
         """A new epoch must not hold entries from before an instant by which all epochs of its node were listed."""
         earliest = self._fresh.get(epoch)
@@ -187,6 +207,8 @@ class Epochs:
             self._findings.altered(f"{name}: epoch {line.epoch} is of another node than before")
         if before is None:
             self._check_begun(name, line.epoch, line.node)
+        self._check_key(name, line)
+        self._lines_of[line.epoch] = line
         if line.damaged:
             self._damaged.setdefault(line.epoch, name)
         if line.lost is not None:

@@ -10,6 +10,7 @@ import msgspec
 Verdict = Literal["complete", "open tail", "not complete", "altered"]
 
 PROBLEMS_MAX = 100
+ReceiptVerdict = Literal["recorded", "undecided", "not genuine", "contradicted", "omitted"]
 
 
 class KeyMet(msgspec.Struct, frozen=True):
@@ -17,6 +18,19 @@ class KeyMet(msgspec.Struct, frozen=True):
 
     key: str
     replaced: int | None
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What an export says to a receipt.
+
+    "recorded": its entry is there. "omitted": it is not, and the export claims to have everything of that instant, or
+    all of that epoch: an omission is proven. "contradicted": the entry is there, but of another request. "undecided":
+    this export cannot tell, and `words` says why.
+    """
+
+    request: str
+    verdict: ReceiptVerdict
+    words: str
 
 
 class Report(msgspec.Struct):
@@ -27,7 +41,9 @@ class Report(msgspec.Struct):
     the tree admitted in the range and before `until` (Unix ns, at most to_ns) is there; it is 0 when nothing is proven.
     `signed` is False when no trusted key was given. `contents` counts the ciphertext files that were checked. `keys`
     signed checkpoints of the export. All of this is but for the first `pruned` entries of the tree: of them only the
-    hashes are there, as was signed at `pruned_at`, for `pruned_reason`. In JSON, from_ns and to_ns are `from` and `to`.
+    hashes are there, as was signed at `pruned_at`, for `pruned_reason`. `receipts`: what it says to those that were
+    given. `opened`: how many plaintexts are there that are what was recorded; None: there are to be none. In JSON,
+    from_ns and to_ns are `from` and `to`.
     """
 
     verdict: Verdict
@@ -45,6 +61,8 @@ class Report(msgspec.Struct):
     pruned: int = 0
     pruned_at: int = 0
     pruned_reason: str = ""
+    receipts: list[Judged] = msgspec.field(default_factory=list)
+    opened: int | None = None
 
 
 class Findings:
@@ -111,6 +129,8 @@ def words(report: Report, uncompared: int) -> str:
             f"; complete but for the pruned range [0, {report.pruned}): of these entries the hashes are here, their "
             f"text was removed by {instant(report.pruned_at)} ({plain(report.pruned_reason)})"
         )
+    if report.opened is not None and report.verdict != "altered":
+        said += f"; what was said is here in plain text for {report.opened} contents, each as it was recorded"
     if uncompared:
         said += f" ({uncompared} of the checkpoints you kept could not be compared)"
     for key in report.keys:

@@ -17,12 +17,14 @@ from interlock.ledger.proof.entry import CONTENT_ID, LEAF_BYTES_MAX
 from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.proof.merkle import CompactRange
 from interlock.ledger.proof.note import VerifierKey, split_note
+from interlock.ledger.proof.opening import Opening, content_id
 from interlock.ledger.proof.readme import readme
 from interlock.ledger.proof.rotation import Line, open_told
 
 MANIFEST, KEYS, START, ENTRIES = "manifest.json", "keys.txt", "start.json", "entries.jsonl"
 SETTLED, LISTS, README = "settled.jsonl", "lists.jsonl", "README.txt"
 CHECKPOINTS, CONTENTS = "checkpoints", "contents"
+OPENED, OPENINGS = "opened", "opened.jsonl"
 PRUNED, PRUNED_STATE = "pruned.note", "pruned.json"
 ROTATIONS = "rotations.jsonl"
 
@@ -35,7 +37,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     The entries are the leaves [start_size, end_size). Times are Unix ns. `payloads`: the ciphertexts are there too.
     `checkpoints` counts the checkpoint files; the writer fills it in. `pruned`: where the entries begin that still have
-    their text, if they do not from start_size on. JSON has `from` and `to` for from_ns and to_ns.
+    their text, if they do not from start_size on. `opened` counts the plaintexts, where they were asked for; the writer
+    fills it in. JSON has `from` and `to` for from_ns and to_ns.
     """
 
     tree: Name
@@ -48,6 +51,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     payloads: bool
     checkpoints: Count | None = None
     pruned: Count | None = None
+    opened: Count | None = None
     v: int = 1
 
     @property
@@ -56,9 +60,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return self.start_size if self.pruned is None else self.pruned
 
     def encode(self) -> bytes:
-        """Canonical JSON. Without a pruned range it is as verifiers of before that know it."""
+        """Canonical JSON. Without a pruned range and plaintexts it is as verifiers of before that know it."""
         fields = msgspec.to_builtins(self)
-        return _ENCODER.encode({k: v for k, v in fields.items() if k != "pruned" or v is not None})
+        return _ENCODER.encode({k: v for k, v in fields.items() if k not in ("pruned", "opened") or v is not None})
 
     @staticmethod
     def decode(data: bytes) -> Manifest:
@@ -70,6 +74,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ProofError("the manifest ends before it begins")
         if made.pruned is not None and not made.start_size <= made.pruned <= made.end_size:
             raise ProofError("the manifest names a pruned range outside of the export")
+        if made.opened is not None and not made.payloads:
+            raise ProofError("the manifest names plaintexts, but no payloads")
         if not (made.tree.isprintable() and made.cell.isprintable()):
             raise ProofError("the manifest has a name that cannot be printed")
         return made
@@ -137,6 +143,10 @@ class ExportWriter:
         self._list_file = self._open(LISTS) if manifest.payloads else None
         if manifest.payloads:
             (path / CONTENTS).mkdir(mode=0o700)
+        self._opened: set[str] = set()
+        self._openings = self._open(OPENINGS) if manifest.opened is not None else None
+        if manifest.opened is not None:
+            (path / OPENED).mkdir(mode=0o700)
 
     def __enter__(self) -> ExportWriter:
         return self
@@ -202,6 +212,20 @@ class ExportWriter:
         if not (folder / f"{id_hex}.bin").exists():
             self._put((CONTENTS, id_hex[:2], f"{id_hex}.bin"), data)
 
+    def opened(self, id_hex: str, salt: bytes, plain: bytes) -> None:
+        """A plaintext with what proves it. One that is there already is not written again."""
+        if self._openings is None:
+            raise ProofError("the manifest says that the export has no plaintexts")
+        if id_hex in self._opened:
+            return
+        if content_id(salt, plain).hex() != id_hex:
+            raise ProofError("a plaintext is not the one that its id names")
+        folder = self._path / OPENED / id_hex[:2]
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._put((OPENED, id_hex[:2], f"{id_hex}.txt"), plain)
+        self._openings.write(_ENCODER.encode(Opening(id_hex, salt.hex())) + b"\n")
+        self._opened.add(id_hex)
+
     def list(self, id_hex: str, items: Sequence[str]) -> None:
         """Which ciphertexts a list has, in order. A list that is there already is not written again."""
         if self._list_file is None:
@@ -220,7 +244,8 @@ class ExportWriter:
         wanted = self._manifest.end_size - self._manifest.first
         if self._count != wanted or not (self._path / START).exists():
             raise ProofError(f"the export has {self._count} entries and not {wanted}, or no start")
-        manifest = msgspec.structs.replace(self._manifest, checkpoints=self._checkpoints)
+        opened = None if self._openings is None else len(self._opened)
+        manifest = msgspec.structs.replace(self._manifest, checkpoints=self._checkpoints, opened=opened)
         self._put((README,), readme(manifest.tree, manifest.cell, manifest.from_ns, manifest.to_ns).encode())
         _sync(self._path)
         self._put((MANIFEST,), manifest.encode() + b"\n")
@@ -229,7 +254,7 @@ class ExportWriter:
         _sync_one(self._path.parent)
 
     def _let_go(self) -> None:
-        for each in (self._entries, self._settled, self._rotations, self._list_file):
+        for each in (self._entries, self._settled, self._rotations, self._list_file, self._openings):
             if each is not None:
                 each.close()
 

@@ -42,6 +42,10 @@ keys.txt          the public keys of the signatures, for convenience. Do not tru
                   because they lie here: ask the operator by another way
 contents/         only if asked for: what was said, still encrypted, one file each.
 lists.jsonl       Entries hold the SHA-256 of each. lists.jsonl: which belong together
+opened/           only if asked for: the same in plain text, <id>.txt for the "id" that an
+opened.jsonl      entry names, of calls in the range. Nobody can have put other words
+                  there: see 7. What a person had erased is not here; an entry of kind
+                  "erasure" says so
 
 HOW TO CHECK IT
 
@@ -62,6 +66,10 @@ By hand, in principle:
    the epoch's line in settled.jsonl.
 6. Every "watermark" and "registered" of the last coverage is at or after the end of
    the range: nothing admitted before can be missing.
+
+7. An "id" in an entry is the SHA-256 of a secret number, the "salt", and the words
+   themselves. opened.jsonl has the salt of each file in opened/: 32 bytes in hex, to be
+   put before the bytes of the file. Other words with the same id cannot be found.
 
 WHAT A VERDICT MEANS
 

@@ -12,10 +12,12 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from interlock.errors import InterlockError
 from interlock.ledger.proof.checkpoint import Checkpoint
 from interlock.ledger.proof.contents import Contents
 from interlock.ledger.proof.coverage import SETTLED_START, Coverage, Settled, settled_digest
@@ -29,6 +31,8 @@ from interlock.ledger.proof.folder import (
     ENTRIES,
     LISTS,
     MANIFEST,
+    OPENED,
+    OPENINGS,
     PRUNED,
     PRUNED_STATE,
     ROTATIONS,
@@ -42,6 +46,8 @@ from interlock.ledger.proof.folder import (
 from interlock.ledger.proof.note import NOTE_BYTES_MAX, Verifier
 from interlock.ledger.proof.pruned import Pruned, PrunedState
 from interlock.ledger.proof.pruned import parse as parse_pruned
+from interlock.ledger.proof.receipt import Signed
+from interlock.ledger.proof.receipts import Receipts
 from interlock.ledger.proof.rotation import LINE_BYTES_MAX, ROTATIONS_MAX, Told, open_told
 from interlock.ledger.proof.seen import Seen
 from interlock.ledger.proof.source import Missing, Source
@@ -64,6 +70,7 @@ def verify_export(
     keys: Sequence[Verifier],
     *,
     seen: Sequence[str] = (),
+    receipts: Sequence[Signed] = (),
     progress: Progress | None = None,
     processes: int = 1,
 ) -> Report:
@@ -71,18 +78,20 @@ def verify_export(
 
     `keys` are those the auditor trusts, from which changes of keys lead to others (see `trust`); without any,
     signatures are not checked and the report says so. `seen` are checkpoint notes kept from before: they must lie on
-    this tree. `progress(done, total)` counts entries. With `processes` above 1, entries are read by as many worker
-    processes. Never raises for what is in the folder.
+    this tree. `receipts` are held against it, and do not change the verdict on the export. `progress(done, total)`
+    counts entries. With `processes` above 1, entries are read by as many worker processes. Never raises for what
+    is in the folder; InterlockError when one of these is killed.
     """
-    findings = Findings()
+    findings, held = Findings(), Receipts(receipts)
     try:
         with Source(path) as source, tempfile.TemporaryDirectory(prefix="interlock-verify-") as scratch:
             manifest = _manifest(source)
-            return _Export(source, manifest, keys, findings, Path(scratch)).verify(seen, progress, processes)
+            return _Export(source, manifest, keys, findings, held, Path(scratch)).verify(seen, progress, processes)
     except ProofError as error:
         findings.altered(str(error))
     report = Report("altered", "", findings.listed(), 0, 0, 0, bool(keys), 0, "", 0, 0)
     report.words = words(report, 0)
+    report.receipts = held.judge(report, {})
     return report
 
 
@@ -98,14 +107,21 @@ class _Export:
     """One verification."""
 
     def __init__(
-        self, source: Source, manifest: Manifest, keys: Sequence[Verifier], findings: Findings, scratch: Path
+        self,
+        source: Source,
+        manifest: Manifest,
+        keys: Sequence[Verifier],
+        findings: Findings,
+        receipts: Receipts,
+        scratch: Path,
     ) -> None:
         self._source = source
         self._manifest = manifest
         self._keys = keys
         self._findings = findings
+        self._receipts = receipts
         self._places: deque[Place] = deque()
-        self._contents = Contents(source, findings, scratch) if manifest.payloads else None
+        self._contents = Contents(source, findings, scratch, manifest.opened) if manifest.payloads else None
         self._origin: str | None = None
         self._roots_match = True
         self._last_at = 0
@@ -158,7 +174,10 @@ class _Export:
         if self._pruned is not None:
             said = self._pruned[0]
             report.pruned, report.pruned_at, report.pruned_reason = said.to, said.at, said.reason
+        if self._contents is not None and manifest.opened is not None:
+            report.opened = self._contents.opened
         report.words = words(report, self._seen.uncompared)
+        report.receipts = self._receipts.judge(report, self._epochs.known())
         return report
 
     def _read_pruned(self) -> tuple[Pruned, PrunedState] | None:
@@ -347,7 +366,7 @@ class _Export:
         total = manifest.end_size - manifest.first
         sizes = {each.size for each in self._places} | set(self._seen.sizes(manifest.first, manifest.end_size))
         sizes |= {each.size for each in self._trust.heads if manifest.first <= each.size <= manifest.end_size}
-        rules = Rules(manifest.tree, manifest.from_ns, manifest.to_ns, manifest.payloads)
+        rules = Rules(manifest.tree, manifest.from_ns, manifest.to_ns, manifest.payloads, self._receipts.wanted)
         self._reached()
         self._skip_pruned()
         for block in _scanned(self._blocks(sorted(sizes)), rules, processes):
@@ -356,6 +375,7 @@ class _Export:
                 findings.altered(f"{ENTRIES}:{line}: the entry at index {index} {problem}")
             self._range.add(block.roots)
             self._epochs.entries(block)
+            self._receipts.entries(block.found)
             self._in_range += block.in_range
             if self._contents is not None:
                 self._contents.add(block.references, block.erased)
@@ -391,7 +411,8 @@ class _Export:
         """The ciphertexts; without payloads there must be none. Returns how many files were checked."""
         if self._contents is not None:
             return self._contents.check()
-        for name, look in ((CONTENTS, self._source.names), (LISTS, self._source.read)):
+        names, read = self._source.names, self._source.read
+        for name, look in ((CONTENTS, names), (LISTS, read), (OPENED, names), (OPENINGS, read)):
             try:
                 look(name)
             except Missing:
@@ -409,13 +430,16 @@ def _scanned(blocks: Iterator[tuple[int, bytes]], rules: Rules, processes: int) 
             yield scan(index, data, rules)
         return
     ahead: deque[Future[Block]] = deque()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for index, data in blocks:
-            ahead.append(pool.submit(scan, index, data, rules))
-            if len(ahead) > 2 * processes:
+    try:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            for index, data in blocks:
+                ahead.append(pool.submit(scan, index, data, rules))
+                if len(ahead) > 2 * processes:
+                    yield ahead.popleft().result()
+            while ahead:
                 yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    except BrokenProcessPool:
+        raise InterlockError("A process that reads the export was killed; try again with one process.") from None
 
 
 def _cut(data: bytes, lines: int) -> tuple[bytes, bytes]:

@@ -1,0 +1,80 @@
+"""HTML: templates with autoescaping, and the words for numbers with units."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from interlock import __version__
+from interlock.control.console.assets import Assets
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def environment(assets: Assets) -> Environment:
+    """Every name that a template uses must be given, and every value is escaped."""
+    out = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    out.globals.update(asset=assets.url, app_version=__version__)
+    out.filters.update(count=count, ago=ago, moment=moment, duration=duration, usd=usd, joules=joules)
+    return out
+
+
+def count(value: float) -> str:
+    """A number with thin spaces between thousands: 12 345."""
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units at most: 850 ms, 4.2 s, 3 min, 5 h 12 min, 3 d 4 h."""
+    if seconds < 1:
+        return f"{max(0, round(seconds * 1000))} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{round(seconds)} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def usd(nusd: int) -> str:
+    """Money: two decimals from a cent on, else as many as it has: $12.40, $0.000317."""
+    if nusd % 10_000_000 == 0 or nusd >= 1_000_000_000:
+        return f"${nusd / 1e9:,.2f}"
+    return f"${nusd / 1e9:.9f}".rstrip("0")
+
+
+def joules(uj: int) -> str:
+    """Energy: 850 mJ, 12.3 J, 4.56 kJ, 1.20 kWh."""
+    if uj < 1_000_000:
+        return f"{uj / 1e3:.0f} mJ"
+    if uj < 1_000_000_000:
+        return f"{uj / 1e6:.1f} J"
+    return f"{uj / 1e9:.2f} kJ" if uj < 3_600_000_000_000 else f"{uj / 3.6e12:.2f} kWh"
+
+
+def ago(then: datetime.datetime | None, now: datetime.datetime) -> str:
+    """How long ago something was: "4.2 s ago", "never"."""
+    if then is None:
+        return "never"
+    return f"{duration(max(0.0, (now - then).total_seconds()))} ago"
+
+
+def moment(value: Any) -> str:
+    """A point in time for people: 2026-03-01 14:05:09 UTC."""
+    if not isinstance(value, datetime.datetime):
+        return "never"
+    return value.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

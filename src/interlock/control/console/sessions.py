@@ -1,0 +1,116 @@
+"""Sessions of the console: kept in the database, so that every control process knows them; the cookie holds a token.
+
+What a session may do is looked up at each request: roles that were taken away, a principal that was switched off, or an
+issuer that is trusted no longer, end it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from interlock.control.identity import Actor, reach_of
+from interlock.control.permissions import Binding
+from interlock.errors import Denied, Unauthenticated
+from interlock.identity.tokens import roles_of_groups
+from interlock.storage import bindings, console, issuers, principals, tenants
+from interlock.storage.console import Session
+
+if TYPE_CHECKING:
+    from interlock.control.web import Api
+
+TOKEN_BYTES = 32
+SEEN_S = 30
+"""How seldom a session in use is written down as such."""
+
+
+def digest(token: str) -> bytes:
+    """What of a token is kept."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+class Sessions:
+    """Begins, finds and ends sessions."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def begin(
+        self,
+        *,
+        method: str,
+        principal_id: str,
+        name: str,
+        tenant_id: str,
+        issuer_id: str = "",
+        groups: Sequence[str] = (),
+    ) -> str:
+        """Somebody has proven who they are; returns the token. Raises Denied when they have no administrative role."""
+        tools = self._api.tools
+        now = tools.now()
+        session = Session(
+            csrf=secrets.token_urlsafe(TOKEN_BYTES),
+            method=method,
+            principal_id=principal_id,
+            name=name,
+            tenant_id=tenant_id,
+            issuer_id=issuer_id,
+            groups=list(groups),
+            created_at=now,
+            seen_at=now,
+            expires_at=now + datetime.timedelta(milliseconds=tools.settings.console_session_ms),
+        )
+        self._actor(session)
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        with self._api.store.platform() as conn:
+            console.begin_session(conn, digest(token), session)
+        return token
+
+    def find(self, token: str) -> tuple[Session, Actor]:
+        """Who a token stands for, and with which roles. Raises Unauthenticated, Denied."""
+        tools = self._api.tools
+        hashed, now = digest(token), tools.now()
+        idle = datetime.timedelta(milliseconds=tools.settings.console_idle_ms)
+        with self._api.store.platform() as conn:
+            session = console.session(conn, hashed)
+            if session is None:
+                raise Unauthenticated("there is no such session", code="no_session")
+            if now >= session.expires_at or now - session.seen_at >= idle:
+                console.end_session(conn, hashed)
+                raise Unauthenticated("the session is over", code="session_over")
+            if (now - session.seen_at).total_seconds() >= SEEN_S:
+                console.seen(conn, hashed, now)
+        return session, self._actor(session)
+
+    def end(self, token: str) -> None:
+        """Sign out."""
+        with self._api.store.platform() as conn:
+            console.end_session(conn, digest(token))
+
+    def _actor(self, session: Session) -> Actor:
+        with self._api.store.platform() as conn:
+            tenant = tenants.get(conn, session.tenant_id)
+            if tenant is None or not tenant.value.active:
+                raise Unauthenticated("the tenant is switched off", code="inactive_principal")
+            if session.method == "password":
+                stored = principals.get(conn, session.principal_id)
+                if stored is None or not stored.value.active:
+                    raise Unauthenticated("the account is switched off", code="inactive_principal")
+                held = tuple(
+                    Binding(b.role, b.tenant_id or None) for b in bindings.of_principal(conn, session.principal_id)
+                )
+            else:
+                issuer = issuers.get(conn, session.issuer_id)
+                if issuer is None:
+                    raise Unauthenticated("the identity provider is trusted no longer", code="no_session")
+                declared = principals.by_name(conn, session.tenant_id, session.name)
+                if declared is not None and not declared.value.active:
+                    raise Unauthenticated("the account is switched off", code="inactive_principal")
+                reach = reach_of(issuer.value.tenant_id)
+                held = tuple(Binding(role, reach) for role in roles_of_groups(issuer.value, session.groups))
+        if not held:
+            raise Denied(f"{session.name} has no administrative role", code="admin_denied")
+        return Actor(session.principal_id, session.name, session.tenant_id, f"console/{session.method}", held)

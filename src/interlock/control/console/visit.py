@@ -1,0 +1,130 @@
+"""One request of a browser: what was sent, who makes it, and what a page may answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+import secrets
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from interlock.control.permissions import Action, decide
+from interlock.errors import BadRequest, Denied
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jinja2 import Environment
+
+    from interlock.control.identity import Actor
+    from interlock.control.web import Api
+    from interlock.storage.console import Session
+
+COOKIE = "__Host-interlock"
+FIELDS_MAX = 200
+CSRF_FIELD = "csrf"
+CSRF_HEADER = "x-interlock-csrf"
+
+
+NAVIGATION = (("Health", "/console/"), ("Ledger", "/console/calls"), ("Usage", "/console/usage"))
+
+
+class Link(NamedTuple):
+    """An entry of the navigation. `here`: the page that is shown."""
+
+    name: str
+    path: str
+    here: bool
+
+
+@dataclasses.dataclass(slots=True)
+class Visit:
+    """`query` and `form` hold the last value of each name. `session` and `actor` are None until somebody signed in."""
+
+    api: Api
+    templates: Environment
+    method: str
+    path: str
+    origin: str
+    """Scheme, host and port that the browser asked, as `console_url` or the request says."""
+    headers: Mapping[str, str]
+    query: dict[str, str]
+    form: dict[str, str]
+    path_params: dict[str, str]
+    token: str = ""
+    session: Session | None = None
+    actor: Actor | None = None
+    nonce: str = dataclasses.field(default_factory=lambda: secrets.token_urlsafe(18))
+
+    @property
+    def partial(self) -> bool:
+        """Whether htmx asks for a piece of a page."""
+        return self.headers.get("hx-request") == "true"
+
+    def may(self, action: Action, tenant_id: str | None = None) -> bool:
+        """Whether the visitor may: what one may not do is not shown (and refused by the services anyway)."""
+        return self.actor is not None and decide(self.actor.bindings, action, tenant_id).allowed
+
+    def who(self) -> Actor:
+        """The signed-in administrator. INVARIANT: pages that are not open are reached with one only."""
+        if self.actor is None:
+            raise Denied("sign in first", code="no_session")
+        return self.actor
+
+    def page(self, template: str, status: int = 200, **values: Any) -> Response:
+        """A rendered page."""
+        html = self.templates.get_template(template).render(visit=self, **values)
+        return HTMLResponse(html, status_code=status)
+
+    def links(self) -> list[Link]:
+        """The pages that the main navigation leads to."""
+        here = self.path.rstrip("/")
+        return [
+            Link(name, path, here == path.rstrip("/") or (path != "/console/" and here.startswith(path + "/")))
+            for name, path in NAVIGATION
+        ]
+
+    def go(self, path: str) -> Response:
+        """Off to another page of the console, by GET."""
+        return RedirectResponse(path, status_code=303)
+
+
+def fields(text: str) -> dict[str, str]:
+    """A query or a form (application/x-www-form-urlencoded). Raises BadRequest when there are too many fields."""
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="replace"))
+    except ValueError:
+        raise BadRequest(f"a form has at most {FIELDS_MAX} fields") from None
+
+
+def check_same_site(visit: Visit) -> None:
+    """A change is asked for by our own pages only. Raises Denied.
+
+    Browsers say where a request comes from: `Sec-Fetch-Site`, or, those that do not know it, `Origin`.
+    """
+    site = visit.headers.get("sec-fetch-site", "")
+    origin = visit.headers.get("origin", "")
+    if site not in ("", "same-origin") or (origin and not _same(origin, visit.origin)) or not (site or origin):
+        raise Denied("this request did not come from a page of this console", code="cross_site")
+
+
+def check_csrf(visit: Visit) -> None:
+    """A change carries the token of its session. Raises Denied."""
+    check_same_site(visit)
+    given = visit.headers.get(CSRF_HEADER, "") or visit.form.get(CSRF_FIELD, "")
+    if visit.session is None or not hmac.compare_digest(given.encode(), visit.session.csrf.encode()):
+        raise Denied("the page was open for too long; load it again and repeat what you did", code="csrf")
+
+
+def safe_path(path: str) -> str:
+    """Where to go after signing in: a path of the console, never another site."""
+    parts = urlsplit(path)
+    if parts.scheme or parts.netloc or not path.startswith("/console") or "\\" in path or not path.isprintable():
+        return "/console/"
+    return path
+
+
+def _same(origin: str, ours: str) -> bool:
+    return hmac.compare_digest(origin.lower().encode(), ours.lower().encode())

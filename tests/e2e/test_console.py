@@ -1,0 +1,210 @@
+"""The console in a real browser, on the demo: signing in, each page's main task, and what an attacker would try."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from interlock.control.console.assets import FOLDER, VENDOR
+
+from .stack import Stack, fetch, until
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync", "--no-first-run")  # fmt: skip
+AXE = FOLDER / "vendor" / "axe.min.js"
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">{{7*7}}"
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here"),
+    pytest.mark.skipif(
+        not all((FOLDER / name).exists() for name in VENDOR), reason="the console's assets were not built: make assets"
+    ),
+]
+
+
+class Tab:
+    """A page of the browser that minds everything: errors, requests to other hosts, refused inline code."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.complaints: list[str] = []
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: self._said(message.type, message.text))
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("request", lambda request: self._asked(request.url))
+
+    def _said(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and "status of 4" not in text:
+            self.complaints.append(f"{kind}: {text}")
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith((self.url, "data:")):
+            self.complaints.append(f"asked {url}")
+
+    def go(self, path: str) -> None:
+        self.page.goto(self.url + path)
+
+    def sign_in(self, name: str, password: str) -> None:
+        self.page.fill("#name", name)
+        self.page.fill("#password", password)
+        self.page.click("text=Sign in >> nth=-1")
+        self.page.wait_for_load_state()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser: Browser, demo: Stack) -> Iterator[Tab]:
+    """Not signed in. Whatever the page complained of fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    tab = Tab(context.new_page(), demo.control)
+    yield tab
+    context.close()
+    assert tab.complaints == []
+
+
+@pytest.fixture
+def admin(tab: Tab, demo: Stack) -> Tab:
+    """Signed in as the first administrator."""
+    tab.go("/")
+    tab.sign_in("admin", password(demo))
+    return tab
+
+
+def password(demo: Stack) -> str:
+    path: Path = demo.home / "secrets" / "console_password"
+    assert path.stat().st_mode & 0o777 == 0o600
+    return path.read_text().strip()
+
+
+def called(demo: Stack, text: str) -> str:
+    """A call of rosa's that is in the ledger."""
+    answer = demo.chat(demo.key("acme", "rosa-laptop"), text=text)
+    assert answer.status == 200
+    path = f"/tenants/acme/ledger/calls/{answer.request_id}"
+    until(lambda: demo.admin("GET", path).status == 200, 30, "the call to be in the ledger")
+    return answer.request_id
+
+
+def test_signing_in_leads_where_one_wanted_to_go(tab: Tab, demo: Stack) -> None:
+    tab.go("/console/usage")
+    assert "/console/sign-in?to=" in tab.page.url
+    tab.sign_in("admin", "not the password at all")
+    assert "wrong" in tab.page.inner_text("[role=alert]")
+    tab.sign_in("admin", password(demo))
+    assert tab.page.url == f"{demo.control}/console/usage"
+    (cookie,) = tab.page.context.cookies()
+    assert (cookie["name"], cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (
+        "__Host-interlock", True, True, "Lax",
+    )  # fmt: skip
+    tab.page.click("text=Sign out")
+    tab.page.wait_for_load_state()
+    tab.page.context.add_cookies([cookie])  # the session is gone, not only the cookie
+    tab.go("/console/")
+    assert "/console/sign-in" in tab.page.url
+
+
+def test_the_pages_show_what_is_running_what_was_called_and_what_it_took(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    assert "up to date" in page.inner_text("main")
+    request = called(demo, "What is a signal box?")
+    page.click("nav >> text=Ledger")
+    page.wait_for_load_state()
+    assert "rosa" in page.inner_text("main")
+    page.click(f"a[href$='{request}']")
+    page.wait_for_load_state()
+    words = page.inner_text("main")
+    assert "completed" in words and "agrees" in words and "was chosen" in words
+    assert "payload_reader" in words and "signal box" not in words, "the owner has no second grant"
+    page.click("nav >> text=Usage")
+    page.wait_for_load_state()
+    page.wait_for_selector(".chart canvas")
+    assert "research" in page.inner_text("table.card-table")
+    with page.expect_download() as download:
+        page.click("text=CSV")
+    text = Path(download.value.path()).read_text()
+    assert text.splitlines()[0].startswith("team,model,calls") and "research" in text
+
+
+def test_what_callers_say_is_inert(admin: Tab, demo: Stack) -> None:
+    request = called(demo, HOSTILE)
+    page = admin.page
+    grant = {"principal": "admin", "role": "payload_reader"}
+    assert demo.admin("POST", "/roles", grant).status in (200, 201)
+    try:
+        admin.go(f"/console/calls/acme/{request}")
+        page.fill("#reason", HOSTILE)
+        page.click("text=Show")
+        page.wait_for_load_state()
+        said = page.inner_text("#said >> xpath=ancestor::section")
+        assert HOSTILE in said.replace('\\"', '"')
+        assert page.title() != "owned" and page.locator("img[src=x]").count() == 0 and "49" not in page.title()
+    finally:
+        assert demo.admin("DELETE", "/roles/admin:payload_reader").status == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/console/sign-in", "/console/", "/console/calls", "/console/usage", "/console/nowhere"]
+)
+def test_pages_serve_everybody(path: str, admin: Tab) -> None:
+    """axe finds nothing serious, in light and dark, wide and narrow; nothing is wider than the window."""
+    page = admin.page
+    for dark, width in ((False, 1280), (True, 390)):
+        page.emulate_media(color_scheme="dark" if dark else "light")
+        page.set_viewport_size({"width": width, "height": 900})
+        admin.go(path)
+        page.evaluate(AXE.read_text())
+        found: dict[str, Any] = page.evaluate("axe.run()")
+        bad = [(v["id"], v["nodes"][0]["html"]) for v in found["violations"] if v["impact"] in ("serious", "critical")]
+        assert bad == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_pages_are_told_to_run_nothing_but_ours(demo: Stack) -> None:
+    answer = fetch(demo.control, "/console/sign-in")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "*" not in policy
+    assert answer.headers["x-frame-options"] == "DENY" and answer.headers["x-content-type-options"] == "nosniff"
+    again = fetch(demo.control, "/console/sign-in").headers["content-security-policy"]
+    assert policy != again, "a nonce is used once"
+
+
+def test_changes_are_asked_for_by_our_pages_only(demo: Stack) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    body = f"name=admin&password={password(demo)}".encode()
+
+    def sign_in(**headers: str) -> int:
+        sent = {**form, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        return fetch(demo.control, "/console/sign-in", body=body, headers=sent).status
+
+    assert sign_in(origin="https://evil.example") == 403
+    assert sign_in(sec_fetch_site="cross-site") == 403
+    assert sign_in() == 403
+    assert sign_in(origin=demo.control) == 303
+    cookie = fetch(demo.control, "/console/sign-in", body=body, headers={**form, "origin": demo.control}).headers
+    session = {"cookie": cookie["set-cookie"].partition(";")[0], "origin": demo.control, **form}
+    assert fetch(demo.control, "/console/sign-out", body=b"csrf=guessed", headers=session).status == 403
+    assert fetch(demo.control, "/console/", headers=session, method="GET").status == 200
+
+
+@pytest.mark.parametrize(
+    "to", ["https://evil.example/", "//evil.example", "/console/../../x", "/admin", "/console\\evil"]
+)
+def test_signing_in_leads_to_no_other_site(to: str, tab: Tab, demo: Stack) -> None:
+    tab.go("/console/sign-in")
+    tab.page.eval_on_selector("[name=to]", "(field, to) => { field.value = to }", to)
+    tab.sign_in("admin", password(demo))
+    assert tab.page.url.startswith(f"{demo.control}/")
