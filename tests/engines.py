@@ -128,17 +128,19 @@ def llamacpp_engine(
     port: int = 0,
     embeddings: bool = False,
     tools: bool = True,
+    reranks: bool = False,
     alias: str = MODEL,
 ) -> Iterator[Engine]:
     """A running llama.cpp server; it ends with the `with`, and with this process whatever happens to it.
 
     `slots`: requests it works on at once, each with `context_length` tokens; more of them wait. `alias`: the name that
-    it serves its model under.
+    it serves its model under. `reranks`: it judges documents instead; its scores mean nothing, as the model is not made
+    for it.
     """
     port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         log = Path(folder) / "engine.log"
-        numbers = [port, slots, context_length, int(metrics), int(embeddings), int(tools), os.getpid()]
+        numbers = [port, slots, context_length, int(metrics), int(embeddings), int(tools), int(reranks), os.getpid()]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, __file__, str(model_file()), alias, *map(str, numbers)],
@@ -186,6 +188,7 @@ def _serve(
     metrics: int,
     embeddings: int,
     tools: int,
+    reranks: int,
     parent: int,
 ) -> None:
     import xllamacpp
@@ -206,6 +209,9 @@ def _serve(
     if embeddings:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    if reranks:
+        params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     server = xllamacpp.Server(params)
     while os.getppid() == parent:
         time.sleep(0.5)

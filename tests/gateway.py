@@ -23,6 +23,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 import uvloop
 
+from interlock.gateway.canary_table import CanaryTable
 from interlock.gateway.link import (
     Configure,
     KeyAnswer,
@@ -66,6 +67,7 @@ from interlock.types.snapshot import (
     Head,
     Part,
     PolicyText,
+    Trial,
     bucket_of,
     bucket_part,
     key_digest,
@@ -143,6 +145,7 @@ class World:
     aliases: list[Alias] = dataclasses.field(default_factory=list)
     issuers: list[Issuer] = dataclasses.field(default_factory=list)
     budgets: list[Budget] = dataclasses.field(default_factory=list)
+    trials: list[Trial] = dataclasses.field(default_factory=list)
 
     def parts(self, version: int) -> tuple[list[Part], Head]:
         """The parts of this world's snapshot, as the compiler would make them."""
@@ -168,6 +171,7 @@ class World:
             "aliases": self.aliases,
             "issuers": self.issuers,
             "budgets": self.budgets,
+            "trials": self.trials,
             "router": {"version": 0},
         }
         keys: list[dict[bytes, ApiKey]] = [{} for _ in range(BUCKETS)]
@@ -235,6 +239,7 @@ class WorkerHarness:
             (self.folder / name).mkdir(mode=0o700, exist_ok=True)
         run = self.folder / "run"
         self.board = Board.create(run / "board.shm", rows=64, workers=1, settings=self.settings)
+        self.canaries = CanaryTable.create(run / "canaries.shm", self.settings)
         self.limits = LimitTable.create(run / "limits.shm", slots=self.settings.limit_slots, workers=1)
         self.snapshots = SnapshotFolder(self.folder / "snapshot", deltas_max=64)
         self._store()
@@ -252,6 +257,7 @@ class WorkerHarness:
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
         self.board.close()
+        self.canaries.close()
         self.limits.close()
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -331,6 +337,7 @@ class WorkerHarness:
             started.set_result(None)
             await self.worker.stopped
             self.worker.board.close()
+            self.worker.canaries.close()
             self.worker.limits.close()
 
         uvloop.run(main())

@@ -123,6 +123,12 @@ class Settings:
     first_event_timeout_ms: int = setting(
         120_000, "Longest wait for the first event of an answer.", group="upstream", minimum=1
     )
+    model_load_timeout_ms: int = setting(
+        300_000,
+        "How much longer the first event of an answer may take where a model may have to be loaded first.",
+        group="upstream",
+        minimum=0,
+    )
     between_events_timeout_ms: int = setting(60_000, "Longest silence inside an answer.", group="upstream", minimum=1)
     total_timeout_ms: int = setting(900_000, "Longest call altogether.", group="upstream", minimum=1)
     pool_connections_max: int = setting(4096, "Connections to one source per worker.", group="upstream", minimum=1)
@@ -303,6 +309,22 @@ class Settings:
         minimum=0,
     )
 
+    # -- changes of policies
+    policy_approval: str = setting(
+        "tenant",
+        "Whose policies need a second person to change: `tenant`: of tenants that say so; else everybody's.",
+        group="policy",
+    )
+    what_if_cells_max: int = setting(
+        20_000,
+        "Decisions that one what-if compares for everybody; callers alike are one. It says when there were more.",
+        group="policy",
+        minimum=1,
+    )
+    what_if_calls_max: int = setting(
+        10_000, "Logged calls that one what-if or report looks at, the newest first.", group="policy", minimum=1
+    )
+
     # -- identity
     jwks_refresh_s: int = setting(300, "Age at which an issuer's keys are fetched again.", group="identity", minimum=5)
     jwks_refetch_min_s: int = setting(
@@ -413,6 +435,15 @@ class Settings:
         "Calls of one worker that wait for engines that are starting; more are refused.",
         group="routing",
         minimum=0,
+    )
+    canaries_max: int = setting(
+        64, "Running canaries that a node watches; further ones get no calls.", group="routing", minimum=1
+    )
+    shadows_max: int = setting(
+        8, "Calls of a worker that are compared with a shadow at a time; no further ones.", group="routing", minimum=0
+    )
+    shadow_answer_bytes_max: int = setting(
+        131_072, "Larger answers are not compared with a shadow's.", group="routing", minimum=1024
     )
 
     # -- idempotency

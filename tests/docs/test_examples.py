@@ -1,4 +1,4 @@
-"""The examples of README and tutorial are taken by the code they are meant for."""
+"""The examples of README, tutorial and clouds are taken by the code they are meant for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from interlock.policy import testfile
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TOLD = [ROOT / "README.md", ROOT / "docs" / "tutorial.md"]
+TOLD = [ROOT / "README.md", ROOT / "docs" / "tutorial.md", ROOT / "docs" / "clouds.md"]
 COMMAND = re.compile(r"^(?: {4})?(?:\.venv/bin/)?interlock ([^\n#]*)", re.MULTILINE)
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
 from interlock.storage import snapshots
+from interlock.testing import answers
 from interlock.testing.engine import ScriptedEngine
 from interlock.types.identity import PrincipalKind
 from interlock.types.record import Intent, Refusal
-from interlock.types.snapshot import Alias, AliasTarget
+from interlock.types.snapshot import Alias, AliasTarget, Canary, Shadow, Trial
 from tests.gateway import Who, WorkerHarness, World, model, permit_all, source, template
 from tests.integration.control_client import Admin, Running, control_over
-from tests.integration.gateway.client import CHAT, ask
+from tests.integration.gateway.client import CHAT, ask, eventually
 
 VERSION_BASE = 1_000_000
 """Above what the control plane of these tests compiles by itself."""
@@ -127,6 +130,28 @@ def test_an_older_record_agrees_after_its_policy_was_changed(site: Site) -> None
         site.publish()
 
 
+def test_what_the_time_decided_is_decided_again_at_that_time(site: Site) -> None:
+    now = datetime.now(UTC)
+    during = {"from": (now - timedelta(hours=1)).isoformat(), "to": (now + timedelta(hours=1)).isoformat()}
+    engine_url = site.gateway.view.sources[0].base_url
+    policies = [*world(engine_url).policies, template("window", "maintenance-window", sources=["a"], **during)]
+    trial = Trial("d" * 64, ())  # the platform without its window
+    site.gateway.change(dataclasses.replace(world(engine_url), policies=policies, trials=[trial]))
+    site.publish()
+    try:
+        assert ask(site.gateway, {**CHAT, "model": "small"}).status == 200
+        record = site.gateway.records_of(Intent)[-1]
+        assert [r.offer for r in record.permits] == ["b::small"] and record.trials[0].would == "other"
+        assert site.same(record), site.replay(record)
+        earlier = msgspec.structs.replace(record, wall_ns=record.wall_ns - 7200 * 10**9)
+        assert "policy" in site.stages(earlier)
+        told = msgspec.structs.replace(record.trials[0], would="same")
+        assert site.stages(msgspec.structs.replace(record, trials=(told,))) == {"policy"}
+    finally:
+        site.gateway.change(world(engine_url))
+        site.publish()
+
+
 def test_a_tampered_record_disagrees(site: Site) -> None:
     replace = msgspec.structs.replace
     record = next(r for r in site.gateway.records_of(Intent) if len(r.route.candidates) > 1)
@@ -183,3 +208,31 @@ def test_a_policy_for_everybody_replays_too(api: Running) -> None:
             site.publish()
             assert ask(site.gateway, CHAT).status == 200
             assert all(site.same(r) for r in site.gateway.records_of(Intent))
+
+
+def test_a_canary_that_was_taken_back_replays(api: Running) -> None:
+    script = answers.error(500)
+    with ScriptedEngine(
+        default=lambda r: (script if r.json["model"] == "new" else answers.answer())(r)
+    ).in_thread() as e:
+        canary = Canary("can_1", AliasTarget("new"), 500, 1, calls_min=10, sticky=False)
+        sticky = Canary("can_2", AliasTarget("new"), 500, 1, calls_min=10, sticky=True)
+        aliases = [
+            Alias("a", targets=(AliasTarget("old"),), canary=canary),
+            Alias("b", targets=(AliasTarget("old"),), canary=sticky),
+            Alias("c", targets=(AliasTarget("old"),), shadow=Shadow(AliasTarget("new"), 1000)),
+        ]
+        site = Site(api, World([source("s", e.base_url, model("old"), model("new"))], aliases=aliases))
+        with site.gateway:
+            site.publish()
+            for _ in range(12):
+                for name in ("a", "b", "c"):
+                    ask(site.gateway, {**CHAT, "model": name})
+            eventually(lambda: not site.gateway.worker.runtime.shadows)  # type: ignore[union-attr]
+            records = site.gateway.records_of(Intent)
+            assert {"canary", "stable", "off", "shadow"} <= {record.target.canary for record in records}
+            for record in records:
+                assert site.same(record), (record.target, site.replay(record))
+            off = next(record for record in records if record.target.canary == "off")
+            claimed = msgspec.structs.replace(off, target=msgspec.structs.replace(off.target, model="new"))
+            assert "resolve" in site.stages(claimed)

@@ -59,6 +59,7 @@ def set_(
     principal: Annotated[str, typer.Option(help="The user, service or agent that it is on.")] = "",
     key: Annotated[str, typer.Option(help="The key that it is on, by name.")] = "",
     model: Annotated[str, typer.Option(help="The model that it is on.")] = "",
+    shadow: Annotated[str, typer.Option(help="The alias whose shadow calls it is on.")] = "",
     window: Annotated[
         str, typer.Option(help="hour, day, week, month, quarter, year, total, or a length such as 90m, 6h or 30d.")
     ] = "month",
@@ -72,11 +73,11 @@ def set_(
     ca: Ca = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a budget, or replace it. Without team, principal, key or model it is on the tenant as a whole."""
+    """Make a budget, or replace it. Without team, principal, key, model or shadow it is on the tenant as a whole."""
     body: dict[str, Any] = {"name": name, "window": window, "hard": not soft}
     given = {"calls": calls, "tokens": tokens, "usd": usd, "joules": joules}
     body |= {field: value for field, value in given.items() if value is not None and value != ""}
-    subjects = {"team": team, "principal": principal, "key": key, "model": model}
+    subjects = {"team": team, "principal": principal, "key": key, "model": model, "shadow": shadow}
     body |= {field: value for field, value in subjects.items() if value}
     if alert is not None:
         body["alerts"] = alert

@@ -51,14 +51,18 @@ class AdminClient:
         reason: str = "",
         why: str = "",
         query: dict[str, object] | None = None,
+        revision: int | None = None,
     ) -> Any:
-        """The answer's JSON. `reason` goes in the body, `why` is the reason of a request without one.
+        """The answer's JSON. `reason` goes in the body, `why` is the reason of a request without one; `revision`: of
+        the thing as it was read, where it may not have changed since.
 
         Raises Refused for an error of the API, Unavailable when it cannot be reached.
         """
         headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
         if why:
             headers["x-interlock-reason"] = why
+        if revision is not None:
+            headers["if-match"] = f'"{revision}"'
         data: dict[str, Any] | None = None
         if body is not None or reason:
             data = dict(body) if isinstance(body, dict) else {}

@@ -13,11 +13,13 @@ import typer
 
 from interlock import __version__
 from interlock.cli import (
+    aliases,
     budgets,
     config,
     console,
     examine,
     holds,
+    imports,
     keys,
     ledger,
     ledger_archive,
@@ -45,9 +47,11 @@ run.add_to(app)
 config.add_to(app)
 app.add_typer(keys.app, name="key")
 app.add_typer(sources.app, name="source")
+app.add_typer(aliases.app, name="alias")
 app.add_typer(budgets.app, name="budget")
 app.add_typer(console.app, name="console")
 app.add_typer(policy.app, name="policy")
+app.add_typer(imports.app, name="import")
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)
 records.ledger_app.add_typer(holds.app, name="hold")

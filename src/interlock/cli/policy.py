@@ -8,12 +8,14 @@ from urllib.parse import quote
 
 import typer
 
+from interlock.cli import policy_life
 from interlock.cli.common import AsJson, Ca, Home, InTenant, Url, client_of
 from interlock.cli.config import read_files
 from interlock.cli.output import put, put_json
 from interlock.errors import ConfigError
 
 app = typer.Typer(help="Policies.", no_args_is_help=True)
+policy_life.add_to(app)
 NOT_HELD = 3
 """Exit code when a case did not come out as expected."""
 
@@ -57,7 +59,7 @@ def explain(
     model: Annotated[str, typer.Argument(help="Which model; every model when left out.")] = "",
     acting_for: Annotated[str, typer.Option("--acting-for", help="The user that an agent was delegated by.")] = "",
     source: Annotated[str, typer.Option(help="At this source only.")] = "",
-    operation: Annotated[str, typer.Option(help="chat, completions or embeddings.")] = "chat",
+    operation: Annotated[str, typer.Option(help="chat, completions, embeddings, rerank or score.")] = "chat",
     data_class: Annotated[str, typer.Option(help="public, internal, confidential or restricted.")] = "internal",
     feature: Annotated[list[str] | None, typer.Option(help="Field action that the request asks for.")] = None,
     home: Home = "",
@@ -85,11 +87,14 @@ def explain(
 
 
 def _locally(file: str, text: str, config: list[str]) -> dict[str, Any]:
+    import time
+
     import msgspec
 
     from interlock.control.documents import lean
     from interlock.control.explain import told
     from interlock.control.parse import parse
+    from interlock.metering.cost import bound_nusd
     from interlock.policy import testfile
     from interlock.policy.world import from_document
 
@@ -97,6 +102,6 @@ def _locally(file: str, text: str, config: list[str]) -> dict[str, Any]:
     plain = lean(document)
     if not isinstance(plain, dict):
         raise ConfigError("the configuration is empty", param=config[0])
-    results = testfile.run(testfile.parse(text, file), from_document(plain))
+    results = testfile.run(testfile.parse(text, file), from_document(plain), time.time_ns(), bound_nusd)
     answer: dict[str, Any] = msgspec.to_builtins(told(results))
     return answer

@@ -12,12 +12,14 @@ from interlock.control.console.app import Console
 from interlock.control.metrics import CONTENT_TYPE, ControlMetrics
 from interlock.control.routes import (
     actions,
+    alias_use,
     budgets,
     holds,
     ledger,
     ledger_evidence,
     ledger_follow,
     ledger_upkeep,
+    policies,
     resources,
     system,
     usage,
@@ -49,7 +51,9 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(ledger_follow.router())
     admin.include_router(ledger_evidence.router())
     admin.include_router(usage.router())
+    admin.include_router(policies.router())
     admin.include_router(budgets.router())
+    admin.include_router(alias_use.router())
     admin.include_router(resources.router())
     app.include_router(admin)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]

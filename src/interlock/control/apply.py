@@ -39,8 +39,11 @@ from interlock.control.services.base import Tools, Tx
 from interlock.control.services.sources import Discover, Found
 from interlock.control.validate import Fault, check, form, references
 from interlock.errors import BadRequest, ConfigError, Conflict, Denied, NotFound
+from interlock.storage import policy_versions
 from interlock.storage import sources as stored_sources
+from interlock.storage import tenants as stored_tenants
 from interlock.storage.changes import Author
+from interlock.storage.policy_drafts import Approval
 from interlock.storage.pool import Store
 from interlock.storage.tenants import PLATFORM_TENANT
 from interlock.types.identity import Scope
@@ -61,7 +64,7 @@ WRITES: dict[str, Action] = {
     "budget": Action.budget_write,
 }
 """The permission that a change of each kind needs; a tenant's own depends on the operation."""
-_SUBJECTS = {"team", "principal", "key", "model"}
+_SUBJECTS = {"team", "principal", "key", "model", "shadow"}
 """Fields of a budget that is not on its tenant as a whole."""
 
 SERVICES = {
@@ -84,6 +87,14 @@ class Applied(msgspec.Struct, frozen=True):
     plan: Plan
     keys: dict[str, dict[str, str]] = {}
     discovery: dict[str, str] = {}
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """How a set of policies came about; see `policy_versions.Version`."""
+
+    kind: str = "change"
+    of_number: int | None = None
+    approvals: tuple[Approval, ...] = ()
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -238,6 +249,10 @@ class Configurator:
                 before, after = change.before or {}, change.after or {}
                 if before.get("retention") != after.get("retention"):
                     require(actor.bindings, Action.ledger_retention, place)
+                if before.get("policy_approval") != after.get("policy_approval"):
+                    require(actor.bindings, Action.policy_rule, place)
+            if change.kind == "policy":
+                _refuse_unapproved(tx, change, steps)
             self._allow_power(actor, tx, change, place)
 
     def _allow_power(self, actor: Actor, tx: Tx, change: Change, place: str | None) -> None:
@@ -424,8 +439,10 @@ def execute(
     declared: Mapping[Ref, Entry],
     found: Mapping[str, Found],
     revision: int | None = None,
+    origin: Origin = Origin(),
 ) -> dict[str, dict[str, str]]:
-    """Write every change of a plan in its order. Returns new keys by tenant and name."""
+    """Write every change of a plan in its order; policies that changed are a version. Returns new keys by tenant and
+    name."""
     made: dict[str, dict[str, str]] = {}
     planned = False
     for change in steps.changes:
@@ -440,7 +457,32 @@ def execute(
             raise ConfigError(words, param=e.param, code=e.code) from None
         if secret:
             made.setdefault(change.tenant, {})[change.name] = secret
+    gone = {c.name for c in steps.changes if c.kind == "tenant" and c.operation == "delete"}
+    for tenant in sorted({c.tenant for c in steps.changes if c.kind == "policy"} - gone):
+        policy_versions.add(tx.conn, tx.names.tenant(tenant), tx.by, origin.kind, origin.of_number, origin.approvals)
     return made
+
+
+def needs_second(tx: Tx, tenant_id: str) -> bool:
+    """Whether a change of the policies of a tenant ("": of the platform) needs a second person."""
+    always = tx.tools.settings.policy_approval != "tenant"
+    if always or not tenant_id:
+        return always
+    found = stored_tenants.get(tx.conn, tenant_id)
+    return found is not None and found.value.policy_approval
+
+
+def _refuse_unapproved(tx: Tx, change: Change, steps: Plan) -> None:
+    """INVARIANT: where policies need a second person, no way leads around the draft. What is made or removed together
+    with its tenant is the tenant's own beginning or end."""
+    if any(c.kind == "tenant" and c.name == change.tenant and c.operation != "update" for c in steps.changes):
+        return
+    if needs_second(tx, tx.names.tenant(change.tenant)):
+        raise Conflict(
+            f"{change.ref}: a change of these policies needs a second person: make a draft and have it approved",
+            code="approval_needed",
+            param=change.name,
+        )
 
 
 def _one(

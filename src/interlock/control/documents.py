@@ -50,6 +50,7 @@ class SourceLimitsSpec(SourceLimits, frozen=True, forbid_unknown_fields=True, om
     concurrency: Positive | None = None
     waiting_max: Natural = 8
     waiting_resume: Natural = 2
+    context_tokens: Natural = 0
 
 
 class TimeoutsSpec(Timeouts, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -112,26 +113,69 @@ class KeySpec(Spec, frozen=True):
 
 
 class PolicySpec(Spec, frozen=True):
-    """A policy: either Cedar text, or a template with its parameters. `id` is what reasons name."""
+    """A policy: either Cedar text, or a template with its parameters. `id` is what reasons name.
+
+    `report_only`: it decides nothing; what it would change is recorded with each call.
+    """
 
     id: str
     words: str = ""
     cedar: str = ""
     template: str = ""
     parameters: dict[str, Any] = {}
+    report_only: bool = False
 
 
 class AliasTargetSpec(Spec, frozen=True):
-    """One weighted target; without `source` any source of the model may answer."""
+    """One weighted target; without `source` any source of the model may answer. `model` may be `model@version`:
+    required, or with `prefer_version` only preferred."""
 
     model: str
     source: str = ""
     weight: Positive = 1
+    prefer_version: bool = False
+
+
+class CanaryStepSpec(Spec, frozen=True):
+    """A canary's share from a time after its start on."""
+
+    after_s: Positive
+    share_milli: Share
+
+
+class CanarySpec(Spec, frozen=True):
+    """A candidate for the alias's target on `share_milli` thousandths of its calls, and the conditions under which it
+    is taken back. docs/aliases.md describes every field."""
+
+    model: str
+    share_milli: Annotated[int, Meta(ge=1, le=1000)]
+    source: str = ""
+    prefer_version: bool = False
+    steps: tuple[CanaryStepSpec, ...] = ()
+    sticky: bool = False
+    calls_min: Annotated[int, Meta(ge=1, le=100_000)] = 30
+    window_s: Annotated[int, Meta(ge=10, le=86_400)] = 600
+    errors_milli_max: Share | None = 100
+    errors_milli_over_stable: Share | None = None
+    first_byte_p95_ms_max: Positive | None = None
+    total_p95_ms_max: Positive | None = None
+    first_byte_percent_max: Annotated[int, Meta(ge=100, le=10_000)] | None = None
+    total_percent_max: Annotated[int, Meta(ge=100, le=10_000)] | None = None
+
+
+class ShadowSpec(Spec, frozen=True):
+    """A candidate that gets thousandths of the alias's calls besides, to be compared; no caller sees its answers."""
+
+    model: str
+    share_milli: Annotated[int, Meta(ge=1, le=1000)]
+    source: str = ""
+    prefer_version: bool = False
 
 
 class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
-    """A model name of the company's own. `sunset` is an ISO 8601 date or time (UTC) after which it is refused. `class`
-    is the request class of calls that name none themselves."""
+    """A model name of the company's own. `deprecated` and `sunset` are ISO 8601 dates or times (UTC): from when on it
+    should not be used, and is refused; `successor` is the name to use instead. `class` is the request class of calls
+    that name none themselves."""
 
     name: str
     targets: tuple[AliasTargetSpec, ...] = ()
@@ -141,11 +185,15 @@ class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     sunset: str = ""
     request_class: str = ""
     recording: RecordingName = "full"
+    deprecated: str = ""
+    successor: str = ""
+    canary: CanarySpec | None = None
+    shadow: ShadowSpec | None = None
 
 
 class BudgetSpec(Spec, frozen=True):
     """What may be used within a window: exactly one of `calls`, `tokens`, `usd`, `joules`; on one `team`, `principal`,
-    `key` or `model` of the tenant, else on the tenant as a whole.
+    `key` or `model` of the tenant, on the `shadow` calls of an alias, else on the tenant as a whole.
 
     `window`: hour, day, week, month, quarter or year of the tenant's calendar, total, or a length such as "90m", "6h"
     or "30d". `hard`: calls that would exceed it are refused. `alerts`: percentages of which passing is told.
@@ -156,6 +204,7 @@ class BudgetSpec(Spec, frozen=True):
     principal: str = ""
     key: str = ""
     model: str = ""
+    shadow: str = ""
     calls: Natural | None = None
     tokens: Natural | None = None
     usd: Amount | None = None
@@ -293,13 +342,14 @@ class SourceSpec(Spec, frozen=True):
 
 
 class TenantSpec(Spec, frozen=True):
-    """A tenant and what belongs to it."""
+    """A tenant and what belongs to it. `policy_approval`: a change of its policies needs a second person."""
 
     name: str
     time_zone: str = "UTC"
     active: bool = True
     recording: RecordingName = "full"
     retention: RetentionSpec | None = None
+    policy_approval: bool = False
     teams: tuple[TeamSpec, ...] | UnsetType = UNSET
     principals: tuple[PrincipalSpec, ...] | UnsetType = UNSET
     keys: tuple[KeySpec, ...] | UnsetType = UNSET

@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from interlock.control.documents import DataClassName
+from interlock.control.documents import DataClassName, Natural
 from interlock.control.services.base import Names, missing
 from interlock.errors import BadRequest
+from interlock.metering.cost import bound_nusd
 from interlock.policy import testfile
 from interlock.policy.engine import PolicyEngine
 from interlock.policy.entities import offer_key
@@ -27,7 +28,8 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who (`principal`; with `acting_for` an agent that was delegated by that user) would do what.
 
     `model`: its name, or empty for every model. `source`: one source only. `features`: field actions the request would
-    ask for (`use_images`, `fetch_remote`, `store`, `set_priority`, `multiply`, `change_template`).
+    ask for (`use_images`, `fetch_remote`, `store`, `set_priority`, `multiply`, `change_template`). Where a policy asks
+    for cost or time: the bounds of tokens, and when (Unix nanoseconds; 0: now).
     """
 
     principal: str
@@ -37,6 +39,9 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operation: str = "chat"
     data_class: DataClassName = "internal"
     features: tuple[str, ...] = ()
+    prompt_tokens: Natural = 0
+    completion_tokens: Natural = 0
+    at_ns: Natural = 0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -47,7 +52,7 @@ class Answer(msgspec.Struct, frozen=True):
     lines: list[str]
 
 
-def answer(conn: Any, tenant_id: str, question: Question) -> Answer:
+def answer(conn: Any, tenant_id: str, question: Question, now_ns: int) -> Answer:
     """The answer from what is stored now; gateways follow within a second. `conn` sees the platform's sources.
 
     Raises NotFound for an unknown principal, BadRequest for an unknown feature.
@@ -57,7 +62,8 @@ def answer(conn: Any, tenant_id: str, question: Question) -> Answer:
         raise BadRequest(f"there is no feature {unknown[0]!r}; there are {', '.join(FIELD_ACTIONS)}", param="features")
     caller = _caller(conn, tenant_id, question)
     found = sources.everything(conn)
-    engine = PolicyEngine(policies.everything(conn), tenants.everything(conn), teams.everything(conn), found, 16)
+    stored = policies.everything(conn)
+    engine = PolicyEngine(stored, tenants.everything(conn), teams.everything(conn), found, 16, bound=bound_nusd)
     offers = [
         Offer(source, model, offer_key(source.name, model.name))
         for source in found
@@ -69,8 +75,10 @@ def answer(conn: Any, tenant_id: str, question: Question) -> Answer:
         asked=question.model,
         data_class=DataClass[question.data_class],
         actions=question.features,
+        prompt_tokens_max=question.prompt_tokens,
+        completion_tokens_max=question.completion_tokens,
     )
-    explanations = explain(engine, caller, features, offers)
+    explanations = explain(engine, caller, features, offers, question.at_ns or now_ns)
     lines = [line for explanation in explanations for line in explanation.lines()]
     if not explanations:
         what = f"model {question.model!r}" if question.model else "any model"
@@ -87,9 +95,9 @@ class TestAnswer(msgspec.Struct, frozen=True):
     results: list[dict[str, Any]]
 
 
-def run_tests(conn: Any, file: str, text: str) -> TestAnswer:
+def run_tests(conn: Any, file: str, text: str, now_ns: int) -> TestAnswer:
     """Run a policy test file on what is stored. Raises ConfigError with file and line when it cannot be read."""
-    return told(testfile.run(testfile.parse(text, file), _world(conn)))
+    return told(testfile.run(testfile.parse(text, file), _world(conn), now_ns, bound_nusd))
 
 
 def told(results: tuple[testfile.CaseResult, ...]) -> TestAnswer:

@@ -21,6 +21,7 @@ import uvicorn
 
 from interlock.control.app import make_app
 from interlock.control.apply import Configurator
+from interlock.control.canaries import CanaryKeeper
 from interlock.control.compiler import SnapshotCompiler
 from interlock.control.discovery import DiscoveryLoop, look
 from interlock.control.identity import admin_key_path, console_password_path, ensure_admin, ensure_console_password
@@ -77,6 +78,7 @@ class Control:
         keyring = Keyring(settings, signer)
         self.sequencer = Sequencer(self.store, settings, self.tools.clock, [signer], keyring)
         self.retention = RetentionSweeper(self.store, settings, self.tools.clock, keyring)
+        self.canaries = CanaryKeeper(self.store, self.tools)
         self.api = Api(
             self.store,
             self.tools,
@@ -86,6 +88,7 @@ class Control:
             self.sequencer,
             keyring,
             self.retention,
+            self.canaries,
         )
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -106,6 +109,7 @@ class Control:
             ("issuers", self.tokens.run),
             ("sequencer", self.sequencer.run),
             ("retention", self.retention.run),
+            ("canaries", self.canaries.run),
             ("months", self._keep_months),
         ):
             thread = threading.Thread(target=run, args=(self._stop,), name=name, daemon=True)

@@ -69,6 +69,10 @@ class ControlMetrics:
             "interlock_control_ledger_pruned_total", "Entries that retention has pruned.", registry=self._registry
         )
         self._pruned_before = 0
+        self._canaries = Counter(
+            "interlock_control_canaries_failed_total", "Canaries taken back everywhere.", registry=self._registry
+        )
+        self._canaries_before = 0
 
     def install(self, app: FastAPI) -> None:
         """Count and time every request to the admin API."""
@@ -103,4 +107,7 @@ class ControlMetrics:
             self._pruned.inc(api.retention.pruned - self._pruned_before)
             self._pruned_before = api.retention.pruned
             self._retention_failing.set(1 if api.retention.failing else 0)
+        if api.canaries is not None:
+            self._canaries.inc(api.canaries.taken_back - self._canaries_before)
+            self._canaries_before = api.canaries.taken_back
         return generate_latest(self._registry)

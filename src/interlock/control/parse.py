@@ -80,6 +80,15 @@ def parse(texts: Iterable[tuple[str, str]]) -> tuple[Document, Places]:
         raise _located(str(e), places) from None
 
 
+def read_yaml(file: str, text: str) -> Any:
+    """The one document of a text that is of another form than ours, as plain values; None when it is empty.
+
+    Raises ConfigError with file and line.
+    """
+    node = _read(file, text)
+    return None if node is None else node.value
+
+
 def dump(document: Document) -> str:
     """The document as YAML, in the order in which the fields are described; reading it gives the document back."""
     return write_yaml(lean(document))
@@ -96,7 +105,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
     quoted = any(pattern.fullmatch(text) for _, pattern in _SCALARS)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
+    style = "'" if quoted else "|" if "\n" in text else None  # policies over several lines can be read
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _represent_text)

@@ -35,6 +35,11 @@ class Action(StrEnum):
     key_rotate_own = "key.rotate_own"
     policy_read = "policy.read"
     policy_write = "policy.write"
+    policy_history = "policy.history"
+    policy_draft = "policy.draft"
+    policy_approve = "policy.approve"
+    policy_activate = "policy.activate"
+    policy_rule = "policy.rule"
     source_read = "source.read"
     source_write = "source.write"
     source_operate = "source.operate"
@@ -92,6 +97,13 @@ RULES: dict[Action, Rule] = {
     Action.key_rotate_own: _rule(AdminRole.developer, "a developer renews the keys of their own principal"),
     Action.policy_read: _rule(AdminRole.viewer, "rules that bind people may be read by them"),
     Action.policy_write: _rule(AdminRole.admin, "policies decide who may call what"),
+    Action.policy_history: _rule(
+        AdminRole.auditor, "drafts, versions and reports show what people were and will be kept from"
+    ),
+    Action.policy_draft: _rule(AdminRole.admin, "a draft is what may come in force"),
+    Action.policy_approve: _rule(AdminRole.admin, "a second person answers for what comes in force"),
+    Action.policy_activate: _rule(AdminRole.admin, "what is activated decides who may call what"),
+    Action.policy_rule: _rule(AdminRole.owner, "whether one person alone may change policies: an owner answers for it"),
     Action.source_read: _rule(AdminRole.viewer, "sources are shown without their credentials"),
     Action.source_write: _rule(
         AdminRole.admin, "a source names files, secrets and addresses of our own machines", platform_only=True

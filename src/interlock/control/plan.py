@@ -32,6 +32,7 @@ from interlock.control.documents import (
 )
 from interlock.control.parse import Path, Places, is_set
 from interlock.errors import ConfigError
+from interlock.policy.canonical import canonical
 
 Operation = Literal["create", "update", "delete"]
 Kind = Literal["tenant", "team", "principal", "source", "policy", "alias", "issuer", "key", "role", "budget"]
@@ -248,6 +249,8 @@ def comparable(spec: AnySpec) -> dict[str, Any]:
     if isinstance(spec, KeySpec):
         fields.pop("expires_in_days", None)
         fields["scopes"] = sorted(spec.scopes)
+    elif isinstance(spec, PolicySpec) and spec.cedar:
+        fields["cedar"] = canonical(spec.cedar)
     elif isinstance(spec, SourceSpec):
         fields["granted_to"] = sorted(spec.granted_to)
         fields["models"] = sorted(fields.get("models", ()), key=lambda m: str(m["name"]))

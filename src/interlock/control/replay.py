@@ -7,13 +7,16 @@ and of that version's small parts, which are never removed. Nothing that is stor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from interlock.errors import BadRequest, ModelNotFound, NotFound, SnapshotError
+from interlock.metering.cost import bound_nusd
 from interlock.policy.engine import PolicyEngine
+from interlock.policy.trial import Trials
+from interlock.routing.canary import UNDRAWN
 from interlock.routing.catalog import Catalog, offers_of
 from interlock.routing.replay import replay as replay_route
 from interlock.routing.resolve import resolve
@@ -21,7 +24,7 @@ from interlock.storage import snapshots
 from interlock.types.decision import Reason
 from interlock.types.identity import Caller, Principal, PrincipalKind, Team, Tenant
 from interlock.types.record import Intent, Party, Refusal
-from interlock.types.snapshot import FORMAT, Alias, Head, PolicyText
+from interlock.types.snapshot import FORMAT, Alias, Head, PolicyText, Trial
 from interlock.types.source import Source
 
 _RULINGS_KEPT = 16
@@ -61,6 +64,7 @@ class Past(msgspec.Struct, frozen=True):
     policies: tuple[PolicyText, ...]
     aliases: tuple[Alias, ...]
     router_version: int
+    trials: tuple[Trial, ...] = ()
 
 
 def read(encoded: bytes) -> Decided:
@@ -110,6 +114,7 @@ def past(conn: Any, version: int) -> Past:
         _list(bodies["policies"], PolicyText),
         _list(bodies["aliases"], Alias),
         router.get("version", 0),
+        _list(bodies["trials"], Trial) if "trials" in bodies else (),
     )
 
 
@@ -141,7 +146,14 @@ def _resolve(record: Decided, catalog: Catalog) -> Iterable[str]:
     assert features is not None and recorded is not None  # noqa: S101 - `read`
     seed = record.route.seed if record.route is not None else _seed(record)
     try:
-        target = resolve(features.asked, catalog, now_s=record.wall_ns // 1_000_000_000, seed=seed)
+        target = resolve(
+            features.asked,
+            catalog,
+            now_s=record.wall_ns // 1_000_000_000,
+            seed=seed,
+            principal_id=record.principal_id,
+            canary_state=recorded.canary if recorded.canary in UNDRAWN else "",
+        )
     except ModelNotFound as e:
         yield e.message
         return
@@ -157,11 +169,19 @@ def _seed(record: Decided) -> int:
 def _policy(record: Decided, then: Past, catalog: Catalog) -> Iterable[str]:
     features, target = record.features, record.target
     assert features is not None and target is not None  # noqa: S101 - `read`
-    engine = PolicyEngine(then.policies, then.tenants, then.teams, then.sources, _RULINGS_KEPT)
-    again = engine.authorize(_caller(record), features, catalog.offers_for(target))
+
+    def engine(policies: Sequence[PolicyText]) -> PolicyEngine:
+        return PolicyEngine(policies, then.tenants, then.teams, then.sources, _RULINGS_KEPT, bound=bound_nusd)
+
+    caller, offers = caller_of(record), catalog.offers_for(target)
+    again = engine(then.policies).authorize(caller, features, offers, record.wall_ns)
     yield from _compare("permitted", record.permits, again.permits)
     if isinstance(record, Refusal):
         yield from _compare("denied", _denials(record), again.denials)
+    if record.trials:
+        tried = Trials(then.trials, then.policies, engine).tried(caller, features, offers, again, record.wall_ns)
+        if tried != record.trials:
+            yield "what policies that only report would have made of it was recorded otherwise"
 
 
 def _denials(record: Refusal) -> tuple[Reason, ...]:
@@ -183,7 +203,8 @@ def _compare(what: str, recorded: Iterable[Reason], again: Iterable[Reason]) -> 
             yield f"{offer} was {what} because {was.words}, now because {now.words}"
 
 
-def _caller(record: Decided) -> Caller:
+def caller_of(record: Decided) -> Caller:
+    """Who called, as policy saw it then. The record is one that `decidable` gave."""
     assert record.features is not None  # noqa: S101 - `read`
     who, *for_whom = (_principal(record.tenant_id, party) for party in record.parties)
     return Caller(

@@ -36,6 +36,7 @@ from interlock.control.services import (
 from interlock.control.services.base import Tx
 from interlock.control.validate import PLATFORM
 from interlock.errors import NotFound
+from interlock.policy.canonical import canonical
 from interlock.storage import aliases as stored_aliases
 from interlock.storage import bindings as stored_bindings
 from interlock.storage import budgets as stored_budgets
@@ -201,10 +202,13 @@ def mentioned(ref: Ref, spec: AnySpec) -> set[Ref]:
 
 
 def document(entries: dict[Ref, Entry]) -> Document:
-    """Entries as one document, in name order: applying it changes nothing."""
+    """Entries as one document, in name order, policies written in one way: applying it changes nothing."""
     by_place: dict[tuple[Kind, str], list[Any]] = {}
     for ref in sorted(entries):
-        by_place.setdefault((ref.kind, ref.tenant), []).append(entries[ref].spec)
+        spec = entries[ref].spec
+        if isinstance(spec, PolicySpec) and spec.cedar:
+            spec = msgspec.structs.replace(spec, cedar=canonical(spec.cedar))
+        by_place.setdefault((ref.kind, ref.tenant), []).append(spec)
 
     def of(kind: Kind, tenant: str, _type: type[_V]) -> tuple[_V, ...]:
         return tuple(by_place.get((kind, tenant), ()))

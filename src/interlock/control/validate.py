@@ -7,6 +7,7 @@ the first. What needs Cedar is passed in as a function.
 from __future__ import annotations
 
 import datetime
+import itertools
 import re
 import zoneinfo
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from interlock.control.amounts import budget_amount, micrograms, nano_usd
 from interlock.control.documents import (
     AliasSpec,
     BudgetSpec,
+    CanarySpec,
     IssuerSpec,
     KeySpec,
     PolicySpec,
@@ -31,7 +33,7 @@ from interlock.errors import ConfigError, InterlockError
 from interlock.metering.cost import RATE_MAX
 from interlock.metering.periods import length_s
 from interlock.types.identity import DataClass, PrincipalKind
-from interlock.types.source import CLOUD_KINDS
+from interlock.types.source import CLOUD_KINDS, SourceKind
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,98}[A-Za-z0-9])?", re.ASCII)
 MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+/:-]{0,254}[A-Za-z0-9])?", re.ASCII)
@@ -48,6 +50,9 @@ HOUR_NUSD_MAX = RATE_MAX
 WORDS_MAX = 200
 CLASS_CHARS_MAX = 64
 """Longest request class, as the gateway takes it from callers too."""
+
+STEPS_MAX = 50
+"""Steps of a canary's share."""
 
 PolicyCheck = Callable[[PolicySpec, str], object]
 """Validates a policy against Cedar's schema or its template (second argument: tenant name); raises InterlockError."""
@@ -159,14 +164,21 @@ def references(ref: Ref, entry: Entry, after: Mapping[Ref, Entry]) -> Iterator[F
 
 
 def _alias_sources(ref: Ref, spec: AliasSpec, after: Mapping[Ref, Entry]) -> Iterator[Fault]:
-    for i, target in enumerate(spec.targets):
-        if not target.source:
+    named: list[tuple[tuple[str | int, ...], str]] = [
+        (("targets", i, "source"), target.source) for i, target in enumerate(spec.targets)
+    ]
+    if spec.canary is not None:
+        named.append((("canary", "source"), spec.canary.source))
+    if spec.shadow is not None:
+        named.append((("shadow", "source"), spec.shadow.source))
+    for path, name in named:
+        if not name:
             continue
-        source = after.get(Ref("source", "", target.source))
+        source = after.get(Ref("source", "", name))
         if source is None:
-            yield ("targets", i, "source"), f"there is no source {target.source!r}"
+            yield path, f"there is no source {name!r}"
         elif isinstance(source.spec, SourceSpec) and source.spec.tenant not in ("", ref.tenant):
-            yield ("targets", i, "source"), f"source {target.source!r} belongs to another tenant"
+            yield path, f"source {name!r} belongs to another tenant"
 
 
 def _name(ref: Ref) -> Iterator[Fault]:
@@ -231,11 +243,41 @@ def _alias(spec: AliasSpec) -> Iterator[Fault]:
     for i, target in enumerate(spec.targets):
         if MODEL_NAME.fullmatch(target.model) is None:
             yield ("targets", i, "model"), f"{target.model!r} is no model name"
-    if spec.sunset:
+    times = {}
+    for field, text in (("sunset", spec.sunset), ("deprecated", spec.deprecated)):
         try:
-            sunset_s(spec.sunset)
+            times[field] = sunset_s(text)
         except ValueError:
-            yield ("sunset",), f"{spec.sunset!r} is no ISO 8601 date or time, such as 2027-01-31"
+            yield (field,), f"{text!r} is no ISO 8601 date or time, such as 2027-01-31"
+    if times.get("sunset") and times.get("deprecated", 0) > times["sunset"]:
+        yield ("deprecated",), "an alias is deprecated before its sunset, not after"
+    if spec.successor and (MODEL_NAME.fullmatch(spec.successor) is None or spec.successor == spec.name):
+        yield ("successor",), f"{spec.successor!r} is no other model's name"
+    if spec.canary is not None:
+        for path, reason in canary_faults(spec.canary):
+            yield ("canary", *path), reason
+    if spec.shadow is not None and MODEL_NAME.fullmatch(spec.shadow.model) is None:
+        yield ("shadow", "model"), f"{spec.shadow.model!r} is no model name"
+
+
+def canary_faults(spec: CanarySpec) -> Iterator[Fault]:
+    """What is wrong with a canary in itself."""
+    if MODEL_NAME.fullmatch(spec.model) is None:
+        yield ("model",), f"{spec.model!r} is no model name"
+    if len(spec.steps) > STEPS_MAX:
+        yield ("steps",), f"at most {STEPS_MAX} steps"
+    if any(b.after_s <= a.after_s for a, b in itertools.pairwise(spec.steps)):
+        yield ("steps",), "each step begins after the one before it"
+    bounds = (
+        spec.errors_milli_max,
+        spec.errors_milli_over_stable,
+        spec.first_byte_p95_ms_max,
+        spec.total_p95_ms_max,
+        spec.first_byte_percent_max,
+        spec.total_percent_max,
+    )
+    if all(bound is None for bound in bounds):
+        yield (), "a canary needs at least one condition under which it is taken back"
 
 
 def sunset_s(text: str) -> int:
@@ -260,8 +302,8 @@ def sunset_text(seconds: int) -> str:
 
 
 def _budget(spec: BudgetSpec) -> Iterator[Fault]:
-    if sum(1 for name in (spec.team, spec.principal, spec.key, spec.model) if name) > 1:
-        yield (), "a budget is on one team, principal, key or model, or on the tenant; make one for each"
+    if sum(1 for name in (spec.team, spec.principal, spec.key, spec.model, spec.shadow) if name) > 1:
+        yield (), "a budget is on one team, principal, key, model or shadow, or on the tenant; make one for each"
     if spec.model and (MODEL_NAME.fullmatch(spec.model) is None or "::" in spec.model):
         yield ("model",), f"{spec.model!r} is no model name"
     if sum(1 for amount in (spec.calls, spec.tokens, spec.usd, spec.joules) if amount is not None) != 1:
@@ -304,6 +346,11 @@ def _source(spec: SourceSpec) -> Iterator[Fault]:
         yield ("granted_to",), "a tenant's own source is not granted to others; leave out one of the two"
     if spec.limits.waiting_resume > spec.limits.waiting_max:
         yield ("limits", "waiting_resume"), "must not be above waiting_max"
+    if spec.kind is not SourceKind.ollama:
+        if spec.limits.context_tokens:
+            yield ("limits", "context_tokens"), "only Ollama servers are told how large a context to load"
+        if spec.timeouts.keep_loaded_ms is not None:
+            yield ("timeouts", "keep_loaded_ms"), "only Ollama servers are told how long to keep a model loaded"
     if spec.credential is not None:
         yield from _credential(spec)
     if spec.tls is not None and (spec.tls.cert_file == "") != (spec.tls.key_file == ""):

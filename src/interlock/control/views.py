@@ -11,6 +11,7 @@ from interlock.control.plan import Kind
 from interlock.control.services import (
     aliases,
     budgets,
+    canaries,
     issuers,
     keys,
     policies,
@@ -68,6 +69,8 @@ def show(tx: Tx, kind: Kind, stored: Stored[Any]) -> dict[str, Any]:
         out["warnings"] = list(value.warnings)
         if value.engine_state:
             out["managed"] = {"state": value.engine_state, "seen_at": value.engine_seen_at, **value.engine_report}
+    elif kind == "alias" and value.canary is not None:
+        out["canary_state"] = canaries.shown(value.canary)
     elif kind == "policy":
         out["cedar"] = value.cedar
         out["words"] = value.words

@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from interlock import __version__
 from interlock.control.apply import Configurator, Reason
+from interlock.control.canaries import CanaryKeeper
 from interlock.control.compiler import SnapshotCompiler
 from interlock.control.identity import Actor, ByToken, authenticate
 from interlock.control.keyring import Keyring
@@ -53,6 +54,7 @@ class Api:
     sequencer: Sequencer
     keyring: Keyring
     retention: RetentionSweeper | None = None
+    canaries: CanaryKeeper | None = None
 
 
 class Json(Response):

@@ -10,19 +10,18 @@ from urllib.parse import unquote
 import msgspec
 
 from interlock.errors import InterlockError, NotFound, NotImplementedYet, Unauthenticated, Unavailable
+from interlock.gateway.faces import ollama, ollama_pages
 from interlock.gateway.faces.anthropic import ANTHROPIC, COUNTING, VERSION_HEADER, speaks_anthropic
 from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.http.protocol import method_not_allowed
+from interlock.gateway.listing import listed
 from interlock.gateway.pipeline import govern
-from interlock.gateway.stages.authorize import fresh_enough
-from interlock.types.identity import DataClass
 from interlock.wire.anthropic.models import model_info, model_page
 
 if TYPE_CHECKING:
     from interlock.gateway.faces.base import Face
     from interlock.gateway.http.exchange import Exchange, Request, Sink
     from interlock.gateway.runtime import Runtime
-    from interlock.types.source import Offer
 
 ROUTES: dict[str, tuple[str, Face]] = {
     "/v1/chat/completions": ("chat", OPENAI),
@@ -30,12 +29,20 @@ ROUTES: dict[str, tuple[str, Face]] = {
     "/v1/embeddings": ("embeddings", OPENAI),
     "/v1/messages": ("chat", ANTHROPIC),
     "/v1/messages/count_tokens": ("count_tokens", COUNTING),
+    "/v1/rerank": ("rerank", OPENAI),
+    "/v2/rerank": ("rerank", OPENAI),
+    "/rerank": ("rerank", OPENAI),
+    "/v1/score": ("score", OPENAI),
+    "/score": ("score", OPENAI),
+    "/api/chat": ("chat", ollama.CHAT),
+    "/api/generate": ("chat", ollama.GENERATE),
+    "/api/embed": ("embeddings", ollama.EMBED),
+    "/api/embeddings": ("embeddings", ollama.EMBEDDINGS),
 }
 """Path -> operation, and what its callers speak. All of them take POST."""
 LATER = (
     "/v1/messages",
     "/v1/responses",
-    "/v1/rerank",
     "/v1/files",
     "/v1/batches",
     "/v1/vector_stores",
@@ -58,6 +65,9 @@ class Gateway:
         route = ROUTES.get(request.path)
         if route is not None and request.method == "POST":
             return govern(route[0], route[1], request, sink, self.runtime)
+        if route is None and request.path.startswith(ollama_pages.PREFIX):
+            ollama_pages.serve(request, sink, self.runtime)
+            return None
         face = ANTHROPIC if speaks_anthropic(request) else route[1] if route is not None else OPENAI
         try:
             self._other(route is not None, request, sink)
@@ -104,34 +114,15 @@ class Gateway:
         sink.respond(200, kind, self._render_metrics())
 
     def _models(self, request: Request, sink: Sink) -> None:
-        """Only what the caller may use: exact names, and aliases with a usable target."""
-        runtime = self.runtime
-        state = runtime.state
-        fresh_enough(DataClass.public, runtime.clock.wall_ns(), runtime)
-        caller = runtime.authenticator.identify(request.headers, state.view).caller
-        catalog = state.view.catalog(caller.principal.tenant_id)
-
-        def usable(offers: tuple[Offer, ...]) -> bool:
-            return any(state.policy.may_list(caller, offer) for offer in offers)
-
-        created = state.view.compiled_ns // 1_000_000_000
-        data = [_model(name, created, "source") for name, offers in catalog.by_model.items() if usable(offers)]
-        now_s = runtime.clock.wall_ns() // 1_000_000_000
-        for alias in catalog.aliases.values():
-            if alias.name in catalog.by_model or (alias.sunset_s and now_s >= alias.sunset_s):
-                continue
-            offers = tuple(
-                o for t in alias.targets for o in catalog.by_model.get(t.model.rpartition("@")[0] or t.model, ())
-            )
-            if usable(offers if alias.targets else catalog.offers):
-                data.append(_model(alias.name, created, "alias"))
-        data.sort(key=lambda model: str(model["id"]))
-        listed: dict[str, object] = {"object": "list", "data": data}
+        """Only what the caller may use."""
+        created = self.runtime.state.view.compiled_ns // 1_000_000_000
+        data = [_model(one.name, created, one.owner) for one in listed(request, self.runtime)]
+        shown: dict[str, object] = {"object": "list", "data": data}
         if VERSION_HEADER in request.headers:
             data = [model_info(str(model["id"]), created) for model in data]
-            listed = model_page(data)
+            shown = model_page(data)
         if request.path == "/v1/models":
-            sink.respond(200, JSON, msgspec.json.encode(listed))
+            sink.respond(200, JSON, msgspec.json.encode(shown))
             return
         name = unquote(request.path.removeprefix("/v1/models/"))
         for model in data:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from interlock.errors import BadRequest, InterlockError, LimitExceeded, LogError, NotImplementedYet, UpstreamError
-from interlock.gateway.prepare import PATHS, ask_for, body_for
+from interlock.gateway.prepare import GENERATING, PATHS, ask_for, body_for
 from interlock.gateway.relay import Relay
 from interlock.gateway.speech import native_speech
 from interlock.gateway.spoken import SpokenRelay
 from interlock.types.record import Attempt as AttemptRecord
+from interlock.types.source import SourceKind
 from interlock.types.usage import Cost
-from interlock.wire.answers import WholeAnswer, decode_answer, error_words
+from interlock.wire.answers import WholeAnswer, decode_answer, error_code, error_words
+from interlock.wire.embeddings import as_asked
 
 if TYPE_CHECKING:
     from interlock.gateway.links import Link
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 CALLERS_FAULT = frozenset((400, 413, 415, 422))
 """Statuses by which a source says that the request itself is wrong: another source would most likely agree."""
+FILTERED = "content_filter"
+"""Code of a cloud that does not answer because of what the prompt says."""
 _CONTEXT_WORDS = ("context length", "context size", "maximum context", "too long", "exceed_context")
 
 
@@ -230,6 +234,9 @@ class Attempt:
         """A whole answer as the pivot has it. Raises UpstreamError."""
         run = self.run
         heard = speech.whole(body, run.call.operation)
+        if run.call.operation == "embeddings" and not speech.native:
+            pivot = as_asked(heard.pivot, run.parsed.fields)
+            heard = heard._replace(pivot=pivot, out=pivot)
         run.native = heard.out if speech.native else b""
         run.out = run.call.sink if speech.native else run.call.answer
         return heard.pivot
@@ -252,10 +259,12 @@ class Attempt:
         if status in CALLERS_FAULT:
             lowered = words.lower()
             context = any(sign in lowered for sign in _CONTEXT_WORDS)
-            error = BadRequest(
-                f"The model source refused the request: {words or status}.",
-                code="context_length_exceeded" if context else "upstream_refused",
-            )
+            code = "context_length_exceeded" if context else "upstream_refused"
+            if error_code(body) == FILTERED:
+                code = FILTERED  # applications of such clouds look for it
+            error = BadRequest(f"The model source refused the request: {words or status}.", code=code)
+        elif status == 404 and source.kind is SourceKind.ollama:
+            error = UpstreamError(said, code="upstream_model_missing")
         elif status == 429:
             error = LimitExceeded(said, code="upstream_rate_limited", headers=self._retry_header())
         elif status in (404, 405, 501) and self.run.call.operation == "count_tokens":
@@ -283,6 +292,8 @@ class Attempt:
 
 
 def _is_answer(answer: WholeAnswer, operation: str) -> bool:
-    if operation in ("embeddings", "count_tokens"):
+    if operation == "rerank":
+        return answer.results is not None
+    if operation not in GENERATING:
         return answer.data is not None
     return bool(answer.choices)

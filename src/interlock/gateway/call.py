@@ -10,14 +10,16 @@ from interlock.types.usage import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interlock.gateway.canary import Trial
     from interlock.gateway.faces.base import Face
     from interlock.gateway.http.exchange import Request, Sink
     from interlock.gateway.identify import Identity
     from interlock.gateway.receipts import Promise
+    from interlock.gateway.shadow import Beside
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold
     from interlock.metering.limits import Admission
-    from interlock.types.decision import Authorization, RouteDecision
+    from interlock.types.decision import Authorization, RouteDecision, Tried
     from interlock.types.identity import DataClass
     from interlock.types.record import Work
     from interlock.types.request import Features, Target
@@ -45,12 +47,19 @@ class Call:
     parsed: Parsed | None = None
     target: Target | None = None
     alias: Alias | None = None
+    trial: Trial | None = None
+    """Of an alias with a running canary."""
+    shadow_of = ""
+    """Of a shadow: the id of the call that it is compared with."""
+    beside: Beside | None = None
+    """What becomes of it at its alias's shadow."""
     data_class: DataClass | None = None
     completion_tokens_max = 0
     features: Features | None = None
     offers: tuple[Offer, ...] = ()
     authorization: Authorization | None = None
     allowed: tuple[Offer, ...] = ()
+    trials: tuple[Tried, ...] = ()
     reserved_tokens = 0
     admission: Admission | None = None
     limit_lines: Callable[[], bytes] | None = None

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from interlock.errors import BadRequest, Conflict, InterlockError, Unavailable
+from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.http.exchange import unchunked
 from interlock.gateway.link import KeyAnswer, KeyClaim, KeyEnd
 from interlock.gateway.waiting import ClientGone
@@ -137,7 +138,9 @@ class Claiming:
         derive = runtime.claims.derive
         self.digest = derive(b"key", *owner, key)
         acting = self.subject.encode()
-        self.fingerprint = derive(b"request", self.digest, acting, call.operation.encode(), call.request.body)
+        # Equal bodies at two endpoints are two requests; those of OpenAI's are told apart by their operation.
+        what = call.operation if call.face is OPENAI else f"{call.face.name} {call.request.path}"
+        self.fingerprint = derive(b"request", self.digest, acting, what.encode(), call.request.body)
         self._seal_key = derive(b"answer", *owner, key)
 
     def begin(self) -> None:

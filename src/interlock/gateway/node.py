@@ -33,6 +33,8 @@ import msgspec
 
 from interlock import __version__
 from interlock.errors import ConfigError, InterlockError, Unavailable
+from interlock.gateway.canary_keeper import CanaryKeeper
+from interlock.gateway.canary_table import CanaryTable
 from interlock.gateway.claimant import Claimant
 from interlock.gateway.feed import DatabaseStore, SnapshotFeed, Store
 from interlock.gateway.lender import Lender
@@ -162,6 +164,7 @@ class GatewayNode:
                 )
             )
         )
+        self.canaries = stack.enter_context(contextlib.closing(CanaryTable.create(run_dir / "canaries.shm", settings)))
         self.limits = stack.enter_context(
             contextlib.closing(
                 LimitTable.create(run_dir / "limits.shm", slots=settings.limit_slots, workers=self.workers)
@@ -195,6 +198,10 @@ class GatewayNode:
         )
         self.lender = Lender(self.name, settings.database_url, settings, self.clock, lambda: self.slots)
         self.claimant = Claimant(settings.database_url, settings, lambda: self.slots)
+        self.keeper = CanaryKeeper(
+            self.name, settings.database_url, settings, self.canaries, settings.home_path("node", "canaries.json")
+        )
+        self.keeper.load()
         self.metrics.before_publish(self._fill)
 
     async def _serve(self) -> None:
@@ -210,6 +217,7 @@ class GatewayNode:
                 ("shipper", self._shipper),
                 ("lender", self.lender.run),
                 ("claimant", self.claimant.run),
+                ("canaries", self.keeper.run),
                 ("housekeeping", self._housekeeping),
             )
         ]
@@ -301,6 +309,7 @@ class GatewayNode:
     def _follow(self, view: SnapshotView) -> None:
         self.watcher.update(view.sources)
         self.meters.update(view.sources)
+        self.keeper.follow(view)
         hours = {source.name: max((m.price.hour_nusd for m in source.models), default=0) for source in view.sources}
         self._hours = {name: hour_nusd for name, hour_nusd in hours.items() if hour_nusd}
         issuers = view.part_hash("issuers")
@@ -429,6 +438,7 @@ class GatewayNode:
         view = self.feed.view
         if view is not None and all(slot.ready and slot.snapshot >= view.version for slot in self.slots):
             self.board.retire({source.id for source in view.sources}, view.version)
+            self.keeper.retire()
 
     def _fill(self, metrics: Metrics) -> None:
         metrics.workers.set((), sum(1 for slot in self.slots if slot.ready))

@@ -23,6 +23,7 @@ from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.idempotency import IDEMPOTENCY_KEY, Claiming, Replayed, key_of
 from interlock.gateway.receipts import RECEIPT
 from interlock.gateway.run import Run
+from interlock.gateway.shadow import beside
 from interlock.gateway.stages.admit import admit
 from interlock.gateway.stages.authenticate import authenticate
 from interlock.gateway.stages.authorize import authorize
@@ -70,7 +71,7 @@ def _enter(call: Call, runtime: Runtime) -> Exchange | None:
     if RECEIPT in call.request.headers or runtime.receipts.always:
         runtime.receipts.promise(call)
     receive(call, runtime.body_limits)
-    resolve(call, runtime.settings)
+    resolve(call, runtime)
     authorize(call, runtime)
     if IDEMPOTENCY_KEY in call.request.headers:
         claiming = Claiming(call, key_of(call), runtime, lambda c, r: _guarded(c, r, _admit), refuse)
@@ -110,6 +111,8 @@ def _run(call: Call, runtime: Runtime) -> Run:
         call.answer = call.face.answer(call)
     else:
         call.answer = call.sink
+    if call.alias is not None and call.alias.shadow is not None:
+        beside(call, runtime)
     run = Run(call, runtime)
     try:
         run.begin()

@@ -14,8 +14,17 @@ from interlock.wire.speech import Ask
 if TYPE_CHECKING:
     from interlock.gateway.call import Call
     from interlock.types.source import Offer, Source
+    from interlock.wire.openai import Fields
 
-PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+PATHS = {
+    "chat": "/chat/completions",
+    "completions": "/completions",
+    "embeddings": "/embeddings",
+    "rerank": "/rerank",
+    "score": "/score",
+}
+GENERATING = frozenset(("chat", "completions"))
+"""Operations that make text, which takes a bound and may be streamed."""
 
 
 def body_for(call: Call, offer: Offer, source: Source) -> bytes:
@@ -31,40 +40,40 @@ def body_for(call: Call, offer: Offer, source: Source) -> bytes:
     parsed = call.parsed
     assert parsed is not None and call.identity is not None  # noqa: S101 - stage order
     fields = parsed.fields
-    drop: tuple[str, ...] = ()
-    if source.extra_fields != "pass":
-        drop = uninterpreted(source.kind, call.operation, fields)
-        if drop and source.extra_fields == "refuse":
-            raise BadRequest(
-                f"The source {source.name!r} does not take field {drop[0]!r}.", code="unknown_field", param=drop[0]
-            )
+    drop = _dropped(call.operation, fields, source) if source.extra_fields != "pass" else ()
     add: dict[str, Any] = {}
-    if parsed.operation != "embeddings":
+    if parsed.operation in GENERATING:
         if not parsed.max_tokens and (bound := _bound(call, offer)):
             chat_at_cloud = source.kind is SourceKind.openai and call.operation == "chat"
             add["max_completion_tokens" if chat_at_cloud else "max_tokens"] = bound
         if parsed.stream and not parsed.wants_usage:
             add["stream_options"] = {"include_usage": True}
-    if source.kind is SourceKind.vllm and source.prefix_cache_salt and parsed.operation != "embeddings":
+    if source.kind is SourceKind.vllm and source.prefix_cache_salt and parsed.operation in GENERATING:
         add["cache_salt"] = call.state.cache_salt(call.identity.tenant_id)
     return build_body(fields, model=offer.model.name, drop=drop, add=add)
 
 
+def _dropped(operation: str, fields: Fields, source: Source) -> tuple[str, ...]:
+    """The fields that nobody interprets. Raises BadRequest `unknown_field` when the source's rule is to refuse them."""
+    drop = uninterpreted(source.kind, operation, fields)
+    if drop and source.extra_fields == "refuse":
+        raise BadRequest(
+            f"The source {source.name!r} does not take field {drop[0]!r}.", code="unknown_field", param=drop[0]
+        )
+    return drop
+
+
 def ask_for(call: Call, offer: Offer, source: Source) -> Ask:
-    """What a source is to be asked that does not speak the pivot, or that speaks the caller's dialect."""
+    """What a source is to be asked that does not speak the pivot, or that speaks the caller's dialect.
+
+    What has no word there is left out by its speech; by the source's rule it may be refused instead.
+    """
     parsed = call.parsed
     assert parsed is not None and call.identity is not None  # noqa: S101 - stage order
-    if source.extra_fields == "refuse" and not (
-        parsed.native is not None and (parsed.native.dialect, source.kind) in NATIVE
-    ):
-        unknown = uninterpreted(source.kind, parsed.operation, parsed.fields)
-        if unknown:
-            raise BadRequest(
-                f"The source {source.name!r} does not take field {unknown[0]!r}.",
-                code="unknown_field",
-                param=unknown[0],
-            )
-    bound = _bound(call, offer) if parsed.operation != "embeddings" and not parsed.max_tokens else 0
+    native = parsed.native is not None and (parsed.native.dialect, source.kind) in NATIVE
+    if source.extra_fields == "refuse" and not native:
+        _dropped(parsed.operation, parsed.fields, source)
+    bound = _bound(call, offer) if parsed.operation in GENERATING and not parsed.max_tokens else 0
     salted = source.kind is SourceKind.vllm and source.prefix_cache_salt
     salt = call.state.cache_salt(call.identity.tenant_id) if salted else ""
     return Ask(parsed, offer, source, bound, call.completion_tokens_max, salt)

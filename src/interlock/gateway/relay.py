@@ -16,6 +16,7 @@ from interlock.gateway.http.exchange import chunk, unchunked
 from interlock.sources.connection import CHUNK_BYTES_MAX
 from interlock.types.usage import Usage
 from interlock.wire.answers import WireUsage, decode_event, decode_plain, error_words, plain_text
+from interlock.wire.mend import CallIndexes, lacks_index
 from interlock.wire.speech import DONE as DONE_EVENT
 from interlock.wire.sse import Splitter, data_of
 from interlock.wire.stencil import BACKSLASH, HEAD, QUOTE, TAIL, Stencil, cut_stencil, plain
@@ -53,6 +54,7 @@ class Relay:
         "_finished",
         "_held",
         "_hide_usage",
+        "_indexes",
         "_n",
         "_number",
         "_on_written",
@@ -113,6 +115,7 @@ class Relay:
         self._finished: set[int] = set()
         self._waiting = False
         self._held = 0
+        self._indexes: CallIndexes | None = None
         self._plain_tries = PLAIN_TRIES
         self._stencil_tries = STENCIL_TRIES
         self._stencil: Stencil | None = None
@@ -315,6 +318,10 @@ class Relay:
             if text:
                 self._record(text, b"")
         else:
+            if lacks_index(choices):
+                self._indexes = self._indexes or CallIndexes()
+                payload = self._indexes.mend(payload)
+                event = b"data: %b\n\n" % payload
             self._record("", payload)
         for choice in choices:
             if choice.finish_reason and choice.index not in self._finished:
@@ -414,6 +421,11 @@ class Relay:
     def bytes_whole(self) -> int:
         """Bytes the caller has got when the stream is complete: what was sent and what `rest` will be."""
         return self.bytes_sent + self._out_bytes + self._tail_bytes + len(self._closing)
+
+    @property
+    def held(self) -> bytes:
+        """The end that waits for the outcome to be durable, without its marker."""
+        return b"".join(self._tail)
 
     def unsent(self) -> bytes:
         """Recorded events that were not forwarded yet (their records are written by now)."""

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate, Unavailable
 from interlock.gateway.attempt import Attempt
 from interlock.gateway.cold import UNSEEN_CODE, Parked
-from interlock.gateway.faces.openai import COMMENT
+from interlock.gateway.faces.openai import COMMENT, OPENAI
+from interlock.gateway.leaving import leaving
 from interlock.gateway.runtime import Unsettled
 from interlock.gateway.trace import tried
 from interlock.ledger.charges import NOTHING, charged, interrupted
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
     from interlock.gateway.treasury import Hold
     from interlock.telemetry.tracing import AttemptFigures
     from interlock.types.decision import Candidate
+    from interlock.types.record import Comparison
     from interlock.wire.answers import WholeAnswer
 
 log = logging.getLogger("interlock.gateway")
 
-FINAL_CODES = frozenset(("upstream_refused", "invalid_header"))
+FINAL_CODES = frozenset(("upstream_refused", "invalid_header", "content_filter"))
 """Failures that another source would repeat: the caller is told at once."""
 STALE_CODE = "upstream_stale"
 """The source had closed a kept connection: it has not seen the request, which goes to it once more, on a new one."""
@@ -47,6 +49,7 @@ HARMLESS_CODES = FINAL_CODES | {
     "unknown_field",
     "untranslatable",
     "uncountable",
+    "upstream_model_missing",
     STALE_CODE,
 }
 """Failures that say nothing about the source's health: they do not count for its circuit breaker."""
@@ -78,6 +81,8 @@ class Run:
     _parked: Parked | None = None
     _waited_until_ns = 0
     _over_waiting = False
+    compared: Comparison | None = None
+    """Of a shadow: how its answer compares."""
     tried: tuple[AttemptFigures, ...] = ()
     """Attempts that failed, for tracing; empty when nothing is traced."""
 
@@ -161,13 +166,16 @@ class Run:
         if isinstance(error, LogError):
             self.log_failed(error)  # no other source would help
             return
+        if self.call.trial is not None:
+            self.call.trial.failed(error.code)
         row = attempt.link.row
-        if error.code not in HARMLESS_CODES:
+        # A shadow must not close a source to the calls that somebody waits for.
+        if error.code not in HARMLESS_CODES and not self.call.shadow_of:
             runtime.board.failure(row, now_ns)
             self._judged = True
         self._unseat()
         retry_after_s = attempt.retry_after_s()
-        if retry_after_s:
+        if retry_after_s and not self.call.shadow_of:
             runtime.board.cool_down(row, now_ns + retry_after_s * 1_000_000_000)
         runtime.metrics.attempts.add((attempt.link.source.name, error.code))
         self._last_error = error
@@ -197,6 +205,8 @@ class Run:
                 self._attempt = None  # nothing is under way
                 return
         if error is None:
+            if self.call.trial is not None:
+                self.call.trial.failed("no_candidate")
             why = "; ".join(self._skipped[:3])
             error = NoCandidate(
                 f"Every allowed source is at its limit or failing ({why}).", headers={"retry-after": "1"}
@@ -272,8 +282,11 @@ class Run:
         if self.ended or relay is None:
             return
         assert self._attempt is not None  # noqa: S101
-        self.runtime.board.failure(self._attempt.link.row, self.runtime.clock.mono_ns())
-        self._judged = True
+        if not self.call.shadow_of:
+            self.runtime.board.failure(self._attempt.link.row, self.runtime.clock.mono_ns())
+            self._judged = True
+        if self.call.trial is not None:
+            self.call.trial.failed(error.code)
         self.runtime.metrics.attempts.add((self._attempt.link.source.name, error.code))
         self._end("failed", error.status, relay.measured(), relay=relay, error=error)
 
@@ -303,6 +316,11 @@ class Run:
         if state == "completed" and attempt is not None:
             runtime.board.success(attempt.link.row)
             self._judged = True
+            if call.trial is not None:
+                call.trial.answered(
+                    (first_ns - attempt.sent_ns) // 1000 if relay is not None and first_ns else -1,
+                    (now_ns - attempt.sent_ns) // 1000,
+                )
         cost, energy = self._metered(attempt, usage, now_ns, len(body))
         amounts = self._settle(usage, cost, energy, now_ns)
         outcome = Outcome(
@@ -328,6 +346,7 @@ class Run:
             cost,
             energy,
             amounts,
+            self.compared,
         )
         try:
             seq = runtime.log.append(outcome)
@@ -373,7 +392,7 @@ class Run:
         elif relay is None:
             answer = self.native or body
             # What a translator makes of it is not known here: as of a stream, a receipt says nothing of it.
-            known = answer if self.out is self.call.sink else b""
+            known = answer if self.native or self.call.face is OPENAI else b""
             self.out.respond(200, self._headers(JSON, known), answer)
         else:
             self.forward(relay.rest())
@@ -385,6 +404,8 @@ class Run:
         self.runtime.runs.discard(self)
         if self._parked is not None:
             self._unpark()
+        if self.call.beside is not None:
+            self.call.beside.over()
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.cancel()  # also a source that has said [DONE] and keeps the body open
@@ -515,6 +536,8 @@ class Run:
         attempt = self._attempt
         if attempt is None:
             return None, NOTHING_USED
+        if self.call.trial is not None:
+            self.call.trial.look(attempt, self.runtime.clock.mono_ns())
         attempt.cancel()
         relay = attempt.relay
         if relay is None:
@@ -538,7 +561,9 @@ class Run:
         """Send a keep-alive comment when a stream has been silent for `keepalive_comment_ms`."""
         if self._parked is not None:
             self._wait(self._parked, now_ns)
-        if not self.stream or self.paused or self.ended:
+        if self.call.trial is not None and self._attempt is not None and not self.ended:
+            self.call.trial.look(self._attempt, now_ns)
+        if not self.stream or self.paused or self.ended or not self.call.face.keepalive:
             return
         if now_ns - self._last_sent_ns < self.runtime.settings.keepalive_comment_ms * 1_000_000:
             return
@@ -570,6 +595,8 @@ class Run:
             lines += call.limit_lines()
         if call.receipt is not None:
             lines += self.runtime.receipts.line(call, status, call.face.name, answer)
+        if call.alias is not None and (call.alias.sunset_s or call.alias.deprecated_s):
+            lines += leaving(call.alias)
         return lines
 
     def _count(self, outcome: Outcome, first_ns: int) -> None:

@@ -15,11 +15,13 @@ from interlock.wire.openai import Limits
 
 if TYPE_CHECKING:
     from interlock.errors import LogError
+    from interlock.gateway.canary_table import CanaryTable
     from interlock.gateway.cold import ColdStart
     from interlock.gateway.idempotency import Claiming, Claims
     from interlock.gateway.identify import Authenticator
     from interlock.gateway.receipts import Receipts
     from interlock.gateway.run import Run
+    from interlock.gateway.shadow import Beside
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold, Treasury
     from interlock.gateway.waiting import Waiting
@@ -62,6 +64,7 @@ class Runtime:
         log: RecordLog,
         limits: LimitTable,
         board: Board,
+        canaries: CanaryTable,
         metrics: Metrics,
         authenticator: Authenticator,
         state: State,
@@ -75,6 +78,7 @@ class Runtime:
         self.log = log
         self.limits = limits
         self.board = board
+        self.canaries = canaries
         self.metrics = metrics
         self.authenticator = authenticator
         self.state = state
@@ -93,6 +97,8 @@ class Runtime:
         self.snapshot_age_max_s = tuple(settings.snapshot_age_max_s(c) for c in DataClass)
         self.draining = False
         self.unsettled: list[Unsettled] = []
+        self.shadows: set[Beside] = set()
+        """Calls that are to be compared with their aliases' shadows, until that is done."""
         self.body_limits = Limits(
             settings.messages_max,
             settings.template_tokens_per_message,

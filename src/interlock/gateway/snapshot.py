@@ -29,6 +29,7 @@ from interlock.types.snapshot import (
     Head,
     Part,
     PolicyText,
+    Trial,
     bucket_of,
     principal_digest,
 )
@@ -141,6 +142,7 @@ class SnapshotView:
         "sources",
         "teams",
         "tenants",
+        "trials",
         "version",
     )
 
@@ -293,6 +295,7 @@ class SnapshotView:
         self._tenants: dict[str, Tenant] = b._tenants if same("tenants") else {t.id: t for t in self.tenants}
         self._teams: dict[str, Team] = b._teams if same("teams") else {t.id: t for t in self.teams}
         self.policies: tuple[PolicyText, ...] = b.policies if same("policies") else self._list("policies", PolicyText)
+        self.trials: tuple[Trial, ...] = b.trials if same("trials") else self._list("trials", Trial)
         self.issuers: tuple[Issuer, ...] = b.issuers if same("issuers") else self._list("issuers", Issuer)
         self.aliases: tuple[Alias, ...] = b.aliases if same("aliases") else self._list("aliases", Alias)
         self.sources: tuple[Source, ...] = b.sources if same("sources") else self._list("sources", Source)

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 from interlock.types.source import SourceKind
 from interlock.wire.anthropic.requests import COUNTING, DIALECT
 from interlock.wire.anthropic.speech import NO_COUNT, Messages, TokenCount
+from interlock.wire.ollama.speech import OllamaSpeech
 
 if TYPE_CHECKING:
     from interlock.wire.openai import Native
     from interlock.wire.speech import Speech
 
-SPEECHES: dict[SourceKind, Speech] = {SourceKind.anthropic: Messages(native=False)}
+SPEECHES: dict[SourceKind, Speech] = {
+    SourceKind.anthropic: Messages(native=False),
+    SourceKind.ollama: OllamaSpeech(),
+}
 """How each kind of source is spoken to that does not speak the pivot."""
 NATIVE: dict[tuple[str, SourceKind], Speech] = {
     (DIALECT, SourceKind.anthropic): Messages(native=True),

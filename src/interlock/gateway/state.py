@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from interlock.gateway.links import Link
+from interlock.metering.cost import bound_nusd
 from interlock.policy.engine import PolicyEngine
+from interlock.policy.trial import Trials
 
 if TYPE_CHECKING:
     from interlock.gateway.snapshot import SnapshotView
     from interlock.settings import Settings
+    from interlock.types.snapshot import PolicyText
 
 
 class State:
     """A snapshot, the policies compiled from it, and the links to its sources. Immutable but for its caches."""
 
     def __init__(
-        self, view: SnapshotView, policy: PolicyEngine, links: dict[str, Link], salt_secret: bytes, salts_max: int
+        self,
+        view: SnapshotView,
+        policy: PolicyEngine,
+        links: dict[str, Link],
+        salt_secret: bytes,
+        salts_max: int,
+        trials: Trials | None = None,
     ) -> None:
         self.view = view
         self.version = view.version
         self.root = view.root
         self.policy = policy
+        self.trials = trials
+        """Policies that only report; None when there are none."""
         self.links = links
         """By source id."""
         self._salt_secret = salt_secret
@@ -51,24 +62,36 @@ def build_state(
     salt_secret: bytes,
 ) -> State:
     """The state of a new snapshot; policies are compiled again only when something they depend on has changed."""
-    if before is not None and _same_policies(before.view, view):
-        policy = before.policy
-    else:
-        policy = PolicyEngine(
-            view.policies,
+
+    def engine(policies: Sequence[PolicyText]) -> PolicyEngine:
+        return PolicyEngine(
+            policies,
             view.tenants,
             view.teams,
             view.sources,
             settings.decision_cache_max,
             tenants_max=settings.policy_tenants_max,
             callers_max=settings.policy_callers_max,
+            bound=bound_nusd,
         )
+
+    if before is not None and _same_policies(before.view, view):
+        policy = before.policy
+    else:
+        policy = engine(view.policies)
         for tenant in view.tenants[: settings.policy_tenants_prepared]:
             policy.slice(tenant.id)  # parsed now, some ms each, so that no tenant's first call waits for it
+    trials = None
+    if view.trials:
+        same = before is not None and policy is before.policy and _same_parts(before.view, view, "trials")
+        trials = before.trials if same and before is not None else Trials(view.trials, view.policies, engine)
     links = {source.id: link(source.id) for source in view.sources}
-    return State(view, policy, links, salt_secret, settings.tenant_cache_max)
+    return State(view, policy, links, salt_secret, settings.tenant_cache_max, trials)
 
 
 def _same_policies(old: SnapshotView, new: SnapshotView) -> bool:
-    names = ("policies", "tenants", "teams", "sources")
+    return _same_parts(old, new, "policies", "tenants", "teams", "sources")
+
+
+def _same_parts(old: SnapshotView, new: SnapshotView, *names: str) -> bool:
     return all(old.part_hash(name) == new.part_hash(name) for name in names)

@@ -23,6 +23,7 @@ import uvloop
 from interlock import __version__
 from interlock.errors import ConfigError, InterlockError, LogError, SnapshotError, Unauthenticated
 from interlock.gateway.app import Gateway
+from interlock.gateway.canary_table import CanaryTable
 from interlock.gateway.http.fallback import Fallback
 from interlock.gateway.http.protocol import Server
 from interlock.gateway.idempotency import Claims
@@ -107,6 +108,7 @@ class Worker:
         self.settings = settings = Settings(**config.settings)
         run_dir = Path(config.run_dir)
         self.board = Board.open(run_dir / "board.shm", worker=config.slot, settings=settings)
+        self.canaries = CanaryTable.open(run_dir / "canaries.shm", settings)
         self.limits = LimitTable.open(
             run_dir / "limits.shm",
             worker=config.slot,
@@ -167,6 +169,7 @@ class Worker:
             log=self.record_log,
             limits=self.limits,
             board=self.board,
+            canaries=self.canaries,
             metrics=self.metrics,
             authenticator=Authenticator(self.pepper, self.tokens, self.clock, settings.principal_cache_max),
             state=self._state(self.view, None),

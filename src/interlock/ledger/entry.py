@@ -98,11 +98,18 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
         **_end(call, intent),
         "contents": chest.references,
     }
+    if intent.target.canary:
+        leaf["what"]["arm"] = intent.target.canary
+    if intent.shadow_of:
+        leaf["shadow_of"] = intent.shadow_of
+    if call.outcome is not None and call.outcome.compared is not None:
+        leaf["compared"] = msgspec.structs.asdict(call.outcome.compared)
     if intent.charges:
         leaf["budgets"] = _charges(call, intent)
     if intent.receipt:
         leaf["receipt"] = intent.receipt
     _work(leaf, intent.work, key)
+    _trials(leaf, intent)
     return Draft(intent.tenant_id, at_ns, leaf, subject_of(intent), chest.contents, chest.lists)
 
 
@@ -179,7 +186,14 @@ def _refusal(call: CallRecords, record: Refusal, at_ns: int, key: SubjectKey | N
     if record.receipt:
         leaf["receipt"] = record.receipt
     _work(leaf, record.work, key)
+    _trials(leaf, record)
     return Draft(record.tenant_id, at_ns, leaf, subject_of(record), chest.contents, chest.lists)
+
+
+def _trials(leaf: dict[str, Any], record: Intent | Refusal) -> None:
+    """What policies that only report would have made of the call."""
+    if record.trials:
+        leaf["trials"] = [{"of": each.tenant_id, "digest": each.digest, "would": each.would} for each in record.trials]
 
 
 def _end(call: CallRecords, intent: Intent) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class What(msgspec.Struct, frozen=True, rename={"request_class": "class"}):
 
     model: str = ""
     request_class: str = ""
+    alias: str = ""
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -97,6 +98,7 @@ class Leaf(msgspec.Struct, frozen=True):
     energy: Joules = Joules()
     budgets: tuple[Charged, ...] = ()
     work: Work = Work()
+    shadow_of: str = ""
 
     @property
     def model(self) -> str:
@@ -147,6 +149,8 @@ def key_of(leaf: Leaf, zone: ZoneInfo) -> Key:
     """Where a call or a refusal counts: on the day of its admission in the tenant's time zone."""
     seconds = leaf.at // 1_000_000_000
     day = datetime.fromtimestamp(seconds, UTC).astimezone(zone).date()
+    if leaf.shadow_of:  # nobody asked for it: it is on the account of whoever declared the shadow
+        return Key(day, "", "", leaf.where.name, leaf.model, f"shadow:{leaf.what.alias}")
     return Key(day, leaf.who.team, leaf.who.principal, leaf.where.name, leaf.model, leaf.what.request_class)
 
 

@@ -38,6 +38,12 @@ class TenantBook:
         own = (("key", key_id), ("principal", principal_id), ("team", team_id), ("tenant", tenant_id))
         return tuple(budget for each in own for budget in found.get(each, ()))
 
+    def of_shadow(self, tenant_id: str, alias: str) -> tuple[Budget, ...]:
+        """The budgets that the shadow calls of an alias count on: its own and those on the tenant as a
+        whole, but none of its callers'."""
+        own = self._by_subject.get(("shadow", alias), ())
+        return (*own, *self._by_subject.get(("tenant", tenant_id), ()))
+
 
 NO_BUDGETS = TenantBook()
 

@@ -7,9 +7,10 @@ later are those whole nano-USD, so that a sum over records is exact in any order
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
-from interlock.types.source import Price, PriceTier
+from interlock.types.source import Offer, Price, PriceTier
 from interlock.types.usage import Cost, Usage, divide_half_even
 
 PER_MTOK = 1_000_000
@@ -79,6 +80,22 @@ class Rates:
             if prompt_tokens > above:
                 rates = tier
         return rates
+
+
+@functools.lru_cache(maxsize=4096)
+def _rates_of(price: Price) -> Rates:
+    return Rates(price)
+
+
+def bound_nusd(offer: Offer, prompt_tokens: int, completion_tokens: int) -> int:
+    """The most that a call with these bounds may cost at an offer, in nano-USD.
+
+    What nobody named a price for costs nothing on the premises, and off them as much as there is: it is not known.
+    """
+    rates = _rates_of(offer.model.price)
+    if rates.origin == "none" and not offer.source.labels.on_prem:
+        return NUSD_MAX
+    return rates.bound(prompt_tokens, completion_tokens).nusd
 
 
 def _most_by_tier(most: tuple[int, int], tiers: tuple[tuple[int, _Rates], ...]) -> Iterator[tuple[int, int, int]]:

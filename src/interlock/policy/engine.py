@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import cedarpy
@@ -19,6 +20,7 @@ import msgspec
 from interlock.errors import ConfigError
 from interlock.policy.cache import Generations
 from interlock.policy.entities import Uid, principal_entity, principal_uid, tenant_entities, uid
+from interlock.policy.measured import COST, TIME, WEEK, Measured, every, read_by, stands_for, week_minute
 from interlock.policy.schema import (
     ACTION_WORDS,
     ACTIONS,
@@ -41,11 +43,22 @@ SLICES_MAX = 256
 ASKERS_MAX = 1024
 """What an engine keeps when nobody says otherwise; workers take theirs from the settings."""
 
-OPERATIONS = ("chat", "completions", "embeddings")
+TIMES_MAX = 64
+"""Most times that are tried to find out whether a caller may know of an offer."""
+COST_UNKNOWN = 2**63 - 1
+Bound = Callable[[Offer, int, int], int]
+"""The most that a call may cost at an offer, in nano-USD, from its bounds of prompt and completion tokens."""
+
+OPERATIONS = ("chat", "completions", "embeddings", "rerank", "score")
 BASE_POLICY = PolicyText(id=BASE_ID, cedar=BASE_CEDAR, words=BASE_WORDS)
 
 _CEDAR_VERSION = importlib.metadata.version("cedarpy")
 _CEDAR_ID = re.compile(r"policy(\d+)")
+
+
+def cost_unknown(_offer: Offer, _prompt: int, _completion: int) -> int:
+    """For an engine that was not told what calls cost: no call is below any ceiling."""
+    return COST_UNKNOWN
 
 
 class Ruling(NamedTuple):
@@ -114,6 +127,12 @@ class TenantSlice:
         self.ambiguous = frozenset(name for name, found in named.items() if len(found) > 1)
         self.offers = frozenset((name, m.name) for name, source in self.sources.items() for m in source.models)
         self.index = RuleIndex([rule for policy in policies for rule in parse(policy)])
+        read: dict[str, set[int]] = {}
+        for rule in self.index.rules:
+            for name, numbers in rule.thresholds:
+                read.setdefault(name, set()).update(numbers)
+        self.thresholds = {name: tuple(sorted(numbers)) for name, numbers in read.items()}
+        """What policies compare of cost and time."""
         base = tenant_entities(tenant, self.teams.values(), self.sources.values())
         try:
             self.entities = cedarpy.Entities.from_json_str(json.dumps(base), schema())
@@ -150,7 +169,8 @@ class PolicyEngine:
     A new snapshot that changes any of the four needs a new engine; otherwise the old one should be kept, with what it
     remembers. Not for use by two threads at once. `cache_max`: decisions remembered, and as many of their parts.
     `tenants_max`: tenants whose policies and entities are kept parsed; the others are parsed again when they call.
-    `callers_max`: callers whose entity graph is kept; only decisions that are not remembered need it.
+    `callers_max`: callers whose entity graph is kept; only decisions that are not remembered need it. `bound`: what a
+    call may cost, where a policy asks for it.
     """
 
     def __init__(
@@ -163,8 +183,11 @@ class PolicyEngine:
         *,
         tenants_max: int = SLICES_MAX,
         callers_max: int = ASKERS_MAX,
+        bound: Bound = cost_unknown,
     ) -> None:
         self._policies = tuple(policies)
+        self._bound = bound
+        self._measured = any(read_by(policy.cedar) for policy in self._policies)
         self._tenants = {tenant.id: tenant for tenant in tenants}
         self._teams: dict[str, list[Team]] = {}
         for team in teams:
@@ -196,37 +219,50 @@ class PolicyEngine:
             h.update(hashlib.sha256(encode(part)).digest())
         return h.digest()
 
+    @property
+    def policies(self) -> tuple[PolicyText, ...]:
+        """The policies, without the base policy."""
+        return self._policies
+
     # -- deciding
 
-    def authorize(self, caller: Caller, features: Features, offers: Sequence[Offer]) -> Authorization:
+    def authorize(self, caller: Caller, features: Features, offers: Sequence[Offer], wall_ns: int = 0) -> Authorization:
         """The offers that this request may go to, with the reasons both ways. Same inputs, same answer.
 
-        Looks at `features.operation`, `.actions` and `.data_class` only. Offers of other tenants' sources are passed
-        over in silence: nothing a tenant can read names them. Never raises: what cannot be decided is denied.
+        Looks at `features.operation`, `.actions` and `.data_class` only; where a policy asks for cost or time, also at
+        the bounds of tokens and at `wall_ns`, the instant of the call in Unix nanoseconds. Offers of other tenants'
+        sources are passed over in silence: nothing a tenant can read names them. Never raises: what cannot be decided
+        is denied.
         """
-        return self.rule(caller, features, offers).authorization
+        return self.rule(caller, features, offers, wall_ns).authorization
 
-    def rule(self, caller: Caller, features: Features, offers: Sequence[Offer]) -> Ruling:
+    def rule(self, caller: Caller, features: Features, offers: Sequence[Offer], wall_ns: int = 0) -> Ruling:
         """As `authorize`, with the allowed offers themselves. Remembered per tuple of offers: pass the same tuple."""
         principal = caller.principal
         delegator = caller.delegator
         # Identities stand for values here: every part is immutable and held by the entry, so an identity that is
         # found cannot have been given to something else.
+        key: tuple[object, ...]
         key = (id(principal), id(delegator), id(offers), id(features.data_class), features.operation, features.actions)
+        measured = None
+        if self._measured:
+            measured = self.measures(principal.tenant_id, features, offers, wall_ns)
+            key = (*key, measured)
         found = self._young.get(key)
         if found is not None:
             return found.ruling
         remembered = self._rulings.get(key)
         if remembered is None:
             self.decided += 1
-            ruling = self._decide(principal, delegator, features, offers)
+            ruling = self._decide(principal, delegator, features, offers, measured)
             remembered = _Remembered(ruling, principal, delegator, offers, features.data_class)
             if type(offers) is tuple:  # anything else could change and keep its identity
                 self._rulings.put(key, remembered)
         return remembered.ruling
 
     def may_list(self, caller: Caller, offer: Offer) -> bool:
-        """Whether the caller may know that this offer exists: it may call it with public data, in some operation."""
+        """Whether the caller may know that this offer exists: it may call it with public data, in some operation, at
+        some time."""
         operations = [o for o in OPERATIONS if o in offer.model.abilities] or OPERATIONS[:1]
         return any(
             self._decide(
@@ -234,9 +270,36 @@ class PolicyEngine:
                 caller.delegator,
                 Features(operation=operation, asked=offer.model.name, data_class=DataClass.public),
                 (offer,),
+                measured,
             ).offers
             for operation in operations
+            for measured in self._whenever(caller.principal.tenant_id)
         )
+
+    def measures(self, tenant_id: str, features: Features, offers: Sequence[Offer], wall_ns: int) -> Measured | None:
+        """What decides of cost and time, None when no policy of the tenant asks."""
+        found = self.slice(tenant_id)
+        if isinstance(found, Problem) or not found.thresholds:
+            return None
+        asked = found.thresholds
+        time_s = wall_ns // 1_000_000_000
+        ceilings = asked.get(COST, ())
+        prompt, completion = features.prompt_tokens_max, features.completion_tokens_max
+        return Measured(
+            stands_for(time_s, asked.get(TIME, ())),
+            stands_for(week_minute(time_s), asked.get(WEEK, ())),
+            tuple(stands_for(self._bound(o, prompt, completion), ceilings) if ceilings else 0 for o in offers),
+        )
+
+    def _whenever(self, tenant_id: str) -> Iterable[Measured | None]:
+        """A free call at different times: what is closed for now is no secret."""
+        found = self.slice(tenant_id) if self._measured else None
+        if not isinstance(found, TenantSlice) or not found.thresholds:
+            return (None,)
+        asked = found.thresholds
+        free = (stands_for(0, asked.get(COST, ())),)
+        times = itertools.product(every(asked.get(TIME, ())), every(asked.get(WEEK, ())))
+        return (Measured(time_s, week, free) for time_s, week in itertools.islice(times, TIMES_MAX))
 
     def visible(self, tenant_id: str, source: Source) -> bool:
         """Whether a tenant may be given this source at all: its own, or the platform's with a grant."""
@@ -252,7 +315,12 @@ class PolicyEngine:
                 raise ConfigError(found.words)
 
     def _decide(
-        self, principal: Principal, delegator: Principal | None, features: Features, offers: Sequence[Offer]
+        self,
+        principal: Principal,
+        delegator: Principal | None,
+        features: Features,
+        offers: Sequence[Offer],
+        measured: Measured | None,
     ) -> Ruling:
         shown = [o for o in offers if not o.source.tenant_id or o.source.tenant_id == principal.tenant_id]
         problem = self._refused(principal, delegator, features)
@@ -268,7 +336,13 @@ class PolicyEngine:
             else:
                 reasons[id(offer)] = reason
         parties = (principal,) if delegator is None else (principal, delegator)
-        told = [self._ask(p, delegator is not None, features, open_offers) for p in parties]
+        context = {
+            "data_class": int(features.data_class),
+            "operation": features.operation,
+            "delegated": delegator is not None,
+        }
+        contexts = contexts_of(context, offers, measured)
+        told = [self._ask(p, features, open_offers, contexts) for p in parties]
         permits: list[Reason] = []
         allowed: list[Offer] = []
         for i, offer in enumerate(open_offers):
@@ -329,35 +403,31 @@ class PolicyEngine:
         return None
 
     def _ask(
-        self, principal: Principal, delegated: bool, features: Features, offers: Sequence[Offer]
+        self, principal: Principal, features: Features, offers: Sequence[Offer], contexts: Mapping[str, str]
     ) -> list[list[Outcome]]:
-        """Cedar's outcome for each offer and each action of the request, remembered singly."""
+        """Cedar's outcome for each offer and each action of the request, remembered singly. `contexts` by offer."""
         asker = self.asker(principal)
         if isinstance(asker, Problem):
             problem = Outcome(asker.code, asker.words, ())
             return [[problem] for _ in offers]
         actions = tuple(dict.fromkeys((INFER, *features.actions)))
-        level = int(features.data_class)
         found: dict[tuple[object, ...], Outcome] = {}
-        missing: list[tuple[tuple[object, ...], str, Offer]] = []
+        missing: list[tuple[str, Offer, str]] = []
         for offer in offers:
+            context = contexts[offer.key]
             for action in actions:
-                key: tuple[object, ...] = (asker.serial, offer.key, action, features.operation, level, delegated)
+                key: tuple[object, ...] = (asker.serial, offer.key, action, context)
                 outcome = self._outcomes.get(key)
                 if outcome is None:
-                    missing.append((key, action, offer))
+                    missing.append((action, offer, context))
                 else:
                     found[key] = outcome
         if missing:
-            context = json.dumps({"data_class": level, "operation": features.operation, "delegated": delegated})
-            pairs = [(action, offer) for _, action, offer in missing]
-            for (put, _, _), outcome in zip(missing, evaluate(asker, pairs, context), strict=True):
+            for (action, offer, context), outcome in zip(missing, evaluate(asker, missing), strict=True):
+                put = (asker.serial, offer.key, action, context)
                 found[put] = outcome
                 self._outcomes.put(put, outcome)
-        return [
-            [found[asker.serial, offer.key, action, features.operation, level, delegated] for action in actions]
-            for offer in offers
-        ]
+        return [[found[asker.serial, offer.key, action, contexts[offer.key]] for action in actions] for offer in offers]
 
     # -- what decisions are made from
 
@@ -395,8 +465,17 @@ class PolicyEngine:
         return found
 
 
-def evaluate(asker: Asker, pairs: Sequence[tuple[str, Offer]], context: str) -> list[Outcome]:
-    """Cedar's outcome for each (action, offer). `context` is the call as JSON.
+def contexts_of(context: Mapping[str, object], offers: Sequence[Offer], measured: Measured | None) -> dict[str, str]:
+    """The call as JSON for each offer, by its key."""
+    if measured is None:
+        return dict.fromkeys((offer.key for offer in offers), json.dumps(context))
+    when = {**context, TIME: measured.time_s, WEEK: measured.week_minute}
+    costs = {cost: json.dumps({**when, COST: cost}) for cost in set(measured.costs)}
+    return {offer.key: costs[cost] for offer, cost in zip(offers, measured.costs, strict=True)}
+
+
+def evaluate(asker: Asker, asked: Sequence[tuple[str, Offer, str]]) -> list[Outcome]:
+    """Cedar's outcome for each (action, offer, context): the last is the call as JSON.
 
     INVARIANT: a policy that could not be evaluated denies. Cedar itself would leave it out, and with it a forbid.
     """
@@ -407,13 +486,13 @@ def evaluate(asker: Asker, pairs: Sequence[tuple[str, Offer]], context: str) -> 
             "resource": uid("Offer", offer.key),
             "context": context,
         }
-        for action, offer in pairs
+        for action, offer, context in asked
     ]
     try:
         results = cedarpy.is_authorized_batch(requests, asker.policies, asker.entities)
     except ValueError as e:
-        return [Outcome("policy_error", f"the policies could not be evaluated: {e}", ()) for _ in pairs]
-    return [_outcome(asker, action, offer, r) for (action, offer), r in zip(pairs, results, strict=True)]
+        return [Outcome("policy_error", f"the policies could not be evaluated: {e}", ()) for _ in asked]
+    return [_outcome(asker, action, offer, r) for (action, offer, _), r in zip(asked, results, strict=True)]
 
 
 def _outcome(asker: Asker, action: str, offer: Offer, result: cedarpy.AuthzResult) -> Outcome:

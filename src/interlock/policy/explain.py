@@ -13,7 +13,7 @@ from typing import Any
 import cedarpy
 import msgspec
 
-from interlock.policy.engine import Asker, PolicyEngine, Problem, evaluate
+from interlock.policy.engine import Asker, PolicyEngine, Problem, contexts_of, evaluate
 from interlock.policy.entities import uid
 from interlock.policy.schema import ACTIONS, INFER
 from interlock.policy.slices import statement_json
@@ -66,9 +66,12 @@ class Explanation(msgspec.Struct, frozen=True):
         return told
 
 
-def explain(engine: PolicyEngine, caller: Caller, features: Features, offers: Sequence[Offer]) -> list[Explanation]:
-    """An explanation for each offer that the caller's tenant can know of, in the order given."""
-    authorization = engine.authorize(caller, features, offers)
+def explain(
+    engine: PolicyEngine, caller: Caller, features: Features, offers: Sequence[Offer], wall_ns: int = 0
+) -> list[Explanation]:
+    """An explanation for each offer that the caller's tenant can know of, in the order given, of a call at `wall_ns`
+    (Unix nanoseconds)."""
+    authorization = engine.authorize(caller, features, offers, wall_ns)
     reasons = {reason.offer: reason for reason in (*authorization.permits, *authorization.denials)}
     allowed = frozenset(authorization.allowed)
     found = []
@@ -78,22 +81,22 @@ def explain(engine: PolicyEngine, caller: Caller, features: Features, offers: Se
             continue
         checks: tuple[Check, ...] = ()
         if reason.stage == "policy" and reason.code in ("permitted", "forbidden", "no_permit", "policy_error"):
-            checks = tuple(_checks(engine, caller, features, offer))
+            checks = tuple(_checks(engine, caller, features, offer, wall_ns))
         found.append(Explanation(offer.key, offer.key in allowed, reason, checks))
     return found
 
 
-def _checks(engine: PolicyEngine, caller: Caller, features: Features, offer: Offer) -> list[Check]:
+def _checks(engine: PolicyEngine, caller: Caller, features: Features, offer: Offer, wall_ns: int) -> list[Check]:
     parties: list[Principal] = [caller.principal]
     if caller.delegator is not None:
         parties.append(caller.delegator)
-    context = json.dumps(
-        {
-            "data_class": int(features.data_class),
-            "operation": features.operation,
-            "delegated": caller.delegator is not None,
-        }
-    )
+    call = {
+        "data_class": int(features.data_class),
+        "operation": features.operation,
+        "delegated": caller.delegator is not None,
+    }
+    measured = engine.measures(caller.principal.tenant_id, features, (offer,), wall_ns)
+    context = contexts_of(call, (offer,), measured)[offer.key]
     found = []
     for party in parties:
         asker = engine.asker(party)
@@ -102,7 +105,7 @@ def _checks(engine: PolicyEngine, caller: Caller, features: Features, offer: Off
                 words = asker.words if isinstance(asker, Problem) else f"unknown action {action}"
                 found.append(Check(f'{party.kind.value} "{party.name}"', action, False, words))
                 continue
-            outcome = evaluate(asker, [(action, offer)], context)[0]
+            outcome = evaluate(asker, [(action, offer, context)])[0]
             rules = _rules(engine, party, asker, action, offer, context)
             found.append(Check(asker.who, action, not outcome.code, outcome.words, tuple(rules)))
     return found

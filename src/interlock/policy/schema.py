@@ -9,6 +9,8 @@ from pathlib import Path
 import cedarpy
 
 from interlock.errors import ConfigError
+from interlock.policy import measured
+from interlock.policy.slices import statement_json
 from interlock.policy.text import PolicyProblem, Statement, TextError, first_bad_token, place, statements
 
 INFER = "infer"
@@ -108,6 +110,9 @@ def _check(statement: Statement) -> list[tuple[int, str]]:
         return [(bad.offset, f"'{bad.text}' is not expected here ({message})")]
     result = cedarpy.validate_policies(statement.text, schema())
     messages = sorted({_POSITION_PREFIX.sub("", e.error) for e in result.errors})
+    if not messages:
+        wrong = measured.problem(statement_json(statement.text))
+        return [(_locate(statement, wrong), wrong)] if wrong else []
     if len(messages) > 1:  # the consequence of an unknown name, said in addition to it, helps nobody
         messages = [m for m in messages if "unable to find an applicable action" not in m] or messages
     return sorted((_locate(statement, message), message) for message in messages)

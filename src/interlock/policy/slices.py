@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import cedarpy
 
 from interlock.errors import ConfigError
+from interlock.policy.measured import read_by, thresholds
 from interlock.policy.text import TextError, place, statements
 from interlock.types.snapshot import PolicyText
 
@@ -34,6 +35,8 @@ class Rule(NamedTuple):
     who_id: str
     exact: bool
     kind: str
+    thresholds: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """What it compares of cost and time; see `measured`."""
 
 
 PARSED_MAX = 4096
@@ -77,7 +80,8 @@ def _rule(policy: PolicyText, cedar: str) -> Rule:
         case other:
             raise ValueError(f"a principal scope that is not known: {other}")
     who_type, who_id = (who["type"], who["id"]) if who else ("", "")
-    return Rule(policy, cedar, form["effect"], who_type, who_id, exact, kind)
+    read = tuple(thresholds((form["conditions"],)).items()) if read_by(cedar) else ()
+    return Rule(policy, cedar, form["effect"], who_type, who_id, exact, kind, read)
 
 
 class RuleIndex:

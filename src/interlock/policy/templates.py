@@ -6,7 +6,10 @@ become part of the policy's logic.
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 from interlock.errors import ConfigError
@@ -64,6 +67,32 @@ TEMPLATES: Mapping[str, Template] = {
         {
             "regions": Parameter("list of region labels that are allowed", required=True),
             "teams": Parameter("list of teams it holds for; absent: everyone", required=False),
+        },
+    ),
+    "cloud-only-for-public-data": Template(
+        "Sources that are not on the premises get public data only.",
+        {"teams": Parameter("list of teams it holds for; absent: everyone", required=False)},
+    ),
+    "agents-need-a-delegator": Template(
+        "An agent calls only while it acts for somebody.",
+        {"teams": Parameter("list of teams whose agents it holds for; absent: every agent", required=False)},
+    ),
+    "cost-ceiling-per-call": Template(
+        "No call may cost more than this at most, by the bounds of its prompt and answer and the source's price.",
+        {
+            "usd": Parameter("US dollars, a decimal number", required=True),
+            "teams": Parameter("list of teams it holds for; absent: everyone", required=False),
+            "models": Parameter("list of models as in team-may-use-models; absent: every model", required=False),
+        },
+    ),
+    "maintenance-window": Template(
+        "Within this time nothing is sent there: once, or every week.",
+        {
+            "from": Parameter("when it begins: ISO 8601 date and time; UTC unless it says otherwise", required=False),
+            "to": Parameter("when it ends", required=False),
+            "weekly": Parameter('instead of these, every week: "sat 22:00 - sun 02:00", UTC', required=False),
+            "sources": Parameter("list of sources; absent: every source", required=False),
+            "models": Parameter("list of models as in team-may-use-models; absent: every model", required=False),
         },
     ),
 }
@@ -197,8 +226,108 @@ def _region_stays_in_region(template: str, parameters: Mapping[str, object]) -> 
     return cedar, f"calls of {who} stay in {'region' if len(regions) == 1 else 'regions'} {_listed(regions)}"
 
 
+def _cloud_only_for_public_data(_template: str, parameters: Mapping[str, object]) -> tuple[str, str]:
+    scope, extra, who = _who(_template, parameters)
+    cedar = f"forbid (\n  {scope},\n  action,\n  resource\n)"
+    cedar += _conditions(extra, "context.data_class > 0", "!resource.on_prem")
+    return cedar, f"only public data of {who} leaves the premises"
+
+
+def _agents_need_a_delegator(template: str, parameters: Mapping[str, object]) -> tuple[str, str]:
+    _, _, who = _who(template, parameters)
+    teams = _names(template, "teams", parameters["teams"]) if parameters.get("teams") is not None else []
+    extra = f"principal in [{', '.join(entity('Team', t) for t in teams)}]" if teams else ""
+    cedar = "forbid (\n  principal is Agent,\n  action,\n  resource\n)"
+    cedar += _conditions(extra, "!context.delegated")
+    return cedar, f"agents{f' of {who}' if teams else ''} call only for somebody"
+
+
+def _cost_ceiling_per_call(template: str, parameters: Mapping[str, object]) -> tuple[str, str]:
+    given = parameters["usd"]
+    try:
+        if isinstance(given, bool) or not isinstance(given, int | float | str):
+            raise ValueError
+        nusd = Decimal(str(given)) * 1_000_000_000
+        if not nusd.is_finite() or nusd != nusd.to_integral_value() or not 0 <= nusd <= COST_MAX:
+            raise ValueError
+    except (ValueError, ArithmeticError):
+        raise _wrong(
+            template, "usd", f"must be US dollars from 0 to a million, to the billionth, not {given!r}"
+        ) from None
+    scope, extra, who = _who(template, parameters)
+    tests, model_words = _some_models(template, parameters)
+    cedar = f"forbid (\n  {scope},\n  action,\n  resource\n)"
+    cedar += _conditions(extra, f"context.cost_nusd > {int(nusd)}", tests)
+    return cedar, f"no call of {who} to {model_words} may cost more than {given} USD"
+
+
+def _maintenance_window(template: str, parameters: Mapping[str, object]) -> tuple[str, str]:
+    weekly = parameters.get("weekly")
+    if (weekly is None) == (parameters.get("from") is None or parameters.get("to") is None):
+        raise _wrong(template, "weekly", "or both from and to must be given, and not all of them")
+    if weekly is not None:
+        match = _WEEKLY.fullmatch(weekly.strip().lower()) if isinstance(weekly, str) else None
+        if match is None or parameters.get("from") is not None or parameters.get("to") is not None:
+            raise _wrong(template, "weekly", f'is written "sat 22:00 - sun 02:00", without from and to; not {weekly!r}')
+        first, last = (_minute_of(*match.groups()[i : i + 3]) for i in (0, 3))
+        if first == last:
+            raise _wrong(template, "weekly", "must not end where it begins")
+        sign = "&&" if first < last else "||"
+        when = f"(context.week_minute >= {first} {sign} context.week_minute < {last})"
+        words = f"every week {weekly} UTC"
+    else:
+        try:
+            first, last = instant(parameters["from"]), instant(parameters["to"])
+        except ValueError as e:
+            raise _wrong(template, "from", f"and to: each {e}") from None
+        if first >= last:
+            raise _wrong(template, "to", "must be after from")
+        when = f"context.time_s >= {first} && context.time_s < {last}"
+        words = f"from {parameters['from']} to {parameters['to']}"
+    tests, model_words = _some_models(template, parameters)
+    where, source_words = "", ""
+    if parameters.get("sources") is not None:
+        sources = _names(template, "sources", parameters["sources"])
+        where = f"resource in [{', '.join(entity('Source', s) for s in sources)}]"
+        source_words = f" at {_listed(sources)}"
+    cedar = "forbid (\n  principal,\n  action,\n  resource\n)" + _conditions(when, where, tests)
+    return cedar, f"{model_words}{source_words} is closed for maintenance {words}"
+
+
+def _some_models(template: str, parameters: Mapping[str, object]) -> tuple[str, str]:
+    """(condition, words) of an optional `models` parameter."""
+    if parameters.get("models") is None or parameters["models"] == "*":
+        return "", "every model"
+    return _models(_names(template, "models", parameters["models"]))
+
+
+def _minute_of(day: str, hour: str, minute: str) -> int:
+    return (_DAYS.index(day) * 24 + int(hour)) * 60 + int(minute)
+
+
+def instant(given: object) -> int:
+    """Unix seconds of an ISO 8601 date and time, in UTC unless it says otherwise. Raises ValueError."""
+    try:
+        at = datetime.datetime.fromisoformat(given) if isinstance(given, str) else None
+    except ValueError:
+        at = None
+    if at is None:
+        raise ValueError(f"must be an ISO 8601 date and time, not {given!r}")
+    return int((at if at.tzinfo is not None else at.replace(tzinfo=datetime.UTC)).timestamp())
+
+
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_POINT = rf"({'|'.join(_DAYS)}) ([01][0-9]|2[0-3]):([0-5][0-9])"
+_WEEKLY = re.compile(rf"{_POINT} ?- ?{_POINT}")
+COST_MAX = 10**15
+"""A million dollars, in nano-USD: no ceiling is higher."""
+
 _RENDERERS: Mapping[str, Callable[[str, Mapping[str, object]], tuple[str, str]]] = {
     "team-may-use-models": _team_may_use_models,
     "data-class-stays-on-prem": _data_class_stays_on_prem,
     "region-stays-in-region": _region_stays_in_region,
+    "cloud-only-for-public-data": _cloud_only_for_public_data,
+    "agents-need-a-delegator": _agents_need_a_delegator,
+    "cost-ceiling-per-call": _cost_ceiling_per_call,
+    "maintenance-window": _maintenance_window,
 }

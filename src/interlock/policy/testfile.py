@@ -22,8 +22,9 @@ import msgspec
 import yaml
 
 from interlock.errors import ConfigError
-from interlock.policy.engine import OPERATIONS, PolicyEngine
+from interlock.policy.engine import OPERATIONS, Bound, PolicyEngine, cost_unknown
 from interlock.policy.schema import FIELD_ACTIONS
+from interlock.policy.templates import instant
 from interlock.policy.world import World, data_class
 from interlock.types.decision import Reason
 from interlock.types.identity import Caller, DataClass, Principal, PrincipalKind
@@ -57,6 +58,9 @@ class Case(msgspec.Struct, frozen=True):
     data_class: DataClass = DataClass.internal
     features: tuple[str, ...] = ()
     because: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    at_ns: int = 0
 
 
 class CaseResult(NamedTuple):
@@ -70,7 +74,8 @@ class CaseResult(NamedTuple):
 
 _TEXTS = ("name", "tenant", "as", "model", "source", "agent", "kind", "operation", "expect", "because")
 _LISTS = ("teams", "agent_teams", "features")
-_FIELDS = (*_TEXTS, *_LISTS, "data_class")
+_NUMBERS = ("prompt_tokens", "completion_tokens")
+_FIELDS = (*_TEXTS, *_LISTS, *_NUMBERS, "data_class", "at")
 
 
 def parse(text: str, path: str = "policy tests") -> tuple[Case, ...]:
@@ -93,14 +98,15 @@ def parse(text: str, path: str = "policy tests") -> tuple[Case, ...]:
     return tuple(_case(node, path) for node in listed.value)
 
 
-def run(cases: tuple[Case, ...], world: World) -> tuple[CaseResult, ...]:
-    """Each case decided by the engine that decides real calls. A case that names what does not exist fails."""
-    engine = world.engine()
+def run(cases: tuple[Case, ...], world: World, now_ns: int = 0, bound: Bound = cost_unknown) -> tuple[CaseResult, ...]:
+    """Each case decided by the engine that decides real calls, at `now_ns` (Unix) unless it names a time; `bound`: what
+    a call may cost. A case that names what does not exist fails."""
+    engine = world.engine(bound=bound)
     offers = world.offers()
-    return tuple(_run(case, world, engine, offers) for case in cases)
+    return tuple(_run(case, world, engine, offers, now_ns) for case in cases)
 
 
-def _run(case: Case, world: World, engine: PolicyEngine, offers: tuple[Offer, ...]) -> CaseResult:
+def _run(case: Case, world: World, engine: PolicyEngine, offers: tuple[Offer, ...], now_ns: int) -> CaseResult:
     try:
         caller = _caller(case, world)
     except ConfigError as e:
@@ -116,8 +122,15 @@ def _run(case: Case, world: World, engine: PolicyEngine, offers: tuple[Offer, ..
     if not asked:
         where = f"source {case.source!r} does not offer" if case.source else "no source of this tenant offers"
         return CaseResult(case, False, f"{where} a model {case.model!r}", ())
-    features = Features(operation=case.operation, asked=case.model, data_class=case.data_class, actions=case.features)
-    authorization = engine.authorize(caller, features, asked)
+    features = Features(
+        operation=case.operation,
+        asked=case.model,
+        data_class=case.data_class,
+        actions=case.features,
+        prompt_tokens_max=case.prompt_tokens,
+        completion_tokens_max=case.completion_tokens,
+    )
+    authorization = engine.authorize(caller, features, asked, case.at_ns or now_ns)
     permitted = bool(authorization.allowed)
     reasons = authorization.permits if permitted else authorization.denials
     told = "; ".join(dict.fromkeys(reason.words for reason in reasons))
@@ -186,6 +199,7 @@ def _case(node: yaml.Node, path: str) -> Case:
         if feature not in FIELD_ACTIONS:
             raise _wrong(path, line, f"features knows no {feature!r}; there are {', '.join(FIELD_ACTIONS)}")
     found["caller"] = found.pop("as")
+    found["at_ns"] = found.pop("at", 0)
     found.setdefault("name", f"{found['caller']} -> {found['model']}: {found['expect']}")
     return Case(line=line, **found)
 
@@ -199,6 +213,15 @@ def _value(key: str, node: yaml.Node, path: str) -> object:
         return tuple(item.value for item in items)
     if not isinstance(node, yaml.ScalarNode):
         raise _wrong(path, line, f"{key} must be text")
+    if key in _NUMBERS:
+        if not node.value.isdecimal() or len(node.value) > 12:
+            raise _wrong(path, line, f"{key} must be a whole number")
+        return int(node.value)
+    if key == "at":
+        try:
+            return instant(node.value) * 1_000_000_000
+        except ValueError as e:
+            raise _wrong(path, line, f"at {e}") from None
     if key == "data_class":
         text = str(node.value)
         return data_class(int(text) if text.isdigit() else text, f"{path}, line {line}: data_class")

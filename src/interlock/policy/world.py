@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from interlock.errors import ConfigError
-from interlock.policy.engine import PolicyEngine
+from interlock.policy.engine import Bound, PolicyEngine, cost_unknown
 from interlock.policy.entities import offer_key
 from interlock.policy.schema import DATA_CLASSES, check_id, validate
 from interlock.policy.templates import render
@@ -28,9 +28,9 @@ class World(NamedTuple):
     sources: tuple[Source, ...]
     policies: tuple[PolicyText, ...]
 
-    def engine(self, cache_max: int = 4096) -> PolicyEngine:
-        """A policy engine over it."""
-        return PolicyEngine(self.policies, self.tenants, self.teams, self.sources, cache_max)
+    def engine(self, cache_max: int = 4096, bound: Bound = cost_unknown) -> PolicyEngine:
+        """A policy engine over it; `bound`: what a call may cost."""
+        return PolicyEngine(self.policies, self.tenants, self.teams, self.sources, cache_max, bound=bound)
 
     def offers(self) -> tuple[Offer, ...]:
         """Every model at every source."""

@@ -2,7 +2,7 @@
 
 The order of candidates, first to last:
 
-1. offers where the prompt fits before offers where it may not;
+1. offers where the prompt fits before offers where it may not; of both, those of the preferred version first;
 2. the higher score;
 3. at equal score, on-prem before the rest;
 4. then the shorter queue, then fewer calls running: replicas of one model share their load this way;
@@ -22,11 +22,11 @@ from typing import NamedTuple
 from zlib import crc32
 
 from interlock.routing.constraints import may_not_fit, out_of_service, unable
-from interlock.routing.resolve import mix
+from interlock.routing.draws import mix
 from interlock.routing.score import MICRO, UNKNOWN_MICRO, WEIGHTS, Weights, scored
 from interlock.types.decision import Candidate, Reason, RouteDecision
 from interlock.types.request import Features, Target
-from interlock.types.source import LoadReading, Offer
+from interlock.types.source import LoadReading, Offer, loaded_bit
 
 UNKNOWN = LoadReading()
 """The reading of a source that nothing is known of: not idle, not saturated, taken for healthy."""
@@ -70,7 +70,7 @@ def decide(
         considered = ((source_id, reading),)
         if reason is not None:
             return RouteDecision(target.mode, (), (reason,), considered, router_version, seed)
-        candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0])
+        candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0], reading)
         return RouteDecision(target.mode, (candidate,), (), considered, router_version, seed)
     request = _Request(features, target, readings, open_breakers, latencies, weights, router_version, seed)
     return _decide_many(request, offers, candidates_max)
@@ -126,8 +126,8 @@ class _Request(NamedTuple):
     seed: int
 
 
-_Ranked = tuple[bool, int, bool, int, int, str, Candidate, bool]
-"""Sort key (tight, -score, off-prem, queue, busy, offer), total; then the candidate, and whether it is full."""
+_Ranked = tuple[int, int, bool, int, int, str, Candidate, bool]
+"""Sort key (disfavour, -score, off-prem, queue, busy, offer), total; then the candidate, and whether it is full."""
 _PREFERENCE = 3
 """How much of the sort key is preference; then comes load."""
 _MERIT = 5
@@ -150,10 +150,10 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
             rejected.append(reason)
             continue
         queue, busy = load_of(offer, reading)
-        candidate = _candidate(offer, features, weights, latencies, queue)
+        candidate = _candidate(offer, features, weights, latencies, queue, reading)
         ranked.append(
             (
-                may_not_fit(features, offer),
+                _disfavour(features, target, offer),
                 -candidate.score_micro,
                 not source.labels.on_prem,
                 queue,
@@ -180,11 +180,25 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
     )
 
 
+def _disfavour(features: Features, target: Target, offer: Offer) -> int:
+    """What stands before the score: whether the prompt fits, then whether it is the preferred version."""
+    tight = 2 if may_not_fit(features, offer) else 0
+    preferred = target.preferred_version
+    return tight + 1 if preferred and offer.model.version != preferred else tight
+
+
 def _candidate(
-    offer: Offer, features: Features, weights: Weights, latencies: Mapping[str, int], queue: int
+    offer: Offer,
+    features: Features,
+    weights: Weights,
+    latencies: Mapping[str, int],
+    queue: int,
+    reading: LoadReading,
 ) -> Candidate:
     key = offer.key
     latency = latencies.get(key, UNKNOWN_MICRO) if latencies else UNKNOWN_MICRO
+    if reading.loaded >= 0 and not reading.loaded & loaded_bit(offer.model.name):
+        latency = MICRO  # it has to be loaded first, whatever the latency was while it was
     score, quality, cost, latency, energy = scored(
         offer, features.prompt_tokens_max, features.completion_tokens_max, weights, latency
     )

@@ -16,6 +16,14 @@ from interlock.types.source import LoadReading
 REASONS_SHOWN_MAX = 8
 """Reasons that an error to a caller names; the record holds all."""
 _NO_NAMES: Mapping[str, str] = {}
+_ARMS = {
+    "canary": ", its canary",
+    "stable": ", not its canary",
+    "off": ", its canary having been taken back",
+    "barred": ", its canary being of no use to this call",
+    "shadow": ", its shadow, only to compare",
+}
+"""What `Target.canary` means, in words."""
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -131,7 +139,8 @@ def reading_words(reading: LoadReading) -> str:
     ours = f", {reading.inflight} of ours in flight"
     if reading.waiting >= 0 and reading.inflight_since:
         ours += f" ({reading.inflight_since} of them not in these figures)"
-    return f"{load}{ours}{kv}{state}{health}"
+    loaded = f", models loaded: {reading.loaded.bit_count()}" if reading.loaded >= 0 else ""
+    return f"{load}{ours}{kv}{loaded}{state}{health}"
 
 
 def _asked(target: Target, asked: str, decision: RouteDecision) -> str:
@@ -145,7 +154,9 @@ def _asked(target: Target, asked: str, decision: RouteDecision) -> str:
         if not target.model:
             return f"The alias {target.alias!r} stands for any model that policy allows, in {mode}."
         where = f" at {target.source}" if target.source else ""
-        return f"The alias {target.alias!r} drew {target.model}{version}{where} (seed {decision.seed:x}), {mode}."
+        preferred = f", preferably version {target.preferred_version}" if target.preferred_version else ""
+        drew = f"drew {target.model}{version}{preferred}{where} (seed {decision.seed:x})"
+        return f"The alias {target.alias!r} {drew}{_ARMS.get(target.canary, '')}, {mode}."
     return f"{asked!r} names {target.model}{version} at any source, {mode}."
 
 
@@ -180,7 +191,7 @@ def _why(i: int, candidates: Sequence[Candidate]) -> str:
         return ""
     before = candidates[i - 1]
     if c.score_micro > before.score_micro:
-        return "; behind because its source is saturated or its context is tight"
+        return "; behind because its source is saturated, its context tight, or its version another"
     if c.score_micro == before.score_micro and c.load_micro > before.load_micro:
         return "; equal score, longer queue"
     return ""

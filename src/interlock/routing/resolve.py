@@ -10,7 +10,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from interlock.errors import ModelNotFound
+from interlock.routing.canary import CANARY, RUNNING, SHADOW, arm_of
 from interlock.routing.catalog import Catalog
+from interlock.routing.draws import mix
 from interlock.types.request import Target
 from interlock.types.snapshot import Alias, AliasTarget
 
@@ -19,11 +21,15 @@ NAME_SHOWN_MAX = 200
 """Characters of an unknown name that an error repeats."""
 
 _AUTO = {"auto": Target(kind="auto"), **{f"auto:{mode}": Target(kind="auto", mode=mode) for mode in MODES}}
-_MASK = (1 << 64) - 1
 
 
-def resolve(asked: str, catalog: Catalog, *, now_s: int, seed: int) -> Target:
+def resolve(
+    asked: str, catalog: Catalog, *, now_s: int, seed: int, principal_id: str = "", canary_state: str = ""
+) -> Target:
     """What `asked` stands for. `now_s`: Unix seconds, for aliases with a sunset; `seed`: draws an alias's target.
+
+    `principal_id`: who calls, for canaries that stay with a principal. `canary_state`: "off" or "barred" where the
+    canary is not to be used, "shadow" for the alias's shadow (see `Target.canary`), "" to draw.
 
     Raises ModelNotFound when nothing has that name (code `model_not_found`), when an alias is past its sunset
     (`alias_sunset`) or has no target that can be drawn (`alias_without_target`).
@@ -33,7 +39,7 @@ def resolve(asked: str, catalog: Catalog, *, now_s: int, seed: int) -> Target:
         return exact
     alias = catalog.aliases.get(asked)
     if alias is not None:
-        return _from_alias(alias, catalog, now_s, seed)
+        return _from_alias(alias, catalog, now_s, seed, principal_id, canary_state)
     auto = _AUTO.get(asked)
     if auto is not None:
         return auto
@@ -49,14 +55,6 @@ def not_found(asked: str) -> ModelNotFound:
     """The answer for a name that does not exist, or that this caller may not know of: the same words for both."""
     shown = asked if len(asked) <= NAME_SHOWN_MAX else asked[:NAME_SHOWN_MAX] + "..."
     return ModelNotFound(f"The model {shown!r} does not exist or you do not have access to it.", param="model")
-
-
-def mix(seed: int, salt: int) -> int:
-    """SplitMix64's finaliser over seed and salt: 64 well-spread bits, the same on every machine and in every run."""
-    z = (seed + salt * 0x9E3779B97F4A7C15) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
-    return z ^ (z >> 31)
 
 
 def _named(asked: str, catalog: Catalog) -> Target | None:
@@ -75,14 +73,24 @@ def _named(asked: str, catalog: Catalog) -> Target | None:
     return None
 
 
-def _from_alias(alias: Alias, catalog: Catalog, now_s: int, seed: int) -> Target:
+def _from_alias(alias: Alias, catalog: Catalog, now_s: int, seed: int, principal_id: str, canary_state: str) -> Target:
     if alias.sunset_s and now_s >= alias.sunset_s:
         day = datetime.fromtimestamp(alias.sunset_s, UTC).date().isoformat()
+        instead = repr(alias.successor) if alias.successor else "another model"
         raise ModelNotFound(
-            f"The alias {alias.name!r} ended on {day}; ask for another model.", code="alias_sunset", param="model"
+            f"The alias {alias.name!r} ended on {day}; ask for {instead}.", code="alias_sunset", param="model"
         )
+    if canary_state == SHADOW:
+        if alias.shadow is None:
+            raise ModelNotFound(f"The alias {alias.name!r} has no shadow.", code="alias_without_target", param="model")
+        return _target(alias, alias.shadow.target, catalog, SHADOW)
+    arm, canary = "", alias.canary
+    if canary is not None and canary.state == RUNNING:
+        arm = canary_state or arm_of(canary, now_s, seed, principal_id)
+        if arm == CANARY:
+            return _target(alias, canary.target, catalog, arm)
     if not alias.targets:
-        return Target(kind="alias", alias=alias.name, mode=alias.mode)
+        return Target(kind="alias", alias=alias.name, mode=alias.mode, canary=arm)
     drawn = draw(alias.targets, seed)
     if drawn is None:
         raise ModelNotFound(
@@ -90,8 +98,21 @@ def _from_alias(alias: Alias, catalog: Catalog, now_s: int, seed: int) -> Target
             code="alias_without_target",
             param="model",
         )
+    return _target(alias, drawn, catalog, arm)
+
+
+def _target(alias: Alias, drawn: AliasTarget, catalog: Catalog, arm: str) -> Target:
     model, version = _model_and_version(drawn.model, catalog)
-    return Target(kind="alias", model=model, source=drawn.source, version=version, alias=alias.name, mode=alias.mode)
+    return Target(
+        kind="alias",
+        model=model,
+        source=drawn.source,
+        version="" if drawn.prefer_version else version,
+        alias=alias.name,
+        mode=alias.mode,
+        preferred_version=version if drawn.prefer_version else "",
+        canary=arm,
+    )
 
 
 def draw(targets: tuple[AliasTarget, ...], seed: int) -> AliasTarget | None:

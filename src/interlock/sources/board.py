@@ -50,16 +50,19 @@ INFLIGHT_BITS = 20
 INFLIGHT_MASK = (1 << INFLIGHT_BITS) - 1
 ENTER = 1 << INFLIGHT_BITS | 1
 
-HEALTHY, SATURATED = 1, 2
+HEALTHY, SATURATED, LOADED_KNOWN = 1, 2, 4
 """Bits of the flags."""
+LOADED_SHIFT = 3
+"""Above them, where LOADED_KNOWN says so, the set of the models that are loaded (`LoadReading.loaded`)."""
 READ_TRIES = 16
 """Reads of a value that is being written (under 2 us) before it is called unknown: the writer is dead or stopped."""
 NS_PER_MS = 1_000_000
 
 
-Load = tuple[int, int, int, int, bool, bool, int, int]
-"""Sequence, waiting, running, KV cache permille, healthy, saturated, read at (monotonic ns), calls entered by then."""
-UNKNOWN: Load = (0, -1, -1, -1, True, False, 0, 0)
+Load = tuple[int, int, int, int, bool, bool, int, int, int]
+"""Sequence, waiting, running, KV cache permille, healthy, saturated, read at (monotonic ns), calls entered by then,
+models loaded."""
+UNKNOWN: Load = (0, -1, -1, -1, True, False, 0, 0, -1)
 
 
 class WorkerState(NamedTuple):
@@ -178,16 +181,19 @@ class Board:
         saturated: bool,
         read_at_ns: int,
         entered: int | None = None,
+        loaded: int = -1,
     ) -> None:
         """The node tells what it read of an engine (-1: unknown; `read_at_ns` 0: never read) and what it makes of it.
 
         `entered`: how many of the calls that ever entered are in its figures, `self.entered(row)` from before it was
-        asked or fewer. Without it those sent until now count as known to the engine.
+        asked or fewer. Without it those sent until now count as known to the engine. `loaded`: see `LoadReading`.
         """
         at = self._first + row * self._stride + LOAD
         sequence = (self._words[at] | 1) + 1
         mark = self.entered(row) if entered is None else entered
         flags = (HEALTHY if healthy else 0) | (SATURATED if saturated else 0)
+        if loaded >= 0:
+            flags |= LOADED_KNOWN | loaded << LOADED_SHIFT
         check = (sequence + waiting + running + kv_permille + flags + read_at_ns + mark) & MASK
         self._words[at] = sequence - 1
         self._write(self._buffer, (at + 1) * WORD, waiting, running, kv_permille, flags, read_at_ns, mark, check)
@@ -199,7 +205,7 @@ class Board:
         load = self._loads.get(row)
         if load is None or self._words[base + LOAD] != load[0]:
             load = self._load(row)
-        _, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark = load
+        _, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark, loaded = load
         calls = sum(self._columns(self._buffer, (base + COLUMNS) * WORD))
         inflight = calls & INFLIGHT_MASK
         since = (calls >> INFLIGHT_BITS) - mark
@@ -211,7 +217,7 @@ class Board:
         if age_ms > self._age_ms_max:
             return LoadReading(-1, -1, -1, inflight, since, age_ms, healthy, False)
         return LoadReading(
-            waiting, running, kv_permille, inflight, since, age_ms if age_ms > 0 else 0, healthy, saturated
+            waiting, running, kv_permille, inflight, since, age_ms if age_ms > 0 else 0, healthy, saturated, loaded
         )
 
     def _load(self, row: int) -> Load:
@@ -222,7 +228,8 @@ class Board:
             sequence, waiting, running, kv_permille, flags, read_at_ns, mark, check = words
             if not sequence & 1 and sequence == self._words[at] and sum(words[:7]) & MASK == check:
                 healthy, saturated = flags & HEALTHY != 0, flags & SATURATED != 0
-                load = sequence, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark
+                loaded = flags >> LOADED_SHIFT if flags & LOADED_KNOWN else -1
+                load = sequence, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark, loaded
                 self._loads[row] = load
                 return load
         return UNKNOWN

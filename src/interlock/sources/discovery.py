@@ -4,9 +4,11 @@ What is asked, by kind (nothing that makes a model work):
 
     vllm       /v1/models (context length, LoRA parents), /version, /openapi.json (which endpoints exist), a chat with
                a tool and bounds that contradict each other, which is refused for one or the other
-    llamacpp   /v1/models, /props (context of a slot, chat template, modalities, build), an empty POST /v1/embeddings
+    llamacpp   /v1/models, /props (context of a slot, chat template, modalities, build), an empty POST to /v1/embeddings
+               and /v1/rerank
     openai     /v1/models; abilities are assumed from the model's name
     anthropic  /v1/models, which tells abilities and context length
+    ollama     /api/version, /api/tags, /api/show of each model (capabilities, context length)
 
 What cannot be asked is assumed and can be pinned in the source's declaration; docs/sources.md has the table.
 """
@@ -21,6 +23,7 @@ import msgspec
 
 from interlock.errors import UpstreamError
 from interlock.settings import Settings
+from interlock.sources import ollama
 from interlock.sources.client import SourceClient
 from interlock.sources.credentials import CredentialStore
 from interlock.sources.fetch import Answer
@@ -40,6 +43,7 @@ _TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type":
 _NO_TOOL_PARSER = b"--enable-auto-tool-choice"
 """In vLLM's answer to a chat with tools when it was started without the two options for them."""
 _EMBEDS = re.compile(r"embed|(^|[/_-])(bge|e5|gte|minilm)([/_-]|$)", re.IGNORECASE)
+_RERANKS = re.compile(r"rerank", re.IGNORECASE)
 _OTHER_TASK = re.compile(r"whisper|tts|dall-e|moderation|transcribe|realtime|rerank|(^|[/_-])image", re.IGNORECASE)
 
 
@@ -53,8 +57,8 @@ class Discovered(msgspec.Struct, frozen=True):
 
 
 def discover(source: Source, settings: Settings, credentials: CredentialStore | None = None) -> Discovered:
-    """Ask a source what it offers: at most four questions of at most `discovery_timeout_ms` each. Synchronous; not for
-    a thread that runs an event loop.
+    """Ask a source what it offers: at most four questions of at most `discovery_timeout_ms` each, of Ollama two and one
+    for each model. Synchronous; not for a thread that runs an event loop.
 
     Raises ConfigError when its URL is wrong, UpstreamTimeout (`discovery_timeout`) and UpstreamError: those of
     `transport.Pool.send` and `upstream_too_large`, `credential_missing`, `credential_refused`, `wrong_kind`,
@@ -68,6 +72,8 @@ def discover(source: Source, settings: Settings, credentials: CredentialStore | 
             return look.llamacpp()
         if source.kind is SourceKind.anthropic:
             return look.anthropic()
+        if source.kind is SourceKind.ollama:
+            return look.ollama()
         return look.openai()
 
 
@@ -79,6 +85,7 @@ class _Look:
         self.client = client
         self.models_max = settings.models_per_source_max
         self.warnings: list[str] = []
+        self._told_context = False
 
     # -- by kind
 
@@ -116,8 +123,10 @@ class _Look:
     def _vllm_abilities(self, paths: Mapping[str, object]) -> tuple[str, ...]:
         prefix = self.source.api_prefix
         chat, embeddings = f"{prefix}/chat/completions" in paths, f"{prefix}/embeddings" in paths
-        if embeddings and not chat:
-            return (Ability.embeddings,)
+        judges = f"{prefix}/rerank" in paths and not chat
+        if (embeddings or judges) and not chat:
+            judging = (Ability.rerank, Ability.score) if judges else ()
+            return ((Ability.embeddings,) if embeddings else ()) + judging
         if not chat:
             self.warnings.append("The engine does not list its endpoints: a model that generates text is assumed.")
         return _GENERATES
@@ -167,10 +176,18 @@ class _Look:
         # 501 without `--embeddings`, 400 ("input must be provided") with it
         if self.client.post("/embeddings").status == 400:
             abilities.append(Ability.embeddings)
+        if self.client.post("/rerank").status == 400:  # the same, with `--reranking`
+            abilities.append(Ability.rerank)
         return tuple(abilities)
 
     def openai(self) -> Discovered:
-        entries = self._models()
+        try:
+            entries = _bare(self._models())
+        except UpstreamError as e:
+            if e.code != "not_a_source" or not self.source.models:
+                raise
+            words = f"Its models are not looked at ({e.message}): the declared ones are offered."
+            return Discovered("openai-compatible", "", (), (words,))
         for owner, kind in (("vllm", "vllm"), ("llamacpp", "llamacpp")):
             if _owned_by(entries, owner):
                 self.warnings.append(f"This looks like {kind}: registered as that kind, its load would be watched.")
@@ -180,7 +197,7 @@ class _Look:
         return Discovered("openai-compatible", "", models, tuple(self.warnings))
 
     def anthropic(self) -> Discovered:
-        entries = [entry for entry in self._models("?limit=1000") if entry.get("lifecycle") != "retired"]
+        entries = [entry for entry in self._models("/models?limit=1000") if entry.get("lifecycle") != "retired"]
         models = []
         for entry in entries:
             abilities: list[str] = [Ability.chat, Ability.tools]
@@ -195,22 +212,40 @@ class _Look:
             self.warnings.append("The API does not tell its models' abilities: all are assumed; pin those that differ.")
         return Discovered("anthropic-compatible", "", tuple(models), tuple(self.warnings))
 
+    def ollama(self) -> Discovered:
+        version = _text(_object(self.client.get("/version")).get("version"))
+        if not version:
+            raise self._error("wrong_kind", "does not look like Ollama: it has no /api/version; is its kind right?")
+        declared = self.source.limits.context_tokens
+        models = []
+        for entry in self._models("/tags", "models", "model"):
+            shown = _object(self.client.post("/show", msgspec.json.encode({"model": entry["model"]})))
+            if not shown:
+                self.warnings.append(f"Nothing is known of the model {entry['model']}: /api/show does not tell.")
+            elif not declared and not ollama.sets_context(shown) and not self._told_context:
+                self._told_context = True
+                self.warnings.append(
+                    "How large a context models are loaded with is not known: declare limits.context_tokens."
+                )
+            models.append(ollama.model_of(entry["model"], _text(entry.get("digest")), shown, version, declared))
+        return Discovered("ollama", version, tuple(models), tuple(self.warnings))
+
     # -- /v1/models
 
-    def _models(self, query: str = "") -> list[dict[str, Any]]:
-        path = f"{self.source.api_prefix}/models"
-        page = self.client.get(f"/models{query}")
+    def _models(self, page_path: str = "/models", field: str = "data", key: str = "id") -> list[dict[str, Any]]:
+        path = f"{self.source.api_prefix}{page_path}"
+        page = self.client.get(page_path)
         self._check_status(page, path)
-        entries = _object(page).get("data")
+        entries = _object(page).get(field)
         if not isinstance(entries, list):
             found = page.content_type or "something unknown"
             words = f"answered {path} with {found} that is not a list of models; does its URL end before {path}?"
             raise self._error("not_a_source", words)
         named: dict[str, dict[str, Any]] = {}
         for entry in entries:
-            name = entry.get("id") if isinstance(entry, dict) else None
+            name = entry.get(key) if isinstance(entry, dict) else None
             if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MODEL_NAME_CHARS_MAX:
-                self.warnings.append("A model was left out: its id is not a printable name.")
+                self.warnings.append(f"A model was left out: its {key} is not a printable name.")
             elif len(named) >= self.models_max:
                 self.warnings.append(f"Only the first {self.models_max} models were taken (models_per_source_max).")
                 break
@@ -244,7 +279,7 @@ def _model(name: str, abilities: Sequence[str], context_length: int, parent: str
 
 def _assumed_abilities(name: str) -> tuple[str, ...]:
     if _OTHER_TASK.search(name):
-        return ()
+        return (Ability.rerank,) if _RERANKS.search(name) else ()
     return (Ability.embeddings,) if _EMBEDS.search(name) else (*_GENERATES, Ability.vision)
 
 
@@ -257,6 +292,14 @@ def _object(page: Answer) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _bare(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Google lists its models as resources ("models/..."), and answers to their bare names as well."""
+    prefix = "models/"
+    if not all(entry["id"].startswith(prefix) for entry in entries):
+        return entries
+    return [entry | {"id": entry["id"].removeprefix(prefix)} for entry in entries if entry["id"] != prefix]
 
 
 def _owned_by(entries: Sequence[Mapping[str, Any]], owner: str) -> bool:

@@ -45,8 +45,10 @@ STANDARD: dict[str, frozenset[str]] = {
         "stream stream_options suffix temperature top_p user"
     ),
     "embeddings": _names("input model dimensions encoding_format user"),
+    "rerank": _names("model query documents top_n return_documents"),
+    "score": _names("model text_1 text_2 data_1 data_2 queries documents"),
 }
-"""Operation -> fields of OpenAI's API reference."""
+"""Operation -> fields of OpenAI's API reference; of rerank and score, which it does not have, those of vLLM's."""
 
 _VLLM_SAMPLING = _names(
     "use_beam_search top_k min_p repetition_penalty length_penalty stop_token_ids include_stop_str_in_output "
@@ -56,6 +58,10 @@ _VLLM_SAMPLING = _names(
     "return_mm_kwargs mm_payload cache_salt kv_transfer_params ec_transfer_params vllm_xargs "
     "repetition_detection thinking_token_budget stream_interval routed_experts_prompt_start best_of"
 )
+_VLLM_JUDGING = _names(
+    "truncate_prompt_tokens truncation_side use_activation softmax activation add_special_tokens request_id priority "
+    "mm_processor_kwargs cache_salt"
+)
 _LLAMACPP_SAMPLING = _names(
     "dynatemp_range dynatemp_exponent top_k min_p top_n_sigma n_indent n_keep n_discard n_cache_reuse "
     "typical_p typ_p repeat_penalty repeat_last_n dry_multiplier dry_base dry_allowed_length dry_penalty_last_n "
@@ -64,6 +70,12 @@ _LLAMACPP_SAMPLING = _names(
     "id_slot cache_prompt return_tokens samplers timings_per_token return_progress sse_ping_interval "
     "post_sampling_probs response_fields backend_sampling"
 )
+
+_OLLAMA = _names(
+    "top_k min_p typical_p repeat_last_n repeat_penalty repetition_penalty mirostat mirostat_tau mirostat_eta num_keep "
+    "num_ctx tfs_z penalize_newline"
+)
+"""Its options, which `interlock.wire.ollama` puts where it reads them."""
 
 ENGINE: dict[SourceKind, dict[str, frozenset[str]]] = {
     SourceKind.vllm: {
@@ -78,6 +90,8 @@ ENGINE: dict[SourceKind, dict[str, frozenset[str]]] = {
             "continue_final_message chat_template chat_template_kwargs mm_processor_kwargs priority request_id "
             "media_io_kwargs use_activation embed_dtype endianness cache_salt"
         ),
+        "rerank": _VLLM_JUDGING,
+        "score": _VLLM_JUDGING,
     },
     SourceKind.llamacpp: {
         "chat": _LLAMACPP_SAMPLING
@@ -87,14 +101,31 @@ ENGINE: dict[SourceKind, dict[str, frozenset[str]]] = {
         ),
         "completions": _LLAMACPP_SAMPLING,
         "embeddings": _names("embd_normalize"),
+        "rerank": frozenset(),
+        "score": frozenset(),
+    },
+    SourceKind.ollama: {
+        "chat": _OLLAMA,
+        "completions": _OLLAMA,
+        "embeddings": _names("num_ctx"),
+        "rerank": frozenset(),
+        "score": frozenset(),
     },
     SourceKind.openai: {
         # of compatible clouds; all of them are policy actions
         "chat": _names("search_parameters search_options enable_search data_sources plugins transforms"),
         "completions": frozenset(),
         "embeddings": frozenset(),
+        "rerank": frozenset(),
+        "score": frozenset(),
     },
-    SourceKind.anthropic: {"chat": _names("thinking top_k"), "completions": frozenset(), "embeddings": frozenset()},
+    SourceKind.anthropic: {
+        "chat": _names("thinking top_k"),
+        "completions": frozenset(),
+        "embeddings": frozenset(),
+        "rerank": frozenset(),
+        "score": frozenset(),
+    },
 }
 """Kind -> operation -> fields beyond the standard ones that it documents."""
 
@@ -105,7 +136,7 @@ def _understood(kind: SourceKind, operation: str) -> frozenset[str]:
 
 
 def classify(kind: SourceKind, operation: str, field: str) -> FieldClass:
-    """What a field is at this kind of source. `operation`: "chat", "completions" or "embeddings"."""
+    """What a field is at this kind of source, in an operation ("chat", "rerank")."""
     if field in STANDARD[operation]:
         return FieldClass.standard
     if field in ENGINE[kind][operation]:

@@ -8,7 +8,7 @@ An engine tells its figures once a step, and a step may take seconds. Calls of o
 not count wait all the same: they are no part of its figures (`LoadReading.inflight_since`), and saturate it.
 
 Health is what `/health` says, and load is what `/metrics` says: a source whose metrics cannot be read is up, with an
-unknown load.
+unknown load. Of an Ollama server it is `/api/version` and `/api/ps`, which says what is loaded and not how busy it is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import logging
 import math
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -31,7 +32,7 @@ from interlock.sources.fetch import Answer, fetch
 from interlock.sources.requests import build_get
 from interlock.sources.transport import Pool, target_of
 from interlock.types.clock import Clock
-from interlock.types.source import EngineState, Source, SourceKind, SourceLimits
+from interlock.types.source import EngineState, Source, SourceKind, SourceLimits, loaded_bit
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ HEALTH_EVERY = 4
 """An engine whose metrics answer is asked for its health only every this many readings."""
 SAMPLES_MAX = 4096
 """Samples read from one metrics page: five a data-parallel engine."""
+LOADED_MAX = 1024
+"""Models read from one page of what an Ollama server has in memory."""
 PHASES = 8
 """Sources are read in this many turns of an interval, not all at one instant."""
 TAKEN_UP_NS = 500_000_000
@@ -58,6 +61,8 @@ class Load(NamedTuple):
     kv_permille: int = -1
     prefix_queries: int = -1
     prefix_hits: int = -1
+    loaded: int = -1
+    """Models in memory (`LoadReading.loaded`)."""
 
 
 _SAMPLE = rb'(?:\{(?:[^"}\n]++|"(?:[^"\\\n]++|\\.)*+"){0,128}+\})?[ \t]++([^\s]++)'
@@ -72,6 +77,54 @@ _SAMPLES = {
         rb"\nllamacpp:(requests_deferred|requests_processing|kv_cache_usage_ratio)" + _SAMPLE
     ),
 }
+
+
+_PAGES = {
+    SourceKind.vllm: ("/health", "/metrics"),
+    SourceKind.llamacpp: ("/health", "/metrics"),
+    SourceKind.ollama: ("/version", "/ps"),
+}
+"""Where each kind of source that is watched tells its health and its load. Ollama's are below its API prefix."""
+
+
+def _named(page: str) -> str:
+    return "metrics page" if page == "/metrics" else f"page {page}"
+
+
+def parse_loaded(body: bytes, now_s: float) -> Load:
+    """Which models an Ollama server has in memory (`/api/ps`), but for those that are about to leave it. It does not
+    tell how many requests wait or run. An unknown load when it is no such page."""
+    try:
+        page = _ps.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Load()
+    loaded = 0
+    for entry in (page.models or ())[:LOADED_MAX]:
+        if not _expired(entry.expires_at, now_s):
+            loaded |= loaded_bit(entry.model or entry.name)
+    return Load(loaded=loaded)
+
+
+def _expired(expires_at: str, now_s: float) -> bool:
+    """A time long past is how servers write one that is not set."""
+    try:
+        at_s = datetime.fromisoformat(expires_at).timestamp()
+    except (ValueError, OverflowError):
+        return False
+    return 0 < at_s <= now_s
+
+
+class _Loaded(msgspec.Struct):
+    name: str = ""
+    model: str = ""
+    expires_at: str = ""
+
+
+class _Ps(msgspec.Struct):
+    models: list[_Loaded] | None
+
+
+_ps = msgspec.json.Decoder(_Ps)
 
 
 def parse_metrics(kind: SourceKind, text: bytes) -> Load:
@@ -173,6 +226,8 @@ class LoadMetrics(Protocol):
     def source_running(self) -> _Series: ...
     @property
     def source_kv_ratio(self) -> _Series: ...
+    @property
+    def source_models_loaded(self) -> _Series: ...
     @property
     def source_inflight(self) -> _Series: ...
     @property
@@ -307,7 +362,7 @@ class LoadWatcher:
         row = self._board.row(source.id)
         pool = Pool(target_of(source, self._credentials), self._settings, loop)
         watch = self._watches[source.id] = _Watch(source, pool, row, before)
-        if source.kind in _SAMPLES:
+        if source.kind in _PAGES:
             watch.task = loop.create_task(self._watch(watch))
         else:
             self._publish(watch)  # nothing to ask: the circuit breaker alone judges its health
@@ -352,7 +407,7 @@ class LoadWatcher:
     async def _read_health(self, watch: _Watch) -> str:
         """Why the source is not healthy, or "". An engine without the page is healthy as long as it answers."""
         try:
-            answer = await self._ask(watch, "/health")
+            answer = await self._ask(watch, _PAGES[watch.source.kind][0])
         except InterlockError as e:
             return e.message
         return "" if answer.status < 500 else f"it says that it is not healthy (status {answer.status})"
@@ -361,9 +416,14 @@ class LoadWatcher:
         """Read the metrics page; why there is no load in it, or "". Raises UpstreamError when it cannot be read."""
         asked_ns, entered = self._clock.mono_ns(), self._board.entered(watch.row)
         settled = watch.marks.settled(asked_ns, entered)
-        answer = await self._ask(watch, "/metrics")
+        page = _PAGES[watch.source.kind][1]
+        answer = await self._ask(watch, page)
         if answer.status != 200:
-            return f"its metrics page answers with status {answer.status}"
+            return f"its {_named(page)} answers with status {answer.status}"
+        if watch.source.kind is SourceKind.ollama:
+            watch.load = parse_loaded(answer.body, self._clock.wall_ns() / 1e9)
+            watch.read_at_ns = asked_ns if watch.load.loaded >= 0 else 0
+            return "" if watch.load.loaded >= 0 else f"its {_named(page)} does not tell which models are loaded"
         load = parse_metrics(watch.source.kind, answer.body)
         if load.waiting < 0 and load.running < 0:
             return "its metrics page does not tell how many requests wait and run"
@@ -386,7 +446,8 @@ class LoadWatcher:
         watch.told_no_load = bool(no_load)
 
     async def _ask(self, watch: _Watch, path: str) -> Answer:
-        request = build_get(watch.source, path, self._credentials.header(watch.source), api=False)
+        below = watch.source.kind is SourceKind.ollama
+        request = build_get(watch.source, path, self._credentials.header(watch.source), api=below)
         settings = self._settings
         timeout_s = settings.probe_timeout_ms / 1000
         return await fetch(watch.pool, request, timeout_s=timeout_s, bytes_max=settings.probe_bytes_max)
@@ -413,6 +474,7 @@ class LoadWatcher:
             saturated=watch.saturated,
             read_at_ns=watch.read_at_ns,
             entered=watch.entered,
+            loaded=load.loaded,
         )
 
     def _report(self) -> None:
@@ -426,6 +488,7 @@ class LoadWatcher:
             metrics.source_waiting,
             metrics.source_running,
             metrics.source_kv_ratio,
+            metrics.source_models_loaded,
             metrics.source_inflight,
             metrics.source_not_taken_up,
             metrics.source_prefix_tokens,
@@ -442,6 +505,8 @@ class LoadWatcher:
             metrics.source_running.set(labels, reading.running)
             if reading.kv_permille >= 0:
                 metrics.source_kv_ratio.set(labels, reading.kv_permille)
+            if reading.loaded >= 0:
+                metrics.source_models_loaded.set(labels, reading.loaded.bit_count())
             metrics.source_inflight.set(labels, reading.inflight)
             metrics.source_not_taken_up.set(labels, watch.apart if reading.waiting >= 0 else 0)
             for kind, tokens in (("queried", watch.load.prefix_queries), ("hit", watch.load.prefix_hits)):

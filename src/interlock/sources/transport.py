@@ -23,7 +23,7 @@ from interlock.sources.credentials import CredentialStore
 from interlock.sources.dial import Proxy, Target, dial
 from interlock.sources.requests import split_url
 from interlock.sources.tls import TlsContext
-from interlock.types.source import Source
+from interlock.types.source import Source, SourceKind
 
 __all__ = ["Call", "Deadlines", "Handler", "Pool", "Proxy", "Target", "deadlines_of", "target_of"]
 
@@ -44,9 +44,13 @@ def deadlines_of(source: Source, settings: Settings) -> Deadlines:
     def seconds(ms: int | None, default: int) -> float:
         return (default if ms is None else ms) / 1000
 
+    first_event_ms = settings.first_event_timeout_ms
+    if source.kind is SourceKind.ollama:
+        first_event_ms += settings.model_load_timeout_ms
+
     return Deadlines(
         seconds(own.connect_ms, settings.connect_timeout_ms),
-        seconds(own.first_event_ms, settings.first_event_timeout_ms),
+        seconds(own.first_event_ms, first_event_ms),
         seconds(own.between_events_ms, settings.between_events_timeout_ms),
         seconds(own.total_ms, settings.total_timeout_ms),
     )

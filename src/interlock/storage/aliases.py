@@ -32,8 +32,12 @@ TABLE = Table(
         "sunset_s",
         "request_class",
         "recording",
+        "canary",
+        "deprecated_s",
+        "successor",
+        "shadow",
     ),
-    json=("targets",),
+    json=("targets", "canary", "shadow"),
     parts=lambda _: ("aliases",),
 )
 
@@ -43,9 +47,12 @@ def insert(conn: Connection[Any], alias: AliasRow, by: Author) -> Stored[AliasRo
     return TABLE.insert(conn, alias, by)
 
 
-def update(conn: Connection[Any], alias: AliasRow, by: Author, *, revision: int | None = None) -> Stored[AliasRow]:
-    """Replace an alias. Raises NotFound, Conflict (name taken, or another revision)."""
-    return TABLE.update(conn, alias, by, revision=revision)
+def update(
+    conn: Connection[Any], alias: AliasRow, by: Author, *, revision: int | None = None, action: str = "update"
+) -> Stored[AliasRow]:
+    """Replace an alias. `action`: how the change is called. Raises NotFound, Conflict (name taken, or another
+    revision)."""
+    return TABLE.update(conn, alias, by, revision=revision, action=action)
 
 
 def delete(conn: Connection[Any], alias_id: str, by: Author, *, revision: int | None = None) -> Stored[AliasRow]:
@@ -56,6 +63,11 @@ def delete(conn: Connection[Any], alias_id: str, by: Author, *, revision: int | 
 def get(conn: Connection[Any], alias_id: str) -> Stored[AliasRow] | None:
     """An alias by id, or None."""
     return TABLE.get(conn, alias_id)
+
+
+def lock(conn: Connection[Any], alias_id: str) -> Stored[AliasRow]:
+    """An alias, locked until the end of the transaction. Raises NotFound."""
+    return TABLE.lock(conn, alias_id)
 
 
 def by_name(conn: Connection[Any], tenant_id: str, name: str) -> Stored[AliasRow] | None:

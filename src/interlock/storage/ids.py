@@ -23,6 +23,8 @@ PREFIXES = {
     "binding": "rol",
     "budget": "bdg",
     "hold": "hld",
+    "policy_draft": "pdr",
+    "canary": "can",
 }
 """What an id may name, and the prefix it then has."""
 

@@ -79,6 +79,18 @@ def search(conn: Connection[Any], tenant_id: str, wanted: Filter, *, before: int
         return list(cursor.execute(query, (*args, limit)))
 
 
+def decided(conn: Connection[Any], tenant_id: str, wanted: Filter, *, before: int = 0, limit: int = 100) -> list[Entry]:
+    """As `search`, of the entries that are calls, made or refused; only the period of `wanted` counts."""
+    query = _ENTRY + sql.SQL(
+        "tenant_id = %(t)s AND kind IN ('call', 'refusal') AND (%(since)s = 0 OR at_ns >= %(since)s)"
+        " AND (%(until)s = 0 OR at_ns < %(until)s) AND (%(before)s = 0 OR position < %(before)s)"
+        " ORDER BY position DESC LIMIT %(limit)s"
+    )
+    given = {"t": tenant_id, "since": wanted.since_ns, "until": wanted.until_ns, "before": before, "limit": limit}
+    with conn.cursor(row_factory=class_row(Entry)) as cursor:
+        return list(cursor.execute(query, given))
+
+
 def of_request(conn: Connection[Any], tenant_id: str, request: str) -> list[Entry]:
     """The entries of one call, in their order: the call itself, and what was measured of it later."""
     query = _ENTRY + sql.SQL("tenant_id = %s AND request = %s ORDER BY position")

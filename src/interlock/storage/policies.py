@@ -15,7 +15,8 @@ from interlock.types.snapshot import PolicyText
 class PolicyRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """A policy as administrators see it. `name` is what reasons name, unique in its tenant ("": the platform's).
 
-    `template` and `parameters` are empty when `cedar` was written by hand. An inactive one is in no snapshot.
+    `template` and `parameters` are empty when `cedar` was written by hand. An inactive one is in no snapshot, one that
+    only reports decides nothing.
     """
 
     id: str
@@ -26,15 +27,16 @@ class PolicyRow(msgspec.Struct, frozen=True, omit_defaults=True):
     template: str = ""
     parameters: dict[str, Any] = {}
     active: bool = True
+    report_only: bool = False
 
 
 TABLE = Table(
     "policies",
     "policy",
     PolicyRow,
-    ("id", "name", "cedar", "tenant_id", "words", "template", "parameters", "active"),
+    ("id", "name", "cedar", "tenant_id", "words", "template", "parameters", "active", "report_only"),
     json=("parameters",),
-    parts=lambda _: ("policies",),
+    parts=lambda _: ("policies", "trials"),
 )
 
 
@@ -75,5 +77,5 @@ def everything(conn: Connection[Any]) -> list[PolicyText]:
     return [
         PolicyText(id=p.name, cedar=p.cedar, tenant_id=p.tenant_id, words=p.words)
         for p in TABLE.all_as(conn, PolicyRow)
-        if p.active
+        if p.active and not p.report_only
     ]

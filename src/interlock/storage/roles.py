@@ -91,9 +91,9 @@ ROLES: tuple[RoleInfo, ...] = (
     RoleInfo(
         LENDER,
         True,
-        "gateway nodes, for leases on budgets and for idempotency keys",
+        "gateway nodes, for leases on budgets, for idempotency keys and for reports of canaries",
         "a node's workers serve all tenants; reads budgets and what was charged to them, writes leases and idempotency"
-        " keys",
+        " keys, adds reports of canaries that failed",
     ),
 )
 

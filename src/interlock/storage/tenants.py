@@ -22,7 +22,7 @@ TABLE = Table(
     "tenants",
     "tenant",
     Tenant,
-    ("id", "name", "time_zone", "active", "recording", "retention"),
+    ("id", "name", "time_zone", "active", "recording", "retention", "policy_approval"),
     json=("retention",),
     parts=lambda _: ("tenants",),
 )
@@ -34,6 +34,8 @@ _CONTENTS = (
     "principals",
     "teams",
     "policies",
+    "policy_drafts",
+    "policy_versions",
     "aliases",
     "issuers",
     "sources",
@@ -54,7 +56,7 @@ def update(conn: Connection[Any], tenant: Tenant, by: Author, *, revision: int |
 def delete(conn: Connection[Any], tenant_id: str, by: Author, *, revision: int | None = None) -> Stored[Tenant]:
     """Remove a tenant and everything in it (platform role only); its changes stay. Raises NotFound, Conflict."""
     TABLE.lock(conn, tenant_id, revision)
-    parts = {"tenants", "teams", "policies", "aliases", "issuers", "sources", "budgets"}
+    parts = {"tenants", "teams", "policies", "trials", "aliases", "issuers", "sources", "budgets"}
     for kind, table in (("keys", "api_keys"), ("principals", "principals")):
         rows = conn.execute(f"SELECT DISTINCT bucket FROM interlock.{table} WHERE tenant_id = %s", (tenant_id,))  # noqa: S608
         parts |= {bucket_part(kind, bucket) for (bucket,) in rows}

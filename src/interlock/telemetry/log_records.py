@@ -154,6 +154,8 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "http.response.status_code": ("result", "status"),
     "error.type": ("result", "code"),
     "interlock.request_id": ("request",),
+    "interlock.shadow_of": ("shadow_of",),
+    "interlock.arm": ("what", "arm"),
     "interlock.epoch": ("epoch",),
     "interlock.n": ("n",),
     "interlock.principal": ("who", "principal"),

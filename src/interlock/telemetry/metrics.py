@@ -58,6 +58,7 @@ class Metrics:
         self._gauges: list[Gauge] = []
         self._histograms: list[Histogram] = []
         self._declare_calls()
+        self._declare_trials()
         self._declare_log()
         self._declare_snapshot()
         self._declare_sources()
@@ -126,9 +127,31 @@ class Metrics:
             "Calls that waited for an engine that was starting, by how that ended: resumed, refused or gone.",
             ("outcome",),
         )
+        self.policy_trials = self._counter(
+            "interlock_policy_trials_total",
+            "Calls that policies which only report were evaluated for, by what they would have made of them.",
+            ("would",),
+        )
         self.budget_waits = self._counter("interlock_budget_waits_total", "Calls that waited for a share of a budget.")
         self.inflight = self._gauge("interlock_inflight", "Calls in progress.")
         self.connections = self._gauge("interlock_connections", "Open client connections.")
+
+    def _declare_trials(self) -> None:
+        self.canary_attempts = self._counter(
+            "interlock_canary_attempts_total",
+            "Attempts of aliases with a running canary: of the canary or beside it, answered, failed or late.",
+            ("arm", "result"),
+        )
+        self.canary_rollbacks = self._counter(
+            "interlock_canary_rollbacks_total", "Canaries that this node took back, by the condition that was broken.",
+            ("reason",),
+        )  # fmt: skip
+        self.shadow_calls = self._counter(
+            "interlock_shadow_calls_total", "Calls to shadows of aliases that ended, by how.", ("outcome",)
+        )
+        self.shadows_dropped = self._counter(
+            "interlock_shadows_dropped_total", "Calls drawn for a shadow that were not sent to it, by why.", ("reason",)
+        )
 
     def _declare_log(self) -> None:
         self.log_records = self._counter("interlock_log_records_total", "Records appended to the record log.")
@@ -176,6 +199,9 @@ class Metrics:
         )
         self.source_running = self._gauge(
             "interlock_source_running", "Requests that run at the engine; -1: unknown.", one, "max"
+        )
+        self.source_models_loaded = self._gauge(
+            "interlock_source_models_loaded", "Models in an Ollama server's memory.", one, "max"
         )
         self.source_kv_ratio = self._gauge(
             "interlock_source_kv_ratio", "Share of the engine's KV cache in use.", one, "max", 1000

@@ -48,6 +48,9 @@ def answer(
         if received.path.partition("?")[0].endswith("/embeddings"):
             yield http(200, _dumps(embeddings(asked, model)), headers=headers)
             return
+        if received.path.partition("?")[0].endswith(("/rerank", "/score")):
+            yield http(200, _dumps(judged(asked, model, usage)), headers=headers)
+            return
         form = _Form(received, asked, model, text, tools, finish_reason, cached_tokens)
         if not asked.get("stream"):
             yield http(200, _dumps(form.whole(usage)), headers=headers)
@@ -115,6 +118,24 @@ def embeddings(asked: dict[str, Any], model: str) -> dict[str, Any]:
     return {
         "object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}
     }  # fmt: skip
+
+
+def judged(asked: dict[str, Any], model: str, usage: bool = True) -> dict[str, Any]:
+    """The answer to a rerank or score request, as vLLM documents it: a text is the more relevant the more words it has
+    in common with the first."""
+    first = asked.get("query") or next(asked[n] for n in ("text_1", "data_1", "queries") if n in asked)
+    second = next(asked[n] for n in ("text_2", "data_2", "documents") if n in asked)
+    texts = [second] if isinstance(second, str) else second
+    firsts = [first] * len(texts) if isinstance(first, str) else first if len(first) > 1 else first * len(texts)
+    tokens = sum(len(text.split()) for pair in zip(firsts, texts, strict=True) for text in pair)
+    scores = [len(set(a.split()) & set(b.split())) / max(1, len(b.split())) for a, b in zip(firsts, texts, strict=True)]
+    counted = {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}} if usage else {}
+    if "query" not in asked:
+        data = [{"index": i, "object": "score", "score": score} for i, score in enumerate(scores)]
+        return {"id": "score-1", "object": "list", "created": CREATED_S, "model": model, "data": data, **counted}
+    order = sorted(range(len(texts)), key=lambda i: -scores[i])[: asked.get("top_n") or None]
+    results = [{"index": i, "document": {"text": texts[i]}, "relevance_score": scores[i]} for i in order]
+    return {"id": "rerank-1", "model": model, "results": results, **counted}
 
 
 def vector_of(text: str) -> list[float]:

@@ -27,7 +27,7 @@ from collections.abc import Coroutine, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Literal, Self
 
-from interlock.testing import answers, pages
+from interlock.testing import answers, ollama, pages
 from interlock.testing.script import Gate, Load, Pause, Received, Script, Step
 
 BODY_BYTES_MAX = 256_000_000
@@ -40,7 +40,8 @@ HEAD_BYTES_MAX = 1_000_000
 class ScriptedEngine:
     """The server. Start it with `async with`, or from synchronous code with `with ScriptedEngine(...).in_thread()`.
 
-    `kind`: "vllm", "llamacpp", "openai" or "anthropic": which pages it has. `tls`: a server-side context, for https.
+    `kind`: "vllm", "llamacpp", "openai", "anthropic" or "ollama": which pages it has, and in which form it answers.
+    `tls`: a server-side context, for https.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class ScriptedEngine:
         self.kind = kind
         self.models = models
         self.load = Load()
-        self.default: Script = default or answers.answer()
+        self.default: Script = default or (ollama.answer() if kind == "ollama" else answers.answer())
         self.pages: dict[str, Script] = pages.pages_of(kind, models, self.load)
         self.requests: list[Received] = []
         self.tool_parser = True
@@ -318,7 +319,7 @@ def _linger_zero(transport: asyncio.Transport) -> None:
 
 def main() -> None:
     """`python -m interlock.testing.engine --port P [--kind vllm] [--model NAME]...`: serve until killed."""
-    parser = argparse.ArgumentParser(description="A scripted OpenAI-compatible engine.")
+    parser = argparse.ArgumentParser(description="A scripted engine.")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--kind", default="vllm", choices=sorted(pages.KINDS))
     parser.add_argument("--model", action="append", default=[])
@@ -327,7 +328,8 @@ def main() -> None:
     options = parser.parse_args()
 
     async def serve() -> None:
-        default = answers.answer(options.text, between_ms=options.between_ms)
+        make = ollama.answer if options.kind == "ollama" else answers.answer
+        default = make(options.text, between_ms=options.between_ms)
         async with ScriptedEngine(
             kind=options.kind, models=tuple(options.model) or ("mock",), port=options.port, default=default
         ) as engine:

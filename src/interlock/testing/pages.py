@@ -1,6 +1,7 @@
 """The pages besides inference that an engine of each kind has: models, version, health, metrics.
 
-Forms taken from vLLM 0.32 and llama.cpp's server; "openai" and "anthropic" have only `/v1/models`, each in its form.
+Forms taken from vLLM 0.32, llama.cpp's server and the documentation of Ollama's; "openai" and "anthropic" have only
+`/v1/models`, each in its form.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from interlock.testing import ollama
 from interlock.testing.answers import CREATED_S, page
 from interlock.testing.script import Load, Received, Script, Step
 
-KINDS = frozenset({"vllm", "llamacpp", "openai", "anthropic"})
+KINDS = frozenset({"vllm", "llamacpp", "openai", "anthropic", "ollama"})
 CONTEXT_LENGTH = 8192
 VLLM_VERSION = "0.32.0"
 
@@ -26,6 +28,8 @@ def pages_of(kind: str, models: tuple[str, ...], load: Load) -> dict[str, Script
         listed = [_anthropic_model(m) for m in models]
         first, last = models[0], models[-1]
         return {"/v1/models": page({"data": listed, "has_more": False, "first_id": first, "last_id": last})}
+    if kind == "ollama":
+        return ollama.pages_of(models)
     if kind == "vllm":
         listing = {"object": "list", "data": [_vllm_model(m, models[0]) for m in models]}
         return {

@@ -26,6 +26,17 @@ class Authorization(msgspec.Struct, frozen=True):
     denials: tuple[Reason, ...] = ()
 
 
+class Tried(msgspec.Struct, frozen=True, array_like=True):
+    """What policies that only report would have made of a call. `digest`: of that set; `tenant_id` "": the platform's.
+    `would`: "same", "denied", "permitted", or "other": another set of offers, which `allowed` then names."""
+
+    digest: str
+    would: str
+    allowed: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
+    tenant_id: str = ""
+
+
 class Candidate(msgspec.Struct, frozen=True, array_like=True):
     """One place the call may go. Lower `rank` first. `score_micro` and its parts are in millionths."""
 

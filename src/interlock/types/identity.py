@@ -85,6 +85,8 @@ class Tenant(msgspec.Struct, frozen=True, omit_defaults=True):
     active: bool = True
     recording: Recording = Recording.full
     retention: Retention | None = None
+    policy_approval: bool = False
+    """Whether a change of its policies needs a second person."""
 
 
 class Team(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from interlock.types.budget import Charge
-from interlock.types.decision import Reason, RouteDecision
+from interlock.types.decision import Reason, RouteDecision, Tried
 from interlock.types.request import Features, Target
 from interlock.types.usage import Cost, Energy, Usage
 
@@ -73,7 +73,9 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     its small fields, decoded. `request_class` is the label that the caller, or else the alias, gave the call.
     `parties`: who called and, in a delegated call, whom it acts for. `charges`: the budgets that it counts on.
     `recording` (`identity.Recording`): under `metadata` there is neither a body nor a hash of one.
-    `receipt`: the blinded commitment to the body that the caller was given a receipt of, hex, or "".
+    `receipt`: the blinded commitment to the body that the caller was given a receipt of, hex, or "". `trials`: what
+    policies that only report would have made of it. `shadow_of`: the request id of the call that this one is compared
+    with; its caller sees nothing of it.
     """
 
     call: int
@@ -107,6 +109,8 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     recording: int = 0
     receipt: str = ""
     work: Work | None = None
+    trials: tuple[Tried, ...] = ()
+    shadow_of: str = ""
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -149,6 +153,7 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
     recording: int = 0
     receipt: str = ""
     work: Work | None = None
+    trials: tuple[Tried, ...] = ()
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -193,6 +198,25 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True, tag=6):
     raw: bytes = b""
 
 
+class Comparison(msgspec.Struct, frozen=True, array_like=True):
+    """How a shadow's answer compares with the one that the caller got (`first`). Figures only, no content.
+
+    `equal`: the same text but for case and white space; `similarity_milli`: see `interlock.gateway.compare`. Lengths in
+    characters. JSON: whether each text is a JSON object or array, and whether both are the same value.
+    """
+
+    equal: bool
+    similarity_milli: int
+    first_chars: int
+    chars: int
+    first_json: bool
+    json: bool
+    json_equal: bool
+    finish_equal: bool
+    first_refused: bool
+    refused: bool
+
+
 class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """How a call ended. Durable before the caller sees the end.
 
@@ -200,7 +224,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     `body`: the answer of an unstreamed call (`body_sha256` stands for it where it is not kept). For a streamed one the
     text is in the chunks before, `chunks` of them, and `chunks_sha256` is over their text and raw bytes in order. Of an
     answer that is not kept there is neither text nor hash, and no `words`, which may quote it. Times in microseconds
-    since the intent. `charged`: what each of the intent's budgets was charged, in their order.
+    since the intent. `charged`: what each of the intent's budgets was charged, in their order. `compared`: of a shadow.
     """
 
     call: int
@@ -225,6 +249,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     cost: Cost = Cost()
     energy: Energy = Energy()
     charged: tuple[int, ...] = ()
+    compared: Comparison | None = None
 
 
 class EpochClose(msgspec.Struct, frozen=True, array_like=True, tag=8):

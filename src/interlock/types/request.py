@@ -16,7 +16,7 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
     """
 
     operation: str
-    """ "chat", "completions" or "embeddings". """
+    """ "chat", "completions", "embeddings", "rerank" or "score". """
     asked: str
     """The model name as the caller wrote it."""
     data_class: DataClass
@@ -43,3 +43,9 @@ class Target(msgspec.Struct, frozen=True, array_like=True):
     alias: str = ""
     mode: str = "balanced"
     """ "eco", "balanced" or "quality". """
+    preferred_version: str = ""
+    """Offers of this version come first."""
+    canary: str = ""
+    """Of an alias with a running canary, which arm the call is on and why: "canary" or "stable" as drawn; "off": the
+    node had taken the canary back; "barred": the canary was drawn, and could not be used for this call. "shadow": a
+    call that is only compared, at the alias's shadow."""

@@ -18,7 +18,7 @@ import msgspec
 from interlock.types.identity import Recording
 
 BUCKETS = 1024
-SMALL_PARTS = ("tenants", "teams", "sources", "policies", "aliases", "issuers", "router", "budgets")
+SMALL_PARTS = ("tenants", "teams", "sources", "policies", "aliases", "issuers", "router", "budgets", "trials")
 FORMAT = 1
 """Version of the parts' layout; a worker refuses a snapshot of another format and keeps the one it has."""
 
@@ -33,19 +33,80 @@ class PolicyText(msgspec.Struct, frozen=True, omit_defaults=True):
     """What it says in one sentence, shown in explanations."""
 
 
+class Trial(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the policies of a tenant ("": of the platform) would be, evaluated beside those in force without deciding.
+
+    `digest`: of the draft, or of the set with the policies that only report.
+    """
+
+    digest: str
+    policies: tuple[PolicyText, ...]
+    tenant_id: str = ""
+
+
 class AliasTarget(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One weighted target of an alias; `source` (a source name) may be empty: any source of the model."""
+    """One weighted target of an alias; `source` (a source name) may be empty: any source of the model.
+
+    `model` may be `model@version`. `prefer_version`: sources of that version come first, and others may answer; else
+    only that version may."""
 
     model: str
     source: str = ""
     weight: int = 1
+    prefer_version: bool = False
+
+
+class CanaryStep(msgspec.Struct, frozen=True, omit_defaults=True):
+    """From `after_s` seconds after its start on, a canary has this share (thousandths)."""
+
+    after_s: int
+    share_milli: int
+
+
+class Canary(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A candidate for an alias's target, tried on a share of its calls and taken back by itself when it fails.
+
+    `id`: of this trial; another one with the same target has another. `share_milli`: thousandths of the calls, until
+    the first step. `sticky`: the share is of principals, not of calls. The conditions are checked at every call of it,
+    over the calls of the last `window_s` seconds, as though there were at least `calls_min` of them: `errors_milli_max`
+    of a thousand may fail, `errors_milli_over_stable` more than of the alias's other targets; 95 % of the times to the
+    first byte and in total must be within the bounds in milliseconds, and within that many percent of the other
+    targets' 95th percentile. A bound of -1 (errors) or 0 (times) is none. `state`: "running" or "failed"; then
+    `ended_s` and `ended_why` say when and why.
+    """
+
+    id: str
+    target: AliasTarget
+    share_milli: int
+    started_s: int
+    steps: tuple[CanaryStep, ...] = ()
+    sticky: bool = False
+    calls_min: int = 30
+    window_s: int = 600
+    errors_milli_max: int = 100
+    errors_milli_over_stable: int = -1
+    first_byte_ms_max: int = 0
+    total_ms_max: int = 0
+    first_byte_percent_max: int = 0
+    total_percent_max: int = 0
+    state: str = "running"
+    ended_s: int = 0
+    ended_why: str = ""
+
+
+class Shadow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A candidate that gets `share_milli` thousandths of an alias's calls too, to be compared. No caller sees it."""
+
+    target: AliasTarget
+    share_milli: int
 
 
 class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model name of the company's own. `tenant_id` empty: for all. `sunset_s`: Unix seconds, refused afterwards.
 
     `max_tokens` is the cap taken when a request names none. `data_class` raises the call's class to at least this.
-    `request_class` is the label of calls that name none themselves. `recording`: of its calls no more is kept."""
+    `request_class` is the label of calls that name none themselves. `recording`: of its calls no more is kept.
+    `deprecated_s`: Unix seconds from which on it should not be used; `successor`: the name to use instead."""
 
     name: str
     tenant_id: str = ""
@@ -56,6 +117,10 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     sunset_s: int = 0
     request_class: str = ""
     recording: Recording = Recording.full
+    canary: Canary | None = None
+    deprecated_s: int = 0
+    successor: str = ""
+    shadow: Shadow | None = None
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from zlib import crc32
 
 import msgspec
 
@@ -16,6 +17,7 @@ class SourceKind(StrEnum):
     llamacpp = "llamacpp"
     openai = "openai"
     anthropic = "anthropic"
+    ollama = "ollama"
 
 
 class EngineState(StrEnum):
@@ -46,6 +48,9 @@ class Ability(StrEnum):
     vision = "vision"
     json_schema = "json_schema"
     logprobs = "logprobs"
+    thinking = "thinking"
+    rerank = "rerank"
+    score = "score"
 
 
 CLOUD_KINDS = (SourceKind.openai, SourceKind.anthropic)
@@ -148,21 +153,28 @@ class EnergyMeter(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Timeouts(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Per-source overrides of the gateway's time-outs, in milliseconds. None: the setting of the same name."""
+    """Per-source overrides of the gateway's time-outs, in milliseconds. None: the setting of the same name.
+
+    `keep_loaded_ms`: how long an Ollama server is to keep a model loaded after a call; below 0: for ever; None: as it
+    does by itself.
+    """
 
     connect_ms: int | None = None
     first_event_ms: int | None = None
     between_events_ms: int | None = None
     total_ms: int | None = None
+    keep_loaded_ms: int | None = None
 
 
 class SourceLimits(msgspec.Struct, frozen=True, omit_defaults=True):
     """`concurrency`: calls in flight per node. `waiting_max`: queue depth above which the source counts as saturated;
-    it counts as free again at or below `waiting_resume` (hysteresis)."""
+    it counts as free again at or below `waiting_resume` (hysteresis). `context_tokens`: the context that an Ollama
+    server is told to load each model with; 0: what it takes by itself."""
 
     concurrency: int | None = None
     waiting_max: int = 8
     waiting_resume: int = 2
+    context_tokens: int = 0
 
 
 class TlsRef(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -247,3 +259,14 @@ class LoadReading(msgspec.Struct, frozen=True, array_like=True):
     healthy: bool = True
     saturated: bool = False
     """The hysteresis state published on the board, not recomputed per request."""
+    loaded: int = -1
+    """The models in the engine's memory, as a set of `loaded_bit`s; -1: it does not say, or has them all."""
+
+
+LOADED_BITS = 60
+
+
+def loaded_bit(model: str) -> int:
+    """A model's place in `LoadReading.loaded`. Two models may share one: then one may be taken for loaded that is
+    not."""
+    return 1 << crc32(model.encode()) % LOADED_BITS

@@ -29,11 +29,14 @@ class WireUsage(msgspec.Struct):
     prompt_tokens: int | None = 0
     completion_tokens: int | None = 0
     prompt_tokens_details: _PromptDetails | None = None
+    total_tokens: int | None = 0
 
     def usage(self) -> Usage:
         """The same in our terms; missing figures count as zero, absurd ones as the nearest that is possible."""
         details = self.prompt_tokens_details
         prompt, completion = self.prompt_tokens or 0, self.completion_tokens or 0
+        if not prompt and not completion:
+            prompt = self.total_tokens or 0  # all that some tell of what generates nothing
         cached, written = 0, 0
         if details is not None:
             cached, written = details.cached_tokens or 0, details.cache_write_tokens or 0
@@ -51,7 +54,9 @@ def _tokens(reported: int) -> int:
     return min(max(reported, 0), TOKENS_MAX)
 
 
-class _StreamChoice(msgspec.Struct):
+class StreamChoice(msgspec.Struct):
+    """One choice of such an event."""
+
     index: int = 0
     delta: dict[str, Any] | None = None
     """A plain mapping: what an engine adds under a name of its own must not be taken for nothing."""
@@ -63,7 +68,7 @@ class _StreamChoice(msgspec.Struct):
 class StreamEvent(msgspec.Struct):
     """One event of a streamed answer."""
 
-    choices: list[_StreamChoice] | None = None
+    choices: list[StreamChoice] | None = None
     model: str | None = None
     usage: WireUsage | None = None
     error: Raw | UnsetType = UNSET
@@ -107,7 +112,9 @@ class WholeAnswer(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: WireUsage | None = None
     data: list[Raw] | None = None
-    """Embeddings."""
+    """Embeddings, or scores of pairs."""
+    results: list[Raw] | None = None
+    """Documents by their relevance."""
     error: Raw | UnsetType = UNSET
 
 
@@ -120,16 +127,18 @@ class _ErrorObject(msgspec.Struct):
 class _ErrorBody(msgspec.Struct):
     error: _ErrorObject | str | None = None
     message: str | None = None
+    capital: str | None = msgspec.field(default=None, name="Message")
+    """As Amazon's gateways write it."""
     detail: Raw | UnsetType = UNSET
 
 
 decode_plain = msgspec.json.Decoder(PlainEvent).decode
 decode_event = msgspec.json.Decoder(StreamEvent).decode
 decode_answer = msgspec.json.Decoder(WholeAnswer).decode
-_decode_error = msgspec.json.Decoder(_ErrorBody).decode
+_error_body = msgspec.json.Decoder(_ErrorBody | list[_ErrorBody])
 
 
-def plain_text(choice: _StreamChoice) -> str | None:
+def plain_text(choice: StreamChoice) -> str | None:
     """The text of a choice that carries nothing but text, or None when there is more to it than that."""
     if choice.logprobs:
         return None
@@ -147,19 +156,36 @@ def plain_text(choice: _StreamChoice) -> str | None:
 _PLAIN = ("content", "role")
 
 
+def _decode_error(body: bytes) -> _ErrorBody:
+    """Google's compatible endpoint puts the error's object into a list."""
+    parsed: _ErrorBody | list[_ErrorBody] = _error_body.decode(body)
+    if isinstance(parsed, list):
+        return parsed[0] if parsed else _ErrorBody()
+    return parsed
+
+
+def error_code(body: bytes) -> str:
+    """The code that a source's error answer names, "" when there is none."""
+    try:
+        error = _decode_error(body).error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+    return str(error.code) if isinstance(error, _ErrorObject) and error.code is not None else ""
+
+
 def error_words(body: bytes, limit: int = 500) -> str:
     """What a source's error answer says, in at most `limit` characters of printable text."""
     try:
         parsed = _decode_error(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         text = body[: limit * 4].decode("utf-8", "replace")
     else:
         if isinstance(parsed.error, _ErrorObject):
             text = parsed.error.message or ""
         elif isinstance(parsed.error, str):
             text = parsed.error
-        elif parsed.message:
-            text = parsed.message
+        elif parsed.message or parsed.capital:
+            text = parsed.message or parsed.capital or ""
         else:
             text = bytes(parsed.detail).decode("utf-8", "replace") if isinstance(parsed.detail, Raw) else ""
     return "".join(c if c.isprintable() else " " for c in text)[:limit]

@@ -16,7 +16,7 @@ from interlock.errors import BadRequest
 from interlock.types.identity import DataClass
 from interlock.types.request import Features
 from interlock.types.source import Ability
-from interlock.wire import fields, strict
+from interlock.wire import fields, rerank, strict
 
 Raw = msgspec.Raw
 Fields = dict[str, Raw]
@@ -80,25 +80,33 @@ class _Completion(_Common):
     echo: bool | None = None
 
 
-class _Embedding(msgspec.Struct):
+class _Judging(msgspec.Struct, kw_only=True):
+    """What every operation has that generates nothing."""
+
     model: str
-    input: Any
     interlock: Own | None = None
+
+
+class _Embedding(_Judging, kw_only=True):
+    input: Any
     dimensions: Bound | None = None
     encoding_format: str | None = None
 
 
 # Plain strings: an enum member hashes in Python, and features are cache keys.
-_CHAT, _COMPLETIONS, _EMBEDDINGS = Ability.chat.value, Ability.completions.value, Ability.embeddings.value
+_CHAT, _COMPLETIONS = Ability.chat.value, Ability.completions.value
 _fields = msgspec.json.Decoder(Fields)
 _chat = msgspec.json.Decoder(_Chat)
 _completion = msgspec.json.Decoder(_Completion)
 _embedding = msgspec.json.Decoder(_Embedding)
+_judging = msgspec.json.Decoder(_Judging)
 
 _PROMPT_FIELDS = {
     "chat": ("tools", "functions", "response_format"),
     "completions": ("prompt", "suffix"),
     "embeddings": ("input",),
+    "rerank": (),
+    "score": (),
 }
 """Fields besides the messages whose bytes count as prompt."""
 
@@ -153,7 +161,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 def parse(operation: str, body: bytes, limits: Limits) -> Parsed:
-    """Read the body of `operation` ("chat", "completions", "embeddings").
+    """Read the body of `operation` ("chat", "completions", "embeddings", "rerank", "score").
 
     Raises BadRequest naming the field at fault.
     """
@@ -165,6 +173,8 @@ def parse(operation: str, body: bytes, limits: Limits) -> Parsed:
             return _parse_chat(top, shape, _chat.decode(body), limits)
         if operation == "completions":
             return _parse_completion(top, shape, _completion.decode(body), limits)
+        if operation in rerank.OPERATIONS:
+            return _parse_rerank(operation, body, top, shape, limits)
         return _parse_embedding(top, shape, _embedding.decode(body), limits)
     except msgspec.ValidationError as e:
         raise _validation_error(e) from None
@@ -299,10 +309,31 @@ def _parse_completion(top: Fields, shape: _Shape, request: _Completion, limits: 
 def _parse_embedding(top: Fields, shape: _Shape, request: _Embedding, limits: Limits) -> Parsed:
     _items(request.input, "input", limits)
     size = _size(top, shape.prompt)
+    parameters = {"dimensions": request.dimensions} if request.dimensions else {}
+    return _answers_whole("embeddings", top, shape, request, size, size, parameters)
+
+
+def _parse_rerank(operation: str, body: bytes, top: Fields, shape: _Shape, limits: Limits) -> Parsed:
+    texts = rerank.read(operation, body, top, limits)
+    request = _judging.decode(body)
+    tokens, size = texts.prompt_tokens_max, texts.prompt_bytes
+    return _answers_whole(operation, top, shape, request, tokens, size, texts.parameters)
+
+
+def _answers_whole(
+    operation: str,
+    top: Fields,
+    shape: _Shape,
+    request: _Judging,
+    tokens: int,
+    size: int,
+    parameters: dict[str, Any],
+) -> Parsed:
+    """An operation that generates nothing: its answer has no choices and is never streamed."""
     own = request.interlock or NO_OWN
     top.pop(fields.OWN_FIELD, None)
     return Parsed(
-        operation="embeddings",
+        operation=operation,
         model=request.model,
         fields=top,
         stream=False,
@@ -311,14 +342,14 @@ def _parse_embedding(top: Fields, shape: _Shape, request: _Embedding, limits: Li
         n=0,
         max_tokens=0,
         max_tokens_field="",
-        needs=(_EMBEDDINGS,),
+        needs=(operation,),
         actions=_actions(shape, top),
-        prompt_tokens_max=size,
+        prompt_tokens_max=tokens,
         prompt_bytes=size,
         data_class=own.data_class,
         purpose=own.purpose,
         mode=own.mode,
-        parameters={"dimensions": request.dimensions} if request.dimensions else {},
+        parameters=parameters,
         request_class=own.request_class,
         recording=own.recording,
         own=own,
@@ -438,8 +469,14 @@ def _actions(shape: _Shape, top: Fields, images: int = 0, remote: bool = False) 
 
 
 _WATCHED = {
-    operation: fields.FIELD_ACTIONS.keys() | fields.FOREIGN.keys() - own
-    for operation, own in (("chat", {"messages"}), ("completions", {"prompt"}), ("embeddings", {"input"}))
+    operation: (fields.FIELD_ACTIONS.keys() | fields.FOREIGN.keys()) - own
+    for operation, own in (
+        ("chat", {"messages"}),
+        ("completions", {"prompt"}),
+        ("embeddings", {"input"}),
+        ("rerank", rerank.INPUTS),
+        ("score", rerank.INPUTS),
+    )
 }
 
 

@@ -76,6 +76,8 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "principal_teams",
         "api_keys",
         "policies",
+        "policy_drafts",
+        "policy_versions",
         "sources",
         "aliases",
         "issuers",
@@ -85,6 +87,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         *BUDGET_TABLES,
         "idempotency_keys",
         "console_sessions",
+        "canary_reports",
     }
     crossing = {role.name for role in roles.ROLES if role.crosses_tenants}
     for table, enabled, forced, owner in found:
@@ -146,8 +149,9 @@ def test_privileges_are_as_the_roles_table_says(bare: psycopg.Connection[Any], r
         assert writes == snapshot | {"compile_lock"} and "changes" not in {t for t, _ in granted}
     elif role.name == roles.LENDER:
         seen = {"budgets", "budget_periods", "budget_leases", "budget_charges", "idempotency_keys"}
-        assert {t for t, _ in granted} == seen
-        assert writes == {"budget_periods", "budget_leases", "idempotency_keys"}
+        assert {t for t, _ in granted} == seen | {"canary_reports"}
+        assert writes == {"budget_periods", "budget_leases", "idempotency_keys", "canary_reports"}
+        assert {p for t, p in granted if t == "canary_reports"} == {"INSERT"}
         assert ("budget_leases", "DELETE") not in granted
     elif role.name in (roles.APP, roles.PLATFORM):
         assert ("changes", "UPDATE") not in granted and ("changes", "DELETE") not in granted

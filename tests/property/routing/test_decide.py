@@ -178,10 +178,10 @@ def test_removing_an_offer_never_changes_the_order_of_the_others(case: dict[str,
 @settings(max_examples=80, deadline=None)
 def test_every_decision_replays_from_its_record(case: dict[str, object]) -> None:
     decision = run(case)
-    fields: dict[str, object] = dict.fromkeys(Intent.__struct_fields__, "")
+    fields: dict[str, object] = {each.name: "" for each in msgspec.structs.fields(Intent) if each.required}
     fields |= {"call": 1, "wall_ns": 0, "mono_ns": 0, "snapshot_version": 1, "reserved_tokens": 0, "parameters": {}}
-    fields |= {"body": b"", "body_sha256": b"", "snapshot_root": b"", "permits": (), "parties": (), "charges": ()}
-    fields |= {"recording": 0, "features": case["features"], "target": case["target"], "route": decision}
+    fields |= {"body": b"", "body_sha256": b"", "snapshot_root": b"", "permits": ()}
+    fields |= {"features": case["features"], "target": case["target"], "route": decision}
     intent = msgspec.msgpack.decode(msgspec.msgpack.encode(Intent(**fields)), type=Intent)  # type: ignore[arg-type]
     again = replay(intent, {o.key: o for o in offers_in(case)})
     assert again.same, again.differences

@@ -24,7 +24,8 @@ EXPECTED = """
 tenant.read viewer      tenant.create P:admin    tenant.update admin      tenant.delete P:owner
 team.read viewer        team.write admin         principal.read viewer    principal.write admin
 key.read developer      key.write admin          key.rotate_own developer
-policy.read viewer      policy.write admin
+policy.read viewer      policy.write admin       policy.history auditor   policy.draft admin
+policy.approve admin    policy.activate admin    policy.rule owner
 source.read viewer      source.write P:admin     source.operate admin
 alias.read viewer       alias.write admin        issuer.read auditor      issuer.write owner
 role.read auditor       role.write admin         change.read auditor      snapshot.read P:viewer

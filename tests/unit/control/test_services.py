@@ -10,7 +10,7 @@ import pytest
 
 from interlock.control.documents import ModelSpec, PriceSpec, SourceSpec
 from interlock.control.secrets import ensure_pepper, write_secret
-from interlock.control.services.sources import Found, looked, offered
+from interlock.control.services.sources import Found, looked, offered, probe
 from interlock.errors import ConfigError, UpstreamError
 from interlock.settings import Settings
 from interlock.types.source import Ability, Model, Source, SourceKind
@@ -53,6 +53,20 @@ def test_a_model_that_may_be_served_unlisted_is_offered(kind: SourceKind, listed
 
 def test_declared_only_leaves_the_rest_out() -> None:
     assert [m.name for m in offered(_spec(declared_only=True), FOUND, listed=True, at=AT)[0]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "prefix"),
+    [(SourceKind.ollama, "/v1", "/api"), (SourceKind.ollama, "/llm/api", "/llm/api"), (SourceKind.vllm, "/v1", "/v1")],
+)
+def test_an_ollama_server_has_its_api_below_another_prefix(kind: SourceKind, given: str, prefix: str) -> None:
+    declared = SourceSpec(name="s", kind=kind, url="http://x", api_prefix=given)
+    assert probe(declared).api_prefix == prefix
+
+
+def test_a_look_knows_the_models_when_no_others_are_offered() -> None:
+    assert [m.name for m in probe(_spec(declared_only=True)).models] == ["a", "absent"]
+    assert probe(_spec()).models == ()
 
 
 def test_a_failed_look_is_an_error_in_words() -> None:

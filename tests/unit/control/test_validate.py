@@ -61,6 +61,12 @@ def test_the_full_document_is_sound() -> None:
         ("http://127.0.0.1:9000", "127.0.0.1:9000", "sources[0].url: needs the form http"),
         ("http://127.0.0.1:9000", "http://u:p@127.0.0.1:9000", "holds a user or password"),
         ("waiting_resume: 1", "waiting_resume: 5", "must not be above waiting_max"),
+        ("waiting_resume: 1", "waiting_resume: 1, context_tokens: 9", "limits.context_tokens: only Ollama servers"),
+        (
+            "limits: {concurrency: 8",
+            "timeouts: {keep_loaded_ms: 0}\n  limits: {concurrency: 8",
+            "timeouts.keep_loaded_ms: only Ollama servers",
+        ),
         ("{env: CLOUD_KEY}", "{env: CLOUD_KEY, file: /x}", "names either env or file"),
         ("https://api.example.com", "http://api.example.com", "not sent off-prem in the clear"),
         ("tenant: acme", "tenant: acme\n  granted_to: [globex]", "leave out one of the two"),

@@ -7,9 +7,10 @@ from collections import Counter
 from interlock.errors import BadRequest, ModelNotFound, NoCandidate
 from interlock.routing.choose import decide, saturated, sent_since
 from interlock.routing.explain import no_candidate
+from interlock.routing.score import latency_micro
 from interlock.types.decision import RouteDecision
 from interlock.types.request import Target
-from interlock.types.source import LoadReading, Model, Offer, SourceLimits
+from interlock.types.source import LoadReading, Model, Offer, SourceLimits, loaded_bit
 
 from .samples import features, idle, offers, priced, queue, source
 
@@ -189,3 +190,19 @@ def test_one_offer_takes_the_same_decision_as_many_would() -> None:
             beside = decide(features(), MODEL, one + bad, {"src_a": reading}, seed=5)
             assert alone.candidates == beside.candidates
             assert alone.rejected == tuple(r for r in beside.rejected if r.offer != "zz::m")
+
+
+def test_a_model_that_is_loaded_goes_before_one_that_is_not() -> None:
+    warm, cold = LoadReading(loaded=loaded_bit("m"), age_ms=5), LoadReading(loaded=0, age_ms=5)
+    for seed in range(20):
+        found = decide(features(), MODEL, twins(), {"src_a": cold, "src_b": warm}, seed=seed)
+        assert order(found) == ["b::m", "a::m"]
+        found = decide(features(), MODEL, twins(), {"src_a": warm, "src_b": cold}, seed=seed)
+        assert order(found) == ["a::m", "b::m"]
+    slow_but_loaded = {"a::m": latency_micro(100_000), "b::m": latency_micro(9_000_000)}
+    found = decide(features(), MODEL, twins(), {"src_a": cold, "src_b": warm}, latencies=slow_but_loaded)
+    assert order(found) == ["b::m", "a::m"], "how fast it was while it was loaded does not matter"
+    assert [c.latency_micro for c in found.candidates] == [slow_but_loaded["b::m"], 1_000_000]
+    unknown = LoadReading()
+    first = {order(decide(features(), MODEL, twins(), {"src_a": unknown, "src_b": warm}, seed=s))[0] for s in range(40)}
+    assert first == {"a::m", "b::m"}, "what does not say what it has loaded is not taken for cold"

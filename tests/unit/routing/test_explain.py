@@ -10,7 +10,7 @@ from interlock.routing.replay import replay
 from interlock.types.decision import Reason, RouteDecision
 from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome
 from interlock.types.request import Features, Target
-from interlock.types.source import LoadReading, Model, Offer
+from interlock.types.source import LoadReading, Model, Offer, loaded_bit
 from interlock.types.usage import Usage
 
 from .samples import features, idle, offers, priced, queue, source
@@ -165,3 +165,15 @@ def test_a_replay_says_what_differs() -> None:
     assert any("no longer rejected" in d for d in replay(intent, able).differences)
     blind = offers_then | {"home::m": offers(source("home", Model(name="m", abilities=())))[0]}
     assert any("now rejected" in d for d in replay(intent, blind).differences)
+
+
+def test_a_decision_by_what_is_loaded_replays_and_older_readings_are_read() -> None:
+    among = offers(source("a", "m"), source("b", "m"))
+    readings = {"src_a": LoadReading(loaded=0, age_ms=3), "src_b": LoadReading(loaded=loaded_bit("m"), age_ms=3)}
+    decision = decide(features(), MODEL, among, readings, seed=3)
+    assert [c.offer for c in decision.candidates] == ["b::m", "a::m"]
+    wire = msgspec.msgpack.encode(intent_of(decision, features(), MODEL))
+    assert replay(msgspec.msgpack.decode(wire, type=Intent), {o.key: o for o in among}).same
+    before = msgspec.msgpack.encode([3, 8, 912, 5, 1, 240, False, True])
+    assert msgspec.msgpack.decode(before, type=LoadReading) == LoadReading(3, 8, 912, 5, 1, 240, False, True)
+    assert reading_words(readings["src_b"]) == "load unknown, 0 of ours in flight, models loaded: 1"

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from interlock.errors import ModelNotFound
-from interlock.routing.resolve import draw, mix, resolve
+from interlock.routing.draws import mix
+from interlock.routing.resolve import draw, resolve
 from interlock.types.request import Target
 from interlock.types.snapshot import Alias, AliasTarget
 from interlock.types.source import Model

@@ -111,10 +111,11 @@ def test_an_adapter_takes_its_parents_context_length() -> None:
 
 
 def test_llamacpp() -> None:
-    with _served("llamacpp", {"/v1/embeddings": page({"error": {}}, 501)}).in_thread() as engine:
+    pages = {path: page({"error": {}}, 501) for path in ("/v1/embeddings", "/v1/rerank")}
+    with _served("llamacpp", pages).in_thread() as engine:
         found = _look(engine.base_url, "llamacpp")
-        assert [r.method for r in engine.requests] == ["GET", "GET", "POST"]
-        assert engine.requests[2].body == b"{}", "nothing that makes the model work"
+        assert [r.method for r in engine.requests] == ["GET", "GET", "POST", "POST"]
+        assert {r.body for r in engine.requests[2:]} == {b"{}"}, "nothing that makes the model work"
     assert (found.engine, found.engine_version) == ("llama.cpp", "b6000-scripted")
     assert found.models[0].context_length == 8192
     assert set(found.models[0].abilities) == {"chat", "completions", "tools", "json_schema", "logprobs"}
@@ -128,10 +129,11 @@ def test_llamacpp_abilities_follow_its_properties() -> None:
         "modalities": {"vision": True},
         "build_info": "b1-x",
     }
-    pages = {"/props": page(props), "/v1/embeddings": page({"error": {}}, 400)}
+    refusing = page({"error": {}}, 400)
+    pages = {"/props": page(props), "/v1/embeddings": refusing, "/v1/rerank": refusing}
     with _served("llamacpp", pages).in_thread() as engine:
         (model,) = _look(engine.base_url, "llamacpp").models
-    assert set(model.abilities) == {"chat", "completions", "json_schema", "logprobs", "vision", "embeddings"}
+    assert set(model.abilities) == {"chat", "completions", "json_schema", "logprobs", "vision", "embeddings", "rerank"}
     assert model.context_length == 1024
 
 

@@ -53,7 +53,7 @@ def test_what_is_refused_at_the_door_passes_nowhere() -> None:
 
 def test_every_kind_and_operation_is_there() -> None:
     for kind in SourceKind:
-        assert set(ENGINE[kind]) == set(STANDARD) == {"chat", "completions", "embeddings"}
+        assert set(ENGINE[kind]) == set(STANDARD) == {"chat", "completions", "embeddings", "rerank", "score"}
         for operation, fields in ENGINE[kind].items():
             assert "model" not in fields
             assert fields.isdisjoint(STANDARD[operation]) or kind is not OPENAI

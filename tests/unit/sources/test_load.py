@@ -151,6 +151,7 @@ class Instruments:
         self.source_up, self.source_saturated, self.source_waiting = Series(), Series(), Series()
         self.source_running, self.source_kv_ratio, self.source_inflight = Series(), Series(), Series()
         self.source_breaker, self.source_probes, self.source_engine = Series(), Series(), Series()
+        self.source_models_loaded = Series()
         self.source_not_taken_up, self.source_prefix_tokens = Series(), Series()
 
 
@@ -507,20 +508,26 @@ def test_every_declared_metric_of_sources_is_set(tmp_path: Path) -> None:
     }
 
     async def main() -> None:
-        async with ScriptedEngine(kind="vllm") as full, ScriptedEngine(kind="llamacpp") as plain:
+        async with (
+            ScriptedEngine(kind="vllm") as full,
+            ScriptedEngine(kind="llamacpp") as plain,
+            ScriptedEngine(kind="ollama") as many,
+        ):
             full.load.kv_ratio, full.load.waiting = 0.25, 9
             with Board.create(tmp_path / "board.shm", rows=8, workers=1, settings=SETTINGS) as board:
                 watcher = LoadWatcher(board, SETTINGS, SystemClock(), metrics=metrics)
-                watcher.update([_source(full), _source(plain, "src_2", engine_state="ready")])
+                several = (_source(plain, "src_2", engine_state="ready"), _source(many, "src_3", api_prefix="/api"))
+                watcher.update([_source(full), *several])
                 task = asyncio.create_task(watcher.run())
                 await until(lambda: metrics.source_waiting.cells.get(("s-src_2",)) == 0)
+                await until(lambda: metrics.source_models_loaded.cells.get(("s-src_3",)) == 0)
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(main())
     assert {name for name, it in declared.items() if not it.cells} == set()
     assert metrics.source_kv_ratio.cells == {("s-src_1",): 250}, "permille; never set when it is unknown"
-    assert metrics.source_saturated.cells == {("s-src_1",): 1, ("s-src_2",): 0}
+    assert metrics.source_saturated.cells == {("s-src_1",): 1, ("s-src_2",): 0, ("s-src_3",): 0}
     assert metrics.source_engine.cells == {("s-src_2", "ready"): 1}
     metrics.publish()
     assert b'interlock_source_kv_ratio{source="s-src_1"} 0.25' in render(tmp_path, SETTINGS, SystemClock())

@@ -207,7 +207,7 @@ def explained(request: Request, who: Who, body: Body) -> Response:
     with reading(request, who, request.path_params["tenant"], Action.explain) as (_, tenant_id):
         pass
     with api_of(request).store.platform() as conn:
-        return Json(explain.answer(conn, tenant_id, question))
+        return Json(explain.answer(conn, tenant_id, question, api_of(request).tools.clock.wall_ns()))
 
 
 def policy_test(request: Request, who: Who, body: Body) -> Response:
@@ -215,7 +215,7 @@ def policy_test(request: Request, who: Who, body: Body) -> Response:
     file = Given(request, body).as_(File)
     allow(who, Action.config_export, None)
     with api_of(request).store.platform() as conn:
-        return Json(explain.run_tests(conn, file.name, file.text))
+        return Json(explain.run_tests(conn, file.name, file.text, api_of(request).tools.clock.wall_ns()))
 
 
 def replay(request: Request, who: Who, body: Body) -> Response:

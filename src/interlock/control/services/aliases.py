@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.control.documents import AliasSpec, AliasTargetSpec
+from interlock.control.documents import AliasSpec, AliasTargetSpec, ShadowSpec
+from interlock.control.services import canaries
 from interlock.control.services.base import Tx, data_class_name, missing, recording_name
 from interlock.control.validate import sunset_s, sunset_text
 from interlock.storage import aliases
 from interlock.storage.aliases import AliasRow
 from interlock.storage.table import Stored
 from interlock.types.identity import DataClass, Recording
-from interlock.types.snapshot import AliasTarget
+from interlock.types.snapshot import AliasTarget, Shadow
 
 
 def spec_of(alias: AliasRow) -> AliasSpec:
     """The declared form of an alias."""
     return AliasSpec(
         name=alias.name,
-        targets=tuple(AliasTargetSpec(model=t.model, source=t.source, weight=t.weight) for t in alias.targets),
+        targets=tuple(
+            AliasTargetSpec(model=t.model, source=t.source, weight=t.weight, prefer_version=t.prefer_version)
+            for t in alias.targets
+        ),
         mode=alias.mode,  # type: ignore[arg-type]
         max_tokens=alias.max_tokens,
         data_class=data_class_name(alias.data_class),
         sunset=sunset_text(alias.sunset_s),
         request_class=alias.request_class,
         recording=recording_name(alias.recording),
+        deprecated=sunset_text(alias.deprecated_s),
+        successor=alias.successor,
+        canary=None if alias.canary is None else canaries.spec_of(alias.canary),
+        shadow=None if alias.shadow is None else _shadow_spec(alias.shadow),
     )
 
 
@@ -39,12 +47,12 @@ def find(tx: Tx, tenant_id: str, name: str) -> Stored[AliasRow]:
 def create(tx: Tx, tenant_id: str, spec: AliasSpec) -> Stored[AliasRow]:
     """A new alias. Raises Conflict when the name is taken."""
     empty = AliasRow(id=tx.tools.new_id("alias"), name=spec.name, tenant_id=tenant_id)
-    return aliases.insert(tx.conn, _with(empty, spec), tx.by)
+    return aliases.insert(tx.conn, _with(tx, empty, spec), tx.by)
 
 
 def update(tx: Tx, tenant_id: str, spec: AliasSpec, revision: int | None = None) -> Stored[AliasRow]:
     """Everything but the name. Raises NotFound, Conflict."""
-    return aliases.update(tx.conn, _with(find(tx, tenant_id, spec.name).value, spec), tx.by, revision=revision)
+    return aliases.update(tx.conn, _with(tx, find(tx, tenant_id, spec.name).value, spec), tx.by, revision=revision)
 
 
 def delete(tx: Tx, tenant_id: str, name: str, revision: int | None = None) -> None:
@@ -52,14 +60,27 @@ def delete(tx: Tx, tenant_id: str, name: str, revision: int | None = None) -> No
     aliases.delete(tx.conn, find(tx, tenant_id, name).value.id, tx.by, revision=revision)
 
 
-def _with(alias: AliasRow, spec: AliasSpec) -> AliasRow:
+def _with(tx: Tx, alias: AliasRow, spec: AliasSpec) -> AliasRow:
     return msgspec.structs.replace(
         alias,
-        targets=tuple(AliasTarget(model=t.model, source=t.source, weight=t.weight) for t in spec.targets),
+        targets=tuple(AliasTarget(t.model, t.source, t.weight, t.prefer_version) for t in spec.targets),
         mode=spec.mode,
         max_tokens=spec.max_tokens,
         data_class=int(DataClass[spec.data_class]),
         sunset_s=sunset_s(spec.sunset),
         request_class=spec.request_class,
         recording=Recording[spec.recording],
+        deprecated_s=sunset_s(spec.deprecated),
+        successor=spec.successor,
+        canary=None if spec.canary is None else canaries.declared(tx, alias.canary, spec.canary),
+        shadow=None if spec.shadow is None else _shadow(spec.shadow),
     )
+
+
+def _shadow_spec(shadow: Shadow) -> ShadowSpec:
+    t = shadow.target
+    return ShadowSpec(model=t.model, share_milli=shadow.share_milli, source=t.source, prefer_version=t.prefer_version)
+
+
+def _shadow(spec: ShadowSpec) -> Shadow:
+    return Shadow(AliasTarget(spec.model, spec.source, 1, spec.prefer_version), spec.share_milli)

@@ -120,7 +120,7 @@ def _with(tx: Tx, budget: BudgetRow, spec: BudgetSpec) -> BudgetRow:
 
 def subject_of(spec: BudgetSpec) -> _Subject:
     """What a declared budget is on: (kind, name)."""
-    for kind in ("team", "principal", "key", "model"):
+    for kind in ("team", "principal", "key", "model", "shadow"):
         name = getattr(spec, kind)
         if name:
             return _Subject(kind, name)

@@ -181,27 +181,37 @@ def record_of(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerK
     `features_removed` after retention."""
     for entry in ledger_read.of_request(conn, tenant_id, request):
         leaf = msgspec.json.decode(entry.leaf)
-        for each in leaf["contents"]:
-            if each["role"] == "record":
-                subject = key_name(leaf)
-                try:
-                    key = keys.named(conn, tenant_id, subject)
-                except Erased:
-                    data = None
-                else:
-                    data = ledger_read.content(conn, tenant_id, subject, bytes.fromhex(each["id"]))
-                if data is None:
-                    how = _gone(conn, tenant_id, leaf) or "erased"
-                    raise NotFound(
-                        f"{request} cannot be decided again: features {how}",
-                        code="features_erased" if how == "erased" else "features_removed",
-                        param="request",
-                    )
-                plain = key.open(bytes.fromhex(each["id"]), data, bytes_max=settings.record_bytes_max)
-                record = _records.decode(plain)[0]
-                assert isinstance(record, (Intent, Refusal))  # noqa: S101 - the first of an entry's records
-                return record
+        if any(each["role"] == "record" for each in leaf["contents"]):
+            record = record_in(conn, tenant_id, leaf, keys, settings)
+            if record is None:
+                how = _gone(conn, tenant_id, leaf) or "erased"
+                raise NotFound(
+                    f"{request} cannot be decided again: features {how}",
+                    code="features_erased" if how == "erased" else "features_removed",
+                    param="request",
+                )
+            return record
     raise NotFound(f"the ledger of this tenant has no call {request}", param="request")
+
+
+def record_in(
+    conn: Connection[Any], tenant_id: str, leaf: dict[str, Any], keys: LedgerKeys, settings: Settings
+) -> Decided | None:
+    """What an entry's call was decided on; None when that was erased or removed."""
+    for each in leaf["contents"]:
+        if each["role"] == "record":
+            subject, name = key_name(leaf), bytes.fromhex(each["id"])
+            try:
+                key = keys.named(conn, tenant_id, subject)
+            except Erased:
+                return None
+            data = ledger_read.content(conn, tenant_id, subject, name)
+            if data is None:
+                return None
+            record = _records.decode(key.open(name, data, bytes_max=settings.record_bytes_max))[0]
+            assert isinstance(record, (Intent, Refusal))  # noqa: S101 - the first of an entry's records
+            return record
+    return None
 
 
 _records = msgspec.json.Decoder(list[Record])

@@ -17,8 +17,10 @@ from interlock.storage.table import Stored
 def spec_of(policy: PolicyRow) -> PolicySpec:
     """The declared form: the template with its parameters when it has one, else the text."""
     if policy.template:
-        return PolicySpec(id=policy.name, template=policy.template, parameters=policy.parameters)
-    return PolicySpec(id=policy.name, words=policy.words, cedar=policy.cedar)
+        return PolicySpec(
+            id=policy.name, template=policy.template, parameters=policy.parameters, report_only=policy.report_only
+        )
+    return PolicySpec(id=policy.name, words=policy.words, cedar=policy.cedar, report_only=policy.report_only)
 
 
 def check(spec: PolicySpec, _tenant: str = "") -> tuple[str, str]:
@@ -53,6 +55,7 @@ def create(tx: Tx, tenant_id: str, spec: PolicySpec) -> Stored[PolicyRow]:
         words=words,
         template=spec.template,
         parameters=spec.parameters,
+        report_only=spec.report_only,
     )
     return policies.insert(tx.conn, policy, tx.by)
 
@@ -66,6 +69,7 @@ def update(tx: Tx, tenant_id: str, spec: PolicySpec, revision: int | None = None
         words=words,
         template=spec.template,
         parameters=spec.parameters,
+        report_only=spec.report_only,
     )
     return policies.update(tx.conn, policy, tx.by, revision=revision)
 

@@ -25,12 +25,14 @@ from interlock.types.source import (
     Labels,
     Model,
     Source,
+    SourceKind,
     SourceLimits,
     Timeouts,
     TlsRef,
 )
 
 _S = TypeVar("_S", bound=Source)
+OLLAMA_PREFIX = "/api"
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -53,8 +55,9 @@ def spec_of(source: SourceRow) -> SourceSpec:
 
 
 def probe(spec: SourceSpec) -> Source:
-    """The source as far as discovery needs it: without ids."""
-    return _declared(Source(id="", name=spec.name, kind=spec.kind, base_url=spec.url), spec)
+    """The source as far as discovery needs it: without ids, and with models where no others are offered."""
+    models = tuple([Model(pin.name) for pin in spec.models]) if spec.declared_only else ()
+    return _declared(Source(id="", name=spec.name, kind=spec.kind, base_url=spec.url, models=models), spec)
 
 
 def find(tx: Tx, name: str) -> Stored[SourceRow]:
@@ -205,7 +208,7 @@ def _declared(source: _S, spec: SourceSpec) -> _S:
         source,
         kind=spec.kind,
         base_url=spec.url.rstrip("/"),
-        api_prefix=spec.api_prefix,
+        api_prefix=_api_prefix(spec),
         labels=Labels(
             region=spec.labels.region,
             on_prem=spec.labels.on_prem,
@@ -222,6 +225,12 @@ def _declared(source: _S, spec: SourceSpec) -> _S:
         prefix_cache_salt=spec.prefix_cache_salt,
         meter=_meter(spec),
     )
+
+
+def _api_prefix(spec: SourceSpec) -> str:
+    """An Ollama server's own API is below another prefix than OpenAI's, which is the default."""
+    default = spec.api_prefix == SourceSpec("", spec.kind, "").api_prefix
+    return OLLAMA_PREFIX if spec.kind is SourceKind.ollama and default else spec.api_prefix
 
 
 def _meter(spec: SourceSpec) -> EnergyMeter | None:

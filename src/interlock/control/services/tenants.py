@@ -20,6 +20,7 @@ def spec_of(tenant: Tenant) -> TenantSpec:
         active=tenant.active,
         recording=recording_name(tenant.recording),
         retention=restate(tenant.retention, RetentionSpec),
+        policy_approval=tenant.policy_approval,
     )
 
 
@@ -56,4 +57,5 @@ def _with(tenant: Tenant, spec: TenantSpec) -> Tenant:
         active=spec.active,
         recording=Recording[spec.recording],
         retention=restate(spec.retention, Retention),
+        policy_approval=spec.policy_approval,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interlock.errors import Denied, Unavailable
+from interlock.gateway.stages.bar import barred
 from interlock.routing.resolve import not_found
 
 if TYPE_CHECKING:
@@ -23,8 +24,15 @@ def authorize(call: Call, runtime: Runtime) -> None:
     assert identity is not None and features is not None and call.data_class is not None  # noqa: S101 - stage order
     fresh_enough(call.data_class, call.wall_ns, runtime)
     policy = call.state.policy
-    call.authorization, call.allowed = policy.rule(identity.caller, features, call.offers)
+    call.authorization, call.allowed = policy.rule(identity.caller, features, call.offers, call.wall_ns)
+    if call.state.trials is not None:
+        call.trials = call.state.trials.tried(identity.caller, features, call.offers, call.authorization, call.wall_ns)
+        for tried in call.trials:
+            runtime.metrics.policy_trials.add((tried.would,))
     if call.allowed:
+        return
+    if barred(call):
+        authorize(call, runtime)
         return
     listed = any(policy.may_list(identity.caller, offer) for offer in call.offers)
     if not listed:

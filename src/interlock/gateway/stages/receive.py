@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MODEL_NAME_MAX = 512
 """Longest model name taken, characters."""
+UNTYPED = frozenset(("ollama",))
+"""Dialects whose servers do not look at the content type, and whose clients may not say it (`curl -d`)."""
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -21,7 +23,8 @@ def receive(call: Call, limits: openai.Limits) -> None:
     """Fill `call.parsed` and `call.trace_id`. Raises BadRequest naming the field at fault."""
     request = call.request
     kind = request.headers.get(b"content-type", b"application/json")
-    if not kind.startswith(b"application/json") and not kind.lower().startswith(b"application/json"):
+    typed = kind.startswith(b"application/json") or kind.lower().startswith(b"application/json")
+    if not typed and call.face.name not in UNTYPED:
         raise BadRequest("Send the body as content-type application/json.", code="unsupported_content_type")
     if call.face is OPENAI:
         parsed = openai.parse(call.operation, request.body, limits)

@@ -60,6 +60,8 @@ def record_intent(call: Call, log: RecordLog) -> None:
             recording=call.recording,
             receipt=call.receipt.body if call.receipt is not None else "",
             work=call.work,
+            trials=call.trials,
+            shadow_of=call.shadow_of,
         )
     )
 
@@ -111,6 +113,7 @@ def record_refusal(call: Call, error: InterlockError, log: RecordLog) -> int:
             recording=recording,
             receipt=call.receipt.body if call.receipt is not None else "",
             work=call.work,
+            trials=call.trials,
         )
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from interlock.errors import BadRequest
+from interlock.gateway.canary import state_of, trial_of
 from interlock.gateway.stages import labels
 from interlock.routing.resolve import MODES
 from interlock.routing.resolve import resolve as resolve_name
@@ -15,7 +16,8 @@ from interlock.wire.openai import NO_OWN, features
 
 if TYPE_CHECKING:
     from interlock.gateway.call import Call
-    from interlock.settings import Settings
+    from interlock.gateway.runtime import Runtime
+    from interlock.types.request import Target
 
 _CLASSES = {c.name: c for c in DataClass}
 _RECORDINGS = {r.name: int(r) for r in Recording}
@@ -25,7 +27,7 @@ CLASS_MAX = 64
 """Longest request class taken, characters."""
 
 
-def resolve(call: Call, settings: Settings) -> None:
+def resolve(call: Call, runtime: Runtime) -> None:
     """Fill target, recording, data class, bounds, features and offers. Raises ModelNotFound or BadRequest."""
     identity, parsed = call.identity, call.parsed
     assert identity is not None and parsed is not None  # noqa: S101 - stage order
@@ -40,11 +42,35 @@ def resolve(call: Call, settings: Settings) -> None:
     call.request_class = _request_class(call)
     if parsed.own is not NO_OWN or not labels.HEADERS.isdisjoint(call.request.headers):
         labels.label(call)
-    bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0) or settings.completion_tokens_default
+    bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0)
+    bound = bound or runtime.settings.completion_tokens_default
     call.completion_tokens_max = bound
     call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated))
+    if target is not None and not parsed.mode:
+        call.target = target
+        call.offers = catalog.offers_for(target)
+    elif alias is None or alias.canary is None:
+        stand_for(call, target, "")
+    else:
+        stand_for(call, target, state_of(alias, runtime.canaries))
+        call.trial = trial_of(call, runtime)
+
+
+def stand_for(call: Call, target: Target | None, canary_state: str) -> None:
+    """Fill target and offers. `target`: what the model's name stands for, None to find out; `canary_state`: what is
+    known of its alias's canary besides the draw. Raises ModelNotFound or BadRequest."""
+    identity, parsed = call.identity, call.parsed
+    assert identity is not None and parsed is not None  # noqa: S101 - stage order
+    catalog = call.state.view.catalog(identity.tenant_id)
     if target is None:
-        target = resolve_name(parsed.model, catalog, now_s=call.wall_ns // 1_000_000_000, seed=call.seed)
+        target = resolve_name(
+            parsed.model,
+            catalog,
+            now_s=call.wall_ns // 1_000_000_000,
+            seed=call.seed,
+            principal_id=identity.caller.principal.id,
+            canary_state=canary_state,
+        )
     mode = parsed.mode
     if mode:
         if mode not in MODES:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interlock.errors import EngineStarting, NoCandidate
+from interlock.gateway.stages.authorize import authorize
+from interlock.gateway.stages.bar import barred
 from interlock.routing.choose import decide
 from interlock.routing.constraints import cold_sources
 from interlock.routing.explain import no_candidate
@@ -49,12 +51,18 @@ def route(call: Call, runtime: Runtime) -> None:
         seed=call.seed,
     )
     call.route = decision
-    if not decision.candidates:
-        raise _nowhere(decision, offers)
-
-
-def _nowhere(decision: RouteDecision, offers: Sequence[Offer]) -> InterlockError:
+    if decision.candidates:
+        return
     error = no_candidate(decision)
+    if call.trial is not None and isinstance(error, NoCandidate):
+        call.trial.failed(error.code)
+    if not barred(call):
+        raise _nowhere(error, decision, offers)
+    authorize(call, runtime)
+    route(call, runtime)
+
+
+def _nowhere(error: InterlockError, decision: RouteDecision, offers: Sequence[Offer]) -> InterlockError:
     cold = cold_sources(decision.rejected, offers)
     if cold and isinstance(error, NoCandidate):
         starting = EngineStarting(error.message, headers={"retry-after": str(COLD_RETRY_AFTER_S)})

@@ -1,0 +1,115 @@
+"""Shadows in the ledger: their entries, what they add up to, the report on them, and who uses an alias."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from interlock.cli import aliases as cli
+from interlock.control.services.alias_use import share, spread
+from interlock.ledger.sums import decode_leaf, key_of
+from interlock.storage import ledger_read
+from interlock.types.record import Comparison, Record
+from interlock.types.request import Target
+from tests.integration.control_client import Running
+from tests.integration.ledger.test_usage import Books, running
+from tests.unit.ledger.support import attempt, intent, outcome
+
+__all__ = ["running"]
+
+SAME = Comparison(True, 1000, 8, 7, True, True, True, True, False, False)
+OTHER = Comparison(False, 500, 7, 9, False, False, False, True, False, True)
+
+
+def call(books: Books, number: int, *, shadow_of: str = "", compared: Comparison | None = None) -> list[Record]:
+    """Records of a call through the alias `a`, at its target or at its shadow."""
+    model, arm = ("new", "shadow") if shadow_of else ("old", "")
+    begun = msgspec.structs.replace(
+        intent(number),
+        tenant_id=books.tenant,
+        team_id=books.teams["research"],
+        wall_ns=time.time_ns(),
+        target=Target("alias", model=model, alias="a", canary=arm),
+        shadow_of=shadow_of,
+    )
+    tried = msgspec.structs.replace(attempt(number), model=model)
+    return [begun, tried, msgspec.structs.replace(outcome(number), model=model, compared=compared)]
+
+
+def test_what_a_shadow_said_is_in_the_report_and_on_nobodys_account(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    books, owner = Books(running), running.owner
+    firsts = [f"req_0000000000000001_{n:x}" for n in (1, 3, 5)]
+    books.log(
+        [
+            *call(books, 1),
+            *call(books, 2, shadow_of=firsts[0], compared=SAME),
+            *call(books, 3),
+            *call(books, 4, shadow_of=firsts[1], compared=OTHER),
+            *call(books, 5),
+            *call(books, 6, shadow_of=firsts[2]),
+        ]
+    )
+    with running.control.store.tenant(books.tenant) as conn:
+        entries = ledger_read.search(conn, books.tenant, ledger_read.Filter(kind="call"))
+    leaves = [json.loads(entry.leaf) for entry in entries]
+    assert sorted(leaf["shadow_of"] for leaf in leaves if "shadow_of" in leaf) == sorted(firsts)
+    assert sorted((leaf["what"].get("arm", ""), "compared" in leaf) for leaf in leaves) == [
+        *[("", False)] * 3, ("shadow", False), ("shadow", True), ("shadow", True),
+    ]  # fmt: skip
+    report = owner.get("/tenants/acme/alias-use/compare?alias=a")
+    targets, shadow = report["arms"]
+    assert (targets["arm"], targets["model"], targets["calls"]) == ("", "old", 3)
+    assert (shadow["arm"], shadow["model"], shadow["calls"], shadow["failed"]["count"]) == ("shadow", "new", 3, 0)
+    (agreement,) = report["agreement"]
+    assert agreement["compared"] == 2 and agreement["equal"]["count"] == 1 and agreement["refused"]["count"] == 1
+    assert (agreement["json"]["of"], agreement["json_equal"]["count"]) == (1, 1)
+    assert agreement["similarity_mean_milli"] == 750 and report["complete"] is True
+    (user,) = owner.get("/tenants/acme/alias-use/users?alias=a")
+    assert (user["team"], user["calls"]) == ("research", 3), "shadows are nobody's calls"
+    assert owner.get("/tenants/acme/alias-use/users?alias=b") == []
+    assert owner.get("/tenants/globex/alias-use/users?alias=a") == []
+    rows = books.report("team,class")["rows"]
+    assert {(row["by"]["team"], row["by"]["class"], row["calls"]) for row in rows} == {
+        ("research", "", 3), ("", "shadow:a", 3)
+    }  # fmt: skip
+    status, told = owner.call("GET", "/tenants/acme/alias-use/compare?alias=a&days=0")
+    assert status == 400 and "days" in told["error"]["message"]
+    assert owner.call("GET", "/tenants/acme/alias-use/users")[0] == 400
+    monkeypatch.setattr("interlock.cli.alias_reports.client_of", lambda *_: _Client(report))
+    out = CliRunner().invoke(cli.app, ["compare", "a", "--tenant", "acme"])
+    assert out.exit_code == 0 and "new as shadow, 2 answers compared" in out.stdout
+    assert "same JSON" in out.stdout and "targets" in out.stdout
+
+
+class _Client:
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def call(self, *_: Any, **__: Any) -> Any:
+        return self._answer
+
+
+def test_intervals_and_percentiles() -> None:
+    assert share(0, 0).high_milli == 1000
+    assert (share(5, 100).low_milli, share(5, 100).milli, share(5, 100).high_milli) == (21, 50, 112)
+    assert (share(0, 10).low_milli, share(10, 10).high_milli) == (0, 1000)
+    times = spread([1000 * n for n in range(1, 101)])
+    assert (times.p50_ms, times.p95_ms, times.p99_ms) == (50.0, 95.0, 99.0)
+    assert spread([]).p95_ms is None and spread([7000]).p50_ms == 7.0
+
+
+def test_a_shadows_leaf_adds_to_no_team_and_no_principal() -> None:
+    leaf = decode_leaf(
+        b'{"tree":"t","at":0,"kind":"call","who":{"team":"x","principal":"p"},"what":{"alias":"a","class":"mine"},'
+        b'"where":{"name":"s","model":"m"},"shadow_of":"req_1_1"}'
+    )
+    key = key_of(leaf, ZoneInfo("UTC"))
+    assert (key.team_id, key.principal_id, key.request_class) == ("", "", "shadow:a")
