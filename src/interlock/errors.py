@@ -21,6 +21,8 @@ class InterlockError(Exception):
     """The `type` field of OpenAI's error object."""
     retryable = False
     level = logging.ERROR
+    request_id = ""
+    """Of the call that it ends; set where the call is known, for dialects that tell it in the body."""
 
     def __init__(
         self,

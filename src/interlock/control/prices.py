@@ -20,7 +20,7 @@ import msgspec
 from interlock.control.amounts import NUSD_PER_USD, nano_usd
 from interlock.control.documents import GpuHourSpec, ModelSpec, PriceSpec, SourceSpec
 from interlock.metering.cost import RATE_MAX, hourly
-from interlock.types.source import Price, PriceTier, SourceKind
+from interlock.types.source import CLOUD_KINDS, Price, PriceTier
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, Provider, TieredPrices
@@ -87,7 +87,7 @@ def listed(spec: SourceSpec, model: str, at: datetime.datetime) -> Listed | None
     The address decides whose list holds, never the model's name alone: a model of a cloud that somebody serves
     themselves does not cost what the cloud takes.
     """
-    if spec.kind is not SourceKind.openai:
+    if spec.kind not in CLOUD_KINDS:
         return None
     provider = _by_id(spec.price_list) if spec.price_list else _by_url(spec.url)
     if provider is None:

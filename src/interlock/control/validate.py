@@ -33,7 +33,7 @@ from interlock.errors import ConfigError, InterlockError
 from interlock.metering.cost import RATE_MAX
 from interlock.metering.periods import length_s
 from interlock.types.identity import DataClass, PrincipalKind
-from interlock.types.source import SourceKind
+from interlock.types.source import CLOUD_KINDS, SourceKind
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,98}[A-Za-z0-9])?", re.ASCII)
 MODEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+/:-]{0,254}[A-Za-z0-9])?", re.ASCII)
@@ -382,7 +382,7 @@ def _credential(spec: SourceSpec) -> Iterator[Fault]:
         return
     if (credential.env == "") == (credential.file == ""):
         yield ("credential",), "names either env or file, where the secret is found"
-    if re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", credential.header) is None:
+    if re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]*", credential.header) is None:
         yield ("credential", "header"), f"{credential.header!r} is no header name"
     if re.fullmatch(r"[!-~]*", credential.scheme) is None:
         yield ("credential", "scheme"), "one word, or empty"
@@ -428,8 +428,8 @@ def _metering(spec: SourceSpec) -> Iterator[Fault]:
             yield ("gpu_hour", "usd"), str(e)
         if spec.price is not None:
             yield ("gpu_hour",), "the source has a price per token, which would always win; leave out one of the two"
-    if spec.price_list and spec.kind is not SourceKind.openai:
-        yield ("price_list",), "only sources of kind openai have list prices"
+    if spec.price_list and spec.kind not in CLOUD_KINDS:
+        yield ("price_list",), "only sources of kind openai or anthropic have list prices"
     if spec.meter is not None:
         devices = [str(device) for device in spec.meter.devices]
         if not spec.meter.node or not devices or "" in devices or len(set(devices)) != len(devices):

@@ -12,11 +12,13 @@ import msgspec
 from interlock.errors import InterlockError, NotFound, NotImplementedYet, Unauthenticated, Unavailable
 from interlock.gateway import stored
 from interlock.gateway.faces import ollama, ollama_pages
+from interlock.gateway.faces.anthropic import ANTHROPIC, COUNTING, VERSION_HEADER, speaks_anthropic
 from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.faces.responses import RESPONSES
 from interlock.gateway.http.protocol import method_not_allowed
 from interlock.gateway.listing import listed
 from interlock.gateway.pipeline import govern
+from interlock.wire.anthropic.models import model_info, model_page
 
 if TYPE_CHECKING:
     from interlock.gateway.faces.base import Face
@@ -27,6 +29,8 @@ ROUTES: dict[str, tuple[str, Face]] = {
     "/v1/chat/completions": ("chat", OPENAI),
     "/v1/completions": ("completions", OPENAI),
     "/v1/embeddings": ("embeddings", OPENAI),
+    "/v1/messages": ("chat", ANTHROPIC),
+    "/v1/messages/count_tokens": ("count_tokens", COUNTING),
     "/v1/rerank": ("rerank", OPENAI),
     "/v2/rerank": ("rerank", OPENAI),
     "/rerank": ("rerank", OPENAI),
@@ -68,7 +72,7 @@ class Gateway:
             return None
         if request.path.startswith(stored.PREFIX):
             return stored.serve(request, sink, self.runtime)
-        face = route[1] if route is not None else OPENAI
+        face = ANTHROPIC if speaks_anthropic(request) else route[1] if route is not None else OPENAI
         try:
             self._other(route is not None, request, sink)
         except InterlockError as error:
@@ -117,8 +121,12 @@ class Gateway:
         """Only what the caller may use."""
         created = self.runtime.state.view.compiled_ns // 1_000_000_000
         data = [_model(one.name, created, one.owner) for one in listed(request, self.runtime)]
+        shown: dict[str, object] = {"object": "list", "data": data}
+        if VERSION_HEADER in request.headers:
+            data = [model_info(str(model["id"]), created) for model in data]
+            shown = model_page(data)
         if request.path == "/v1/models":
-            sink.respond(200, JSON, msgspec.json.encode({"object": "list", "data": data}))
+            sink.respond(200, JSON, msgspec.json.encode(shown))
             return
         name = unquote(request.path.removeprefix("/v1/models/"))
         for model in data:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from interlock.errors import BadRequest, InterlockError, LimitExceeded, LogError, UpstreamError
+from interlock.errors import BadRequest, InterlockError, LimitExceeded, LogError, NotImplementedYet, UpstreamError
 from interlock.gateway.prepare import GENERATING, PATHS, ask_for, body_for, trace_headers
 from interlock.gateway.relay import Relay
 from interlock.gateway.speech import native_speech
@@ -270,7 +270,9 @@ class Attempt:
             error = UpstreamError(said, code="upstream_model_missing")
         elif status == 429:
             error = LimitExceeded(said, code="upstream_rate_limited", headers=self._retry_header())
-        elif status == 503:
+        elif status in (404, 405, 501) and self.run.call.operation == "count_tokens":
+            error = NotImplementedYet(f"The source {source.name!r} does not count tokens.", code="uncountable")
+        elif status in (503, 529):
             error = UpstreamError(said, code="upstream_overloaded", headers=self._retry_header())
         elif status in (401, 403):
             # The source's credential, not the caller's: the source's words may hold parts of it.

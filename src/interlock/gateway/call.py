@@ -124,4 +124,5 @@ class Call:
     def id_headers(self) -> bytes:
         """The answer's header lines that carry the request id, for us and for clients that look for the usual name."""
         value = self.id.encode()
-        return b"x-request-id: %b\r\nx-interlock-request-id: %b\r\n" % (value, value)
+        lines = b"x-request-id: %b\r\nx-interlock-request-id: %b\r\n" % (value, value)
+        return lines if self.face.name == "openai" else b"%brequest-id: %b\r\n" % (lines, value)

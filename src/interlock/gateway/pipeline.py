@@ -148,6 +148,7 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
     outcome = "refused" if call.identity is not None else "unauthenticated"
     metrics.requests.add((call.operation, outcome))
     metrics.denials.add((error.code,))
+    error.request_id = call.id
     status, headers, body = call.face.error(error)
     headers += call.id_headers()
     if error.level >= logging.ERROR:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from interlock.errors import BadRequest
+from interlock.gateway.speech import NATIVE
 from interlock.sources.fields import uninterpreted
 from interlock.types.source import SourceKind
 from interlock.wire.openai import build_body
@@ -72,8 +73,9 @@ def ask_for(call: Call, offer: Offer, source: Source) -> Ask:
     """
     parsed = call.parsed
     assert parsed is not None and call.identity is not None  # noqa: S101 - stage order
-    if source.extra_fields == "refuse":
-        _dropped(call.operation, parsed.fields, source)
+    native = parsed.native is not None and (parsed.native.dialect, source.kind) in NATIVE
+    if source.extra_fields == "refuse" and not native:
+        _dropped(parsed.operation, parsed.fields, source)
     bound = _bound(call, offer) if parsed.operation in GENERATING and not parsed.max_tokens else 0
     salted = source.kind is SourceKind.vllm and source.prefix_cache_salt
     salt = call.state.cache_salt(call.identity.tenant_id) if salted else ""

@@ -53,6 +53,7 @@ HARMLESS_CODES = FINAL_CODES | {
     "upstream_pool_full",
     "unknown_field",
     "untranslatable",
+    "uncountable",
     "upstream_model_missing",
     STALE_CODE,
 }
@@ -216,6 +217,7 @@ class Run:
         runtime = self.runtime
         now_ns = runtime.clock.mono_ns()
         attempt.ended = True
+        self.out, self.native = self.call.answer, b""  # a source of the caller's dialect may be followed by another
         if isinstance(error, LogError):
             self.log_failed(error)  # no other source would help
             return
@@ -466,6 +468,7 @@ class Run:
 
     def _answer_error(self, error: InterlockError, relay: Relay | None) -> None:
         sink, face = self.call.sink, self.call.face
+        error.request_id = self.call.id
         if not self.head_sent and (relay is None or not relay.events):
             code, headers, body = face.error(error)
             sink.respond(code, headers + self._headers(b"", status=code), body)
@@ -493,6 +496,7 @@ class Run:
         if self.head_sent:
             self.call.sink.abort()
             return
+        error.request_id = self.call.id
         self.call.sink.respond(*self.call.face.error(error))
 
     def _settle(self, usage: Usage, cost: Cost, energy: Energy, now_ns: int) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from interlock.gateway.responses_speech import ResponsesSpeech
 from interlock.types.source import Ability, SourceKind
+from interlock.wire.anthropic.requests import COUNTING, DIALECT
+from interlock.wire.anthropic.speech import NO_COUNT, Messages, TokenCount
 from interlock.wire.ollama.speech import OllamaSpeech
 
 if TYPE_CHECKING:
@@ -14,9 +16,17 @@ if TYPE_CHECKING:
     from interlock.wire.openai import Native
     from interlock.wire.speech import Speech
 
-SPEECHES: dict[SourceKind, Speech] = {SourceKind.ollama: OllamaSpeech()}
+SPEECHES: dict[SourceKind, Speech] = {
+    SourceKind.anthropic: Messages(native=False),
+    SourceKind.ollama: OllamaSpeech(),
+}
 """How each kind of source is spoken to that does not speak the pivot."""
-NATIVE: dict[tuple[str, SourceKind], Speech] = {}
+NATIVE: dict[tuple[str, SourceKind], Speech] = {
+    (DIALECT, SourceKind.anthropic): Messages(native=True),
+    (COUNTING, SourceKind.anthropic): TokenCount(),
+    (COUNTING, SourceKind.vllm): TokenCount(),
+    (COUNTING, SourceKind.llamacpp): TokenCount(),
+}
 """(the caller's dialect, kind of source) that are one dialect."""
 
 
@@ -29,4 +39,7 @@ def native_speech(native: Native, offer: Offer) -> Speech | None:
     kind = offer.source.kind
     if native.dialect == "responses" and kind in _HAVE_RESPONSES and Ability.responses in offer.model.abilities:
         return ResponsesSpeech(offer.source)
-    return NATIVE.get((native.dialect, kind)) or SPEECHES.get(kind)
+    speech = NATIVE.get((native.dialect, kind))
+    if speech is None and native.dialect == COUNTING:
+        return NO_COUNT
+    return speech or SPEECHES.get(kind)

@@ -66,7 +66,9 @@ class SpokenRelay(Relay):
         return super()._event(event)
 
     def _take(self, event: bytes) -> bool:
-        return super()._take(self._ear.out if self._native else event)
+        if not self._native:
+            return super()._take(event)
+        return super()._take(self._ear.out) if self._ear.out else True
 
     def _cut_event(self, payload: bytes) -> bytes:
         event = super()._cut_event(payload)

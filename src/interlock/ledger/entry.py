@@ -24,7 +24,7 @@ encode_leaf = msgspec.json.Encoder(order="sorted").encode
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 PROMPT_FIELDS = ("messages", "prompt", "input")
-LARGE_FIELDS = ("tools", "response_format")
+LARGE_FIELDS = ("tools", "response_format", "system")
 """Fields of a request that are long and repeat from call to call: contents of their own."""
 _RECORDINGS = frozenset(int(each) for each in Recording)
 

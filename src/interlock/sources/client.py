@@ -16,7 +16,8 @@ from interlock.sources.credentials import CredentialStore
 from interlock.sources.fetch import Answer, fetch
 from interlock.sources.requests import build_get, build_head
 from interlock.sources.transport import Pool, target_of
-from interlock.types.source import Source
+from interlock.types.source import Source, SourceKind
+from interlock.wire.anthropic.speech import VERSION
 
 
 class SourceClient:
@@ -32,6 +33,8 @@ class SourceClient:
         self._timeout_s = settings.discovery_timeout_ms / 1000
         self._target = target_of(source, credentials)
         self._header = credentials.header(source)
+        if source.kind is SourceKind.anthropic:
+            self._header += b"anthropic-version: %b\r\n" % VERSION
         self._runner = asyncio.Runner()
         self._pool: Pool | None = None
 

@@ -48,7 +48,7 @@ def check_references(source: Source, settings: Settings) -> None:
 def _check_reference(ref: CredentialRef, tenant_id: str, settings: Settings, field: str) -> None:
     if bool(ref.env) == bool(ref.file):
         raise ConfigError(f"{field}: name either an environment variable or a file", param=field)
-    if not _TOKEN.fullmatch(ref.header) or ref.header.lower() in _FRAMING:
+    if ref.header and (not _TOKEN.fullmatch(ref.header) or ref.header.lower() in _FRAMING):
         raise ConfigError(f"{field}: {ref.header!r} cannot carry a credential", param=f"{field}.header")
     if ref.scheme and not _TOKEN.fullmatch(ref.scheme):
         raise ConfigError(f"{field}: {ref.scheme!r} is not an authentication scheme", param=f"{field}.scheme")
@@ -113,8 +113,9 @@ class CredentialStore:
         if known is not None and known[0] is source:
             return known[1]
         secret = self._secret(source, ref, "credential")
-        scheme = f"{ref.scheme} ".encode("ascii") if ref.scheme else b""
-        line = b"%b: %b%b\r\n" % (ref.header.lower().encode("ascii"), scheme, secret)
+        name, scheme = ref.carried(source.kind)
+        before = f"{scheme} " if scheme else ""
+        line = b"%b: %b%b\r\n" % (name.encode("ascii"), before.encode("ascii"), secret)
         if len(self._lines) >= 2 * self._settings.sources_max:
             self._lines.clear()
         self._lines[source.id] = (source, line)

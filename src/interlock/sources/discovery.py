@@ -7,6 +7,7 @@ What is asked, by kind (nothing that makes a model work):
     llamacpp   /v1/models, /props (context of a slot, chat template, modalities, build), an empty POST to /v1/embeddings
                and /v1/rerank
     openai     /v1/models; abilities are assumed from the model's name
+    anthropic  /v1/models, which tells abilities and context length
     ollama     /api/version, /api/tags, /api/show of each model (capabilities, context length)
 
 What cannot be asked is assumed and can be pinned in the source's declaration; docs/sources.md has the table.
@@ -69,6 +70,8 @@ def discover(source: Source, settings: Settings, credentials: CredentialStore | 
             return look.vllm()
         if source.kind is SourceKind.llamacpp:
             return look.llamacpp()
+        if source.kind is SourceKind.anthropic:
+            return look.anthropic()
         if source.kind is SourceKind.ollama:
             return look.ollama()
         return look.openai()
@@ -193,6 +196,22 @@ class _Look:
             self.warnings.append("Abilities are assumed from the models' names; pin those that differ.")
         return Discovered("openai-compatible", "", models, tuple(self.warnings))
 
+    def anthropic(self) -> Discovered:
+        entries = [entry for entry in self._models("/models?limit=1000") if entry.get("lifecycle") != "retired"]
+        models = []
+        for entry in entries:
+            abilities: list[str] = [Ability.chat, Ability.tools]
+            can = entry.get("capabilities")
+            told = can if isinstance(can, dict) else {}
+            if _supported(told, "image_input"):
+                abilities.append(Ability.vision)
+            if _supported(told, "structured_outputs"):
+                abilities.append(Ability.json_schema)
+            models.append(_model(entry["id"], abilities, _number(entry.get("max_input_tokens"))))
+        if any(not isinstance(entry.get("capabilities"), dict) for entry in entries):
+            self.warnings.append("The API does not tell its models' abilities: all are assumed; pin those that differ.")
+        return Discovered("anthropic-compatible", "", tuple(models), tuple(self.warnings))
+
     def ollama(self) -> Discovered:
         version = _text(_object(self.client.get("/version")).get("version"))
         if not version:
@@ -289,6 +308,12 @@ def _owned_by(entries: Sequence[Mapping[str, Any]], owner: str) -> bool:
 
 def _length(entry: Mapping[str, Any]) -> int:
     return next((n for field in _CONTEXT_FIELDS if (n := _number(entry.get(field)))), 0)
+
+
+def _supported(capabilities: Mapping[str, Any], name: str) -> bool:
+    """What is not told is assumed."""
+    told = capabilities.get(name)
+    return not isinstance(told, dict) or told.get("supported") is not False
 
 
 def _number(value: object) -> int:

@@ -119,6 +119,13 @@ ENGINE: dict[SourceKind, dict[str, frozenset[str]]] = {
         "rerank": frozenset(),
         "score": frozenset(),
     },
+    SourceKind.anthropic: {
+        "chat": _names("thinking top_k"),
+        "completions": frozenset(),
+        "embeddings": frozenset(),
+        "rerank": frozenset(),
+        "score": frozenset(),
+    },
 }
 """Kind -> operation -> fields beyond the standard ones that it documents."""
 

@@ -40,8 +40,8 @@ HEAD_BYTES_MAX = 1_000_000
 class ScriptedEngine:
     """The server. Start it with `async with`, or from synchronous code with `with ScriptedEngine(...).in_thread()`.
 
-    `kind`: "vllm", "llamacpp", "openai" or "ollama": which pages it has, and in which form it answers. `tls`: a
-    server-side context, for https.
+    `kind`: "vllm", "llamacpp", "openai", "anthropic" or "ollama": which pages it has, and in which form it answers.
+    `tls`: a server-side context, for https.
     """
 
     def __init__(

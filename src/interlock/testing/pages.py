@@ -1,6 +1,7 @@
 """The pages besides inference that an engine of each kind has: models, version, health, metrics.
 
-Forms taken from vLLM 0.32, llama.cpp's server and the documentation of Ollama's; "openai" has only `/v1/models`.
+Forms taken from vLLM 0.32, llama.cpp's server and the documentation of Ollama's; "openai" and "anthropic" have only
+`/v1/models`, each in its form.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from interlock.testing import ollama
 from interlock.testing.answers import CREATED_S, page
 from interlock.testing.script import Load, Received, Script, Step
 
-KINDS = frozenset({"vllm", "llamacpp", "openai", "ollama"})
+KINDS = frozenset({"vllm", "llamacpp", "openai", "anthropic", "ollama"})
 CONTEXT_LENGTH = 8192
 VLLM_VERSION = "0.32.0"
 
@@ -23,6 +24,10 @@ def pages_of(kind: str, models: tuple[str, ...], load: Load) -> dict[str, Script
         raise ValueError(f"unknown engine kind {kind!r}; known: {sorted(KINDS)}")
     if kind == "openai":
         return {"/v1/models": page({"object": "list", "data": [_openai_model(m) for m in models]})}
+    if kind == "anthropic":
+        listed = [_anthropic_model(m) for m in models]
+        first, last = models[0], models[-1]
+        return {"/v1/models": page({"data": listed, "has_more": False, "first_id": first, "last_id": last})}
     if kind == "ollama":
         return ollama.pages_of(models)
     if kind == "vllm":
@@ -59,6 +64,12 @@ def vllm_refusal(received: Received, tool_parser: bool) -> Script:
 
 def _openai_model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": CREATED_S, "owned_by": "scripted"}
+
+
+def _anthropic_model(name: str) -> dict[str, object]:
+    can = {"image_input": {"supported": True}, "structured_outputs": {"supported": False}}
+    told = {"max_input_tokens": CONTEXT_LENGTH, "capabilities": can, "lifecycle": "active"}
+    return {"type": "model", "id": name, "display_name": name, "created_at": "2025-05-22T00:00:00Z"} | told
 
 
 def _vllm_model(name: str, base: str) -> dict[str, object]:

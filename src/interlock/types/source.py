@@ -16,6 +16,7 @@ class SourceKind(StrEnum):
     vllm = "vllm"
     llamacpp = "llamacpp"
     openai = "openai"
+    anthropic = "anthropic"
     ollama = "ollama"
 
 
@@ -54,14 +55,27 @@ class Ability(StrEnum):
     """It has the Responses API, and is to be asked by it where callers are; never needed, and never assumed."""
 
 
+CLOUD_KINDS = (SourceKind.openai, SourceKind.anthropic)
+"""Kinds of APIs that others run: they serve models that they do not list, at list prices."""
+
+
 class CredentialRef(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where a secret is found, never the secret: an environment variable or a file, re-read on rotation."""
+    """Where a secret is found, never the secret: an environment variable or a file, re-read on rotation.
+
+    `header` "": as the source's kind has it, which is `authorization`, or a bare `x-api-key` for Anthropic's API.
+    """
 
     env: str = ""
     file: str = ""
-    header: str = "authorization"
+    header: str = ""
     scheme: str = "Bearer"
     """Put before the secret in the header value; empty for a bare value (`api-key: ...`)."""
+
+    def carried(self, kind: SourceKind) -> tuple[str, str]:
+        """(header in lower case, scheme) for a source of this kind."""
+        if self.header:
+            return self.header.lower(), self.scheme
+        return ("x-api-key", "") if kind is SourceKind.anthropic else ("authorization", self.scheme)
 
 
 class Labels(msgspec.Struct, frozen=True, omit_defaults=True):

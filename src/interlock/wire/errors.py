@@ -24,14 +24,19 @@ def error_body(error: InterlockError, dialect: str) -> bytes:
 
 
 def error_answer(error: InterlockError, dialect: str) -> Answer:
-    """Status, headers and body of an error answer. A refusal that will not change says so: `x-should-retry: false`."""
+    """Status, headers and body of an error answer."""
+    return error.status, error_headers(error), error_body(error, dialect)
+
+
+def error_headers(error: InterlockError) -> bytes:
+    """The header lines of an error answer. A refusal that will not change says so: `x-should-retry: false`."""
     lines = [b"content-type: application/json\r\n"]
     if not error.retryable:
         lines.append(b"x-should-retry: false\r\n")
     lines.extend(b"%b: %b\r\n" % (name.encode("latin-1"), _safe(value)) for name, value in error.headers.items())
     if error.status == 401:
         lines.append(b'www-authenticate: Bearer realm="interlock"\r\n')
-    return error.status, b"".join(lines), error_body(error, dialect)
+    return b"".join(lines)
 
 
 def error_event(error: InterlockError, dialect: str) -> bytes:

@@ -113,10 +113,11 @@ _PROMPT_FIELDS = {
 
 
 class Native(msgspec.Struct, frozen=True):
-    """A request in its caller's own dialect: its checked fields, raw, by name, without ours."""
+    """A request in its caller's own dialect: its checked fields, raw, by name, without ours; and headers with it."""
 
     dialect: str
     fields: Fields
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Parsed(msgspec.Struct):

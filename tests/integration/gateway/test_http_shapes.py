@@ -305,7 +305,7 @@ def test_request_targets_of_every_form_are_answered(target: str, status: int) ->
         ("GET", "/v1/chat/completions", 405),
         ("DELETE", "/v1/models", 405),
         ("POST", "/health", 405),
-        ("POST", "/v1/messages", 501),
+        ("POST", "/v1/messages/batches", 501),
         ("GET", "/v1/files/x", 501),
         ("GET", "/nope", 404),
         ("POST", "/nope", 404),

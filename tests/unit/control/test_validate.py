@@ -79,7 +79,7 @@ def test_the_full_document_is_sound() -> None:
         ("carbon: {g_per_kwh: 380.5,", "carbon: {zone: DEU,", "sources[2].carbon.basis: a zone brings its own"),
         ("carbon: {g_per_kwh: 380.5,", "carbon: {", "sources[2].carbon: names either g_per_kwh or zone"),
         ("g_per_kwh: 380.5", "g_per_kwh: 1e9", "sources[2].carbon.g_per_kwh: 1000000000.0 is no amount"),
-        ("gpu_hour:", "price_list: openai\n  gpu_hour:", "only sources of kind openai have list prices"),
+        ("gpu_hour:", "price_list: openai\n  gpu_hour:", "only sources of kind openai or anthropic have list prices"),
         ("devices: [0, GPU-5c1d]", "devices: [0, 0]", "sources[2].meter: names the gateway node"),
         ("devices: [0, GPU-5c1d]", "devices: []", "sources[2].meter: names the gateway node"),
         ("class: drafting", 'class: "a\\u0007"', "tenants[0].aliases[0].class: at most 64 printable"),

@@ -182,3 +182,13 @@ def test_a_tenants_source_reads_only_its_own_folder(tmp_path: Path) -> None:
         assert e.value.code == "credential_missing"
     with pytest.raises(ConfigError, match=r"tls\.key_file"):
         check_references(source(None, TlsRef(key_file="/etc/ssl/key.pem")), settings)
+
+
+def test_anthropic_s_key_goes_bare_unless_a_header_is_named(tmp_path: Path) -> None:
+    store = _store(tmp_path, KEY=SECRET)
+
+    def line(ref: CredentialRef) -> bytes:
+        return store.header(Source("src_1", "cloud", SourceKind.anthropic, "http://a", credential=ref))
+
+    assert line(CredentialRef(env="KEY")) == f"x-api-key: {SECRET}\r\n".encode()
+    assert line(CredentialRef(env="KEY", header="Authorization")) == f"authorization: Bearer {SECRET}\r\n".encode()

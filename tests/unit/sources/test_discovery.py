@@ -314,3 +314,20 @@ def test_through_an_egress_proxy(tmp_path: Path) -> None:
         with pytest.raises(UpstreamError) as e:
             _look(url, "openai", **fields)
         assert e.value.code == "proxy_failed"
+
+
+def test_anthropic_tells_what_its_models_can() -> None:
+    able = {"image_input": {"supported": True}, "structured_outputs": {"supported": False}}
+    listed = {"data": [
+        {"type": "model", "id": "claude-a", "max_input_tokens": 200_000, "capabilities": able, "lifecycle": "active"},
+        {"type": "model", "id": "claude-b"},
+        {"type": "model", "id": "claude-c", "lifecycle": "retired"},
+    ], "has_more": False}  # fmt: skip
+    with _served("anthropic", {"/v1/models": page(listed)}).in_thread() as engine:
+        found = _look(engine.base_url, "anthropic")
+        (asked,) = engine.requests
+    assert asked.header("anthropic-version") == "2023-06-01"
+    a, b = found.models
+    assert (a.name, a.abilities, a.context_length) == ("claude-a", ("chat", "tools", "vision"), 200_000)
+    assert (b.name, b.abilities) == ("claude-b", ("chat", "tools", "vision", "json_schema"))
+    assert len(found.warnings) == 1 and "assumed" in found.warnings[0]

@@ -19,6 +19,7 @@ from interlock.storage.sources import SourceRow
 from interlock.storage.table import Stored
 from interlock.types.identity import DataClass
 from interlock.types.source import (
+    CLOUD_KINDS,
     CredentialRef,
     EnergyMeter,
     Labels,
@@ -164,7 +165,7 @@ def offered(
     for pin in spec.models:
         if pin.name in out:
             continue
-        if listed and spec.kind is not SourceKind.openai:
+        if listed and spec.kind not in CLOUD_KINDS:
             warnings.append(f"model {pin.name!r} is declared and the engine does not serve it")
             continue
         out[pin.name] = _pinned(Model(name=pin.name), pin, spec, at, factors or {})

@@ -29,6 +29,7 @@ from interlock.errors import (
 from interlock.gateway.http.exchange import Application, Exchange, Headers, Request, chunk, unchunked
 from interlock.gateway.http.heads import HEAD_MEMO_BYTES_MAX, TRIES, Head, head_of
 from interlock.gateway.http.rules import STATUS_LINES, UNIQUE, absolute_path, status_line
+from interlock.wire.anthropic.errors import error_answer as anthropic_error
 from interlock.wire.errors import error_answer
 
 if TYPE_CHECKING:
@@ -551,6 +552,10 @@ class HttpProtocol(asyncio.Protocol):
 
     # -- refusals and time
 
+    def _of_anthropic(self) -> bool:
+        """Whether the request that is refused was on its way to the Messages API."""
+        return self._url.startswith(b"/v1/messages") or b"anthropic-version" in self._headers
+
     def _refuse(self, error: InterlockError) -> None:
         """Answer what cannot be parsed, and close: what follows it must not be read as a request."""
         self.server.bad_requests += 1
@@ -562,7 +567,7 @@ class HttpProtocol(asyncio.Protocol):
             return
         self._keep_alive = False
         self._refusal = error
-        status, headers, body = error_answer(error, "openai")
+        status, headers, body = anthropic_error(error) if self._of_anthropic() else error_answer(error, "openai")
         self.busy = True
         self.respond(status, headers, body)
 
