@@ -10,21 +10,19 @@ Ways through:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate
-from interlock.gateway.attempt import Attempt, interrupted_amounts
+from interlock.gateway.account import NOTHING_USED, Account
+from interlock.gateway.attempt import Attempt
 from interlock.gateway.cold import UNSEEN_CODE, Parked
 from interlock.gateway.faces.openai import COMMENT, OPENAI
 from interlock.gateway.leaving import leaving
-from interlock.gateway.runtime import Unsettled
 from interlock.gateway.seats import sent_away
 from interlock.gateway.trace import tried
-from interlock.ledger.charges import NOTHING, charged
 from interlock.types.record import AttemptEnd, Outcome
-from interlock.types.usage import Cost, Energy, Usage
+from interlock.types.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from interlock.gateway.relay import Relay
     from interlock.gateway.runtime import Runtime
     from interlock.gateway.seats import Ticket
-    from interlock.gateway.treasury import Hold
     from interlock.telemetry.tracing import AttemptFigures
     from interlock.types.decision import Candidate
     from interlock.types.record import Comparison
@@ -60,11 +57,9 @@ HARMLESS_CODES = FINAL_CODES | {
 """Failures that say nothing about the source's health: they do not count for its circuit breaker."""
 EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 JSON = b"content-type: application/json\r\n"
-NOTHING_USED = Usage(0, 0, 0, "engine")
-NO_COST, NO_ENERGY = Cost(0, "none"), Energy()
 
 
-class Run:
+class Run(Account):
     """The exchange of one admitted call: its attempts, its answer, its outcome."""
 
     attempts = 0
@@ -74,7 +69,6 @@ class Run:
     _index = 0
     _rank = -1
     _resends = 0
-    _attempt: Attempt | None = None
     seat = -1
     _judged = False
     last_error: InterlockError | None = None
@@ -89,8 +83,6 @@ class Run:
     freed = False
     """No such source is in service: none is spared for it."""
     _skipped: tuple[str, ...] = ()
-    _charged: tuple[Hold, tuple[int, ...]] | None = None
-    """What budgets were charged when the call ended."""
     native = b""
     """A whole answer as its source gave it, where the caller speaks the source's dialect."""
     _parked: Parked | None = None
@@ -418,22 +410,6 @@ class Run:
             return
         runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))
 
-    def _words(self, error: InterlockError) -> str:
-        """What of an error's words is kept: a source's may quote what it was asked and what it answered."""
-        return error.message if not self.call.recording else ""
-
-    def _metered(self, attempt: Attempt | None, usage: Usage, now_ns: int, body_bytes: int) -> tuple[Cost, Energy]:
-        """What the usage cost and took where the call ended."""
-        if attempt is None:
-            return NO_COST, NO_ENERGY
-        rates, estimate = attempt.link.meters(attempt.offer)
-        if usage is NOTHING_USED:
-            return rates.nothing, estimate.nothing
-        desk = self.runtime.desk
-        if desk is not None and attempt.link.source.id in desk.metered:
-            desk.ended(self.call.number, attempt, usage, now_ns, body_bytes)
-        return rates.cost(usage), estimate.energy(usage)
-
     def _outcome_durable(
         self, log_error: LogError | None, relay: Relay | None, error: InterlockError | None, body: bytes
     ) -> None:
@@ -498,72 +474,6 @@ class Run:
             return
         error.request_id = self.call.id
         self.call.sink.respond(*self.call.face.error(error))
-
-    def _settle(self, usage: Usage, cost: Cost, energy: Energy, now_ns: int) -> tuple[int, ...]:
-        """Settle limits and budgets. Returns what each budget is charged."""
-        self._unseat()
-        call, attempt = self.call, self._attempt
-        call.charged = ran = attempt is not None and usage is not NOTHING_USED
-        if call.admission is not None:
-            self.runtime.limits.settle(call.admission, usage.total_tokens, now_ns)
-            call.limit_lines = call.admission.header_lines
-            call.admission = None
-        hold = call.hold
-        if hold is None:
-            return NOTHING
-        model = attempt.offer.model.name if attempt is not None else ""
-        amounts = charged(hold.charges, ran=ran, model=model, usage=usage, cost=cost, energy=energy)
-        self.runtime.treasury.settle(hold, amounts)
-        call.hold, self._charged = None, (hold, amounts)
-        return amounts
-
-    def _record_failure(self, attempt: Attempt | None, error: LogError) -> None:
-        """Let the log know how the call ended: it writes that when it takes records again, so that the call does not
-        stay open in it."""
-        call, runtime = self.call, self.runtime
-        usage = call.unknown_usage() if attempt is not None else NOTHING_USED
-        now_ns = runtime.clock.mono_ns()
-        cost, energy = self._metered(attempt, usage, now_ns, 0)
-        outcome = Outcome(
-            call.number,
-            now_ns,
-            "failed",
-            error.status,
-            attempt.number if attempt is not None else -1,
-            attempt.link.source.name if attempt is not None else "",
-            attempt.offer.model.name if attempt is not None else "",
-            "",
-            (),
-            usage,
-            0,
-            (now_ns - call.started_ns) // 1000,
-            code=error.code,
-            words=error.message,
-            cost=cost,
-            energy=energy,
-            charged=interrupted_amounts(self._hold, attempt) if self._hold is not None else NOTHING,
-        )
-        with contextlib.suppress(LogError):
-            runtime.log.append(outcome)
-
-    def _recharge(self, attempt: Attempt | None) -> None:
-        """The outcome did not get into the log: until it does, the call is charged as one that was interrupted."""
-        if self._charged is None:
-            return
-        hold, amounts = self._charged
-        meanwhile = interrupted_amounts(hold, attempt)
-        self.runtime.treasury.correct(hold, amounts, meanwhile)
-        self.runtime.unsettled.append(Unsettled(self.call.intent_seq, hold, meanwhile, amounts))
-
-    def _settle_unrecorded(self) -> None:
-        """Settle a call whose end is not recorded as recovery will: at what was reserved."""
-        call, attempt = self.call, self._attempt
-        hold, call.hold = call.hold, None
-        self._settle(call.unknown_usage(), NO_COST, NO_ENERGY, self.runtime.clock.mono_ns())
-        if hold is not None:
-            amounts = interrupted_amounts(hold, attempt)
-            self.runtime.treasury.settle(hold, amounts)
-            self.runtime.unsettled.append(Unsettled(call.intent_seq, hold, amounts, amounts))
 
     def _unseat(self) -> None:
         row = self.seat

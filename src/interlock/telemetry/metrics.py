@@ -112,6 +112,10 @@ class Metrics:
             "interlock_overflows_total", "Calls that went to this source because a better one was saturated.",
             ("source",),
         )  # fmt: skip
+        self._declare_refusals()
+        self._declare_queue()
+
+    def _declare_refusals(self) -> None:
         self.denials = self._counter(
             "interlock_denials_total", "Calls that were not made, by the error code given to the caller.", ("reason",)
         )
@@ -134,6 +138,8 @@ class Metrics:
             ("would",),
         )
         self.budget_waits = self._counter("interlock_budget_waits_total", "Calls that waited for a share of a budget.")
+
+    def _declare_queue(self) -> None:
         self.queue_waiting = self._gauge(
             "interlock_queue_waiting", "Calls that wait for a seat, by class.", ("workload",)
         )

@@ -553,7 +553,6 @@ class HttpProtocol(asyncio.Protocol):
     # -- refusals and time
 
     def _of_anthropic(self) -> bool:
-        """Whether the request that is refused was on its way to the Messages API."""
         return self._url.startswith(b"/v1/messages") or b"anthropic-version" in self._headers
 
     def _refuse(self, error: InterlockError) -> None:
