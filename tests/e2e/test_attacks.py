@@ -14,6 +14,8 @@ from urllib.parse import quote, urlsplit
 import psycopg
 import pytest
 
+from interlock.testing.engine import ScriptedEngine
+
 from .documents import MODEL, written
 from .stack import Stack, fetch, processes_of, until
 
@@ -157,8 +159,12 @@ def test_one_tenants_owner_sees_and_moves_nothing_of_another(demo: Stack, globex
 
 
 def test_one_tenants_key_reaches_no_source_of_another(demo: Stack) -> None:
-    spare = demo.ok("source", "show", "spare")["url"]
-    own = {"name": "acmes-own", "kind": "llamacpp", "url": spare, "tenant": "acme"}
+    with ScriptedEngine(kind="vllm", models=(MODEL,)).in_thread() as engine:
+        _reach_no_source_of_another(demo, engine.base_url)
+
+
+def _reach_no_source_of_another(demo: Stack, url: str) -> None:
+    own = {"name": "acmes-own", "kind": "vllm", "url": url, "tenant": "acme"}
     assert demo.admin("POST", "/sources", own).status == 201
     rosa, gina = demo.key("acme", "rosa-laptop"), demo.key("globex", "gina-desk")
     pinned = f"acmes-own::{MODEL}"

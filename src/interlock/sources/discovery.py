@@ -15,6 +15,7 @@ What cannot be asked is assumed and can be pinned in the source's declaration; d
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -176,8 +177,9 @@ class _Look:
         # 501 without `--embeddings`, 400 ("input must be provided") with it
         if self.client.post("/embeddings").status == 400:
             abilities.append(Ability.embeddings)
-        if self.client.post("/rerank").status == 400:  # the same, with `--reranking`
-            abilities.append(Ability.rerank)
+        with contextlib.suppress(UpstreamError):  # an engine that says nothing there does not rerank
+            if self.client.post("/rerank").status == 400:  # the same, with `--reranking`
+                abilities.append(Ability.rerank)
         return tuple(abilities)
 
     def openai(self) -> Discovered:
