@@ -184,11 +184,11 @@ def test_sums_are_those_of_the_entries(running: Running, seed: int) -> None:
         wanted[key_of(call, BERLIN)] = wanted.get(key_of(call, BERLIN), Sums()).plus(more)
     with store.tenant(books.tenant) as conn:
         rows = conn.execute(
-            "SELECT day, team_id, principal_id, source, model, request_class, calls, refusals, failures, prompt_tokens,"
-            " cached_tokens, completion_tokens, nusd, reserved_nusd, uj, low_uj, high_uj, measured_uj, co2e_ug,"
-            " unplaced_uj FROM interlock.ledger_usage"
+            "SELECT day, team_id, principal_id, source, model, request_class, workload, calls, refusals, failures,"
+            " prompt_tokens, cached_tokens, completion_tokens, nusd, reserved_nusd, uj, low_uj, high_uj,"
+            " measured_uj, co2e_ug, unplaced_uj FROM interlock.ledger_usage"
         ).fetchall()
-    assert {tuple(row[:6]): Sums(*row[6:]) for row in rows} == {tuple(key): each for key, each in wanted.items()}
+    assert {tuple(row[:7]): Sums(*row[7:]) for row in rows} == {tuple(key): each for key, each in wanted.items()}
     assert books.report()["total"]["nusd"] == sum(leaf.cost.nusd for leaf in leaves)
 
 
