@@ -61,6 +61,9 @@ RETURN_S = 5.0
 must be worked off, and the queue be seen to be short."""
 LAG_S = 1.5
 """A call may go to the cloud so long after `own` was full last: a reading of its load, and the way of the call."""
+NEEDLESS_MAX = 2
+"""So many, or one in a hundred, may go while `own` has slots free: where a reading is late, more than `waiting_max`
+calls since then count as a queue, as at the beginning, when the engine is idle."""
 BUSY_MIN = 0.9
 """Least share of `own`'s capacity that was used while more was offered."""
 WARM_S = 4.0
@@ -285,7 +288,9 @@ def _judge(
     excess = sum(t.source == "cloud" for t in offered) / max(1, len(offered))
     if not excess:
         failures.append("nothing was proved: nothing went to the cloud")
-    failures += [f"{marker} went to the cloud though the own engine had slots free" for marker in _needless(calls)]
+    needless = _needless(calls)
+    if len(needless) > max(NEEDLESS_MAX, len(cloud) // 100):
+        failures.append(f"{len(needless)} of {len(cloud)} went to the cloud though the own engine had slots free")
 
     late = [c["at_ns"] / 1e9 - back[0] for c in cloud if back[0] < c["at_ns"] / 1e9 <= back[1]]
     returned_s = max(late, default=0.0)
@@ -304,6 +309,7 @@ def _judge(
                  for w in ("interactive", "batch", "background") for p in ("over", "back", "capped")},
         "own_busy": round(busy, 3),
         "to_the_cloud": round(excess, 3),
+        "with_slots_free": needless[:20],
         "last_to_the_cloud_s_after": round(returned_s, 2),
         "capped_calls": len(capped),
         "capped_spent_nusd": [spent, amount],
