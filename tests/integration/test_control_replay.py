@@ -217,7 +217,10 @@ def test_a_canary_that_was_taken_back_replays(api: Running) -> None:
     ).in_thread() as e:
         canary = Canary("can_1", AliasTarget("new"), 500, 1, calls_min=10, sticky=False)
         sticky = Canary("can_2", AliasTarget("new"), 500, 1, calls_min=10, sticky=True)
+        # Of the first two no call may be left to the other targets before they are taken back.
+        rare = Canary("can_3", AliasTarget("new"), 1, 1, calls_min=10, sticky=False)
         aliases = [
+            Alias("d", targets=(AliasTarget("old"),), canary=rare),
             Alias("a", targets=(AliasTarget("old"),), canary=canary),
             Alias("b", targets=(AliasTarget("old"),), canary=sticky),
             Alias("c", targets=(AliasTarget("old"),), shadow=Shadow(AliasTarget("new"), 1000)),
@@ -226,7 +229,7 @@ def test_a_canary_that_was_taken_back_replays(api: Running) -> None:
         with site.gateway:
             site.publish()
             for _ in range(12):
-                for name in ("a", "b", "c"):
+                for name in ("a", "b", "c", "d"):
                     ask(site.gateway, {**CHAT, "model": name})
             eventually(lambda: not site.gateway.worker.runtime.shadows)  # type: ignore[union-attr]
             records = site.gateway.records_of(Intent)
