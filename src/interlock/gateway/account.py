@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ NOTHING_USED = Usage(0, 0, 0, "engine")
 NO_COST, NO_ENERGY = Cost(0, "none"), Energy()
 
 
-class Account:
+class Account(abc.ABC):
     """The part of a call's exchange that meters and settles it."""
 
     call: Call
@@ -33,9 +34,9 @@ class Account:
     _charged: tuple[Hold, tuple[int, ...]] | None = None
     """What budgets were charged when the call ended."""
 
+    @abc.abstractmethod
     def _unseat(self) -> None:
         """Give the seat back, if the call has one."""
-        raise NotImplementedError
 
     def _words(self, error: InterlockError) -> str:
         """What of an error's words is kept: a source's may quote what it was asked and what it answered."""
