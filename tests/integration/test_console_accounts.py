@@ -94,6 +94,13 @@ def test_only_the_whole_name_of_an_account_signs_in(scene: Scene, name: str) -> 
     assert scene.sign_in(scene.browser(), name, OLGAS) == 401
 
 
+def test_a_link_puts_no_words_into_a_page(scene: Scene) -> None:
+    browser = scene.browser()
+    assert scene.sign_in(browser, "acme/olga", OLGAS) == 303
+    for seal in ("", "0" * 32):
+        assert "Call 0800" not in browser.get("/console/", params={"said": "Call 0800", "seal": seal}).text
+
+
 def test_a_session_ends_with_time_roles_password_and_sign_out(scene: Scene) -> None:
     settings = scene.running.control.settings
 

@@ -1,10 +1,11 @@
-"""The console's pages: this file is the list. Everything but `OPEN` asks for a session."""
+"""The console: its pages put together, and what holds for all of them. Only pages marked `open` ask for no session."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -15,9 +16,10 @@ from starlette.routing import Route
 
 from interlock.control.console import calls, health, signin, usage_page
 from interlock.control.console.assets import Assets
+from interlock.control.console.page import Page
 from interlock.control.console.render import environment
 from interlock.control.console.sessions import Sessions
-from interlock.control.console.visit import COOKIE, Visit, check_csrf, fields
+from interlock.control.console.visit import COOKIE, Fields, Visit, check_csrf
 from interlock.errors import BodyTooLarge, InterlockError, NotFound, Unauthenticated
 
 if TYPE_CHECKING:
@@ -25,28 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[Visit, Sessions], Response]
-
-
-class Page(NamedTuple):
-    """`open`: reached without signing in; such a page checks by itself what it changes."""
-
-    method: str
-    path: str
-    handler: Handler
-    open: bool = False
-
-
-PAGES = (
-    Page("GET", "/sign-in", signin.form, open=True),
-    Page("POST", "/sign-in", signin.sign_in, open=True),
-    Page("POST", "/sign-out", signin.sign_out),
-    Page("GET", "/", health.page),
-    Page("GET", "/calls", calls.search),
-    Page("GET", "/calls/{tenant}/{request}", calls.show),
-    Page("POST", "/calls/{tenant}/{request}", calls.contents),
-    Page("GET", "/usage", usage_page.page),
-)
+PAGES = tuple(page for module in (signin, health, calls, usage_page) for page in module.PAGES)
 
 HEADERS = {
     "cache-control": "no-store",
@@ -86,8 +67,12 @@ class Console:
             visit = self._visit(request)
             try:
                 if request.method == "POST":
-                    visit.form = fields((await self._body(request)).decode("utf-8", "replace"))
-                answer = await run_in_threadpool(self._serve, page, visit)
+                    visit.form = Fields.read((await self._body(request)).decode("utf-8", "replace"))
+                answer = await run_in_threadpool(self._admit, page, visit)
+                if answer is None and inspect.iscoroutinefunction(page.handler):
+                    answer = await page.handler(visit, self._sessions)
+                elif answer is None:
+                    answer = cast("Response", await run_in_threadpool(page.handler, visit, self._sessions))
             except InterlockError as error:
                 answer = self._failed(visit, error)
             except Exception:
@@ -97,19 +82,20 @@ class Console:
 
         return endpoint
 
-    def _serve(self, page: Page, visit: Visit) -> Response:
+    def _admit(self, page: Page, visit: Visit) -> Response | None:
+        """Who it is; an answer only for those who have to sign in first. Raises Denied for a change without token."""
         if visit.token:
             try:
                 visit.session, visit.actor = self._sessions.find(visit.token)
             except Unauthenticated:
                 visit.token = ""
         if page.open:
-            return page.handler(visit, self._sessions)
+            return None
         if visit.session is None:
             return self._to_sign_in(visit)
         if page.method != "GET":
             check_csrf(visit)
-        return page.handler(visit, self._sessions)
+        return None
 
     def _visit(self, request: Request) -> Visit:
         origin = self._api.tools.settings.console_url.rstrip("/") or f"{request.url.scheme}://{request.url.netloc}"
@@ -120,8 +106,8 @@ class Console:
             request.url.path,
             origin,
             request.headers,
-            fields(request.url.query),
-            {},
+            Fields.read(request.url.query),
+            Fields(),
             dict(request.path_params),
             request.cookies.get(COOKIE, ""),
         )

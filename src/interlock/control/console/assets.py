@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 FOLDER = Path(__file__).parent / "static"
 VENDOR = ("vendor/tabler.min.css", "vendor/htmx.min.js", "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css")
-OWN = ("console.css", "console.js", "chart.js", "theme.js", "icon.svg")
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
 
@@ -24,13 +23,15 @@ class Asset(NamedTuple):
 
 
 class Assets:
-    """All of them, read once. `missing`: files that the build should have brought in."""
+    """All of them, read once: whatever of ours lies in the folder, and `VENDOR`. `missing`: what the build should have
+    brought in."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._by_path: dict[str, Asset] = {}
         self._by_name: dict[str, Asset] = {}
         self.missing: list[str] = []
-        for path in (*OWN, *VENDOR):
+        own = sorted(file.name for file in folder.iterdir() if file.suffix in _TYPES)
+        for path in (*own, *VENDOR):
             file = folder / path
             try:
                 body = file.read_bytes()

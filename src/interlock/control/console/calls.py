@@ -12,6 +12,8 @@ import msgspec
 
 from interlock.control import replay as past_calls
 from interlock.control.apply import Reason
+from interlock.control.console.page import Page
+from interlock.control.console.places import chosen
 from interlock.control.identity import reach_of
 from interlock.control.permissions import Action
 from interlock.control.services import ledger, looks
@@ -19,7 +21,7 @@ from interlock.control.services.base import Names
 from interlock.errors import BadRequest, InterlockError, NotFound
 from interlock.ledger.vault import KeyWrapper
 from interlock.routing.explain import Explanation, explain_call
-from interlock.storage import ledger_read, tenants
+from interlock.storage import ledger_read
 from interlock.storage.ledger_keys import LedgerKeys, read_key
 from interlock.types.record import Intent
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from interlock.control.console.visit import Visit
 
 ROWS = 50
-TENANTS_MAX = 500
 FILTERS = ("since", "until", "kind", "team", "principal", "model", "source", "state")
 KINDS = (("call", "calls"), ("refusal", "refusals"), ("", "everything"))
 STATES = ("completed", "failed", "refused", "cut", "disconnected", "interrupted")
@@ -51,24 +52,6 @@ class Line(NamedTuple):
     tokens: int
     nusd: int
     us: int
-
-
-def visible(visit: Visit, action: Action) -> list[str]:
-    """Names of the tenants in which the visitor may do something, the platform's own last."""
-    with visit.api.store.platform() as conn:
-        found = [t.value for t in tenants.page(conn, limit=TENANTS_MAX)]
-    allowed = [t for t in found if visit.may(action, reach_of(t.id))]
-    allowed.sort(key=lambda t: (t.id == tenants.PLATFORM_TENANT, t.name))
-    return [t.name for t in allowed]
-
-
-def chosen(visit: Visit, action: Action) -> tuple[str, list[str]]:
-    """The tenant that is looked at, and those that could be. Raises NotFound when there is none."""
-    names = visible(visit, action)
-    wanted = visit.query.get("tenant", "")
-    if not names or (wanted and wanted not in names):
-        raise NotFound("There is no such tenant, or none that you may see.")
-    return wanted or names[0], names
 
 
 def search(visit: Visit, _: Sessions) -> Response:
@@ -229,3 +212,10 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+PAGES = (
+    Page("GET", "/calls", search),
+    Page("GET", "/calls/{tenant}/{request}", show),
+    Page("POST", "/calls/{tenant}/{request}", contents),
+)

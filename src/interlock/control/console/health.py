@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+from interlock.control.console.page import Page
 from interlock.control.permissions import Action
 from interlock.storage import ledger_read, nodes, snapshots, sources, tenants
 
@@ -74,3 +75,6 @@ def _node(row: Node, version: int, now: datetime.datetime) -> NodeRow:
 def _ledger(tenant: str, checkpoint: ledger_read.StoredCheckpoint, now: datetime.datetime) -> LedgerRow:
     complete = datetime.datetime.fromtimestamp(checkpoint.complete_ns / 1e9, datetime.UTC)
     return LedgerRow(tenant, checkpoint.size, complete, (now - complete).total_seconds() > LEDGER_LATE_S)
+
+
+PAGES = (Page("GET", "/", page),)

@@ -6,6 +6,7 @@ import datetime
 from typing import TYPE_CHECKING
 
 from interlock.control.console import passwords
+from interlock.control.console.page import Page
 from interlock.control.console.visit import COOKIE, check_csrf, check_same_site, safe_path
 from interlock.control.services.base import Names
 from interlock.errors import InterlockError, NotFound
@@ -89,3 +90,10 @@ def sign_out(visit: Visit, sessions: Sessions) -> Response:
     answer = visit.go("/console/sign-in")
     answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
     return answer
+
+
+PAGES = (
+    Page("GET", "/sign-in", form, open=True),
+    Page("POST", "/sign-in", sign_in, open=True),
+    Page("POST", "/sign-out", sign_out),
+)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from interlock.control.console.calls import chosen
+from interlock.control.console.page import Page
+from interlock.control.console.places import chosen
 from interlock.control.identity import tenant_of
 from interlock.control.permissions import Action
 from interlock.control.services import usage
@@ -97,3 +98,6 @@ def _csv(report: usage.Report, tenant: str) -> Response:
 
 def _cell(text: str) -> str:
     return f"'{text}" if text[:1] in "=+-@\t\r" else text
+
+
+PAGES = (Page("GET", "/usage", page),)

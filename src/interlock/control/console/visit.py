@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import hmac
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -14,7 +15,7 @@ from interlock.control.permissions import Action, decide
 from interlock.errors import BadRequest, Denied
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from jinja2 import Environment
 
@@ -24,11 +25,45 @@ if TYPE_CHECKING:
 
 COOKIE = "__Host-interlock"
 FIELDS_MAX = 200
+SEAL_CHARS = 32
+"""128 bits."""
 CSRF_FIELD = "csrf"
 CSRF_HEADER = "x-interlock-csrf"
 
 
-NAVIGATION = (("Health", "/console/"), ("Ledger", "/console/calls"), ("Usage", "/console/usage"))
+class Place(NamedTuple):
+    """An entry of the main navigation. `action`: who may do it anywhere is shown it; None is for everybody."""
+
+    name: str
+    path: str
+    action: Action | None = None
+
+
+NAVIGATION = (
+    Place("Health", "/console/"),
+    Place("Ledger", "/console/calls", Action.ledger_read),
+    Place("Usage", "/console/usage", Action.usage_read),
+)
+
+
+class Fields(dict[str, str]):
+    """A query or a form (application/x-www-form-urlencoded): the last value of each name, and all of them."""
+
+    def __init__(self, pairs: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(pairs)
+        self._pairs = pairs
+
+    @classmethod
+    def read(cls, text: str) -> Fields:
+        """Raises BadRequest when there are more than FIELDS_MAX fields."""
+        try:
+            return cls(parse_qsl(text, keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="replace"))
+        except ValueError:
+            raise BadRequest(f"a form has at most {FIELDS_MAX} fields") from None
+
+    def every(self, name: str) -> list[str]:
+        """All values of a name, such as those of checked boxes, in the form's order."""
+        return [value for key, value in self._pairs if key == name]
 
 
 class Link(NamedTuple):
@@ -41,7 +76,7 @@ class Link(NamedTuple):
 
 @dataclasses.dataclass(slots=True)
 class Visit:
-    """`query` and `form` hold the last value of each name. `session` and `actor` are None until somebody signed in."""
+    """`session` and `actor` are None until somebody signed in."""
 
     api: Api
     templates: Environment
@@ -50,8 +85,8 @@ class Visit:
     origin: str
     """Scheme, host and port that the browser asked, as `console_url` or the request says."""
     headers: Mapping[str, str]
-    query: dict[str, str]
-    form: dict[str, str]
+    query: Fields
+    form: Fields
     path_params: dict[str, str]
     token: str = ""
     session: Session | None = None
@@ -66,6 +101,11 @@ class Visit:
     def may(self, action: Action, tenant_id: str | None = None) -> bool:
         """Whether the visitor may: what one may not do is not shown (and refused by the services anyway)."""
         return self.actor is not None and decide(self.actor.bindings, action, tenant_id).allowed
+
+    def may_somewhere(self, action: Action) -> bool:
+        """Whether the visitor may do it on the platform or in some tenant."""
+        held = self.actor.bindings if self.actor is not None else ()
+        return any(self.may(action, binding.tenant_id) for binding in held)
 
     def who(self) -> Actor:
         """The signed-in administrator. INVARIANT: pages that are not open are reached with one only."""
@@ -83,20 +123,28 @@ class Visit:
         here = self.path.rstrip("/")
         return [
             Link(name, path, here == path.rstrip("/") or (path != "/console/" and here.startswith(path + "/")))
-            for name, path in NAVIGATION
+            for name, path, action in NAVIGATION
+            if action is None or self.may_somewhere(action)
         ]
 
-    def go(self, path: str) -> Response:
-        """Off to another page of the console, by GET."""
+    def go(self, path: str, *, said: str = "") -> Response:
+        """Off to another page of the console, by GET. `said`: a sentence for that page to show once at its top.
+
+        It travels in the address under a seal of this session, so that no link can put words into our mouth.
+        """
+        if said:
+            path += ("&" if "?" in path else "?") + urlencode({"said": said, "seal": self._seal(said)})
         return RedirectResponse(path, status_code=303)
 
+    def said(self) -> str:
+        """What the page before this one wanted to be said; "" without a right seal."""
+        text = self.query.get("said", "")
+        right = bool(text) and hmac.compare_digest(self.query.get("seal", "").encode(), self._seal(text).encode())
+        return text if right else ""
 
-def fields(text: str) -> dict[str, str]:
-    """A query or a form (application/x-www-form-urlencoded). Raises BadRequest when there are too many fields."""
-    try:
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="replace"))
-    except ValueError:
-        raise BadRequest(f"a form has at most {FIELDS_MAX} fields") from None
+    def _seal(self, text: str) -> str:
+        key = self.session.csrf if self.session is not None else self.nonce
+        return hmac.new(key.encode(), b"said:" + text.encode(), hashlib.sha256).hexdigest()[:SEAL_CHARS]
 
 
 def check_same_site(visit: Visit) -> None:

@@ -2,101 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
 
-from interlock.control.console.assets import FOLDER, VENDOR
+from tests.e2e.stack import Stack, fetch
 
-from .stack import Stack, fetch, until
+from .conftest import Tab, called, password
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--no-first-run")  # fmt: skip
-AXE = FOLDER / "vendor" / "axe.min.js"
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">{{7*7}}"
-
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here"),
-    pytest.mark.skipif(
-        not all((FOLDER / name).exists() for name in VENDOR), reason="the console's assets were not built: make assets"
-    ),
-]
-
-
-class Tab:
-    """A page of the browser that minds everything: errors, requests to other hosts, refused inline code."""
-
-    def __init__(self, page: Page, url: str) -> None:
-        self.page = page
-        self.url = url
-        self.complaints: list[str] = []
-        page.set_default_timeout(15_000)
-        page.on("console", lambda message: self._said(message.type, message.text))
-        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        page.on("request", lambda request: self._asked(request.url))
-
-    def _said(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning") and "status of 4" not in text:
-            self.complaints.append(f"{kind}: {text}")
-
-    def _asked(self, url: str) -> None:
-        if not url.startswith((self.url, "data:")):
-            self.complaints.append(f"asked {url}")
-
-    def go(self, path: str) -> None:
-        self.page.goto(self.url + path)
-
-    def sign_in(self, name: str, password: str) -> None:
-        self.page.fill("#name", name)
-        self.page.fill("#password", password)
-        self.page.click("text=Sign in >> nth=-1")
-        self.page.wait_for_load_state()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(browser: Browser, demo: Stack) -> Iterator[Tab]:
-    """Not signed in. Whatever the page complained of fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    tab = Tab(context.new_page(), demo.control)
-    yield tab
-    context.close()
-    assert tab.complaints == []
-
-
-@pytest.fixture
-def admin(tab: Tab, demo: Stack) -> Tab:
-    """Signed in as the first administrator."""
-    tab.go("/")
-    tab.sign_in("admin", password(demo))
-    return tab
-
-
-def password(demo: Stack) -> str:
-    path: Path = demo.home / "secrets" / "console_password"
-    assert path.stat().st_mode & 0o777 == 0o600
-    return path.read_text().strip()
-
-
-def called(demo: Stack, text: str) -> str:
-    """A call of rosa's that is in the ledger."""
-    answer = demo.chat(demo.key("acme", "rosa-laptop"), text=text)
-    assert answer.status == 200
-    path = f"/tenants/acme/ledger/calls/{answer.request_id}"
-    until(lambda: demo.admin("GET", path).status == 200, 30, "the call to be in the ledger")
-    return answer.request_id
 
 
 def test_signing_in_leads_where_one_wanted_to_go(tab: Tab, demo: Stack) -> None:
@@ -112,7 +27,7 @@ def test_signing_in_leads_where_one_wanted_to_go(tab: Tab, demo: Stack) -> None:
     )  # fmt: skip
     tab.page.click("text=Sign out")
     tab.page.wait_for_load_state()
-    tab.page.context.add_cookies([cookie])  # the session is gone, not only the cookie
+    tab.page.context.add_cookies([cast(Any, cookie)])  # the session is gone, not only the cookie
     tab.go("/console/")
     assert "/console/sign-in" in tab.page.url
 
@@ -157,20 +72,17 @@ def test_what_callers_say_is_inert(admin: Tab, demo: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/console/sign-in", "/console/", "/console/calls", "/console/usage", "/console/nowhere"]
+    ("path", "shot"),
+    [
+        ("/console/sign-in", "sign-in"),
+        ("/console/", "health"),
+        ("/console/calls", "ledger"),
+        ("/console/usage", "usage"),
+        ("/console/nowhere", ""),
+    ],
 )
-def test_pages_serve_everybody(path: str, admin: Tab) -> None:
-    """axe finds nothing serious, in light and dark, wide and narrow; nothing is wider than the window."""
-    page = admin.page
-    for dark, width in ((False, 1280), (True, 390)):
-        page.emulate_media(color_scheme="dark" if dark else "light")
-        page.set_viewport_size({"width": width, "height": 900})
-        admin.go(path)
-        page.evaluate(AXE.read_text())
-        found: dict[str, Any] = page.evaluate("axe.run()")
-        bad = [(v["id"], v["nodes"][0]["html"]) for v in found["violations"] if v["impact"] in ("serious", "critical")]
-        assert bad == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+def test_pages_serve_everybody(path: str, shot: str, admin: Tab) -> None:
+    admin.look(path, shot)
 
 
 def test_pages_are_told_to_run_nothing_but_ours(demo: Stack) -> None:
