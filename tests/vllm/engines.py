@@ -193,6 +193,11 @@ class Vllm:
             data: bytes = answer.read()
             return data
 
+    def says(self, body: dict[str, Any]) -> str:
+        """What the engine itself answers to a chat completion."""
+        answer = json.loads(self.post("/v1/chat/completions", {"model": MODEL, **body}))
+        return str(answer["choices"][0]["message"]["content"])
+
 
 def last_words(log: Path) -> str:
     """The end of a log, without the lines of probes and scrapes."""
