@@ -46,6 +46,28 @@ def test_a_stream_that_is_cut_off_is_not_whole() -> None:
     assert all(choice["finish_reason"] is None for each in events(pieces) for choice in each["choices"])
 
 
+FOREIGN = [
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "redacted_thinking", "data": "c2VjcmV0"}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "EqQBCgIY"}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "citations_delta", "citation": {"n": 1}}},
+]
+
+
+@pytest.mark.parametrize("event", FOREIGN, ids=lambda event: event.get("delta", event.get("content_block"))["type"])
+@pytest.mark.parametrize("before", [b"", b"ping", b"said"])
+def test_what_the_pivot_has_no_place_for_leaves_recorded(event: dict[str, Any], before: bytes) -> None:
+    raw = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+    first = SAMPLE[: SAMPLE.index(b"event: ping")] if before else b""
+    if before == b"said":
+        first = SAMPLE[: SAMPLE.index(b"event: content_block_stop")]
+    listener = MessagesListener(1 << 16, native=True)
+    listener.feed(first)
+    (piece,) = listener.feed(raw)
+    assert piece.out.endswith(raw)
+    assert events([piece])[0]["choices"][0]["delta"]["anthropic"] == event
+    assert MessagesListener(1 << 16, native=False).feed(raw) == []
+
+
 @pytest.mark.parametrize("kind", ["overloaded_error", "api_error"])
 def test_an_error_in_the_stream_is_the_source_s(kind: str) -> None:
     error = (

@@ -27,6 +27,10 @@ FINISHES = {
     "refusal": "content_filter",
 }
 """Stop reasons -> reasons to finish in the pivot; others are a "stop"."""
+NATIVE = "anthropic"
+"""The name, in a recorded piece of a stream, of an event that the pivot has no place for."""
+_KNOWN = frozenset(("text", "thinking", "tool_use"))
+_KNOWN_DELTAS = frozenset(("text_delta", "thinking_delta", "input_json_delta"))
 _encode = msgspec.json.encode
 
 
@@ -208,9 +212,9 @@ class MessagesListener:
             self._usage = event.message.usage or self._usage
             self._leave(raw, pieces)
         elif kind == "content_block_start" and event.content_block is not None:
-            self._start(event.index, event.content_block, raw, pieces)
+            self._start(event.index, event.content_block, raw, payload, pieces)
         elif kind == "content_block_delta" and event.delta is not None:
-            self._delta(event.index, event.delta, raw, pieces)
+            self._delta(event.index, event.delta, raw, payload, pieces)
         elif kind == "content_block_stop":
             self._open = -1
             if event.index in self._empty:
@@ -225,7 +229,7 @@ class MessagesListener:
         else:
             self._leave(raw, pieces)
 
-    def _start(self, index: int, block: _Block, raw: bytes, pieces: list[Piece]) -> None:
+    def _start(self, index: int, block: _Block, raw: bytes, payload: bytes, pieces: list[Piece]) -> None:
         self._open = index
         if block.type == "tool_use":
             self._tools[index] = len(self._tools)
@@ -237,10 +241,12 @@ class MessagesListener:
             self._say({"content": block.text}, raw, pieces)
         elif block.type == "thinking" and block.thinking:
             self._say({"reasoning_content": block.thinking}, raw, pieces)
-        else:
+        elif block.type in _KNOWN:
             self._leave(raw, pieces)
+        else:
+            self._foreign(payload, raw, pieces)
 
-    def _delta(self, index: int, delta: _Delta, raw: bytes, pieces: list[Piece]) -> None:
+    def _delta(self, index: int, delta: _Delta, raw: bytes, payload: bytes, pieces: list[Piece]) -> None:
         if delta.type == "text_delta" and delta.text:
             self._say({"content": delta.text}, raw, pieces)
         elif delta.type == "thinking_delta" and delta.thinking:
@@ -248,8 +254,16 @@ class MessagesListener:
         elif delta.type == "input_json_delta" and delta.partial_json and index in self._tools:
             self._empty.discard(index)
             self._say(self._arguments(index, delta.partial_json), raw, pieces)
-        else:
+        elif delta.type in _KNOWN_DELTAS:
             self._leave(raw, pieces)
+        else:
+            self._foreign(payload, raw, pieces)
+
+    def _foreign(self, payload: bytes, raw: bytes, pieces: list[Piece]) -> None:
+        """Part of the answer that the pivot has no place for (a signature, a block of another kind): recorded as it is
+        when it leaves as it is, and left out when the answer is translated."""
+        if self._native:
+            self._say({NATIVE: msgspec.Raw(payload)}, raw, pieces)
 
     def _arguments(self, index: int, text: str) -> dict[str, Any]:
         return {"tool_calls": [{"index": self._tools[index], "function": {"arguments": text}}]}
