@@ -30,6 +30,7 @@ from interlock.gateway.stages.route import route
 from interlock.gateway.waiting import Waiting
 from interlock.metering.book import TenantBook
 from interlock.routing.canary import SHADOW, shadowed
+from interlock.types.identity import Workload
 
 if TYPE_CHECKING:
     from interlock.gateway.http.exchange import Headers, Sink
@@ -222,6 +223,7 @@ class Beside:
         # In the pivot, whatever the caller speaks: that is what can be compared.
         call.parsed = msgspec.structs.replace(first.parsed, native=None) if first.parsed.native else first.parsed
         call.alias, call.data_class = alias, first.data_class
+        call.workload = Workload.background  # whoever waits for an answer comes first
         call.recording, call.request_class = first.recording, first.request_class
         call.completion_tokens_max, call.features = first.completion_tokens_max, features
         call.reserved_tokens = features.prompt_tokens_max + features.completion_tokens_max

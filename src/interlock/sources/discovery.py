@@ -174,12 +174,11 @@ class _Look:
         modalities = props.get("modalities")
         if isinstance(modalities, dict) and modalities.get("vision") is True:
             abilities.append(Ability.vision)
-        # 501 without `--embeddings`, 400 ("input must be provided") with it
-        if self.client.post("/embeddings").status == 400:
-            abilities.append(Ability.embeddings)
-        with contextlib.suppress(UpstreamError):  # an engine that says nothing there does not rerank
-            if self.client.post("/rerank").status == 400:  # the same, with `--reranking`
-                abilities.append(Ability.rerank)
+        for path, ability in (("/embeddings", Ability.embeddings), ("/rerank", Ability.rerank)):
+            with contextlib.suppress(UpstreamError):  # an engine that says nothing there cannot do it
+                # 501 without `--embeddings` or `--reranking`, 400 ("input must be provided") with it
+                if self.client.post(path).status == 400:
+                    abilities.append(ability)
         return tuple(abilities)
 
     def openai(self) -> Discovered:

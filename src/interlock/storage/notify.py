@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,9 @@ from interlock.settings import Settings
 from interlock.storage import roles
 from interlock.storage.faults import mapped
 from interlock.storage.pool import connect, connect_arguments
+
+
+RESTED_S = 1.0
 
 
 class Listener:
@@ -85,20 +89,32 @@ async def connect_node(
 
 
 class NodeConnection:
-    """One connection of a gateway node, of a role, opened when it is needed and again after it was closed."""
+    """One connection of a gateway node, of a role, opened when it is needed and again after it was closed.
+
+    One that rested for RESTED_S is tried first: of a database that was away meanwhile it knows nothing, and whoever came
+    next would pay for that.
+    """
 
     def __init__(self, url: str, settings: Settings, role: roles.Role) -> None:
         self._url = url
         self._settings = settings
         self._role: roles.Role = role
         self._conn: AsyncConnection[Any] | None = None
+        self._used_at = 0.0
 
     async def get(self) -> AsyncConnection[Any]:
         """The connection. Raises StoreError when there is no database, or when it is away."""
         if not self._url:
             raise StoreError("this node has no database", code="store_away")
+        now = time.monotonic()
+        if self._conn is not None and now - self._used_at > RESTED_S and not self._conn.closed:
+            try:
+                await self._conn.execute("SELECT 1")
+            except psycopg.Error:
+                await self.close()
         if self._conn is None or self._conn.closed:
             self._conn = await connect_node(self._url, self._settings, role=self._role)
+        self._used_at = now
         return self._conn
 
     async def close(self) -> None:

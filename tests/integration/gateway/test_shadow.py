@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,9 +18,10 @@ from interlock.types.budget import Budget
 from interlock.types.identity import DataClass, LimitSet
 from interlock.types.record import Attempt, Intent, Outcome
 from interlock.types.snapshot import Alias, AliasTarget, Shadow
-from interlock.types.source import Labels, Price
+from interlock.types.source import Labels, Price, SourceLimits
 from tests.gateway import Who, WorkerHarness, World, model, source, template
 from tests.integration.gateway.client import CHAT, ask, connected, eventually, raw_request, serving
+from tests.integration.gateway.test_workloads import Doors, said, say, waiting
 
 BODY = {**CHAT, "model": "a"}
 STREAM = {**BODY, "stream": True}
@@ -112,6 +114,32 @@ def test_it_delays_nobody_and_is_dropped_when_there_is_no_room() -> None:
         eventually(lambda: sent(engine) == 2)
         assert sent(engine, "old") == 10
         eventually(lambda: dropped(gateway, "saturated") == 8)
+
+
+@pytest.mark.parametrize("on_prem", [True, False])
+def test_a_caller_gets_the_seat_before_it(on_prem: bool) -> None:
+    """The shadow's source has one seat, and it is taken: the shadow waits, and whoever comes later is served first."""
+    doors = Doors()
+
+    def build(url: str) -> World:
+        made = world()(url)
+        labels, limits = Labels(region="eu", on_prem=on_prem), SourceLimits(concurrency=1)
+        made.sources[1] = source("t", url, model("new"), labels=labels, limits=limits)
+        return made
+
+    with serving(build, engine_of(doors.script())) as (gateway, engine), ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, gateway, {**say("hold"), "model": "new"})
+        eventually(lambda: sent(engine) == 1)
+        assert ask(gateway, {**say("both"), "model": "a"}).status == 200
+        eventually(lambda: waiting(gateway) == 1)
+        second = pool.submit(ask, gateway, {**say("mine"), "model": "new"})
+        eventually(lambda: waiting(gateway) == 2)
+        doors.open.set()
+        assert first.result(20).status == second.result(20).status == 200
+        settled(gateway)
+        assert [said(r) for r in engine.calls if r.json["model"] == "new"] == ["hold", "mine", "both"]
+        ((_, outcome),) = shadows(gateway)
+        assert outcome.state == "completed"
 
 
 def test_a_share_is_a_share_and_embeddings_have_no_shadow() -> None:

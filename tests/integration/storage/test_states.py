@@ -11,14 +11,35 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from interlock.storage import states
+from interlock.settings import Settings
+from interlock.storage import notify, states
 from interlock.storage.pool import Store
+from interlock.storage.roles import LENDER
 
 from .test_leases import lending
 
 KEY = states.Key(b"n" * 16, b"wrapped")
 BOUNDS = states.Bounds(10, 1000)
 OWNERS = (states.Owner(f"ten_{number}", "prn_1") for number in range(1000, 2000))
+
+
+def test_a_rested_connection_is_tried_before_it_is_used(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that was away meanwhile fails nobody's question."""
+    monkeypatch.setattr(notify, "RESTED_S", 0.0)
+
+    async def main() -> None:
+        node = notify.NodeConnection(postgres_url, Settings(), LENDER)
+        conn = await node.get()
+        assert await node.get() is conn
+        pid = conn.info.backend_pid
+        with psycopg.connect(postgres_url, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+        again = await node.get()
+        row = await (await again.execute("SELECT current_user")).fetchone()
+        assert row == (LENDER,) and again.info.backend_pid != pid
+        await node.close()
+
+    asyncio.run(main())
 
 
 @pytest.fixture

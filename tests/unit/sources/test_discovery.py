@@ -121,6 +121,15 @@ def test_llamacpp() -> None:
     assert set(found.models[0].abilities) == {"chat", "completions", "tools", "json_schema", "logprobs"}
 
 
+@pytest.mark.parametrize("silent", ["/v1/embeddings", "/v1/rerank"])
+def test_a_llamacpp_that_is_silent_about_one_thing_cannot_do_it(silent: str) -> None:
+    refusing = page({"error": {}}, 400)
+    pages = {"/v1/embeddings": refusing, "/v1/rerank": refusing, silent: faults.never_answers()}
+    with _served("llamacpp", pages).in_thread() as engine:
+        (model,) = _look(engine.base_url, "llamacpp", Settings(discovery_timeout_ms=300)).models
+    assert {"embeddings", "rerank"} - set(model.abilities) == {silent.removeprefix("/v1/")}
+
+
 def test_llamacpp_abilities_follow_its_properties() -> None:
     props = {
         "default_generation_settings": {"n_ctx": 1024},
