@@ -15,7 +15,6 @@ from interlock.storage import roles
 from interlock.storage.faults import mapped
 from interlock.storage.pool import connect, connect_arguments
 
-
 RESTED_S = 1.0
 
 
@@ -91,8 +90,8 @@ async def connect_node(
 class NodeConnection:
     """One connection of a gateway node, of a role, opened when it is needed and again after it was closed.
 
-    One that rested for RESTED_S is tried first: of a database that was away meanwhile it knows nothing, and whoever came
-    next would pay for that.
+    One that rested for RESTED_S is tried first: of a database that was away meanwhile it knows nothing, and whoever
+    came next would pay for that.
     """
 
     def __init__(self, url: str, settings: Settings, role: roles.Role) -> None:
