@@ -108,6 +108,31 @@ def test_nothing_is_given_twice_whoever_asks_at_once(store: Store, tenant: str, 
         assert budgets.use(conn, of, START_S) == budgets.Use(0, 30)
 
 
+def test_whoever_asks_waits_until_what_is_given_is_known(store: Store, tenant: str, postgres_url: str) -> None:
+    of = budget(store, tenant, 10)
+
+    async def main() -> None:
+        async with lending(postgres_url) as one, lending(postgres_url) as other:
+            assert (await give(one, wish(tenant, of, 1, 1))).granted == 1
+            async with one.transaction():
+                assert (await leases.give(one, wish(tenant, of, 1, 9))).granted == 9
+                asked = asyncio.create_task(give(other, wish(tenant, of, 2, 1)))
+                await waiting_for_a_lock(other, asked)
+                assert not asked.done()
+            assert (await asked).granted == 0
+
+    async def waiting_for_a_lock(conn: AsyncConnection[Any], asked: asyncio.Task[leases.Answer]) -> None:
+        with store.platform() as looker:
+            for _ in range(500):
+                held = "SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted"
+                row = looker.execute(held, (conn.info.backend_pid,)).fetchone()
+                if asked.done() or (row is not None and row[0]):
+                    return
+                await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
 def test_what_others_hold_is_asked_for_and_answered(store: Store, tenant: str, postgres_url: str) -> None:
     of = budget(store, tenant, 10)
 

@@ -374,6 +374,9 @@ def test_chunks_that_pass_the_parser_by_leave_the_same_bytes_and_records(loop: a
     assert Count.taken > 500
 
 
+@example(
+    skeleton='{"user":{"content":%s},"choices":[{"delta":{"content": "constant"}}]}', first="constant", second="other"
+)
 @given(skeleton=SKELETONS, first=st.text(max_size=8), second=st.text(max_size=8))
 @settings(max_examples=500, deadline=None)
 def test_a_stencil_matches_only_what_decodes_to_the_text_in_its_place(skeleton: str, first: str, second: str) -> None:
