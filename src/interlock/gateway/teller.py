@@ -40,12 +40,12 @@ class Teller:
         try:
             while True:
                 watched = await self._tell()
-                await asyncio.sleep(WATCHED_S if watched else SELDOM_S)
+                await asyncio.sleep(SELDOM_S if watched is False else WATCHED_S)
         finally:
             await self._database.close()
 
-    async def _tell(self) -> bool:
-        """Whether somebody watches."""
+    async def _tell(self) -> bool | None:
+        """Whether somebody watches; None: this node has no row yet."""
         try:
             conn = await self._database.get()
             with mapped():

@@ -75,15 +75,15 @@ _encode_states = msgspec.msgpack.Encoder().encode
 _decode_states = msgspec.msgpack.Decoder(list[SourceState]).decode
 
 
-async def tell(conn: AsyncConnection[Any], name: str, states: list[SourceState]) -> bool:
-    """Write what a node knows of its sources into its row. Returns whether somebody watches; False without a row."""
+async def tell(conn: AsyncConnection[Any], name: str, states: list[SourceState]) -> bool | None:
+    """Write what a node knows of its sources into its row. Returns whether somebody watches; None without a row."""
     cursor = await conn.execute(
         "UPDATE interlock.nodes SET sources = %s, sources_at = clock_timestamp() WHERE name = %s"
         " RETURNING EXISTS (SELECT FROM interlock.live_watch WHERE until_at > clock_timestamp())",
         (_encode_states(states), name),
     )
     row = await cursor.fetchone()
-    return row is not None and bool(row[0])
+    return None if row is None else bool(row[0])
 
 
 def told(conn: Connection[Any], limit: int) -> list[Told]:

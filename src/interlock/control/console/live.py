@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
-import anyio.to_thread
 import msgspec
+from starlette.concurrency import run_in_threadpool
 
 from interlock.control.console.page import Page
 from interlock.control.console.places import visible
@@ -86,7 +86,7 @@ def page(visit: Visit, _: Sessions) -> Response:
 async def stream(visit: Visit, sessions: Sessions) -> Response:
     """Server-sent events: sections that changed, and new points of the charts, once a second. Refused when too many
     are open."""
-    look = await anyio.to_thread.run_sync(_look, visit)
+    look = await run_in_threadpool(_look, visit)
     hub = _hub(visit)
     who = visit.who()
     templates = visit.templates
@@ -95,8 +95,7 @@ async def stream(visit: Visit, sessions: Sessions) -> Response:
 
 
 async def _events(visit: Visit, sessions: Sessions, hub: Hub, subscriber: Subscriber) -> AsyncIterator[bytes]:
-    in_thread = anyio.to_thread.run_sync
-    event: Event | None = await in_thread(hub.whole, subscriber)
+    event: Event | None = await run_in_threadpool(hub.whole, subscriber)
     now_s = subscriber.loop.time
     checked_s = now_s()
     while True:
@@ -104,7 +103,7 @@ async def _events(visit: Visit, sessions: Sessions, hub: Hub, subscriber: Subscr
             yield BEAT
         else:
             if hub.watching.unrecorded(visit.api.tools, visit.who(), event.tenants):
-                await in_thread(_record, visit, hub, set(event.tenants))
+                await run_in_threadpool(_record, visit, hub, set(event.tenants))
             yield event.data
         event = await subscriber.get(min(BEAT_S, max(0.1, checked_s + CHECK_S - now_s())))
         if subscriber.lost:
@@ -112,7 +111,7 @@ async def _events(visit: Visit, sessions: Sessions, hub: Hub, subscriber: Subscr
             return
         if now_s() - checked_s >= CHECK_S:
             checked_s = now_s()
-            ended = await in_thread(_ended, visit, sessions, subscriber.scope)
+            ended = await run_in_threadpool(_ended, visit, sessions, subscriber.scope)
             if ended is not None:
                 yield ended
                 return

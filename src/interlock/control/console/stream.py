@@ -7,11 +7,10 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-import anyio
 from starlette.responses import StreamingResponse
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
@@ -30,23 +29,29 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
+        left = asyncio.ensure_future(_left(receive))
+        written = asyncio.ensure_future(self.stream_response(_bounded(send)))
         try:
-            async with anyio.create_task_group() as group:
-
-                async def leave() -> None:
-                    while (await receive())["type"] != "http.disconnect":
-                        pass
-                    group.cancel_scope.cancel()
-
-                async def bounded(message: dict[str, object]) -> None:
-                    async with asyncio.timeout(SEND_S):
-                        await send(message)
-
-                group.start_soon(leave)
-                try:
-                    await self.stream_response(bounded)  # type: ignore[arg-type]
-                except TimeoutError:
-                    logger.info("a page that does not read its stream is let go")
-                group.cancel_scope.cancel()
+            await asyncio.wait((left, written), return_when=asyncio.FIRST_COMPLETED)
+            if written.done():
+                written.result()
+        except TimeoutError:
+            logger.info("a page that does not read its stream is let go")
         finally:
+            left.cancel()
+            written.cancel()
+            await asyncio.gather(left, written, return_exceptions=True)
             self._ended()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _bounded(send: Send) -> Send:
+    async def bounded(message: Message) -> None:
+        async with asyncio.timeout(SEND_S):
+            await send(message)
+
+    return bounded

@@ -180,7 +180,7 @@ class LiveFeed:
         window = self._windows.get(tenant_id)
         if place is None or window is None or size - place > settings.live_calls_max:
             window = self._windows[tenant_id] = Window(settings.live_calls_max, settings.live_window_s)
-            place = self._begin(conn, tenant_id, size)
+            place = self._begin(conn, tenant_id, size, window)
         while place < size:
             until = min(place + READ, size)
             for leaf in ledger_read.leaves(conn, tenant_id, place, until):
@@ -192,7 +192,7 @@ class LiveFeed:
         self._places[tenant_id] = size
         window.prune(self._tools.clock.wall_ns())
 
-    def _begin(self, conn: psycopg.Connection[object], tenant_id: str, size: int) -> int:
+    def _begin(self, conn: psycopg.Connection[object], tenant_id: str, size: int, window: Window) -> int:
         """From which place on entries are of the window: looked for from the end of the tree, some at a time."""
         settings = self._tools.settings
         oldest_ns = self._tools.clock.wall_ns() - settings.live_window_s * NS
@@ -202,7 +202,9 @@ class LiveFeed:
             first = ledger_read.leaves(conn, tenant_id, before, before + 1)
             place = before
             if not first or _at(first[0]).at < oldest_ns:
-                break  # older, or pruned
+                return place  # older, or pruned
+            if place == least > 0:
+                window.dropped_ns = _at(first[0]).at
         return place
 
     def _bound(self) -> None:
