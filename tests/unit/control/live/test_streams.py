@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -13,10 +14,21 @@ from interlock.control.live.hub import END, EVENTS_MAX, Event, Subscriber
 from interlock.control.live.view import Scope
 
 
+def on_loop(case: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test that works on a loop of its own."""
+
+    @functools.wraps(case)
+    def run(*args: Any, **given: Any) -> None:
+        asyncio.run(case(*args, **given))
+
+    return run
+
+
 def subscriber() -> Subscriber:
     return Subscriber(Scope("", "source"), "olga", lambda _scope, _view: {})
 
 
+@on_loop
 async def test_events_come_in_their_order() -> None:
     page = subscriber()
     for number in range(EVENTS_MAX):
@@ -25,6 +37,7 @@ async def test_events_come_in_their_order() -> None:
     assert await page.get(0.01) is None and not page.lost
 
 
+@on_loop
 async def test_a_page_that_does_not_read_holds_no_more_than_a_few_events() -> None:
     page = subscriber()
     for _ in range(1000):
@@ -34,6 +47,7 @@ async def test_a_page_that_does_not_read_holds_no_more_than_a_few_events() -> No
     assert await page.get(1) is None
 
 
+@on_loop
 async def test_the_end_wakes_who_waits() -> None:
     page = subscriber()
     waiting = asyncio.create_task(page.get(30))
@@ -54,6 +68,7 @@ async def connected() -> dict[str, Any]:
     return {}
 
 
+@on_loop
 async def test_a_reader_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "SEND_S", 0.05)
     ended: list[str] = []
@@ -69,6 +84,7 @@ async def test_a_reader_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyP
     assert len(sent) == 3 and ended == ["ended"]
 
 
+@on_loop
 async def test_a_reader_that_leaves_ends_its_stream() -> None:
     ended: list[str] = []
 
@@ -84,6 +100,7 @@ async def test_a_reader_that_leaves_ends_its_stream() -> None:
     assert ended == ["ended"]
 
 
+@on_loop
 async def test_a_stream_that_fails_fails_loudly_and_is_counted_out() -> None:
     ended: list[str] = []
 
