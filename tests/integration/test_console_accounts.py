@@ -137,7 +137,7 @@ def test_one_tenant_is_not_shown_another(scene: Scene) -> None:
         assert shown.status_code == 200 and "globex" not in shown.text
         assert browser.get(f"{path}?tenant=globex").status_code == 404
     assert browser.get("/console/calls/globex/req_x_1").status_code == 404
-    assert "Gateway nodes" not in browser.get("/console/").text, "the installation is the platform's"
+    assert "Gateway nodes" not in browser.get("/console/health").text, "the installation is the platform's"
 
 
 def test_nobody_sets_the_password_of_somebody_stronger(scene: Scene) -> None:

@@ -25,6 +25,7 @@ from interlock.cli import (
     ledger_archive,
     ledger_evidence,
     ledger_follow,
+    live,
     policy,
     records,
     run,
@@ -59,6 +60,7 @@ ledger_follow.add_to(records.ledger_app)
 ledger_archive.add_to(records.ledger_app)
 ledger_evidence.add_to(records.ledger_app)
 app.command()(usage.usage)
+app.command()(live.live)
 app.command()(examine.doctor)
 app.add_typer(records.ledger_app, name="ledger")
 

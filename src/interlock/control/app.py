@@ -19,6 +19,7 @@ from interlock.control.routes import (
     ledger_evidence,
     ledger_follow,
     ledger_upkeep,
+    live,
     policies,
     resources,
     system,
@@ -51,6 +52,7 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(ledger_follow.router())
     admin.include_router(ledger_evidence.router())
     admin.include_router(usage.router())
+    admin.include_router(live.router())
     admin.include_router(policies.router())
     admin.include_router(budgets.router())
     admin.include_router(alias_use.router())

@@ -26,6 +26,8 @@ from interlock.control.compiler import SnapshotCompiler
 from interlock.control.discovery import DiscoveryLoop, look
 from interlock.control.identity import admin_key_path, console_password_path, ensure_admin, ensure_console_password
 from interlock.control.keyring import Keyring, ledger_signer
+from interlock.control.live.feed import LiveFeed
+from interlock.control.live.hub import Hub
 from interlock.control.power import read_factors
 from interlock.control.retention import RetentionSweeper
 from interlock.control.secrets import ensure_ledger_keys, ensure_pepper
@@ -79,6 +81,7 @@ class Control:
         self.sequencer = Sequencer(self.store, settings, self.tools.clock, [signer], keyring)
         self.retention = RetentionSweeper(self.store, settings, self.tools.clock, keyring)
         self.canaries = CanaryKeeper(self.store, self.tools)
+        self.live = LiveFeed(self.store, self.tools)
         self.api = Api(
             self.store,
             self.tools,
@@ -89,6 +92,7 @@ class Control:
             keyring,
             self.retention,
             self.canaries,
+            Hub(self.live, settings),
         )
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -130,6 +134,7 @@ class Control:
     def close(self) -> None:
         """Stop the threads and close the connections."""
         self._stop.set()
+        self.live.close()
         for thread in self._threads:
             thread.join(10)
         self.store.close()
@@ -172,9 +177,17 @@ def _note_url(settings: Settings, url: str) -> None:
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling: the process that runs us has one. Keeps its certificate fresh."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], tls: ServerTls | None, look_s: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        ready: Callable[[], None],
+        ending: Callable[[], None],
+        tls: ServerTls | None,
+        look_s: float,
+    ) -> None:
         super().__init__(config)
         self._ready = ready
+        self._ending = ending
         self._tls = tls
         self._look_s = look_s
         self._looked = time.monotonic()
@@ -184,6 +197,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say that answers which go on for ever have to end, then wait for all of them."""
+        self._ending()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: now and then take the certificate again, if its files have changed."""
@@ -260,7 +278,7 @@ def run_control(
                 if ready is not None:
                     ready(url)
 
-            server = _Server(config, taking, tls, settings.tls_reload_interval_ms / 1000)
+            server = _Server(config, taking, control.live.stop, tls, settings.tls_reload_interval_ms / 1000)
             with _asked_to_stop(server, stop):
                 server.run(sockets=[sock])
         finally:

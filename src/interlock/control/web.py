@@ -25,6 +25,7 @@ from interlock.control.canaries import CanaryKeeper
 from interlock.control.compiler import SnapshotCompiler
 from interlock.control.identity import Actor, ByToken, authenticate
 from interlock.control.keyring import Keyring
+from interlock.control.live.hub import Hub
 from interlock.control.permissions import Action, require
 from interlock.control.plan import ConfigErrors
 from interlock.control.retention import RetentionSweeper
@@ -55,6 +56,7 @@ class Api:
     keyring: Keyring
     retention: RetentionSweeper | None = None
     canaries: CanaryKeeper | None = None
+    live: Hub | None = None
 
 
 class Json(Response):

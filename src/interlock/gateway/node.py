@@ -55,6 +55,7 @@ from interlock.gateway.metered import MeterService
 from interlock.gateway.slots import RETIRED_EXIT, Slot
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
+from interlock.gateway.teller import Teller
 from interlock.identity.certificate import check as check_certificate
 from interlock.identity.certificate import gateway_pair
 from interlock.identity.jwks import JwksFetcher
@@ -67,7 +68,7 @@ from interlock.storage.nodes import Node as NodeRow
 from interlock.telemetry.logs import setup_logging
 from interlock.telemetry.metrics import Metrics, fill_process
 from interlock.types.clock import Clock, SystemClock
-from interlock.types.source import EnergyMeter, Source
+from interlock.types.source import EnergyMeter, Source, SourceState
 
 log = logging.getLogger("interlock.gateway.node")
 
@@ -87,6 +88,9 @@ class Watcher(Protocol):
 
     def update(self, sources: Sequence[Source]) -> None:
         """Follow these sources and no others."""
+
+    def states(self) -> list[SourceState]:
+        """What is known of them now."""
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -216,6 +220,7 @@ class GatewayNode:
         )
         self.canary_keeper.load()
         self.keeper = Keeper(settings.database_url, settings, lambda: self.slots)
+        self.teller = Teller(self.name, settings.database_url, settings, self.watcher.states)
         self.metrics.before_publish(self._fill)
 
     async def _serve(self) -> None:
@@ -233,6 +238,7 @@ class GatewayNode:
                 ("claimant", self.claimant.run),
                 ("canaries", self.canary_keeper.run),
                 ("keeper", self.keeper.run),
+                ("teller", self.teller.run),
                 ("housekeeping", self._housekeeping),
             )
         ]

@@ -32,7 +32,7 @@ from interlock.sources.fetch import Answer, fetch
 from interlock.sources.requests import build_get
 from interlock.sources.transport import Pool, target_of
 from interlock.types.clock import Clock
-from interlock.types.source import EngineState, Source, SourceKind, SourceLimits, loaded_bit
+from interlock.types.source import EngineState, Source, SourceKind, SourceLimits, SourceState, loaded_bit
 
 log = logging.getLogger(__name__)
 
@@ -307,6 +307,29 @@ class LoadWatcher:
                 self._board.renew(self._board.row(source_id))
         self._engines = engines
         self._reconcile_at = 0.0
+
+    def states(self) -> list[SourceState]:
+        """What is known now of each source that is watched."""
+        board, now_ns = self._board, self._clock.mono_ns()
+        out = []
+        for watch in self._watches.values():
+            reading = board.reading(watch.row, now_ns)
+            out.append(
+                SourceState(
+                    watch.source.id,
+                    reading.inflight,
+                    reading.waiting,
+                    reading.running,
+                    reading.kv_permille,
+                    reading.healthy,
+                    reading.saturated,
+                    board.breaker_state(watch.row, now_ns),
+                    board.contended(watch.row, now_ns),
+                    watch.load.prefix_queries,
+                    watch.load.prefix_hits,
+                )
+            )
+        return out
 
     async def run(self) -> None:
         """Until cancelled: a task per source, and a tick for the pools' time-outs and the credentials.

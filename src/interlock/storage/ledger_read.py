@@ -5,7 +5,7 @@ What is read is only ever added, never changed, so that a long export may read i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, LiteralString, NamedTuple
 
 import msgspec
@@ -15,6 +15,8 @@ from psycopg.rows import class_row
 from interlock.ledger.proof.tiles import TileTree
 from interlock.storage.sequencing import tile
 
+NOT_COMPLETED = "not completed"
+"""As a state that is looked for: calls that ended in any other one than `completed`, as reports count failures."""
 _ENTRY = sql.SQL("SELECT position, at_ns, kind, request, leaf FROM interlock.ledger_entries WHERE ")
 _CHECKPOINT = sql.SQL("SELECT at_ns, size, note, coverage, complete_ns FROM interlock.ledger_checkpoints WHERE ")
 
@@ -67,7 +69,9 @@ def search(conn: Connection[Any], tenant_id: str, wanted: Filter, *, before: int
     args: list[object] = [tenant_id]
     for name in ("kind", "team_id", "principal_id", "subject", "source", "model", "state"):
         value = getattr(wanted, name)
-        if value:
+        if name == "state" and value == NOT_COMPLETED:
+            clauses.append(sql.SQL("kind = 'call' AND state <> 'completed'"))
+        elif value:
             clauses.append(sql.SQL("{} = %s").format(sql.Identifier(name)))
             args.append(value)
     for words, bound in (("at_ns >= %s", wanted.since_ns), ("at_ns < %s", wanted.until_ns), ("position < %s", before)):
@@ -123,6 +127,15 @@ def following(conn: Connection[Any], tenant_id: str, after: int, limit: int) -> 
             (tenant_id, after, size, limit),
         )
         return size, list(found)
+
+
+def sizes(conn: Connection[Any], tenant_ids: Sequence[str] | None = None) -> dict[str, int]:
+    """Entries in the tree of each of these tenants, of all that have one when left out."""
+    rows = conn.execute(
+        "SELECT tenant_id, size FROM interlock.ledger_trees WHERE %(t)s::text[] IS NULL OR tenant_id = ANY(%(t)s)",
+        {"t": None if tenant_ids is None else list(tenant_ids)},
+    )
+    return dict(rows)
 
 
 def leaves(conn: Connection[Any], tenant_id: str, start: int, end: int) -> list[bytes]:

@@ -1,13 +1,18 @@
-"""Gateway nodes: which there are, and which snapshot each of them runs on. Each node writes its own row."""
+"""Gateway nodes: which there are, which snapshot each of them runs on, and how its sources are.
+
+Each node writes its own row: seldom, and its sources' states more often while somebody watches.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import dict_row
+
+from interlock.types.source import SourceState
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -56,3 +61,51 @@ def page(conn: Connection[Any], *, after: str = "", limit: int = 100) -> list[No
 def forget(conn: Connection[Any], *, not_seen_since: datetime) -> int:
     """Remove the rows of nodes that are gone. Returns how many."""
     return conn.execute("DELETE FROM interlock.nodes WHERE seen_at < %s", (not_seen_since,)).rowcount
+
+
+class Told(NamedTuple):
+    """What a node told of its sources, and how many seconds ago, by the database's clock."""
+
+    node: str
+    seconds_ago: float
+    states: list[SourceState]
+
+
+_encode_states = msgspec.msgpack.Encoder().encode
+_decode_states = msgspec.msgpack.Decoder(list[SourceState]).decode
+
+
+async def tell(conn: AsyncConnection[Any], name: str, states: list[SourceState]) -> bool | None:
+    """Write what a node knows of its sources into its row. Returns whether somebody watches; None without a row."""
+    cursor = await conn.execute(
+        "UPDATE interlock.nodes SET sources = %s, sources_at = clock_timestamp() WHERE name = %s"
+        " RETURNING EXISTS (SELECT FROM interlock.live_watch WHERE until_at > clock_timestamp())",
+        (_encode_states(states), name),
+    )
+    row = await cursor.fetchone()
+    return None if row is None else bool(row[0])
+
+
+def told(conn: Connection[Any], limit: int) -> list[Told]:
+    """What nodes told of their sources, of at most `limit` nodes. What no version of ours wrote is left out."""
+    rows = conn.execute(
+        "SELECT name, extract(epoch FROM clock_timestamp() - sources_at)::float8, sources FROM interlock.nodes"
+        " WHERE sources IS NOT NULL ORDER BY name LIMIT %s",
+        (limit,),
+    )
+    out = []
+    for name, seconds_ago, states in rows:
+        try:
+            out.append(Told(name, seconds_ago, _decode_states(states)))
+        except msgspec.MsgspecError:
+            continue  # a node of another version
+    return out
+
+
+def watch(conn: Connection[Any], seconds: float) -> None:
+    """Ask nodes to tell of their sources often for so long."""
+    conn.execute(
+        "INSERT INTO interlock.live_watch AS w (until_at) VALUES (clock_timestamp() + make_interval(secs => %s))"
+        " ON CONFLICT (one) DO UPDATE SET until_at = greatest(w.until_at, excluded.until_at)",
+        (seconds,),
+    )

@@ -270,6 +270,26 @@ class LoadReading(msgspec.Struct, frozen=True, array_like=True):
     """The models in the engine's memory, as a set of `loaded_bit`s; -1: it does not say, or has them all."""
 
 
+class SourceState(msgspec.Struct, frozen=True, array_like=True):
+    """What one node tells of a source: `LoadReading`'s figures, and what it makes of them.
+
+    `breaker`: as `Board.breaker_state`. `contended`: calls of this node wait for seats there. `prefix_queries` and
+    `prefix_hits`: tokens looked up and found in the engine's prefix cache since it started, -1 when it does not say.
+    """
+
+    id: str
+    inflight: int
+    waiting: int
+    running: int
+    kv_permille: int
+    healthy: bool
+    saturated: bool
+    breaker: str
+    contended: bool
+    prefix_queries: int = -1
+    prefix_hits: int = -1
+
+
 LOADED_BITS = 60
 
 

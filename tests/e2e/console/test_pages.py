@@ -34,6 +34,8 @@ def test_signing_in_leads_where_one_wanted_to_go(tab: Tab, demo: Stack) -> None:
 
 def test_the_pages_show_what_is_running_what_was_called_and_what_it_took(admin: Tab, demo: Stack) -> None:
     page = admin.page
+    page.click("nav >> text=Health")
+    page.wait_for_load_state()
     assert "up to date" in page.inner_text("main")
     request = called(demo, "What is a signal box?")
     page.click("nav >> text=Ledger")
@@ -75,7 +77,6 @@ def test_what_callers_say_is_inert(admin: Tab, demo: Stack) -> None:
     ("path", "shot"),
     [
         ("/console/sign-in", "sign-in"),
-        ("/console/", "health"),
         ("/console/calls", "ledger"),
         ("/console/usage", "usage"),
         ("/console/nowhere", ""),

@@ -22,7 +22,7 @@ from interlock.gateway.node import GatewayNode, Running
 from interlock.settings import Settings
 from interlock.types.clock import SystemClock
 from interlock.types.identity import Team
-from interlock.types.source import Source
+from interlock.types.source import Source, SourceState
 from tests.unit.gateway.snapshots import TENANT, Compiler, plain_source, small
 from tests.unit.gateway.test_feed import FakeStore
 
@@ -37,6 +37,9 @@ class NoWatcher:
 
     def update(self, sources: Sequence[Source]) -> None:
         self.sources = [s.id for s in sources]
+
+    def states(self) -> list[SourceState]:
+        return []
 
     async def run(self) -> None:
         await asyncio.Event().wait()

@@ -146,7 +146,8 @@ def test_privileges_are_as_the_roles_table_says(bare: psycopg.Connection[Any], r
     writes = {t for t, p in granted if p in ("INSERT", "UPDATE", "DELETE", "TRUNCATE")}
     snapshot = {"snapshot_part", "snapshot_head", "snapshot_dirty"}
     if role.name == roles.NODE:
-        assert {t for t, _ in granted} == {"snapshot_part", "snapshot_head", "nodes"} and writes == {"nodes"}
+        seen = {"snapshot_part", "snapshot_head", "nodes", "live_watch"}
+        assert {t for t, _ in granted} == seen and writes == {"nodes"}
     elif role.name == roles.COMPILER:
         assert writes == snapshot | {"compile_lock"} and "changes" not in {t for t, _ in granted}
     elif role.name == roles.LENDER:

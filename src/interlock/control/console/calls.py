@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 ROWS = 50
 FILTERS = ("since", "until", "kind", "team", "principal", "model", "source", "state")
 KINDS = (("call", "calls"), ("refusal", "refusals"), ("", "everything"))
-STATES = ("completed", "failed", "refused", "cut", "disconnected", "interrupted")
+STATES = ("completed", ledger_read.NOT_COMPLETED, "failed", "refused", "cut", "disconnected", "interrupted")
 
 
 class Line(NamedTuple):

@@ -77,4 +77,4 @@ def _ledger(tenant: str, checkpoint: ledger_read.StoredCheckpoint, now: datetime
     return LedgerRow(tenant, checkpoint.size, complete, (now - complete).total_seconds() > LEDGER_LATE_S)
 
 
-PAGES = (Page("GET", "/", page),)
+PAGES = (Page("GET", "/health", page),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def environment(assets: Assets) -> Environment:
     )
     out.globals.update(asset=assets.url, app_version=__version__)
     out.filters.update(count=count, ago=ago, moment=moment, duration=duration, usd=usd, joules=joules)
+    out.filters.update(rate=rate, percent=percent, about=about)
     return out
 
 
@@ -64,6 +66,30 @@ def joules(uj: int) -> str:
     if uj < 1_000_000_000:
         return f"{uj / 1e6:.1f} J"
     return f"{uj / 1e9:.2f} kJ" if uj < 3_600_000_000_000 else f"{uj / 3.6e12:.2f} kWh"
+
+
+def about(nusd: int) -> str:
+    """Money that changes from second to second, to three digits: $0, $0.00417, $12.40."""
+    value = nusd / 1e9
+    if not nusd:
+        return "$0"
+    if value >= 1:
+        return f"${value:,.2f}"
+    return f"${value:.{min(9, 2 - math.floor(math.log10(value)))}f}"
+
+
+def rate(value: float) -> str:
+    """So many a second, or watts: 0, 0.25, 4.2, 137."""
+    if value <= 0:
+        return "0"
+    if value < 1:
+        return f"{value:.2f}" if value >= 0.005 else "<0.01"
+    return f"{value:.1f}" if value < 100 else count(round(value))
+
+
+def percent(permille: float) -> str:
+    """A share, from its thousandths: 0 %, 0.4 %, 37 %."""
+    return f"{permille / 10:.1f} %" if 0 < permille < 100 else f"{round(permille / 10)} %"
 
 
 def ago(then: datetime.datetime | None, now: datetime.datetime) -> str:

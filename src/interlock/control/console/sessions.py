@@ -69,8 +69,9 @@ class Sessions:
             console.begin_session(conn, digest(token), session)
         return token
 
-    def find(self, token: str) -> tuple[Session, Actor]:
-        """Who a token stands for, and with which roles. Raises Unauthenticated, Denied."""
+    def find(self, token: str, *, use: bool = True) -> tuple[Session, Actor]:
+        """Who a token stands for, and with which roles. Raises Unauthenticated, Denied. `use`: somebody does something;
+        a page that is merely open keeps no session alive."""
         tools = self._api.tools
         hashed, now = digest(token), tools.now()
         idle = datetime.timedelta(milliseconds=tools.settings.console_idle_ms)
@@ -81,7 +82,7 @@ class Sessions:
             if now >= session.expires_at or now - session.seen_at >= idle:
                 console.end_session(conn, hashed)
                 raise Unauthenticated("the session is over", code="session_over")
-            if (now - session.seen_at).total_seconds() >= SEEN_S:
+            if use and (now - session.seen_at).total_seconds() >= SEEN_S:
                 console.seen(conn, hashed, now)
         return session, self._actor(session)
 

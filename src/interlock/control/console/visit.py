@@ -40,7 +40,8 @@ class Place(NamedTuple):
 
 
 NAVIGATION = (
-    Place("Health", "/console/"),
+    Place("Live", "/console/", Action.usage_read),
+    Place("Health", "/console/health"),
     Place("Ledger", "/console/calls", Action.ledger_read),
     Place("Usage", "/console/usage", Action.usage_read),
 )

@@ -1,0 +1,149 @@
+"""The live page in a browser: calls appear by themselves, figures move, a pause holds, a lost stream comes back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.e2e.stack import Stack, until
+
+from .conftest import SHOTS, Tab, called
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">{{7*7}}"
+PASSWORD = "correct horse battery"
+
+
+def row(page: Page, request: str) -> str:
+    """The selector of a call's line."""
+    return f"a[href='/console/calls/acme/{request}']"
+
+
+def test_a_call_appears_without_reload_and_leads_to_its_evidence(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    assert page.url == f"{demo.control}/console/", "Live is where one arrives"
+    page.wait_for_selector("#live-state[data-state=live]")
+    page.evaluate("window.stayed = true")
+    request = called(demo, "What is a signal box?")
+    page.wait_for_selector(row(page, request), timeout=5_000)
+    assert page.evaluate("window.stayed"), "the page was not loaded again"
+    line = page.inner_text(f"tr[data-key='{request}']")
+    assert "completed" in line and "rosa" in line and "research" in line and "chosen: balanced" in line
+    page.wait_for_function("Number(document.querySelector('.live-tiles').innerText.match(/(\\d+) calls in/)[1]) > 0")
+    page.wait_for_function("[...document.querySelectorAll('.live-chart canvas')].length === 3")
+    page.wait_for_function("document.querySelector('tr[data-key=local]').innerText.includes('healthy')")
+    page.click(row(page, request))
+    page.wait_for_load_state()
+    assert request in page.inner_text("h1") and "was chosen" in page.inner_text("main")
+
+
+def test_numbers_lead_to_their_records(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    called(demo, "And a point?")
+    refused = demo.chat(demo.key("acme", "rosa-laptop"), model="no-such-model")
+    assert refused.status == 404
+    admin.go("/console/?tenant=acme&by=team")
+    page.wait_for_selector("tr[data-key='acme/research']")
+    assert "globex" not in page.inner_text("#live")
+    page.click("tr[data-key='acme/research'] a >> nth=0")
+    page.wait_for_load_state()
+    assert "team=research" in page.url and "rosa" in page.inner_text("table")
+    admin.go("/console/?by=source")
+    page.wait_for_selector("tr[data-key='/local']")
+    page.click("tr[data-key='/local'] a")
+    page.wait_for_load_state()
+    assert "Only source local" in page.inner_text("main") and "by model" not in page.inner_text("main")
+    page.click("tr[data-key='acme/acme'] a")
+    page.wait_for_load_state()
+    assert "source=local" in page.url and "tenant=acme" in page.url
+
+
+def test_a_pause_holds_and_a_lost_stream_comes_back(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    page.wait_for_selector("#live-state[data-state=live]")
+    page.click("#live-pause")
+    request = called(demo, "Hold that train")
+    page.wait_for_timeout(2500)
+    assert page.locator(row(page, request)).count() == 0 and "paused" in page.inner_text("#live-state")
+    page.click("#live-pause")
+    page.wait_for_selector(row(page, request), timeout=5_000)
+    page.focus("#live nav a >> nth=1")
+    page.context.set_offline(True)
+    page.wait_for_timeout(100)
+    page.evaluate("0")  # an open stream outlives this; a new page's does not begin
+    page.context.set_offline(False)
+    request = called(demo, "On it goes")
+    page.wait_for_selector(row(page, request), timeout=8_000)
+    assert page.evaluate("document.activeElement.textContent") == "by model", "the focus stays where it was"
+    page.route("**/live/stream*", lambda route: route.fulfill(status=503, body="full"))
+    page.reload()
+    page.wait_for_selector("#live-state[data-state=lost]")
+    assert "trying again" in page.inner_text("#live-state")
+    page.unroute("**/live/stream*")
+    page.wait_for_selector("#live-state[data-state=live]", timeout=10_000)
+    admin.complaints[:] = [each for each in admin.complaints if "503" not in each]
+
+
+def test_names_and_answers_are_inert(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    page.wait_for_selector("#live-state[data-state=live]")
+    called(demo, HOSTILE)
+    admin.go(f"/console/?tenant=acme&source={HOSTILE.replace('#', '')}")
+    page.wait_for_selector("#live-state[data-state=live]")
+    assert HOSTILE in page.inner_text(".live-only")
+    assert page.title() != "owned" and page.locator("img[src=x]").count() == 0
+
+
+@pytest.fixture
+def visitor(demo: Stack) -> Iterator[str]:
+    """A viewer of acme; its name to sign in with."""
+    assert demo.admin("POST", "/tenants/acme/principals", {"name": "vera", "kind": "user"}).status in (200, 201)
+    grant = {"principal": "vera", "role": "viewer"}
+    assert demo.admin("POST", "/tenants/acme/roles", grant).status in (200, 201)
+    path = "/tenants/acme/principals/vera"
+    assert demo.admin("POST", f"{path}/password", {"password": PASSWORD}).status in (200, 201)
+    yield "acme/vera"
+    assert demo.admin("DELETE", "/tenants/acme/roles/vera:viewer").status == 200
+    assert demo.admin("DELETE", path).status == 200
+
+
+def test_whoever_may_not_see_it_lands_on_health(tab: Tab, visitor: str) -> None:
+    tab.go("/")
+    tab.sign_in(visitor, PASSWORD)
+    assert tab.page.url.endswith("/console/health")
+    assert "Live" not in tab.page.inner_text("nav")
+
+
+def test_it_serves_everybody(admin: Tab, demo: Stack) -> None:
+    ended = threading.Event()
+
+    def traffic() -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            key, stream = demo.key("acme", "rosa-laptop"), number % 3 != 0
+            demo.chat(key, text=f"Signal {number}?", stream=stream, max_tokens=4 + number % 5)
+            if number % 9 == 0:
+                demo.chat(key, model="no-such-model")
+            ended.wait(0.15)
+
+    caller = threading.Thread(target=traffic)
+    caller.start()
+    try:
+        if SHOTS:
+            admin.page.wait_for_timeout(40_000)  # so that there is something to see
+        for look, shot in (("/console/", "live"), ("/console/?tenant=acme&by=team", "")):
+            admin.look(look, shot)
+        admin.look("/console/health", "health")
+    finally:
+        ended.set()
+        caller.join()
+
+
+def test_the_command_line_shows_the_same(demo: Stack) -> None:
+    request = called(demo, "Once more")
+    until(lambda: request in str(demo.ok("live", "--tenant", "acme")["calls"]), 5, "the call to be in the live view")
+    shown = demo.run("live", "--once")
+    assert shown.code == 0 and "local" in shown.out and "all tenants" in shown.out
