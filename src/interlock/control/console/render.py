@@ -6,10 +6,12 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from interlock import __version__
 from interlock.control.console.assets import Assets
+from interlock.metering.words import price_words
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -25,7 +27,7 @@ def environment(assets: Assets) -> Environment:
         auto_reload=False,
     )
     out.globals.update(asset=assets.url, app_version=__version__)
-    out.filters.update(count=count, ago=ago, moment=moment, duration=duration, usd=usd, joules=joules)
+    out.filters.update(count=count, ago=ago, moment=moment, duration=duration, usd=usd, joules=joules, price=price)
     return out
 
 
@@ -64,6 +66,11 @@ def joules(uj: int) -> str:
     if uj < 1_000_000_000:
         return f"{uj / 1e6:.1f} J"
     return f"{uj / 1e9:.2f} kJ" if uj < 3_600_000_000_000 else f"{uj / 3.6e12:.2f} kWh"
+
+
+def price(value: Any) -> str:
+    """A compiled price (`Price`, or as a dict): whose it is, and US dollars per million tokens."""
+    return price_words(msgspec.to_builtins(value))
 
 
 def ago(then: datetime.datetime | None, now: datetime.datetime) -> str:
