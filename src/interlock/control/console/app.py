@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from interlock.control.console import (
     alias_pages,
+    call_page,
     calls,
     health,
     signin,
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PAGES = tuple(
-    page for module in (signin, health, calls, usage_page, source_pages, alias_pages) for page in module.PAGES
+    page
+    for module in (signin, health, calls, call_page, usage_page, source_pages, alias_pages)
+    for page in module.PAGES
 )
 
 HEADERS = {

@@ -27,7 +27,9 @@ def environment(assets: Assets) -> Environment:
         auto_reload=False,
     )
     out.globals.update(asset=assets.url, app_version=__version__)
-    out.filters.update(count=count, ago=ago, moment=moment, duration=duration, usd=usd, joules=joules, price=price)
+    out.filters.update(
+        count=count, ago=ago, moment=moment, duration=duration, usd=usd, joules=joules, grams=grams, price=price
+    )
     return out
 
 
@@ -66,6 +68,15 @@ def joules(uj: int) -> str:
     if uj < 1_000_000_000:
         return f"{uj / 1e6:.1f} J"
     return f"{uj / 1e9:.2f} kJ" if uj < 3_600_000_000_000 else f"{uj / 3.6e12:.2f} kWh"
+
+
+def grams(ug: int) -> str:
+    """Mass of carbon dioxide equivalent: 850 µg, 12.3 mg, 4.56 g, 1.20 kg."""
+    if ug < 1000:
+        return f"{ug} µg"
+    if ug < 1_000_000:
+        return f"{ug / 1e3:.1f} mg"
+    return f"{ug / 1e6:.2f} g" if ug < 1_000_000_000 else f"{ug / 1e9:.2f} kg"
 
 
 def price(value: Any) -> str:
