@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.e2e.stack import Stack, fetch, until
+from tests.e2e.stack import Stack, command, fetch, until
 
 from .conftest import Tab, called
 
@@ -28,10 +28,10 @@ def test_a_call_is_told_with_its_stages_its_decision_and_its_proof(admin: Tab, d
     file.write_bytes(Path(download.value.path()).read_bytes())
     assert json.loads(file.read_text())["request"] == request and "level crossing" not in file.read_text()
     keys = demo.admin("GET", "/tenants/acme/ledger/checkpoint").json()["keys"]
-    assert demo.run("ledger", "check", str(file), "--key", keys[0]).code == 0
+    assert command("ledger", "check", str(file), "--key", keys[0]).code == 0
     broken = tmp_path / "broken.json"
     broken.write_text(file.read_text().replace('"completed"', '"failed"'))
-    assert demo.run("ledger", "check", str(broken), "--key", keys[0]).code == 3
+    assert command("ledger", "check", str(broken), "--key", keys[0]).code == 3
     page.click("text=Calls of rosa")
     page.wait_for_load_state()
     assert page.input_value("[name=principal]") == "rosa" and page.locator(f"a[href$='{request}']").count() == 1
