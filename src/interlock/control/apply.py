@@ -39,7 +39,8 @@ from interlock.control.services.base import Tools, Tx
 from interlock.control.services.sources import Discover, Found
 from interlock.control.validate import Fault, check, form, references
 from interlock.errors import BadRequest, ConfigError, Conflict, Denied, NotFound
-from interlock.storage import policy_versions
+from interlock.sources.credentials import check_references
+from interlock.storage import changes, policy_versions
 from interlock.storage import sources as stored_sources
 from interlock.storage import tenants as stored_tenants
 from interlock.storage.changes import Author
@@ -231,6 +232,22 @@ class Configurator:
     def look(self, spec: SourceSpec) -> Found:
         """Ask a source for its models now."""
         return self._discover(sources.probe(spec))
+
+    def examine(self, actor: Actor, spec: SourceSpec) -> Found:
+        """Ask a source that is not registered yet for its models; that it was asked is on record.
+
+        Raises BadRequest and ConfigError for what could not be registered, Conflict (the name is taken), Denied.
+        """
+        require(actor.bindings, Action.source_write, None)
+        ref, probe = Ref("source", "", spec.name), sources.probe(spec)
+        _sound(ref, spec)
+        check_references(probe, self._tools.settings)
+        with self._changing(actor, ref, Reason("a look at a source before it is registered")) as (tx, _):
+            if stored_sources.named(tx.conn, spec.name) is not None:
+                raise Conflict(f"there is a {ref} already", code="already_exists")
+            # INVARIANT: recorded first, as its credential leaves with the question
+            changes.record(tx.conn, changes.Change("", "source.look", "source", spec.name, None, lean(spec)), tx.by)
+        return self._discover(probe)
 
     # -- inside
 

@@ -110,13 +110,18 @@ class Given:
 
     def as_(self, form: type[_S]) -> _S:
         """The body as `form`. Raises BadRequest with the field at fault."""
-        try:
-            return msgspec.convert(self.fields, form)
-        except msgspec.ValidationError as e:
-            reason, _, path = str(e).partition(" - at `$")
-            param = path.rstrip("`").lstrip(".") or None
-            words = reason.replace("`", "'")
-            raise BadRequest(f"{param}: {words}" if param else words, param=param) from None
+        return read_as(self.fields, form)
+
+
+def read_as(fields: dict[str, Any], form: type[_S]) -> _S:
+    """These fields as `form`. Raises BadRequest with the field at fault."""
+    try:
+        return msgspec.convert(fields, form)
+    except msgspec.ValidationError as e:
+        reason, _, path = str(e).partition(" - at `$")
+        param = path.rstrip("`").lstrip(".") or None
+        words = reason.replace("`", "'")
+        raise BadRequest(f"{param}: {words}" if param else words, param=param) from None
 
 
 def reason_of(request: Request) -> Reason:

@@ -61,13 +61,15 @@ class Filter(NamedTuple):
     source: str = ""
     model: str = ""
     state: str = ""
+    document: bytes = b""
+    """Keyed hash of the name of a document."""
 
 
 def search(conn: Connection[Any], tenant_id: str, wanted: Filter, *, before: int = 0, limit: int = 100) -> list[Entry]:
     """At most `limit` entries, the newest places first; `before`: a place, 0 from the end."""
     clauses: list[sql.Composable] = [sql.SQL("tenant_id = %s")]
     args: list[object] = [tenant_id]
-    for name in ("kind", "team_id", "principal_id", "subject", "source", "model", "state"):
+    for name in ("kind", "team_id", "principal_id", "subject", "source", "model", "state", "document"):
         value = getattr(wanted, name)
         if name == "state" and value == NOT_COMPLETED:
             clauses.append(sql.SQL("kind = 'call' AND state <> 'completed'"))

@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from interlock.cli.sources import energy_words, price_words, told
+from interlock.cli.sources import told
 from interlock.control.documents import GpuHourSpec
 from interlock.control.prices import hour_price
 from interlock.control.services.sources import offered
+from interlock.metering.words import energy_words, price_words
 from interlock.types.source import Model, Power, Price, PriceTier
 from tests.unit.control.test_prices import _cloud
 

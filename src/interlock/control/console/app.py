@@ -14,7 +14,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from interlock.control.console import calls, health, live, signin, usage_page
+from interlock.control.console import (
+    alias_pages,
+    call_page,
+    calls,
+    health,
+    live,
+    signin,
+    source_pages,
+    usage_page,
+)
 from interlock.control.console.assets import Assets
 from interlock.control.console.page import Page
 from interlock.control.console.render import environment
@@ -27,7 +36,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PAGES = tuple(page for module in (signin, live, health, calls, usage_page) for page in module.PAGES)
+MODULES = (
+    signin,
+    live,
+    health,
+    calls,
+    call_page,
+    usage_page,
+    source_pages,
+    alias_pages,
+)
+PAGES = tuple(page for module in MODULES for page in module.PAGES)
 
 HEADERS = {
     "cache-control": "no-store",

@@ -7,10 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from interlock import __version__
 from interlock.control.console.assets import Assets
+from interlock.metering.words import price_words
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -27,7 +29,7 @@ def environment(assets: Assets) -> Environment:
     )
     out.globals.update(asset=assets.url, app_version=__version__)
     out.filters.update(count=count, ago=ago, moment=moment, duration=duration, usd=usd, joules=joules)
-    out.filters.update(rate=rate, percent=percent, about=about)
+    out.filters.update(rate=rate, percent=percent, about=about, grams=grams, price=price)
     return out
 
 
@@ -90,6 +92,20 @@ def rate(value: float) -> str:
 def percent(permille: float) -> str:
     """A share, from its thousandths: 0 %, 0.4 %, 37 %."""
     return f"{permille / 10:.1f} %" if 0 < permille < 100 else f"{round(permille / 10)} %"
+
+
+def grams(ug: int) -> str:
+    """Mass of carbon dioxide equivalent: 850 µg, 12.3 mg, 4.56 g, 1.20 kg."""
+    if ug < 1000:
+        return f"{ug} µg"
+    if ug < 1_000_000:
+        return f"{ug / 1e3:.1f} mg"
+    return f"{ug / 1e6:.2f} g" if ug < 1_000_000_000 else f"{ug / 1e9:.2f} kg"
+
+
+def price(value: Any) -> str:
+    """A compiled price (`Price`, or as a dict): whose it is, and US dollars per million tokens."""
+    return price_words(msgspec.to_builtins(value))
 
 
 def ago(then: datetime.datetime | None, now: datetime.datetime) -> str:

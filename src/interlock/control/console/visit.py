@@ -44,6 +44,8 @@ NAVIGATION = (
     Place("Health", "/console/health"),
     Place("Ledger", "/console/calls", Action.ledger_read),
     Place("Usage", "/console/usage", Action.usage_read),
+    Place("Sources", "/console/sources", Action.source_read),
+    Place("Aliases", "/console/aliases", Action.alias_read),
 )
 
 

@@ -9,19 +9,17 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from interlock.control import views
+from interlock.control import source_actions, views
 from interlock.control.console.passwords import hash_password
-from interlock.control.documents import Natural
+from interlock.control.documents import Natural, SourceSpec
 from interlock.control.identity import Actor
-from interlock.control.permissions import Action, decide
+from interlock.control.permissions import Action
 from interlock.control.plan import Ref
-from interlock.control.routes.resources import SOURCE, Done
-from interlock.control.services import engines, keys, principals, sources
-from interlock.control.services.base import Tx, missing
+from interlock.control.routes.resources import Done
+from interlock.control.services import engines, keys, principals
 from interlock.control.web import Body, Given, Json, Who, allow, api_of, route
 from interlock.errors import BadRequest
 from interlock.storage import changes, console, roles
-from interlock.storage import sources as stored_sources
 from interlock.storage.changes import Change
 from interlock.storage.keys import KeyRow
 from interlock.types.identity import Scope
@@ -43,14 +41,6 @@ class Revoked(msgspec.Struct, frozen=True):
     """Every key of the name, as it now is."""
 
     items: list[dict[str, Any]]
-
-
-class Refreshed(msgspec.Struct, frozen=True):
-    """The source after it was asked for its models; `changed`: it offers something else than before."""
-
-    item: dict[str, Any]
-    changed: bool
-    discovery_error: str | None
 
 
 class Password(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,7 +93,19 @@ def router() -> APIRouter:
     path = "/sources/{name}/engine"
     route(out, "POST", path, engine, summary, tag="sources", body=form, answer=Done, reason=True)
     summary = "Ask a source for its models now"
-    route(out, "POST", "/sources/{name}/refresh", refresh, summary, tag="sources", answer=Refreshed, reason=True)
+    route(
+        out,
+        "POST",
+        "/sources/{name}/refresh",
+        refresh,
+        summary,
+        tag="sources",
+        answer=source_actions.Refreshed,
+        reason=True,
+    )
+    summary = "Ask a source what it offers before it is registered"
+    path, looked = "/sources/look", source_actions.Looked
+    route(out, "POST", path, look, summary, tag="sources", body=SourceSpec, answer=looked)
     return out
 
 
@@ -166,21 +168,15 @@ def undrain(request: Request, who: Who, body: Body) -> Response:
 
 def refresh(request: Request, who: Who, body: Body) -> Response:
     """Models, context lengths, engine and version are read from the source; its error is told."""
-    api = api_of(request)
     given = Given(request, body)
     given.as_(Nothing)
-    ref = Ref("source", "", request.path_params["name"])
-    with api.store.platform() as conn:
-        row = stored_sources.named(conn, ref.name)
-    if row is None or not decide(who.bindings, SOURCE.read, row.value.tenant_id or None).allowed:
-        raise missing("source", ref.name)
-    allow(who, Action.source_operate, row.value.tenant_id or None)
-    found = api.configurator.look(sources.spec_of(row.value))
-    with api.configurator.changing(who, ref, given.reason) as tx:
-        _owner(tx, who, ref.name)
-        changed = sources.refresh(tx, ref.name, found)
-        item = views.show(tx, "source", sources.find(tx, ref.name))
-    return Json(Refreshed(item, changed, found.error or None))
+    return Json(source_actions.refresh(api_of(request), who, request.path_params["name"], given.reason))
+
+
+def look(request: Request, who: Who, body: Body) -> Response:
+    """As it would be registered: engine, version and models with what is declared of them. Nothing is stored but that
+    somebody looked."""
+    return Json(source_actions.look(api_of(request), who, Given(request, body).as_(SourceSpec)))
 
 
 def engine(request: Request, who: Who, body: Body) -> Response:
@@ -190,29 +186,16 @@ def engine(request: Request, who: Who, body: Body) -> Response:
     said = given.as_(engines.EngineReport)
     ref = Ref("source", "", request.path_params["name"])
     with api.configurator.changing(who, ref, given.reason) as tx:
-        _owner(tx, who, ref.name)
+        source_actions.allow_operating(tx, who, ref.name)
         item = views.show(tx, "source", engines.report(tx, ref.name, said))
     return Json(Done(item))
 
 
 def _drained(request: Request, who: Actor, body: bytes, drained: bool) -> Response:
-    api = api_of(request)
     given = Given(request, body)
     given.as_(Nothing)
-    ref = Ref("source", "", request.path_params["name"])
-    with api.configurator.changing(who, ref, given.reason) as tx:
-        _owner(tx, who, ref.name)
-        item = views.show(tx, "source", sources.set_drained(tx, ref.name, drained))
-    return Json(Done(item))
-
-
-def _owner(tx: Tx, who: Actor, name: str) -> None:
-    """Raise NotFound for a source that the actor may not see, Denied for one it may not operate."""
-    stored = sources.find(tx, name)
-    place = stored.value.tenant_id or None
-    if not decide(who.bindings, SOURCE.read, place).allowed:
-        raise missing("source", name)
-    allow(who, Action.source_operate, place)
+    name = request.path_params["name"]
+    return Json(Done(source_actions.set_drained(api_of(request), who, name, drained, given.reason)))
 
 
 def _may_act_as(request: Request, who: Actor, key: KeyRow) -> None:

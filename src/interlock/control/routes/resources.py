@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from interlock.control import documents, views
+from interlock.control import documents, source_actions, views
 from interlock.control.identity import Actor, tenant_of
 from interlock.control.permissions import Action, decide
 from interlock.control.plan import Kind, Ref, role_name
@@ -156,28 +156,7 @@ def _tenant_sources(request: Request, who: Who) -> Response:
     with reading(request, who, request.path_params["tenant"], SOURCE.read) as (_, tenant_id):
         pass
     with _platform(request, who) as tx:
-        rows = stored_sources.page(tx.conn, limit=tx.tools.settings.sources_max)
-        items = []
-        for row in rows:
-            item = views.show(tx, "source", row)
-            if row.value.tenant_id == tenant_id:
-                items.append(item)
-            elif not row.value.tenant_id and {"*", tenant_id} & set(row.value.granted_to):
-                items.append({k: v for k, v in item.items() if k not in _REACHED_BY})
-    return Json(views.Page(items, None))
-
-
-_REACHED_BY = (
-    "url",
-    "api_prefix",
-    "credential",
-    "tls",
-    "egress_proxy",
-    "granted_to",
-    "discovery_error",
-    "warnings",
-    "managed",
-)
+        return Json(views.Page(source_actions.of_tenant(tx, tenant_id), None))
 
 
 def _endpoints(out: APIRouter, resource: Resource, path: str, words: str, last: str = "{name:path}") -> None:

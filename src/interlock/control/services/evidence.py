@@ -6,12 +6,13 @@ under each key of the tenant that is there, and what was erased can no longer be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from psycopg import Connection
 
-from interlock.control.services.ledger import CallView, call_view
+from interlock.control.services.ledger import CallView, EntryView, call_view
 from interlock.errors import BadRequest, NotFound
 from interlock.ledger.sums import Sums, decode_leaf, measured, sums_of
 from interlock.settings import Settings
@@ -106,7 +107,7 @@ def evidence(
     sums, attempts, told = Sums(), 0, 0
     for entry, leaf in leaves:
         entries = [entry, *later.get(entry.request, ())]
-        sums, attempts = _plus(sums, entries), attempts + leaf.get("where", {}).get("attempts", 0)
+        sums, attempts = plus(sums, entries), attempts + leaf.get("where", {}).get("attempts", 0)
         view = call_view(conn, tenant_id, entries, checkpoint, read, keys if content else None, settings)
         parts.setdefault(leaf["work"].get("chunk", -1), []).append((leaf, view))
         told = max(told, leaf["work"].get("chunks", 0))
@@ -146,7 +147,7 @@ def _answered(calls: list[tuple[dict[str, Any], CallView]]) -> bool:
     return any(leaf["result"]["state"] == "completed" for leaf, _ in calls)
 
 
-def _plus(sums: Sums, entries: list[ledger_read.Entry]) -> Sums:
+def plus(sums: Sums, entries: Sequence[ledger_read.Entry | EntryView]) -> Sums:
     """The sums with a call and what was measured of it."""
     call, *more = (decode_leaf(entry.leaf) for entry in entries)
     sums = sums.plus(sums_of(call))

@@ -179,18 +179,26 @@ def _shown(plain: bytes) -> Any:
 def record_of(conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys, settings: Settings) -> Decided:
     """What was recorded of a call's decisions. Raises NotFound: `features_erased` after an erasure,
     `features_removed` after retention."""
+    return _decided(records_of(conn, tenant_id, request, keys, settings))
+
+
+def records_of(
+    conn: Connection[Any], tenant_id: str, request: str, keys: LedgerKeys, settings: Settings
+) -> list[Record]:
+    """What was recorded of a call, in its order: the decision first, then attempts and how they ended, without bodies.
+    Raises as `record_of`."""
     for entry in ledger_read.of_request(conn, tenant_id, request):
         leaf = msgspec.json.decode(entry.leaf)
         if any(each["role"] == "record" for each in leaf["contents"]):
-            record = record_in(conn, tenant_id, leaf, keys, settings)
-            if record is None:
+            records = _records_in(conn, tenant_id, leaf, keys, settings)
+            if records is None:
                 how = _gone(conn, tenant_id, leaf) or "erased"
                 raise NotFound(
                     f"{request} cannot be decided again: features {how}",
                     code="features_erased" if how == "erased" else "features_removed",
                     param="request",
                 )
-            return record
+            return records
     raise NotFound(f"the ledger of this tenant has no call {request}", param="request")
 
 
@@ -198,6 +206,18 @@ def record_in(
     conn: Connection[Any], tenant_id: str, leaf: dict[str, Any], keys: LedgerKeys, settings: Settings
 ) -> Decided | None:
     """What an entry's call was decided on; None when that was erased or removed."""
+    records = _records_in(conn, tenant_id, leaf, keys, settings)
+    return None if records is None else _decided(records)
+
+
+def _decided(records: list[Record]) -> Decided:
+    assert isinstance(records[0], (Intent, Refusal))  # noqa: S101 - the first of an entry's records
+    return records[0]
+
+
+def _records_in(
+    conn: Connection[Any], tenant_id: str, leaf: dict[str, Any], keys: LedgerKeys, settings: Settings
+) -> list[Record] | None:
     for each in leaf["contents"]:
         if each["role"] == "record":
             subject, name = key_name(leaf), bytes.fromhex(each["id"])
@@ -208,9 +228,7 @@ def record_in(
             data = ledger_read.content(conn, tenant_id, subject, name)
             if data is None:
                 return None
-            record = _records.decode(key.open(name, data, bytes_max=settings.record_bytes_max))[0]
-            assert isinstance(record, (Intent, Refusal))  # noqa: S101 - the first of an entry's records
-            return record
+            return _records.decode(key.open(name, data, bytes_max=settings.record_bytes_max))
     return None
 
 

@@ -1,0 +1,248 @@
+"""Sources and aliases in the console, in a real browser on the demo."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.stack import Stack, until
+
+from .conftest import SHOTS, Tab
+
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+
+
+class _Rogue(http.server.BaseHTTPRequestHandler):
+    """An engine whose models have names that no page may take for its own text."""
+
+    def do_GET(self) -> None:
+        body = json.dumps({"object": "list", "data": [{"id": HOSTILE, "object": "model"}, {"id": "plain"}]}).encode()
+        self.send_response(200 if self.path.endswith("/models") else 404)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def rogue() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Rogue)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def _describe(tab: Tab, name: str, url: str, kind: str = "llamacpp", key_file: str = "") -> None:
+    page = tab.page
+    page.select_option("[name=kind]", kind)
+    page.fill("[name=url] >> nth=0", url)
+    page.fill("[name=name] >> nth=0", name)
+    if key_file:
+        page.select_option("[name=secret] >> nth=0", "file")
+        page.fill("[name=secret_at] >> nth=0", key_file)
+    page.click("[value=look]")
+    page.wait_for_load_state()
+
+
+def _press(tab: Tab, button: str, reason: str) -> None:
+    form = tab.page.locator("form", has=tab.page.locator(f"button[value={button}]"))
+    form.locator("[name=reason]").fill(reason)
+    form.locator(f"button[value={button}]").click()
+    tab.page.wait_for_load_state()
+
+
+def _said(tab: Tab) -> str:
+    return tab.page.locator("main [role=status]").first.inner_text()
+
+
+def test_a_source_is_registered_after_a_look_tested_drained_resumed_and_removed(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    spare = demo.admin("GET", "/sources/spare").json()
+    page.click("nav >> text=Sources")
+    page.wait_for_load_state()
+    assert "spare" in page.inner_text("main") and "local" in page.inner_text("main")
+    page.click("text=Register a source")
+    page.wait_for_load_state()
+    _describe(admin, "twin", spare["url"], key_file=spare["credential"]["file"])
+    found = page.inner_text("section:has(#found)")
+    assert "llama.cpp" in found and spare["offers"][0]["name"] in found
+    assert demo.admin("GET", "/sources/twin").status == 404, "nothing is stored before it is confirmed"
+    page.fill("[name=region]", "eu-north")
+    page.select_option("[name=data_class_max]", "internal")
+    page.uncheck("[name=granted_to][value='*']")
+    admin.fits(1280)
+    if SHOTS:
+        page.screenshot(path=Path(SHOTS) / "source-register-light.png", full_page=True)
+    _press(admin, "store", "a second name for the spare engine")
+    try:
+        assert "registered" in _said(admin)
+        twin = demo.admin("GET", "/sources/twin").json()
+        assert (twin["labels"]["region"], twin["labels"]["data_class_max"]) == ("eu-north", "internal")
+        assert twin["granted_to"] == [] and [m["name"] for m in twin["offers"]] == [m["name"] for m in spare["offers"]]
+        page.click("button[value=test]")
+        page.wait_for_load_state()
+        assert "answers and offers" in _said(admin)
+        assert "refuses those who do not have its credential" in page.inner_text("main")
+        _press(admin, "drain", "a test")
+        assert demo.admin("GET", "/sources/twin").json()["drained"] is True
+        assert "drained" in page.inner_text(".tiles")
+        _press(admin, "resume", "a test")
+        assert demo.admin("GET", "/sources/twin").json()["drained"] is False
+        page.click("text=Labels and limits")
+        page.wait_for_load_state()
+        page.fill("[name=concurrency]", "three")
+        page.fill("[name=reason]", "fewer at a time")
+        page.click("text=Save")
+        page.wait_for_load_state()
+        assert "whole number" in page.inner_text("[role=alert]") and page.input_value("[name=concurrency]") == "three"
+        page.fill("[name=concurrency]", "3")
+        page.click("text=Save")
+        page.wait_for_load_state()
+        changed = demo.admin("GET", "/sources/twin").json()
+        assert changed["limits"]["concurrency"] == 3 and changed["credential"] == twin["credential"]
+        history = page.inner_text("section:has(#history)")
+        assert all(words in history for words in ("registered", "drained", "resumed", "fewer at a time"))
+        _press(admin, "remove", "the test is over")
+        assert "removed" in _said(admin) and demo.admin("GET", "/sources/twin").status == 404
+    finally:
+        demo.admin("DELETE", "/sources/twin")
+
+
+def test_names_of_models_are_inert(admin: Tab, demo: Stack, rogue: str) -> None:
+    page = admin.page
+    admin.go("/console/sources/-/register")
+    _describe(admin, "rogue", rogue, "openai")
+    assert "plain" in page.inner_text("section:has(#found)")
+    try:
+        _press(admin, "store", "hostile names")
+        for path in ("/console/sources", "/console/sources/rogue", "/console/aliases/-/-/new"):
+            admin.go(path)
+            assert page.title() != "owned" and page.locator("img[src=x]").count() == 0
+    finally:
+        assert demo.admin("DELETE", "/sources/rogue").status == 200
+
+
+def test_a_source_that_does_not_answer_is_told_before_it_is_registered(admin: Tab, demo: Stack) -> None:
+    admin.go("/console/sources/-/register")
+    _describe(admin, "nowhere", "http://127.0.0.1:1")
+    assert "refused the connection" in admin.page.inner_text("section:has(#found) [role=alert]")
+    assert "Register all the same" in admin.page.inner_text("main")
+    assert demo.admin("GET", "/sources/nowhere").status == 404
+
+
+def test_an_alias_gets_targets_a_canary_a_shadow_and_an_end(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    model = demo.admin("GET", "/sources/spare").json()["offers"][0]["name"]
+    page.click("nav >> text=Aliases")
+    page.wait_for_load_state()
+    assert "assistant" in page.inner_text("main")
+    page.click("text=New alias")
+    page.wait_for_load_state()
+    page.fill("[name=name]", "house/writer")
+    page.select_option("[name=tenant]", "acme")
+    page.fill("[name=model_0]", model)
+    page.fill("[name=reason]", "a name of our own")
+    page.click("text=Make it")
+    page.wait_for_load_state()
+    path = "/tenants/acme/aliases/house/writer"
+    try:
+        assert "can be called" in _said(admin)
+        page.click("text=Change targets, mode and end")
+        page.fill("[name=source_0]", "local")
+        page.fill("[name=weight_0]", "3")
+        page.fill("[name=model_1]", model)
+        page.fill("[name=source_1]", "spare")
+        page.fill("[name=sunset]", "2099-12-31")
+        _press(admin, "save", "three to one")
+        item = demo.admin("GET", path).json()
+        assert [t["source"] for t in item["targets"]] == ["local", "spare"] and item["sunset"] == "2099-12-31"
+        assert "75.0 %" in page.inner_text("section:has(#targets)")
+        page.click("text=Start a canary")
+        page.fill("#f-canary-model", model)
+        page.fill("#f-canary-share", "2.5")
+        _press(admin, "canary-start", "try it")
+        assert demo.admin("GET", path).json()["canary"]["share_milli"] == 25
+        assert "running" in page.inner_text("section:has(#canary)")
+        page.click("text=Start a shadow")
+        page.fill("#f-shadow-model", model)
+        page.fill("#f-shadow-share", "not a number")
+        _press(admin, "shadow-start", "compare it")
+        assert "percent" in page.inner_text("[role=alert]")
+        assert page.input_value("#f-shadow-share") == "not a number"
+        page.fill("#f-shadow-share", "100")
+        _press(admin, "shadow-start", "compare it")
+        assert demo.admin("GET", path).json()["shadow"]["share_milli"] == 1000
+        _press(admin, "canary-promote", "it is good")
+        item = demo.admin("GET", path).json()
+        assert item["canary"] is None and len(item["targets"]) == 1
+        _press(admin, "shadow-stop", "seen enough")
+        assert demo.admin("GET", path).json()["shadow"] is None
+        page.click("button >> text=Compare")
+        page.wait_for_load_state()
+        assert "No call went through it" in page.inner_text("main")
+        page.click("details >> text=Remove >> nth=0")
+        _press(admin, "remove", "the test is over")
+        assert demo.admin("GET", path).status == 404
+    finally:
+        demo.admin("DELETE", path)
+
+
+def test_who_may_not_write_sees_no_form_and_is_refused(tab: Tab, demo: Stack) -> None:
+    role = {"principal": "rosa", "role": "admin"}
+    assert demo.admin("POST", "/tenants/acme/roles", role).status in (200, 201)
+    try:
+        secret = "correct horse battery"
+        assert demo.admin("POST", "/tenants/acme/principals/rosa/password", {"password": secret}).status == 200
+        tab.go("/console/sources")
+        tab.sign_in("acme/rosa", secret)
+        words = tab.page.inner_text("main")
+        assert "local" in words and "Register a source" not in words
+        tab.go("/console/sources/local")
+        words = tab.page.inner_text("main")
+        assert "127.0.0.1" not in words and "Drain" not in words and "Labels and limits" not in words
+        for path in ("/console/sources/-/register", "/console/sources/local/edit"):
+            tab.go(path)
+            assert "There is no" in tab.page.inner_text("main") or "there is no" in tab.page.inner_text("main")
+        tab.go("/console/aliases/acme/assistant")
+        token = tab.page.get_attribute("body", "data-csrf")
+        form = {"csrf": token or "", "do": "drain", "reason": "a test"}
+        refused = tab.page.request.post(
+            f"{demo.control}/console/sources/local", form=form, headers={"origin": demo.control}
+        )
+        assert refused.status in (403, 404) and not demo.admin("GET", "/sources/local").json()["drained"]
+    finally:
+        assert demo.admin("DELETE", "/tenants/acme/roles/rosa:admin").status == 200
+
+
+def test_the_ways_through_an_alias_are_compared_from_the_ledger(admin: Tab, demo: Stack) -> None:
+    request = demo.chat(demo.key("acme", "rosa-laptop"), model="assistant").request_id
+    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 30, "the call")
+    admin.go("/console/aliases/acme/assistant?compare=1")
+    ways = admin.page.inner_text("section:has(#compare) table")
+    assert "targets" in ways and "0.0 %" in ways
+
+
+@pytest.mark.parametrize(
+    ("path", "shot"),
+    [
+        ("/console/sources", "sources"),
+        ("/console/sources/spare", "source"),
+        ("/console/sources/-/register", ""),
+        ("/console/sources/spare/edit", ""),
+        ("/console/aliases", "aliases"),
+        ("/console/aliases/acme/assistant", "alias"),
+        ("/console/aliases/-/-/new", ""),
+    ],
+)
+def test_pages_serve_everybody(path: str, shot: str, admin: Tab) -> None:
+    admin.look(path, shot)

@@ -1,0 +1,226 @@
+"""Sources and aliases in the console over a real database: who may look where, and what a form leaves as it was."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from interlock.control.app import make_app
+from interlock.control.identity import console_password_path, ensure_console_password
+from interlock.storage import changes
+from interlock.types.source import Model
+
+from .control_client import Running, control_over
+
+URL = "http://10.0.0.7:8000"
+CONFIG = f"""
+tenants:
+  - name: acme
+    principals: [{{name: olga}}]
+    roles: [{{principal: olga, role: admin}}]
+    aliases: [{{name: helper, targets: [{{model: m}}]}}]
+  - name: globex
+    aliases: [{{name: secret-project, targets: [{{model: m}}]}}]
+sources:
+  - {{name: ours, kind: vllm, url: "{URL}", granted_to: ["*"], labels: {{region: eu, extra: {{rack: r7}}}},
+     credential: {{env: VLLM_KEY}}, price: {{input_usd_per_mtok: 2}}, limits: {{waiting_max: 5}}}}
+  - {{name: theirs, kind: vllm, url: "http://10.0.0.8:8000", granted_to: [globex]}}
+"""
+OLGAS = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def running(postgres_url: str) -> Iterator[Running]:
+    with control_over(postgres_url) as running:
+        running.engines.models[URL] = (Model("m", version="sha256:1", context_length=8192),)
+        assert ensure_console_password(running.control.store, running.control.tools)
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def configured(running: Running) -> None:
+    running.owner.apply(CONFIG)
+    running.owner.do("POST", "/tenants/acme/principals/olga/password", {"password": OLGAS})
+    running.engines.asked.clear()
+
+
+class Visitor:
+    """A browser that is signed in."""
+
+    def __init__(self, running: Running, name: str, password: str) -> None:
+        self.http = TestClient(make_app(running.control.api), base_url="https://testserver", follow_redirects=False)
+        self.http.headers["origin"] = "https://testserver"
+        assert self.http.post("/console/sign-in", data={"name": name, "password": password}).status_code == 303
+
+    def get(self, path: str) -> Any:
+        return self.http.get(f"/console{path}")
+
+    def post(self, path: str, **form: Any) -> Any:
+        found = re.search(r'data-csrf="([^"]+)"', self.http.get("/console/").text)
+        assert found is not None
+        return self.http.post(f"/console{path}", data={"csrf": found[1], **form})
+
+
+@pytest.fixture
+def admin(running: Running) -> Visitor:
+    return Visitor(running, "admin", console_password_path(running.control.tools).read_text().strip())
+
+
+@pytest.fixture
+def olga(running: Running) -> Visitor:
+    return Visitor(running, "acme/olga", OLGAS)
+
+
+def _looks(running: Running) -> list[changes.Change]:
+    with running.control.store.platform() as conn:
+        return [each for each in changes.page(conn, limit=200) if each.action == "source.look"]
+
+
+NEW = {"name": "new", "kind": "vllm", "url": URL}
+
+
+def test_a_look_is_the_platforms_and_on_record_before_anything_is_asked(running: Running) -> None:
+    before = len(_looks(running))
+    key = running.owner.do("POST", "/tenants/acme/keys", {"name": "o", "principal": "olga", "scopes": ["admin"]})["key"]
+    status, _ = running.as_(key).call("POST", "/sources/look", NEW)
+    assert status == 403 and running.engines.asked == [] and len(_looks(running)) == before
+    found = running.owner.do("POST", "/sources/look", {**NEW, "credential": {"env": "VLLM_KEY"}})
+    assert found["engine"] == "scripted" and [offer["name"] for offer in found["offers"]] == ["m"]
+    (look, *_) = _looks(running)
+    assert len(_looks(running)) == before + 1
+    assert look.after is not None and (look.after["url"], look.after["credential"]) == (URL, {"env": "VLLM_KEY"})
+    assert running.owner.call("GET", "/sources/new")[0] == 404
+    running.owner.do("DELETE", "/tenants/acme/keys/o")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"url": "file:///etc/passwd"}, 400),
+        ({"url": "http://user:pw@10.0.0.7"}, 400),
+        ({"credential": {"env": "INTERLOCK_PEPPER"}}, 400),
+        ({"credential": {"file": "relative/path"}}, 400),
+        ({"name": "ours"}, 409),
+        ({"name": "<b>"}, 400),
+    ],
+)
+def test_what_could_not_be_registered_is_not_looked_at(running: Running, fields: dict[str, Any], status: int) -> None:
+    found, error = running.owner.call("POST", "/sources/look", {**NEW, **fields})
+    assert found == status, error
+    assert running.engines.asked == []
+
+
+def test_no_secret_of_interlock_itself_is_sent_anywhere(running: Running) -> None:
+    file = Path(running.control.settings.home, "secrets", "admin_key").absolute()
+    status, _ = running.owner.call("POST", "/sources/look", {**NEW, "credential": {"file": str(file)}})
+    assert status == 400 and running.engines.asked == []
+
+
+def test_who_may_not_register_gets_no_page_and_asks_nobody(running: Running, olga: Visitor) -> None:
+    assert olga.get("/sources/-/register").status_code == 404
+    refused = olga.post("/sources/-/register", do="look", **NEW)
+    assert refused.status_code == 403 and running.engines.asked == []
+    assert olga.post("/sources/-/register", do="store", reason="r", **NEW).status_code == 403
+    for verb in ("drain", "resume", "test", "remove"):
+        assert olga.post("/sources/ours", do=verb, reason="r").status_code in (403, 404)
+    assert running.engines.asked == []
+    assert olga.post("/sources/ours/edit", reason="r", region="x").status_code == 404
+    shown = running.owner.get("/sources/ours")
+    assert not shown["drained"] and shown["labels"]["region"] == "eu"
+
+
+def test_a_tenant_sees_what_it_may_be_given_and_not_how_that_is_reached(olga: Visitor) -> None:
+    listed, one = olga.get("/sources"), olga.get("/sources/ours")
+    assert "ours" in listed.text and "theirs" not in listed.text
+    assert one.status_code == 200 and "10.0.0.7" not in one.text and "VLLM_KEY" not in one.text
+    assert olga.get("/sources/theirs").status_code == 404
+
+
+def test_registering_stores_what_was_confirmed(running: Running, admin: Visitor) -> None:
+    seen = admin.post("/sources/-/register", do="look", **NEW)
+    assert seen.status_code == 200 and "scripted" in seen.text and "8\u202f192" in seen.text
+    bounds = {"region": "eu", "on_prem": "no", "data_class_max": "public", "granted_to": ["acme"]}
+    empty = admin.post("/sources/-/register", do="store", **NEW, **bounds)
+    assert empty.status_code == 400 and 'value="eu"' in empty.text, "what was typed stays"
+    assert running.owner.call("GET", "/sources/new")[0] == 404
+    done = admin.post("/sources/-/register", do="store", reason="a new one", concurrency="4", **NEW, **bounds)
+    assert done.status_code == 303
+    shown = running.owner.get("/sources/new")
+    assert shown["labels"] == {"region": "eu", "on_prem": False, "data_class_max": "public"}
+    assert shown["granted_to"] == ["acme"] and shown["limits"] == {"concurrency": 4}
+    assert admin.post("/sources/new", do="remove", reason="over").status_code == 303
+
+
+def test_a_form_leaves_what_it_does_not_show(running: Running, admin: Visitor) -> None:
+    before = running.owner.get("/sources/ours")
+    form = {"region": "us", "on_prem": "yes", "data_class_max": "restricted", "granted_to": ["*"], "waiting_max": "5",
+            "waiting_resume": "2", "revision": str(before["revision"])}  # fmt: skip
+    assert admin.post("/sources/ours/edit", reason="moved", **form).status_code == 303
+    after = running.owner.get("/sources/ours")
+    assert after["labels"] == {"region": "us", "extra": {"rack": "r7"}}
+    for field in ("credential", "price", "limits", "granted_to", "url"):
+        assert after[field] == before[field]
+    late = admin.post("/sources/ours/edit", reason="moved again", **{**form, "region": "asia"})
+    assert late.status_code == 409 and 'value="asia"' in late.text, "it has changed since it was read"
+    assert running.owner.get("/sources/ours")["labels"]["region"] == "us"
+
+
+def test_a_source_that_an_alias_leads_to_stays(running: Running, admin: Visitor) -> None:
+    alias = {"name": "pinned", "targets": [{"model": "m", "source": "ours"}]}
+    running.owner.do("POST", "/aliases", alias)
+    try:
+        assert "pinned" in admin.get("/sources/ours").text
+        assert admin.post("/sources/ours", do="remove", reason="r").status_code == 409
+    finally:
+        running.owner.do("DELETE", "/aliases/pinned")
+
+
+def test_aliases_of_others_are_not_there(running: Running, olga: Visitor) -> None:
+    running.owner.do("POST", "/aliases", {"name": "house", "targets": [{"model": "m"}]})
+    try:
+        listed = olga.get("/aliases").text
+        assert "helper" in listed and "secret-project" not in listed and "house" not in listed
+        for path in ("/aliases/globex/secret-project", "/aliases/-/house", "/aliases/nowhere/x"):
+            assert olga.get(path).status_code == 404
+            assert olga.post(path, do="remove", reason="r").status_code == 404
+        made = olga.post("/aliases/-/-/new", tenant="", name="mine", model_0="m", reason="r")
+        assert made.status_code == 403
+    finally:
+        running.owner.do("DELETE", "/aliases/house")
+
+
+def test_a_canary_is_started_once_and_a_failed_one_anew(running: Running, olga: Visitor) -> None:
+    form = {"candidate": "m", "share_percent": "10", "errors_milli_max": "100", "reason": "try"}
+    begun = olga.post("/aliases/acme/helper", do="canary-start", **form)
+    assert begun.status_code == 303, re.findall('role="alert">([^<]*)', begun.text)
+    first = running.owner.get("/tenants/acme/aliases/helper")["canary_state"]
+    again = olga.post("/aliases/acme/helper", do="canary-start", **form)
+    assert again.status_code == 409 and "promote or stop it first" in again.text
+    assert running.owner.get("/tenants/acme/aliases/helper")["canary_state"]["id"] == first["id"]
+    with running.control.store.platform() as conn:
+        conn.execute(
+            'UPDATE interlock.aliases SET canary = canary || \'{"state": "failed", "ended_s": 1800000000,'
+            ' "ended_why": "41 of 50 calls failed"}\' WHERE name = \'helper\''
+        )
+    shown = olga.get("/aliases/acme/helper").text
+    assert "taken back" in shown and "41 of 50 calls failed" in shown
+    assert olga.post("/aliases/acme/helper", do="canary-promote", reason="r").status_code == 409
+    assert olga.post("/aliases/acme/helper", do="canary-start", **form).status_code == 303
+    anew = running.owner.get("/tenants/acme/aliases/helper")["canary_state"]
+    assert anew["state"] == "running" and anew["id"] != first["id"]
+    assert olga.post("/aliases/acme/helper", do="canary-stop", reason="over").status_code == 303
+
+
+def test_a_changed_alias_is_not_overwritten(running: Running, olga: Visitor) -> None:
+    read = running.owner.get("/tenants/acme/aliases/helper")
+    running.owner.do(
+        "PUT", "/tenants/acme/aliases/helper", {"name": "helper", "targets": [{"model": "m", "weight": 2}]}
+    )
+    form = {"model_0": "m", "weight_0": "9", "revision": str(read["revision"])}
+    late = olga.post("/aliases/acme/helper", do="save", reason="r", **form)
+    assert late.status_code == 409 and 'value="9"' in late.text
