@@ -34,18 +34,19 @@ CSRF_HEADER = "x-interlock-csrf"
 class Place(NamedTuple):
     """An entry of the main navigation. `action`: who may do it anywhere is shown it; None is for everybody."""
 
+    group: str
     name: str
     path: str
     action: Action | None = None
 
 
 NAVIGATION = (
-    Place("Live", "/console/", Action.usage_read),
-    Place("Health", "/console/health"),
-    Place("Ledger", "/console/calls", Action.ledger_read),
-    Place("Usage", "/console/usage", Action.usage_read),
-    Place("Sources", "/console/sources", Action.source_read),
-    Place("Aliases", "/console/aliases", Action.alias_read),
+    Place("Watch", "Live", "/console/", Action.usage_read),
+    Place("Watch", "Health", "/console/health"),
+    Place("Account for", "Ledger", "/console/calls", Action.ledger_read),
+    Place("Account for", "Usage", "/console/usage", Action.usage_read),
+    Place("Set up", "Sources", "/console/sources", Action.source_read),
+    Place("Set up", "Aliases", "/console/aliases", Action.alias_read),
 )
 
 
@@ -121,14 +122,15 @@ class Visit:
         html = self.templates.get_template(template).render(visit=self, **values)
         return HTMLResponse(html, status_code=status)
 
-    def links(self) -> list[Link]:
-        """The pages that the main navigation leads to."""
+    def links(self) -> list[tuple[str, list[Link]]]:
+        """The pages that the main navigation leads to, by group."""
         here = self.path.rstrip("/")
-        return [
-            Link(name, path, here == path.rstrip("/") or (path != "/console/" and here.startswith(path + "/")))
-            for name, path, action in NAVIGATION
-            if action is None or self.may_somewhere(action)
-        ]
+        groups: dict[str, list[Link]] = {}
+        for group, name, path, action in NAVIGATION:
+            if action is None or self.may_somewhere(action):
+                shown = here == path.rstrip("/") or (path != "/console/" and here.startswith(path + "/"))
+                groups.setdefault(group, []).append(Link(name, path, shown))
+        return list(groups.items())
 
     def go(self, path: str, *, said: str = "") -> Response:
         """Off to another page of the console, by GET. `said`: a sentence for that page to show once at its top.

@@ -6,6 +6,10 @@ document.addEventListener("DOMContentLoaded", () => {
     localStorage.setItem("theme", next);
   });
 });
+document.addEventListener("DOMContentLoaded", () => {
+  const menu = document.getElementById("menu");
+  menu?.addEventListener("click", () => menu.setAttribute("aria-expanded", menu.getAttribute("aria-expanded") === "true" ? "false" : "true"));
+});
 document.addEventListener("htmx:config:request", (event) => {
   const token = document.body.dataset.csrf;
   if (token) event.detail.ctx.request.headers["x-interlock-csrf"] = token;
