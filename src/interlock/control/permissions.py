@@ -33,6 +33,7 @@ class Action(StrEnum):
     key_read = "key.read"
     key_write = "key.write"
     key_rotate_own = "key.rotate_own"
+    key_write_own = "key.write_own"
     policy_read = "policy.read"
     policy_write = "policy.write"
     policy_history = "policy.history"
@@ -95,6 +96,7 @@ RULES: dict[Action, Rule] = {
     Action.key_read: _rule(AdminRole.developer, "which keys exist is for those who work with them"),
     Action.key_write: _rule(AdminRole.admin, "a key acts as its principal"),
     Action.key_rotate_own: _rule(AdminRole.developer, "a developer renews the keys of their own principal"),
+    Action.key_write_own: _rule(AdminRole.developer, "a developer makes and ends keys of their own principal"),
     Action.policy_read: _rule(AdminRole.viewer, "rules that bind people may be read by them"),
     Action.policy_write: _rule(AdminRole.admin, "policies decide who may call what"),
     Action.policy_history: _rule(

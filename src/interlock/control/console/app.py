@@ -20,6 +20,7 @@ from interlock.control.console import (
     calls,
     health,
     live,
+    people_pages,
     signin,
     source_pages,
     usage_page,
@@ -45,6 +46,7 @@ MODULES = (
     usage_page,
     source_pages,
     alias_pages,
+    people_pages,
 )
 PAGES = tuple(page for module in MODULES for page in module.PAGES)
 

@@ -45,6 +45,8 @@ NAVIGATION = (
     Place("Watch", "Health", "/console/health"),
     Place("Account for", "Ledger", "/console/calls", Action.ledger_read),
     Place("Account for", "Usage", "/console/usage", Action.usage_read),
+    Place("Set up", "People", "/console/people", Action.principal_read),
+    Place("Set up", "My keys", "/console/keys", Action.key_write_own),
     Place("Set up", "Sources", "/console/sources", Action.source_read),
     Place("Set up", "Aliases", "/console/aliases", Action.alias_read),
 )
@@ -64,6 +66,10 @@ class Fields(dict[str, str]):
             return cls(parse_qsl(text, keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="replace"))
         except ValueError:
             raise BadRequest(f"a form has at most {FIELDS_MAX} fields") from None
+
+    def __missing__(self, name: str) -> str:
+        """What was not sent is empty, as an unfilled field is."""
+        return ""
 
     def every(self, name: str) -> list[str]:
         """All values of a name, such as those of checked boxes, in the form's order."""

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from interlock.control import source_actions, views
-from interlock.control.console.passwords import hash_password
+from interlock.control import key_actions, source_actions, views
 from interlock.control.documents import Natural, SourceSpec
 from interlock.control.identity import Actor
-from interlock.control.permissions import Action
 from interlock.control.plan import Ref
 from interlock.control.routes.resources import Done
-from interlock.control.services import engines, keys, principals
-from interlock.control.web import Body, Given, Json, Who, allow, api_of, route
-from interlock.errors import BadRequest
-from interlock.storage import changes, console, roles
-from interlock.storage.changes import Change
-from interlock.storage.keys import KeyRow
-from interlock.types.identity import Scope
+from interlock.control.services import engines, keys
+from interlock.control.web import Body, Given, Json, Who, api_of, route
 
 
 class Rotate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,11 +44,11 @@ class Password(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "Password(...)"
 
 
-class PasswordSet(msgspec.Struct, frozen=True):
-    """Whose password was set, and when."""
+class OwnKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A key that somebody makes for themselves; it ends after `expires_in_days`, at most `own_key_days_max`."""
 
-    principal: str
-    at: datetime.datetime
+    name: str
+    expires_in_days: Natural
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,8 +73,14 @@ def router() -> APIRouter:
     )
     route(out, "POST", f"{key}/revoke", revoke, "Revoke a key", tag="keys", body=Revoke, answer=Revoked, reason=True)
     path, summary = "/tenants/{tenant}/principals/{name}/password", "Let a principal sign in to the console"
-    answer = PasswordSet
+    answer = key_actions.PasswordSet
     route(out, "POST", path, password, summary, tag="principals", body=Password, answer=answer, reason=True)
+    own = "/my/keys"
+    route(out, "GET", own, own_keys, "List one's own keys", tag="keys", answer=views.Page)
+    summary = "Make a key for oneself"
+    route(out, "POST", own, make_own_key, summary, tag="keys", body=OwnKey, answer=Done, status=201, reason=True)
+    path, summary = f"{own}/{{name}}/revoke", "Revoke a key of one's own"
+    route(out, "POST", path, revoke_own_key, summary, tag="keys", body=Nothing, answer=Revoked, reason=True)
     for verb, endpoint, summary in (
         ("drain", drain, "Give a source no new calls"),
         ("undrain", undrain, "Give a drained source calls again"),
@@ -111,49 +109,47 @@ def router() -> APIRouter:
 
 def rotate(request: Request, who: Who, body: Body) -> Response:
     """A new key with the rights of the old one, shown once; the old one works on for the overlap."""
-    api = api_of(request)
     given = Given(request, body)
     wish = given.as_(Rotate)
-    if wish.overlap_s > keys.OVERLAP_S_MAX:
-        raise BadRequest(f"overlap_s: at most {keys.OVERLAP_S_MAX} seconds", param="overlap_s")
-    ref = Ref("key", request.path_params["tenant"], request.path_params["name"])
-    with api.configurator.acting(who, ref, Action.key_rotate_own, given.reason) as tx:
-        tenant_id = tx.names.tenant(ref.tenant)
-        old = keys.find(tx, tenant_id, ref.name).value
-        if old.principal_id != who.principal_id:
-            allow(who, Action.key_write, tenant_id)
-        _may_act_as(request, who, old)
-        minted = keys.rotate(tx, tenant_id, ref.name, wish.overlap_s)
-        item = views.show(tx, "key", minted.stored)
-    return Json(Done(item, minted.secret), status_code=201)
+    tenant, name = request.path_params["tenant"], request.path_params["name"]
+    made = key_actions.rotate(api_of(request), who, tenant, name, wish.overlap_s, given.reason)
+    return Json(Done(made.item, made.key), status_code=201)
 
 
 def revoke(request: Request, who: Who, body: Body) -> Response:
     """Refuse a key everywhere, within a second; a name stands for every key of it, an id for one."""
-    api = api_of(request)
     given = Given(request, body)
     wish = given.as_(Revoke)
-    ref = Ref("key", request.path_params["tenant"], request.path_params["name"])
-    with api.configurator.acting(who, ref, Action.key_write, given.reason) as tx:
-        rows = keys.revoke(tx, tx.names.tenant(ref.tenant), ref.name, cut=wish.cut)
-        items = [views.show(tx, "key", row) for row in rows]
-    return Json(Revoked(items))
+    tenant, name = request.path_params["tenant"], request.path_params["name"]
+    return Json(Revoked(key_actions.revoke(api_of(request), who, tenant, name, given.reason, cut=wish.cut)))
 
 
 def password(request: Request, who: Who, body: Body) -> Response:
     """The first password or another one; sessions that were begun with the old one end."""
-    api = api_of(request)
     given = Given(request, body)
-    hashed = hash_password(given.as_(Password).password)
-    ref = Ref("principal", request.path_params["tenant"], request.path_params["name"])
-    with api.configurator.acting(who, ref, Action.key_write, given.reason) as tx:
-        tenant_id = tx.names.tenant(ref.tenant)
-        stored = principals.find(tx, tenant_id, ref.name)
-        api.configurator.allow_key(who, stored.value.id, (Scope.admin,))
-        changes.record(tx.conn, Change(tenant_id, "principal.password", "principal", stored.value.id), tx.by)
-        roles.take(tx.conn, roles.PLATFORM)  # accounts are that role's, whoever's they are
-        console.set_password(tx.conn, stored.value.id, hashed, tx.by.at)
-    return Json(PasswordSet(ref.name, tx.by.at))
+    new = given.as_(Password).password
+    tenant, name = request.path_params["tenant"], request.path_params["name"]
+    return Json(key_actions.set_password(api_of(request), who, tenant, name, new, given.reason))
+
+
+def own_keys(request: Request, who: Who) -> Response:
+    """The keys of the very principal that asks, newest first."""
+    return Json(views.Page(key_actions.own(api_of(request), who), None))
+
+
+def make_own_key(request: Request, who: Who, body: Body) -> Response:
+    """A key for inference of the very principal that asks, shown once."""
+    given = Given(request, body)
+    wish = given.as_(OwnKey)
+    made = key_actions.make_own(api_of(request), who, wish.name, wish.expires_in_days, given.reason)
+    return Json(Done(made.item, made.key), status_code=201)
+
+
+def revoke_own_key(request: Request, who: Who, body: Body) -> Response:
+    """Refuse a key of the very principal that asks, everywhere, within a second."""
+    given = Given(request, body)
+    given.as_(Nothing)
+    return Json(Revoked(key_actions.revoke_own(api_of(request), who, request.path_params["name"], given.reason)))
 
 
 def drain(request: Request, who: Who, body: Body) -> Response:
@@ -196,7 +192,3 @@ def _drained(request: Request, who: Actor, body: bytes, drained: bool) -> Respon
     given.as_(Nothing)
     name = request.path_params["name"]
     return Json(Done(source_actions.set_drained(api_of(request), who, name, drained, given.reason)))
-
-
-def _may_act_as(request: Request, who: Actor, key: KeyRow) -> None:
-    api_of(request).configurator.allow_key(who, key.principal_id, key.scopes)

@@ -1,0 +1,20 @@
+"""The settings of keys that people make for themselves. They are part of `interlock.settings.Settings`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from interlock.settings_live import LiveSettings
+from interlock.settings_waits import setting
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class OwnKeySettings(LiveSettings):
+    """See Settings."""
+
+    own_keys_max: int = setting(
+        10, "Working keys with which somebody can make no more for themselves.", group="control", minimum=0
+    )  # fmt: skip
+    own_key_days_max: int = setting(
+        90, "Days after which a key that somebody made for themselves ends, at the latest.", group="control", minimum=1
+    )
