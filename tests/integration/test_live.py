@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +62,10 @@ class Scene:
         request = f"{tenant}_{self.count}"
         add(self.control.store, self.id(tenant), leaf(self.count, time.time() - 0.1, request=request, **changed))
         return request
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
 
     def looks(self, tenant: str, action: str = "ledger.live") -> list[str]:
         items = self.running.owner.get(f"/tenants/{tenant}/changes?limit=200")["items"]
@@ -159,6 +164,7 @@ def test_streams_are_bounded(scene: Scene) -> None:
         assert third.status == 429 and "console_streams_own_max" in third.text
         more = [stack.enter_context(scene.browser(n).stream()) for n in ("globex/gina", "globex/gina")]
         assert [stream.status for stream in more] == [200, 200]
+        assert "interlock_control_live_streams 4.0" in scene.metrics()
         last = stack.enter_context(scene.browser("admin").stream())
         assert last.status == 503 and "console_streams_max" in last.text
     until_free(scene)
@@ -171,9 +177,9 @@ def until_free(scene: Scene) -> None:
     hub = scene.control.api.live
     assert hub is not None
     deadline = time.monotonic() + 5
-    while hub._open and time.monotonic() < deadline:
+    while hub.streams and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not hub._open
+    assert not hub.streams
 
 
 def test_every_control_process_has_a_feed_of_its_own(scene: Scene) -> None:
