@@ -1,6 +1,6 @@
 """What open live pages cost: 50 of them on one control process, under a steady load of calls through one gateway.
 
-    .venv/bin/python -m bench.live [--pages 50] [--scopes 1] [--rate 100] [--seconds 15] [--rounds 4] [--out FILE]
+    .venv/bin/python -m bench.live [--pages 50] [--scopes 1] [--rate 100] [--seconds 8] [--rounds 4] [--out FILE]
 
 Rounds without and with open pages alternate over one running installation; each is an open loop of calls at the same
 rate. Of each: the gateway's CPU per call and its callers' latency, the control process's CPU and memory. The pages are
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=50)
     parser.add_argument("--scopes", type=int, choices=range(1, len(BY) + 1), default=1)
     parser.add_argument("--rate", type=float, default=100.0)
-    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--seconds", type=float, default=8.0, help="below 10: idle connections end")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
