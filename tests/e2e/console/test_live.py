@@ -133,7 +133,7 @@ def traffic(demo: Stack) -> Iterator[None]:
             if number % 11 == 0:
                 demo.chat(key, model="no-such-model")
 
-    who = (("acme", "rosa-laptop", 0.1), ("acme", "felix-laptop", 0.7), ("globex", "gina-desk", 0.4))
+    who = (("acme", "rosa-laptop", 0.3), ("acme", "felix-laptop", 1.1), ("globex", "gina-desk", 0.7))
     callers = [threading.Thread(target=calls, args=each) for each in who]
     for each in callers:
         each.start()
@@ -167,7 +167,7 @@ def priced(demo: Stack) -> Iterator[None]:
 def test_it_serves_everybody(admin: Tab, demo: Stack) -> None:
     with priced(demo) if SHOTS else nullcontext(), traffic(demo):
         if SHOTS:
-            admin.page.wait_for_timeout(60_000)  # so that there is something to see
+            admin.page.wait_for_timeout(25_000)  # so that there is something to see
         admin.look("/console/", "live")
         admin.look("/console/?tenant=acme&by=team")
         admin.look("/console/health", "health")
