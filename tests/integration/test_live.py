@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ from interlock.cli.main import main
 from interlock.control.console import live as page
 from interlock.control.live import feed as feeds
 from interlock.control.live.view import Scope
+from interlock.control.main import listen, run_control
 from interlock.errors import StoreError
 from interlock.gateway.teller import Teller
 from interlock.settings import Settings
@@ -23,7 +26,7 @@ from interlock.storage import nodes
 from interlock.types.source import SourceState
 from tests.unit.control.live.leaves import leaf, refusal
 
-from .control_client import Running, control_over
+from .control_client import Engines, Running, control_over
 from .live_scene import Browser, add, beside, serving
 
 CONFIGURATION = """
@@ -170,6 +173,27 @@ def test_streams_are_bounded(scene: Scene) -> None:
     until_free(scene)
     with scene.browser("admin").stream() as again:
         assert again.status == 200, "whoever leaves makes room"
+
+
+def test_a_control_process_ends_with_pages_open(postgres_empty_url: str, tmp_path: Path) -> None:
+    settings = Settings(home=str(tmp_path), control_port=0, stop_grace_ms=8000)
+    sock, stop, ready = listen(settings), threading.Event(), threading.Event()
+    thread = threading.Thread(
+        target=run_control,
+        args=(settings, postgres_empty_url),
+        kwargs={"sock": sock, "stop": stop, "ready": lambda _: ready.set(), "discover": Engines()},
+    )
+    port = sock.getsockname()[1]
+    thread.start()
+    assert ready.wait(30)
+    password = (tmp_path / "secrets" / "console_password").read_text().strip()
+    with Browser(port, "admin", password).stream() as page_of_admin:
+        assert page_of_admin.event() is not None
+        stop.set()
+        began = time.monotonic()
+        page_of_admin.until("event: over", 5)
+        thread.join(8)
+        assert not thread.is_alive() and time.monotonic() - began < 7
 
 
 def until_free(scene: Scene) -> None:
