@@ -1,10 +1,11 @@
 """What open live pages cost: 50 of them on one control process, under a steady load of calls through one gateway.
 
-    .venv/bin/python -m bench.live [--pages 50] [--rate 100] [--seconds 15] [--rounds 4] [--out FILE]
+    .venv/bin/python -m bench.live [--pages 50] [--scopes 1] [--rate 100] [--seconds 8] [--rounds 4] [--out FILE]
 
 Rounds without and with open pages alternate over one running installation; each is an open loop of calls at the same
 rate. Of each: the gateway's CPU per call and its callers' latency, the control process's CPU and memory. The pages are
-real clients of the stream: what they got, how much, and the longest silence are told. Prints one JSON object.
+real clients of the stream: what they got, how much, and the longest silence are told. With `--scopes` above 1 they look
+at different tables, each of which is counted and rendered apart. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from bench import procs
 from bench.measure import SMOKE, Bench, refuse_faults
 from bench.subjects import Gateway
 
+BY = ("source", "model", "team", "cost_center", "principal", "tenant")
 WARM_S = 3.0
 """Seconds that pages are open before a round begins."""
 
@@ -39,11 +41,11 @@ def say(words: str) -> None:
 class Pages:
     """Clients that keep the live page's stream open, on a loop in a thread of their own."""
 
-    def __init__(self, url: str, password: str, count: int) -> None:
+    def __init__(self, url: str, password: str, count: int, scopes: int) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None and parts.port is not None
         self.host, self.port = parts.hostname, parts.port
-        self.count = count
+        self.count, self.scopes = count, scopes
         self.cookie = self._sign_in(password)
         self.events = self.bytes = self.open = 0
         self.silent_s = 0.0
@@ -68,18 +70,17 @@ class Pages:
         return cookie
 
     async def _read(self) -> None:
-        readers = [asyncio.create_task(self._page()) for _ in range(self.count)]
+        readers = [asyncio.create_task(self._page(BY[n % self.scopes])) for n in range(self.count)]
         await self._stop.wait()
         for reader in readers:
             reader.cancel()
         await asyncio.gather(*readers, return_exceptions=True)
 
-    async def _page(self) -> None:
+    async def _page(self, by: str) -> None:
         reader, writer = await asyncio.open_connection(self.host, self.port, limit=8_000_000)
         try:
-            writer.write(
-                f"GET /console/live/stream HTTP/1.1\r\nhost: {self.host}\r\ncookie: {self.cookie}\r\n\r\n".encode()
-            )
+            path = f"/console/live/stream?by={by}"
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: {self.host}\r\ncookie: {self.cookie}\r\n\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
             if b" 200 " not in head.split(b"\r\n")[0]:
                 self.faults.append(head.split(b"\r\n")[0].decode())
@@ -110,10 +111,10 @@ def control_of(gateway: Gateway) -> list[int]:
     return found or [gateway.process.pid]
 
 
-def one_round(bench: Bench, gateway: Gateway, rate: float, seconds: float, pages: int) -> dict[str, float]:
+def one_round(bench: Bench, gateway: Gateway, rate: float, seconds: float, pages: int, scopes: int) -> dict[str, float]:
     """Figures of one round."""
     password = (gateway.home / "secrets" / "console_password").read_text().strip()
-    opened = Pages(gateway.control_url, password, pages) if pages else None
+    opened = Pages(gateway.control_url, password, pages, scopes) if pages else None
     time.sleep(WARM_S)
     own, control = gateway.pids(), control_of(gateway)
     rest = [pid for pid in gateway.rest() if pid not in control]
@@ -145,8 +146,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pages", type=int, default=50)
+    parser.add_argument("--scopes", type=int, choices=range(1, len(BY) + 1), default=1)
     parser.add_argument("--rate", type=float, default=100.0)
-    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--seconds", type=float, default=8.0, help="below 10: idle connections end")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -158,7 +160,7 @@ def main() -> None:
             bench.order(gateway, "rate", rate=given.rate, seconds=3)
             for number in range(given.rounds):
                 for pages in (0, given.pages) if number % 2 == 0 else (given.pages, 0):
-                    found = one_round(bench, gateway, given.rate, given.seconds, pages)
+                    found = one_round(bench, gateway, given.rate, given.seconds, pages, given.scopes)
                     rounds[pages].append(found)
                     say(f"round {number + 1}, {pages} pages: " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()))
         finally:
@@ -166,6 +168,7 @@ def main() -> None:
             bench.close()
     result: dict[str, Any] = {
         "pages": given.pages,
+        "scopes": given.scopes,
         "calls_per_s": given.rate,
         "without": medians(rounds[0]),
         "with": medians(rounds[given.pages]),

@@ -180,6 +180,8 @@ class Load:
             while sent < total and (due := start + sent / rate) <= now:
                 sent += 1
                 late.append(now - due)
+                while free and not free[-1].open:
+                    free.pop()  # never used in this run, and closed by the other side
                 if free:
                     free.pop().call(data, finish, now)
                 else:

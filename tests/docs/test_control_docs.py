@@ -102,6 +102,9 @@ def test_every_metric_is_described() -> None:
         class canaries:
             taken_back = 0
 
+        class live:
+            streams = 0
+
     shown = ControlMetrics().text(cast("Any", Idle)).decode()
     for family in text_string_to_metric_families(shown):
         if family.name.endswith("_created"):

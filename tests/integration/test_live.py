@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +18,7 @@ from interlock.cli.main import main
 from interlock.control.console import live as page
 from interlock.control.live import feed as feeds
 from interlock.control.live.view import Scope
+from interlock.control.main import listen, run_control
 from interlock.errors import StoreError
 from interlock.gateway.teller import Teller
 from interlock.settings import Settings
@@ -22,7 +26,7 @@ from interlock.storage import nodes
 from interlock.types.source import SourceState
 from tests.unit.control.live.leaves import leaf, refusal
 
-from .control_client import Running, control_over
+from .control_client import Engines, Running, control_over
 from .live_scene import Browser, add, beside, serving
 
 CONFIGURATION = """
@@ -61,6 +65,10 @@ class Scene:
         request = f"{tenant}_{self.count}"
         add(self.control.store, self.id(tenant), leaf(self.count, time.time() - 0.1, request=request, **changed))
         return request
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
 
     def looks(self, tenant: str, action: str = "ledger.live") -> list[str]:
         items = self.running.owner.get(f"/tenants/{tenant}/changes?limit=200")["items"]
@@ -159,6 +167,7 @@ def test_streams_are_bounded(scene: Scene) -> None:
         assert third.status == 429 and "console_streams_own_max" in third.text
         more = [stack.enter_context(scene.browser(n).stream()) for n in ("globex/gina", "globex/gina")]
         assert [stream.status for stream in more] == [200, 200]
+        assert "interlock_control_live_streams 4.0" in scene.metrics()
         last = stack.enter_context(scene.browser("admin").stream())
         assert last.status == 503 and "console_streams_max" in last.text
     until_free(scene)
@@ -166,14 +175,35 @@ def test_streams_are_bounded(scene: Scene) -> None:
         assert again.status == 200, "whoever leaves makes room"
 
 
+def test_a_control_process_ends_with_pages_open(postgres_empty_url: str, tmp_path: Path) -> None:
+    settings = Settings(home=str(tmp_path), control_port=0, stop_grace_ms=8000)
+    sock, stop, ready = listen(settings), threading.Event(), threading.Event()
+    thread = threading.Thread(
+        target=run_control,
+        args=(settings, postgres_empty_url),
+        kwargs={"sock": sock, "stop": stop, "ready": lambda _: ready.set(), "discover": Engines()},
+    )
+    port = sock.getsockname()[1]
+    thread.start()
+    assert ready.wait(30)
+    password = (tmp_path / "secrets" / "console_password").read_text().strip()
+    with Browser(port, "admin", password).stream() as page_of_admin:
+        assert page_of_admin.event() is not None
+        stop.set()
+        began = time.monotonic()
+        page_of_admin.until("event: over", 5)
+        thread.join(8)
+        assert not thread.is_alive() and time.monotonic() - began < 7
+
+
 def until_free(scene: Scene) -> None:
     """Wait until no stream is open."""
     hub = scene.control.api.live
     assert hub is not None
     deadline = time.monotonic() + 5
-    while hub._open and time.monotonic() < deadline:
+    while hub.streams and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not hub._open
+    assert not hub.streams
 
 
 def test_every_control_process_has_a_feed_of_its_own(scene: Scene) -> None:
@@ -270,9 +300,14 @@ def quiet(scene: Scene) -> None:
     feed = scene.control.live
     feed._wanted.clear()
     deadline = time.monotonic() + 5
-    while feed._thread is not None and time.monotonic() < deadline:
+    while works(feed) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert feed._thread is None
+    assert not works(feed)
+
+
+def works(feed: feeds.LiveFeed) -> bool:
+    """Whether the feed's thread runs."""
+    return feed._thread is not None
 
 
 async def told(teller: Teller) -> bool | None:
@@ -288,13 +323,13 @@ def test_nobody_watching_costs_nothing(scene: Scene, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(feeds, "TICK_S", 0.2)
     with beside(scene.running) as running:
         feed = running.control.live
-        assert feed._thread is None
+        assert not works(feed)
         running.owner.get("/live?tenant=acme")
-        assert feed._thread is not None and feed._windows
+        assert works(feed) and feed._windows
         deadline = time.monotonic() + 5
-        while feed._thread is not None and time.monotonic() < deadline:
+        while works(feed) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert feed._thread is None and not feed._windows
+        assert not works(feed) and not feed._windows
         assert running.owner.get("/live?tenant=acme")["tenant"] == "acme", "and it begins anew"
 
 

@@ -73,6 +73,9 @@ class ControlMetrics:
             "interlock_control_canaries_failed_total", "Canaries taken back everywhere.", registry=self._registry
         )
         self._canaries_before = 0
+        self._streams = Gauge(
+            "interlock_control_live_streams", "Live pages that this process streams to.", registry=self._registry
+        )
 
     def install(self, app: FastAPI) -> None:
         """Count and time every request to the admin API."""
@@ -110,4 +113,6 @@ class ControlMetrics:
         if api.canaries is not None:
             self._canaries.inc(api.canaries.taken_back - self._canaries_before)
             self._canaries_before = api.canaries.taken_back
+        if api.live is not None:
+            self._streams.set(api.live.streams)
         return generate_latest(self._registry)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from playwright.sync_api import Page
@@ -116,30 +118,59 @@ def test_whoever_may_not_see_it_lands_on_health(tab: Tab, visitor: str) -> None:
     assert "Live" not in tab.page.inner_text("nav")
 
 
-def test_it_serves_everybody(admin: Tab, demo: Stack) -> None:
+@contextmanager
+def traffic(demo: Stack) -> Iterator[None]:
+    """People of two tenants call, some in vain."""
     ended = threading.Event()
 
-    def traffic() -> None:
-        number = 0
-        while not ended.is_set():
+    def calls(tenant: str, label: str, pause_s: float) -> None:
+        key, number = demo.key(tenant, label), 0
+        while not ended.wait(pause_s):
             number += 1
-            key, stream = demo.key("acme", "rosa-laptop"), number % 3 != 0
-            demo.chat(key, text=f"Signal {number}?", stream=stream, max_tokens=4 + number % 5)
-            if number % 9 == 0:
+            demo.chat(key, text=f"Signal {number}?", stream=number % 3 != 0, max_tokens=4 + number % 9)
+            if number % 7 == 0:
+                demo.chat(key, model="spare::smollm2")
+            if number % 11 == 0:
                 demo.chat(key, model="no-such-model")
-            ended.wait(0.15)
 
-    caller = threading.Thread(target=traffic)
-    caller.start()
+    who = (("acme", "rosa-laptop", 0.3), ("acme", "felix-laptop", 1.1), ("globex", "gina-desk", 0.7))
+    callers = [threading.Thread(target=calls, args=each) for each in who]
+    for each in callers:
+        each.start()
     try:
-        if SHOTS:
-            admin.page.wait_for_timeout(40_000)  # so that there is something to see
-        for look, shot in (("/console/", "live"), ("/console/?tenant=acme&by=team", "")):
-            admin.look(look, shot)
-        admin.look("/console/health", "health")
+        yield
     finally:
         ended.set()
-        caller.join()
+        for each in callers:
+            each.join()
+
+
+@contextmanager
+def priced(demo: Stack) -> Iterator[None]:
+    """For the pictures: both sources have a price and an estimate of what they take."""
+    before = {"sources": demo.admin("GET", "/export").json()["sources"]}
+    power = {"output_uj_per_token": 900_000, "input_uj_per_token": 40_000, "low_percent": 80, "high_percent": 130}
+    price = {"input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.4}
+    after = {"sources": [source | {"power": power, "price": price} for source in before["sources"]]}
+
+    def apply(document: object) -> None:
+        files = {"files": [{"name": "sources.json", "text": json.dumps(document)}]}
+        assert demo.admin("POST", "/apply", files).status == 200
+
+    apply(after)
+    try:
+        yield
+    finally:
+        apply(before)
+
+
+def test_it_serves_everybody(admin: Tab, demo: Stack) -> None:
+    with priced(demo) if SHOTS else nullcontext(), traffic(demo):
+        if SHOTS:
+            admin.page.wait_for_timeout(25_000)  # so that there is something to see
+        admin.look("/console/", "live")
+        admin.look("/console/?tenant=acme&by=team")
+        admin.look("/console/health", "health")
 
 
 def test_the_command_line_shows_the_same(demo: Stack) -> None:

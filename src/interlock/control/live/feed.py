@@ -158,8 +158,9 @@ class LiveFeed:
                     self._names.clear()
                     self._remembered_s = now_s
                 every = "" in self._wanted
-                for tenant_id, size in ledger_read.sizes(conn, None if every else list(self._wanted)).items():
-                    self._read(conn, tenant_id, size)
+                grown = ledger_read.sizes(conn, None if every else list(self._wanted))
+            for tenant_id, size in grown.items():
+                self._read(tenant_id, size)
             self._failing = ""
         except (InterlockError, psycopg.Error) as e:
             words = e.message if isinstance(e, InterlockError) else type(e).__name__
@@ -173,14 +174,25 @@ class LiveFeed:
         self._views.clear()
         self._totals.clear()
 
-    def _read(self, conn: psycopg.Connection[object], tenant_id: str, size: int) -> None:
-        """What was added to a tree; of one that is new here, or far ahead, the entries of the window."""
+    def _read(self, tenant_id: str, size: int) -> None:
+        """What was added to a tree; of one that is new here, or far ahead, the entries of the window.
+
+        INVARIANT: read in the name of the tenant, so that its window holds nothing that the database hides from it.
+        """
+        if self._places.get(tenant_id) == size and tenant_id in self._windows:
+            self._windows[tenant_id].prune(self._tools.clock.wall_ns())
+            return
+        with self._store.tenant(tenant_id) as conn:
+            self._take(conn, tenant_id, size)
+
+    def _take(self, conn: psycopg.Connection[object], tenant_id: str, size: int) -> None:
         settings = self._tools.settings
         place = self._places.get(tenant_id)
         window = self._windows.get(tenant_id)
         if place is None or window is None or size - place > settings.live_calls_max:
+            self._places.pop(tenant_id, None)
             window = self._windows[tenant_id] = Window(settings.live_calls_max, settings.live_window_s)
-            place = self._begin(conn, tenant_id, size, window)
+            place = self._places[tenant_id] = self._begin(conn, tenant_id, size, window)
         while place < size:
             until = min(place + READ, size)
             for leaf in ledger_read.leaves(conn, tenant_id, place, until):
@@ -188,8 +200,7 @@ class LiveFeed:
                     window.add(leaf)
                 except msgspec.MsgspecError:
                     logger.warning("an entry of %s cannot be read for the live view", tenant_id)
-            place = until
-        self._places[tenant_id] = size
+            place = self._places[tenant_id] = until
         window.prune(self._tools.clock.wall_ns())
 
     def _begin(self, conn: psycopg.Connection[object], tenant_id: str, size: int, window: Window) -> int:

@@ -114,6 +114,12 @@ class Hub:
                 self._open.pop(subscriber.scope, None)
                 self._sent.pop(subscriber.scope, None)
 
+    @property
+    def streams(self) -> int:
+        """Pages that are open."""
+        with self._lock:
+            return sum(len(group) for group in self._open.values())
+
     def whole(self, page: Subscriber) -> Event:
         """All sections as they are now. Call after `join`, so that nothing after them is missed."""
         view = self.feed.view(page.scope)
