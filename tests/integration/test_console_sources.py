@@ -224,3 +224,22 @@ def test_a_changed_alias_is_not_overwritten(running: Running, olga: Visitor) -> 
     form = {"model_0": "m", "weight_0": "9", "revision": str(read["revision"])}
     late = olga.post("/aliases/acme/helper", do="save", reason="r", **form)
     assert late.status_code == 409 and 'value="9"' in late.text
+
+
+def test_an_alias_of_many_targets_loses_none_to_its_form(running: Running, olga: Visitor) -> None:
+    targets = [{"model": f"m{n}", "weight": n + 1, "prefer_version": n == 3} for n in range(30)]
+    running.owner.do("PUT", "/tenants/acme/aliases/helper", {"name": "helper", "targets": targets, "class": "batch"})
+    read = running.owner.get("/tenants/acme/aliases/helper")
+    form = {"revision": str(read["revision"]), "mode": "eco", "reason": "greener"}
+    for n, row in enumerate(targets):
+        form |= {f"model_{n}": str(row["model"]), f"weight_{n}": str(row["weight"])}
+        form |= {f"prefer_{n}": "1"} if row["prefer_version"] else {}
+    assert olga.post("/aliases/acme/helper", do="save", **form).status_code == 303
+    after = running.owner.get("/tenants/acme/aliases/helper")
+    assert after["targets"] == read["targets"] and (after["mode"], after["class"]) == ("eco", "batch")
+
+
+def test_a_search_by_document_takes_a_hash_only(admin: Visitor) -> None:
+    assert admin.get("/calls?tenant=acme&document=contract.pdf").status_code == 400
+    assert admin.get("/calls?tenant=acme&document=" + "ab" * 31).status_code == 400
+    assert admin.get("/calls?tenant=acme&document=" + "ab" * 32).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from psycopg.rows import class_row
 from interlock.ledger import control_entry
 from interlock.ledger.proof.tiles import TILE, tile_root
 
+ROOTS_KEPT = 512
+"""Roots of full tiles that are kept with their tiles (8 KiB each): a proof asks for those of a whole row of them."""
 _LOCK_SPACE = 4_702
 """Advisory locks of trees: this number and a hash of the tenant's id."""
 
@@ -284,4 +287,9 @@ def tile(conn: Connection[Any], tenant_id: str, level: int, index: int, size: in
         " ORDER BY index",
         (tenant_id, level - 1, first, first + TILE),
     )
-    return b"".join(tile_root(each) for (each,) in rows)
+    return b"".join(_root(bytes(each)) for (each,) in rows)
+
+
+@functools.lru_cache(maxsize=ROOTS_KEPT)
+def _root(tile: bytes) -> bytes:
+    return tile_root(tile)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.e2e.stack import Stack, command, fetch, until
 
@@ -54,6 +60,65 @@ def test_calls_of_a_document_are_found_from_one_of_them_without_its_name(admin: 
     page.wait_for_load_state()
     assert page.locator(f"a[href$='{second.request_id}']").count() == 1
     assert page.locator(f"a[href$='{other}']").count() == 0
+
+
+class _Quoting(http.server.BaseHTTPRequestHandler):
+    """An engine that fails, and says in its error what it was asked."""
+
+    def do_GET(self) -> None:
+        self._say(200 if self.path.endswith("/models") else 404, {"object": "list", "data": [{"id": "parrot"}]})
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["content-length"])).decode()
+        self._say(400, {"error": {"message": f"cannot answer {asked}", "type": "invalid_request_error"}})
+
+    def _say(self, status: int, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def parrot(demo: Stack) -> Iterator[str]:
+    """The model of a source that quotes."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Quoting)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    source = {"name": "parrot", "kind": "openai", "url": url, "granted_to": ["*"], "labels": {"region": "eu-central"}}
+    assert demo.admin("POST", "/sources", source).status == 201
+    try:
+        yield "parrot::parrot"
+    finally:
+        assert demo.admin("DELETE", "/sources/parrot").status == 200
+        server.shutdown()
+        server.server_close()
+
+
+def test_what_a_source_said_of_a_failed_call_takes_the_second_grant(admin: Tab, demo: Stack, parrot: str) -> None:
+    key, page = demo.key("acme", "rosa-laptop"), admin.page
+    until(lambda: demo.chat(key, model=parrot).status == 400, 15, "the gateway to know the source")
+    request = demo.chat(key, model=parrot, text="open sesame").request_id
+    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 30, "the call")
+    grant = {"principal": "admin", "role": "payload_reader"}
+    admin.go(f"/console/calls/acme/{request}")
+    assert page.locator("table.waterfall rect.bar-failed").count() == 1
+    assert "sesame" not in page.content()
+    assert demo.admin("POST", "/roles", grant).status in (200, 201)
+    try:
+        admin.go(f"/console/calls/acme/{request}")
+        assert "sesame" not in page.content()
+        page.fill("#reason", "why it failed")
+        page.click("#said >> xpath=ancestor::section >> text=Show")
+        page.wait_for_load_state()
+        assert "cannot answer" in page.inner_text("section:has(#said)")
+    finally:
+        assert demo.admin("DELETE", "/roles/admin:payload_reader").status == 200
 
 
 def test_entries_that_are_no_calls_have_pages_too(admin: Tab, demo: Stack) -> None:

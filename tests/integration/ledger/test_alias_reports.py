@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from typing import Any
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -27,15 +28,17 @@ SAME = Comparison(True, 1000, 8, 7, True, True, True, True, False, False)
 OTHER = Comparison(False, 500, 7, 9, False, False, False, True, False, True)
 
 
-def call(books: Books, number: int, *, shadow_of: str = "", compared: Comparison | None = None) -> list[Record]:
-    """Records of a call through the alias `a`, at its target or at its shadow."""
+def call(
+    books: Books, number: int, *, shadow_of: str = "", compared: Comparison | None = None, alias: str = "a"
+) -> list[Record]:
+    """Records of a call through an alias, at its target or at its shadow."""
     model, arm = ("new", "shadow") if shadow_of else ("old", "")
     begun = msgspec.structs.replace(
         intent(number),
         tenant_id=books.tenant,
         team_id=books.teams["research"],
         wall_ns=time.time_ns(),
-        target=Target("alias", model=model, alias="a", canary=arm),
+        target=Target("alias", model=model, alias=alias, canary=arm),
         shadow_of=shadow_of,
     )
     tried = msgspec.structs.replace(attempt(number), model=model)
@@ -87,6 +90,17 @@ def test_what_a_shadow_said_is_in_the_report_and_on_nobodys_account(
     out = CliRunner().invoke(cli.app, ["compare", "a", "--tenant", "acme"])
     assert out.exit_code == 0 and "new as shadow, 2 answers compared" in out.stdout
     assert "same JSON" in out.stdout and "targets" in out.stdout
+
+
+def test_an_alias_is_no_other_that_is_written_like_it(running: Running) -> None:
+    books, owner = Books(running), running.owner
+    names = ("b", "b/c", "bb", "B", "é")
+    books.log([record for n, name in enumerate(names, 1) for record in call(books, n, alias=name)])
+    for name in names:
+        (arm,) = owner.get(f"/tenants/acme/alias-use/compare?alias={quote(name)}")["arms"]
+        assert arm["calls"] == 1, name
+        assert [user["calls"] for user in owner.get(f"/tenants/acme/alias-use/users?alias={quote(name)}")] == [1]
+    assert owner.get("/tenants/acme/alias-use/compare?alias=" + quote('b","'))["arms"] == []
 
 
 class _Client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from interlock.control.console.form_values import whole_number
@@ -16,7 +17,6 @@ MODES = (("eco", "eco: little energy and money"), ("balanced", "balanced"), ("qu
 DATA_CLASSES = ("public", "internal", "confidential", "restricted")
 SPARE_ROWS = 2
 """Empty rows below an alias's targets, to add some."""
-TARGETS_MAX = 20
 _TIMES = ("deprecated", "sunset", "successor")
 _BOUNDS = (
     ("calls_min", 30),
@@ -118,7 +118,8 @@ def _targets(form: Fields) -> list[dict[str, Any]]:
 
 
 def _rows(form: Fields) -> list[int]:
-    return [n for n in range(TARGETS_MAX) if f"model_{n}" in form]
+    """Numbers of the rows that were sent."""
+    return list(itertools.takewhile(lambda n: f"model_{n}" in form, itertools.count()))
 
 
 def _candidate(form: Fields) -> dict[str, Any]:

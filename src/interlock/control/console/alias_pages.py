@@ -70,7 +70,8 @@ def listing(visit: Visit, _: Sessions) -> Response:
         if visit.may(Action.alias_read, _place(row.tenant_id)) and (not row.tenant_id or row.tenant_id in names)
     ]
     lines.sort(key=lambda line: (line.tenant, line.alias.name))
-    return visit.page("aliases.html", lines=lines, may_write=visit.may_somewhere(Action.alias_write))
+    cut = SHOWN_MAX if len(rows) == SHOWN_MAX else 0
+    return visit.page("aliases.html", lines=lines, cut=cut, may_write=visit.may_somewhere(Action.alias_write))
 
 
 def show(visit: Visit, _: Sessions) -> Response:

@@ -113,7 +113,7 @@ def _show(visit: Visit, content: Reason | None = None) -> Response:
         view = ledger.show(conn, tenant_id, request, keys if content is not None else None, settings)
         leaves = [msgspec.json.decode(entry.leaf) for entry in view.entries]
         line = line_of(leaves[0], Names(conn))
-        found = _found(visit, tenant_id, request, keys, leaves[0])
+    found = _found(visit, tenant_id, request, keys, leaves[0])
     if content is None:
         looks.note(api.store, api.tools, actor, tenant_id, "ledger.show", request, None, Reason(""))
     return visit.page(

@@ -60,7 +60,9 @@ def search(visit: Visit, _: Sessions) -> Response:
         known = Names(conn)
         wanted = _filter(given, known, tenant_id)
         found = ledger.search(conn, tenant_id, wanted, int(before) if before.isdigit() else 0, ROWS)
-        lines = [line_of(msgspec.json.decode(entry.leaf), known) for entry in found]
+        leaves = [msgspec.json.decode(entry.leaf) for entry in found]
+        known.learn_all(str(leaf.get("who", {}).get(name, "")) for leaf in leaves for name in ("principal", "team"))
+        lines = [line_of(leaf, known) for leaf in leaves]
     asked: dict[str, object] = {name: value for name, value in wanted._asdict().items() if value and name != "document"}
     if wanted.document:
         asked["document"] = wanted.document.hex()

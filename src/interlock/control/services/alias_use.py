@@ -150,6 +150,8 @@ _decode = msgspec.json.Decoder(_Leaf).decode
 def users(conn: Connection[Any], tenant_id: str, alias: str, since_ns: int, until_ns: int) -> list[AliasUser]:
     """Who called through the alias within the period."""
     names = Names(conn)
+    found = alias_use.users(conn, tenant_id, alias, since_ns, until_ns, USERS_MAX)
+    names.learn_all(id_ for each in found for id_ in (each.team_id, each.principal_id))
     return [
         AliasUser(
             names.of(each.team_id) if each.team_id else "",
@@ -158,7 +160,7 @@ def users(conn: Connection[Any], tenant_id: str, alias: str, since_ns: int, unti
             each.calls,
             instant(each.last_ns),
         )
-        for each in alias_use.users(conn, tenant_id, alias, since_ns, until_ns, USERS_MAX)
+        for each in found
     ]
 
 

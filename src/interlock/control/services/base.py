@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from psycopg import Connection
@@ -12,11 +12,14 @@ from psycopg import Connection
 from interlock.control.power import Factor
 from interlock.errors import NotFound
 from interlock.settings import Settings
-from interlock.storage import principals, teams, tenants
+from interlock.storage import names, principals, teams, tenants
 from interlock.storage.changes import Author
 from interlock.storage.ids import make_id
 from interlock.types.clock import Clock
 from interlock.types.identity import DataClass, Principal, Recording, Workload
+
+_LEARNT = ("prn_", "team_")
+"""How ids begin whose names are looked up together."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,6 +113,12 @@ class Names:
     def learn(self, id_: str, name: str) -> None:
         """Remember what an id is called, from a row that was read anyway."""
         self._named[id_] = name
+
+    def learn_all(self, ids: Iterable[str]) -> None:
+        """Look up principals and teams together; what is not found among them is its id from now on."""
+        wanted = {id_ for id_ in ids if id_.startswith(_LEARNT) and id_ not in self._named}
+        if wanted:
+            self._named |= {id_: id_ for id_ in wanted} | names.of(self._conn, wanted)
 
     def of(self, id_: str) -> str:
         """The name of a tenant, team or principal; the id itself when it is gone or not visible."""

@@ -90,6 +90,8 @@ def report(conn: Connection[Any], tenant_id: str, by: Sequence[str], first: date
     if len(found) > ROWS_MAX:
         raise BadRequest(f"the report has more than {ROWS_MAX} lines: take fewer days, or columns", param="by")
     names = Names(conn)
+    named = [at for at, name in enumerate(dimensions) if name in ("team_id", "principal_id")]
+    names.learn_all(values[at] for values, _ in found for at in named)
     centers = usage.cost_centers(conn) if "cost_center" in by else {}
     sums: dict[tuple[str, ...], Sums] = {}
     for values, each in found:
