@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import secrets
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from interlock.control.identity import Actor, reach_of
@@ -38,7 +39,11 @@ class Sessions:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self.providers = Providers(api.tools.settings, api.tools.clock)
+
+    @cached_property
+    def providers(self) -> Providers:
+        """The identity providers that people sign in at."""
+        return Providers(self._api.tools.settings, self._api.tools.clock)
 
     def begin(
         self,
