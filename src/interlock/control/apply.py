@@ -294,6 +294,9 @@ class Configurator:
             for spec_issuer in (msgspec.convert(f, IssuerSpec) for f in (change.before, change.after) if f):
                 for role in spec_issuer.group_roles.values():
                     require_grant(actor.bindings, role, reach_of(place or ""))
+                if spec_issuer.login is not None and reach_of(place or "") is None:
+                    # of the platform: its secret may be any file or variable of this machine
+                    require(actor.bindings, Action.source_write, None)
 
     def _look(self, steps: Plan, declared: Mapping[Ref, Entry]) -> dict[str, Found]:
         chosen = [declared[c.ref].spec for c in steps.changes if c.kind == "source" and c.operation != "delete"]

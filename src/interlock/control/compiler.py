@@ -211,7 +211,7 @@ SMALL: dict[str, Callable[[Connection[Any]], bytes]] = {
     "policies": lambda conn: _sorted(policies.everything(conn), "tenant_id", "id"),
     "trials": lambda conn: _sorted(policy_drafts.trials(conn), "tenant_id"),
     "aliases": lambda conn: _sorted(aliases.everything(conn), "tenant_id", "name"),
-    "issuers": lambda conn: _sorted(issuers.everything(conn), "id"),
+    "issuers": lambda conn: _sorted([msgspec.structs.replace(i, login=None) for i in issuers.everything(conn)], "id"),
     "budgets": lambda conn: _sorted(budgets.everything(conn), "id"),
     "router": lambda _: _encode({"version": 0}),
 }

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from interlock.metering.energy import COEFFICIENT_MAX, HIGH_PERCENT, LOW_PERCENT
-from interlock.types.identity import AdminRole, LimitSet, PrincipalKind, Retention, Scope
+from interlock.types.identity import AdminRole, LimitSet, PrincipalKind, Retention, Scope, SignIn
 from interlock.types.source import Ability, CredentialRef, SourceKind, SourceLimits, Timeouts, TlsRef
 
 DataClassName = Literal["public", "internal", "confidential", "restricted"]
@@ -220,9 +220,13 @@ class BudgetSpec(Spec, frozen=True):
     alerts: tuple[Annotated[int, Meta(ge=1, le=1000)], ...] = (80, 100)
 
 
+class SignInSpec(SignIn, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """`SignIn` as it is declared: where the client's secret is, never the secret."""
+
+
 class IssuerSpec(Spec, frozen=True):
     """A JWT issuer that the tenant trusts. `group_teams` maps a group's name to a team's name, `group_roles` to an
-    administrative role in the tenant."""
+    administrative role in the tenant. With `login` people sign in to the console there."""
 
     issuer: str
     audience: str
@@ -234,6 +238,7 @@ class IssuerSpec(Spec, frozen=True):
     kind: PrincipalKind = PrincipalKind.user
     data_class: DataClassName = "internal"
     group_roles: dict[str, AdminRole] = {}
+    login: SignInSpec | None = None
 
 
 class RoleSpec(Spec, frozen=True):

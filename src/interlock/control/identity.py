@@ -16,12 +16,13 @@ from interlock.control.secrets import write_secret
 from interlock.control.services import keys as key_service
 from interlock.control.services.base import Tools, Tx
 from interlock.errors import Denied, NotFound, Unauthenticated
+from interlock.identity.tokens import Proven
 from interlock.storage import bindings, console, keys, principals, tenants
 from interlock.storage.bindings import RoleBinding
 from interlock.storage.changes import Author
 from interlock.storage.pool import Store
 from interlock.types import apikey
-from interlock.types.identity import AdminRole, Principal, PrincipalKind, Scope
+from interlock.types.identity import AdminRole, Issuer, Principal, PrincipalKind, Scope
 from interlock.types.snapshot import key_digest
 
 ADMIN = "admin"
@@ -58,6 +59,9 @@ class ByToken(Protocol):
 
     def actor(self, token: str) -> Actor:
         """The administrator that a token proves."""
+
+    def signed_in(self, issuer: Issuer, id_token: str) -> Proven:
+        """What an ID token for the console proves, whatever roles it gives."""
 
 
 def authenticate(store: Store, tools: Tools, by_token: ByToken, authorization: str) -> Actor:

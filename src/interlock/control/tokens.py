@@ -12,14 +12,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from contextlib import suppress
+
+import msgspec
 
 from interlock.control.identity import Actor, reach_of
 from interlock.control.permissions import Binding
 from interlock.control.services.base import Tools
-from interlock.errors import Denied, InterlockError, Unauthenticated
+from interlock.errors import Denied, InterlockError, Unauthenticated, Unavailable
 from interlock.identity.jwks import JwksFetcher, KeyStore
-from interlock.identity.tokens import TokenVerifier, admin_roles, scopes_of
+from interlock.identity.tokens import Proven, TokenVerifier, admin_roles, scopes_of
 from interlock.storage import issuers, principals, tenants
 from interlock.storage.pool import Store
 from interlock.types.identity import Caller, Issuer, Scope
@@ -27,7 +30,8 @@ from interlock.types.identity import Caller, Issuer, Scope
 logger = logging.getLogger(__name__)
 
 _STEP_S = 0.25
-"""How often the thread looks whether it should stop."""
+"""How often the thread looks whether it should stop, and somebody who signs in whether there are keys."""
+_KEY_WAITS = 20
 
 
 class AdminTokens:
@@ -39,6 +43,8 @@ class AdminTokens:
         self._folder = tools.settings.home_path("control", "jwks")
         keys = KeyStore(self._folder, tools.settings, tools.clock, self._ask)
         self._verifier = TokenVerifier((), keys, tools.settings, tools.clock)
+        people = KeyStore(self._folder, tools.settings, tools.clock, self._ask)
+        self._people = TokenVerifier((), people, tools.settings, tools.clock)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked: set[str] = set()
@@ -70,6 +76,25 @@ class AdminTokens:
         held = tuple(Binding(role, reach_of(issuer.tenant_id)) for role in roles)
         who = f"{name} ({issuer.issuer})"
         return Actor(caller.principal.id, who, issuer.tenant_id, caller.credential_id, held)
+
+    def signed_in(self, issuer: Issuer, id_token: str) -> Proven:
+        """What an ID token for the console proves: signature, issuer, audience (the console's client) and times.
+
+        Waits a few seconds for keys that are not known yet. Raises as `actor`.
+        """
+        if issuer.login is None:
+            raise Unauthenticated("nobody signs in at this issuer", code="invalid_token")
+        meant = msgspec.structs.replace(issuer, audience=issuer.login.client_id)
+        for left in range(_KEY_WAITS, -1, -1):
+            try:
+                with self._lock:
+                    self._people.update((meant,))
+                    return self._people.prove(id_token)
+            except Unavailable:
+                if not left:
+                    raise
+                time.sleep(_STEP_S)
+        raise AssertionError  # INVARIANT: the last turn returns or raises
 
     def run(self, stop: threading.Event) -> None:
         """Keep the key sets of issuers that hand out roles, until `stop`. An outage of the database is waited out."""

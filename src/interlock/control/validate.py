@@ -32,7 +32,7 @@ from interlock.control.plan import AnySpec, ConfigErrors, Entry, Ref
 from interlock.errors import ConfigError, InterlockError
 from interlock.metering.cost import RATE_MAX
 from interlock.metering.periods import length_s
-from interlock.types.identity import DataClass, PrincipalKind
+from interlock.types.identity import DataClass, PrincipalKind, SignIn
 from interlock.types.source import CLOUD_KINDS, SourceKind
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._@+-]{0,98}[A-Za-z0-9])?", re.ASCII)
@@ -336,6 +336,26 @@ def _issuer(spec: IssuerSpec) -> Iterator[Fault]:
     unknown = sorted(set(spec.algorithms) - ALGORITHMS)
     if unknown or not spec.algorithms:
         yield ("algorithms",), f"choose from {', '.join(sorted(ALGORITHMS))}"
+    if spec.login is not None:
+        yield from _sign_in(spec, spec.login)
+
+
+def _sign_in(spec: IssuerSpec, login: SignIn) -> Iterator[Fault]:
+    if not login.client_id:
+        yield ("login", "client_id"), "the client that the provider knows this console as is needed"
+    if login.secret_env and login.secret_file:
+        yield ("login",), "names secret_env or secret_file, where the client's secret is found, or neither"
+    if "openid" not in login.scopes:
+        yield ("login", "scopes"), "the scope openid is needed: without it nobody is told who signs in"
+    if any(re.fullmatch(r"[!#-\[\]-~]+", scope) is None for scope in login.scopes):
+        yield ("login", "scopes"), "a scope is one word"
+    if len(login.label) > 60 or not (login.label.isprintable()):
+        yield ("login", "label"), "at most 60 printable characters"
+    if not spec.group_roles:
+        yield ("group_roles",), "nobody could sign in: without group_roles the issuer gives nobody a role"
+    reason = _bad_url(spec.issuer)
+    if reason:
+        yield ("issuer",), f"its discovery document is found by its name, which is a URL then: {reason}"
 
 
 def _source(spec: SourceSpec) -> Iterator[Fault]:

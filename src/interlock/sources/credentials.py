@@ -112,7 +112,7 @@ class CredentialStore:
         known = self._lines.get(source.id)
         if known is not None and known[0] is source:
             return known[1]
-        secret = self._secret(source, ref, "credential")
+        secret = self._secret(f"source {source.name!r}", source.tenant_id, ref, "credential")
         name, scheme = ref.carried(source.kind)
         before = f"{scheme} " if scheme else ""
         line = b"%b: %b%b\r\n" % (name.encode("ascii"), before.encode("ascii"), secret)
@@ -129,7 +129,16 @@ class CredentialStore:
         ref = source.egress_proxy_credential
         if ref is None:
             raise UpstreamError(f"source {source.name!r} has no credential for its proxy", code="credential_missing")
-        return b"Basic " + base64.b64encode(self._secret(source, ref, "egress_proxy_credential"))
+        return b"Basic " + base64.b64encode(
+            self._secret(f"source {source.name!r}", source.tenant_id, ref, "egress_proxy_credential")
+        )
+
+    def secret(self, owner: str, tenant_id: str, ref: CredentialRef) -> str:
+        """A secret that is no source's, by the same rules. `owner`: whose, for the error; `tenant_id` "": the platform.
+
+        Raises UpstreamError (`credential_missing`).
+        """
+        return self._secret(owner, tenant_id, ref, "credential").decode()
 
     def check(self, now: float) -> bool:
         """Re-read what has changed, at most every `credential_check_ms`. `now`: monotonic seconds. True if any did."""
@@ -148,12 +157,12 @@ class CredentialStore:
             self._lines.clear()
         return changed
 
-    def _secret(self, source: Source, ref: CredentialRef, field: str) -> bytes:
+    def _secret(self, owner: str, tenant_id: str, ref: CredentialRef, field: str) -> bytes:
         place = (ref.env, ref.file)
         try:
-            _check_reference(ref, source.tenant_id, self._settings, field)
+            _check_reference(ref, tenant_id, self._settings, field)
         except ConfigError as e:
-            raise UpstreamError(f"source {source.name!r}: {e.message}", code="credential_missing") from None
+            raise UpstreamError(f"{owner}: {e.message}", code="credential_missing") from None
         entry = self._entries.get(place)
         if entry is None or entry.error:
             if len(self._entries) >= 4 * self._settings.sources_max:
@@ -161,7 +170,7 @@ class CredentialStore:
             entry = self._entries[place] = entry or _Entry(ref)
             self._read(entry)
         if entry.error:
-            raise UpstreamError(f"source {source.name!r}: its credential {entry.error}", code="credential_missing")
+            raise UpstreamError(f"{owner}: its credential {entry.error}", code="credential_missing")
         return entry.secret
 
     def _read(self, entry: _Entry) -> None:

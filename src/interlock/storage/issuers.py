@@ -27,8 +27,9 @@ TABLE = Table(
         "kind",
         "data_class",
         "group_roles",
+        "login",
     ),
-    json=("group_teams", "group_roles"),
+    json=("group_teams", "group_roles", "login"),
     parts=lambda _: ("issuers",),
 )
 
@@ -69,5 +70,5 @@ def page(
 
 
 def everything(conn: Connection[Any]) -> list[Issuer]:
-    """All issuers, for the snapshot."""
+    """All issuers."""
     return TABLE.all_as(conn, Issuer)

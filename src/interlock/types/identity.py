@@ -144,6 +144,20 @@ class ApiKey(msgspec.Struct, frozen=True, omit_defaults=True):
     """Its calls are no more urgent than this."""
 
 
+class SignIn(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How people sign in to the console at an issuer: as which of its clients (OpenID Connect Core, section 3.1).
+
+    `secret_env`, `secret_file`: where the client's secret is found, never the secret; both "": a public client.
+    """
+
+    client_id: str
+    secret_env: str = ""
+    secret_file: str = ""
+    scopes: tuple[str, ...] = ("openid", "profile", "email")
+    label: str = ""
+    """What the button says; "": the issuer's host."""
+
+
 class Issuer(msgspec.Struct, frozen=True, omit_defaults=True):
     """A JWT issuer a tenant trusts, and how its claims become a principal.
 
@@ -163,6 +177,7 @@ class Issuer(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: PrincipalKind = PrincipalKind.user
     data_class: DataClass = DataClass.internal
     group_roles: dict[str, AdminRole] = {}
+    login: SignIn | None = None
 
 
 class Caller(msgspec.Struct, frozen=True, omit_defaults=True):

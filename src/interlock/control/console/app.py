@@ -20,6 +20,7 @@ from interlock.control.console import (
     calls,
     health,
     live,
+    oidc,
     people_pages,
     signin,
     source_pages,
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 MODULES = (
     signin,
+    oidc,
     live,
     health,
     calls,

@@ -10,11 +10,13 @@ import datetime
 import hashlib
 import secrets
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from interlock.control.identity import Actor, reach_of
 from interlock.control.permissions import Binding
 from interlock.errors import Denied, Unauthenticated
+from interlock.identity.oidc import Providers
 from interlock.identity.tokens import roles_of_groups
 from interlock.storage import bindings, console, issuers, principals, tenants
 from interlock.storage.console import Session
@@ -37,6 +39,11 @@ class Sessions:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+
+    @cached_property
+    def providers(self) -> Providers:
+        """The identity providers that people sign in at."""
+        return Providers(self._api.tools.settings, self._api.tools.clock)
 
     def begin(
         self,
@@ -92,6 +99,7 @@ class Sessions:
             console.end_session(conn, digest(token))
 
     def _actor(self, session: Session) -> Actor:
+        who = session.name
         with self._api.store.platform() as conn:
             tenant = tenants.get(conn, session.tenant_id)
             if tenant is None or not tenant.value.active:
@@ -105,8 +113,9 @@ class Sessions:
                 )
             else:
                 issuer = issuers.get(conn, session.issuer_id)
-                if issuer is None:
+                if issuer is None or issuer.value.login is None:
                     raise Unauthenticated("the identity provider is trusted no longer", code="no_session")
+                who = f"{session.name} ({issuer.value.issuer})"
                 declared = principals.by_name(conn, session.tenant_id, session.name)
                 if declared is not None and not declared.value.active:
                     raise Unauthenticated("the account is switched off", code="inactive_principal")
@@ -114,4 +123,4 @@ class Sessions:
                 held = tuple(Binding(role, reach) for role in roles_of_groups(issuer.value, session.groups))
         if not held:
             raise Denied(f"{session.name} has no administrative role", code="admin_denied")
-        return Actor(session.principal_id, session.name, session.tenant_id, f"console/{session.method}", held)
+        return Actor(session.principal_id, who, session.tenant_id, f"console/{session.method}", held)

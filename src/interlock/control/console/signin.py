@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlencode, urlsplit
 
 from interlock.control.console import passwords
 from interlock.control.console.page import Page
 from interlock.control.console.visit import COOKIE, check_csrf, check_same_site, safe_path
 from interlock.control.services.base import Names
 from interlock.errors import InterlockError, NotFound
-from interlock.storage import console, tenants
+from interlock.storage import console, issuers, tenants
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -21,17 +22,53 @@ if TYPE_CHECKING:
 WRONG = "The name or the password is wrong, or the account waits after too many wrong passwords."
 """Says nothing about which: a stranger learns no names."""
 NAME_MAX = 200
+WAYS_MAX = 200
+"""As many issuers as a tenant may have."""
+
+
+class Way(NamedTuple):
+    """An identity provider that people may sign in at. `path`: the link that begins it."""
+
+    label: str
+    path: str
 
 
 def form(visit: Visit, _: Sessions) -> Response:
     """The form, and the identity providers that people may sign in at."""
-    return _form(visit)
+    return show(visit)
 
 
-def _form(visit: Visit, *, wrong: str = "", status: int = 200) -> Response:
+def show(visit: Visit, *, wrong: str = "", status: int = 200) -> Response:
+    """The form, with what went wrong."""
     goes_to = safe_path(visit.form.get("to") or visit.query.get("to", ""))
     name = visit.form.get("name", "")[:NAME_MAX]
-    return visit.page("sign_in.html", status, wrong=wrong, goes_to=goes_to, name=name, insecure=not _secure(visit))
+    return visit.page(
+        "sign_in.html",
+        status,
+        wrong=wrong,
+        goes_to=goes_to,
+        name=name,
+        insecure=not _secure(visit),
+        ways=_ways(visit, goes_to),
+    )
+
+
+def _ways(visit: Visit, goes_to: str) -> list[Way]:
+    """The platform's providers; a tenant's only for who names it (`?tenant=`): the page lists no tenants."""
+    tenant = visit.query.get("tenant", "")[:NAME_MAX]
+    with visit.api.store.platform() as conn:
+        found = issuers.page(conn, tenant_id=tenants.PLATFORM_TENANT, limit=WAYS_MAX)
+        named = tenants.by_name(conn, tenant) if tenant else None
+        if named is not None and named.value.active and named.value.id != tenants.PLATFORM_TENANT:
+            found += issuers.page(conn, tenant_id=named.value.id, limit=WAYS_MAX)
+    return [
+        Way(
+            stored.value.login.label or urlsplit(stored.value.issuer).hostname or stored.value.issuer,
+            f"/console/sign-in/{stored.value.id}?{urlencode({'to': goes_to})}",
+        )
+        for stored in found
+        if stored.value.login is not None
+    ]
 
 
 def _secure(visit: Visit) -> bool:
@@ -47,12 +84,12 @@ def sign_in(visit: Visit, sessions: Sessions) -> Response:
     tenant, _, name = visit.form.get("name", "").strip()[:NAME_MAX].rpartition("/")
     found = _proven(visit, tenant, name, visit.form.get("password", ""))
     if found is None:
-        return _form(visit, wrong=WRONG, status=401)
+        return show(visit, wrong=WRONG, status=401)
     principal_id, tenant_id = found
     try:
         token = sessions.begin(method="password", principal_id=principal_id, name=name, tenant_id=tenant_id)
     except InterlockError as error:
-        return _form(visit, wrong=error.message, status=error.status)
+        return show(visit, wrong=error.message, status=error.status)
     answer = visit.go(safe_path(visit.form.get("to", "")))
     set_cookie(answer, token)
     return answer

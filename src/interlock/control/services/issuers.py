@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.control.documents import IssuerSpec
+from interlock.control.documents import IssuerSpec, SignInSpec, restate
 from interlock.control.services.base import Names, Tx, data_class_name, missing
 from interlock.errors import Conflict
 from interlock.storage import issuers
 from interlock.storage.table import Stored
-from interlock.types.identity import DataClass, Issuer
+from interlock.types.identity import DataClass, Issuer, SignIn
 
 _PER_TENANT_MAX = 200
 
@@ -27,6 +27,7 @@ def spec_of(issuer: Issuer, names: Names) -> IssuerSpec:
         kind=issuer.kind,
         data_class=data_class_name(issuer.data_class),
         group_roles=dict(issuer.group_roles),
+        login=restate(issuer.login, SignInSpec),
     )
 
 
@@ -80,4 +81,5 @@ def _with(tx: Tx, issuer: Issuer, spec: IssuerSpec) -> Issuer:
         kind=spec.kind,
         data_class=DataClass[spec.data_class],
         group_roles=dict(spec.group_roles),
+        login=restate(spec.login, SignIn),
     )

@@ -1,6 +1,6 @@
 """Indexes by which the ledger is searched: a caller, a model, a team, a source, calls that did not complete.
 
-Revision: 0020
+Revision: 0019
 """
 
 from __future__ import annotations
