@@ -43,6 +43,7 @@ NAVIGATION = (
     Place("Health", "/console/"),
     Place("Ledger", "/console/calls", Action.ledger_read),
     Place("Usage", "/console/usage", Action.usage_read),
+    Place("Budgets", "/console/budgets", Action.budget_read),
 )
 
 
