@@ -26,7 +26,7 @@ tenants:
     roles: [{principal: gina, role: owner}]
     budgets: [{name: theirs, calls: 5}]
 """
-PASSWORD = "correct horse battery"  # noqa: S105 - of a test
+PASSWORD = "correct horse battery"
 ONE = "/console/budgets/budget?tenant=acme&name=trains"
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, until
 
 from .conftest import Tab, called
 
@@ -58,13 +58,18 @@ def test_a_budget_is_set_watched_changed_and_deleted(admin: Tab, demo: Stack) ->
 
 def test_what_is_typed_is_inert_and_pages_serve_everybody(admin: Tab, demo: Stack) -> None:
     made = [
-        {"name": "small-model", "model": "smollm2", "usd": "0.5"},
+        {"name": "small-model", "model": "smollm2", "tokens": 200, "hard": False, "window": "day", "alerts": [10, 100]},
         {"name": "green", "team": "research", "joules": 3600000, "window": "week", "hard": False},
     ]
     try:
         for each in made:
             assert demo.admin("POST", "/tenants/acme/budgets", each).status == 201
-        called(demo, "Is it far?")
+
+        def used() -> bool:
+            called(demo, "Is it far?")
+            return any(each["used"] and each["alerts"] for each in demo.admin("GET", "/tenants/acme/budget-use").json())
+
+        until(used, 30, "a budget to be used and told of")
         admin.go("/console/budgets/new?tenant=acme")
         for name in ("name", "on", "amount", "window", "alerts", "reason"):
             admin.page.fill(f"[name={name}]", HOSTILE)
@@ -72,7 +77,7 @@ def test_what_is_typed_is_inert_and_pages_serve_everybody(admin: Tab, demo: Stac
         assert admin.page.locator("[role=alert]").count() == 1 and admin.page.input_value("#f-name") == HOSTILE
         assert admin.page.locator("img[src=x]").count() == 0 and admin.page.title() != "owned"
         admin.look(LISTING, "budgets")
-        admin.look("/console/budgets/budget?tenant=acme&name=green", "budget")
+        admin.look("/console/budgets/budget?tenant=acme&name=small-model", "budget")
         admin.look("/console/budgets/new?tenant=acme")
     finally:
         for each in made:

@@ -62,7 +62,6 @@ def page(visit: Visit, _: Sessions) -> Response:
     if (last - first).days >= DAYS_MAX:
         raise BadRequest(f"a report is of {DAYS_MAX} days at most", param="from")
     by = [name for name, _ in BY if visit.query.get(f"by_{name}")] or ["team", "model"]
-    figure = _one(visit, "figure", usage_pivot.FIGURES)
     department = _one(visit, "rows", usage_pivot.DEPARTMENTS)
     after = last + datetime.timedelta(days=1)
     earlier = first - (after - first)
@@ -70,13 +69,15 @@ def page(visit: Visit, _: Sessions) -> Response:
         report = usage.report(conn, tenant_id, by, first, after)
         if visit.query.get("form") in ("csv", "json"):
             return _file(report, tenant, visit.query["form"])
+        figure = _one(visit, "figure", usage_pivot.FIGURES, "cost" if report.total.nusd else "calls")
         days = usage.report(conn, tenant_id, ["day"], first, after)
         unit = usage_pivot.unit_of(first, after)
         rows = usage.report(conn, tenant_id, [department, "model", unit], first, after)
         before = usage.report(conn, tenant_id, [department, "model"], earlier, first)
         zone = stored_usage.time_zone(conn, tenant_id)
     may_search = visit.may(Action.ledger_read, reach_of(tenant_id))
-    links = usage_pivot.Links(tenant, ZoneInfo(zone), department, may_search)
+    links = usage_pivot.Links(tenant, ZoneInfo(zone), may_search)
+    shown = usage_pivot.Shown(figure, department)
     return visit.page(
         "usage.html",
         tenant=tenant,
@@ -87,9 +88,11 @@ def page(visit: Visit, _: Sessions) -> Response:
         columns=BY,
         first=first,
         last=last,
+        after=after,
+        links=links,
         earlier=earlier,
         changes=_changes(report.total, before.total),
-        pivot=usage_pivot.pivot(rows.rows, before.rows, figure, first, after, links),
+        pivot=usage_pivot.pivot(rows.rows, before.rows, shown, first, after, links),
         figure=figure,
         figures=usage_pivot.FIGURES,
         department=department,
@@ -98,8 +101,8 @@ def page(visit: Visit, _: Sessions) -> Response:
     )
 
 
-def _one(visit: Visit, name: str, choices: tuple[tuple[str, str], ...]) -> str:
-    given = visit.query.get(name, "") or choices[0][0]
+def _one(visit: Visit, name: str, choices: tuple[tuple[str, str], ...], default: str = "") -> str:
+    given = visit.query.get(name, "") or default or choices[0][0]
     if given not in dict(choices):
         raise BadRequest(f"{name} is one of {', '.join(dict(choices))}", param=name)
     return given

@@ -1,9 +1,9 @@
-"""The pivot of the usage page: departments and their models down, days or months across. Pure."""
+"""The pivot of the usage page: departments and their models down, days or months across, newest first. Pure."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
@@ -16,6 +16,8 @@ DAYS_MAX = 31
 """Of a longer time than this, months are shown, not days."""
 SHADES = 5
 ROWS_MAX = 500
+FILTERS = ("team", "principal", "model", "source")
+"""Columns of reports that the ledger is searched by."""
 
 VALUES: dict[str, Callable[[Row], int]] = {
     "cost": lambda row: row.nusd,
@@ -48,7 +50,8 @@ class Line(NamedTuple):
 
 
 class Pivot(NamedTuple):
-    """`columns`: days or months, as ISO text. `more`: departments and models left out, those that took least."""
+    """`columns`: days or months, as ISO text, newest first. `more`: departments and models left out, those that
+    took least."""
 
     columns: list[str]
     lines: list[Line]
@@ -58,21 +61,35 @@ class Pivot(NamedTuple):
     more: int
 
 
+class Shown(NamedTuple):
+    """Which number is shown (a name of VALUES), and of what: team or cost_center."""
+
+    figure: str
+    department: str
+
+
 class Links(NamedTuple):
-    """Where numbers lead: the ledger search of a tenant. Days are the tenant's own, in `zone`."""
+    """Where numbers lead: the ledger search of a tenant. Days are the tenant's own, in `zone`. `allowed`: whether the
+    visitor may search there."""
 
     tenant: str
     zone: ZoneInfo
-    department: str
     allowed: bool
 
-    def to(self, department: str, model: str, first: datetime.date, after: datetime.date) -> str:
-        """The search for calls of these days; "" where no filter of the ledger says the same."""
-        if not self.allowed or self.department != "team" or not department:
+    def to(self, by: Mapping[str, str], first: datetime.date, after: datetime.date, kind: str = "call") -> str:
+        """The search for what a line of a report is of, within the days [from, to); "" where no filter of the ledger
+        says the same: of a cost centre or a request class, and of those without a team."""
+        given = {"tenant": self.tenant, "kind": kind}
+        for name, value in by.items():
+            if name == "day":
+                first = datetime.date.fromisoformat(value)
+                after = first + datetime.timedelta(days=1)
+            elif name in FILTERS and value:
+                given[name] = value
+            else:
+                return ""
+        if not self.allowed:
             return ""
-        given = {"tenant": self.tenant, "kind": "call", "team": department}
-        if model:
-            given["model"] = model
         return "/console/calls?" + urlencode({**given, "since": self._utc(first), "until": self._utc(after)})
 
     def _utc(self, day: datetime.date) -> str:
@@ -86,19 +103,19 @@ def unit_of(first: datetime.date, after: datetime.date) -> str:
 
 
 def pivot(
-    rows: Sequence[Row], earlier: Iterable[Row], figure: str, first: datetime.date, after: datetime.date, links: Links
+    rows: Sequence[Row], earlier: Iterable[Row], shown: Shown, first: datetime.date, after: datetime.date, links: Links
 ) -> Pivot:
     """`rows`: by department, model and `unit_of` the time; `earlier`: by department and model, of the time before."""
-    value, unit = VALUES[figure], unit_of(first, after)
+    value, unit = VALUES[shown.figure], unit_of(first, after)
     spans = _spans(first, after, unit)
     columns = list(spans)
     sums: dict[tuple[str, str], dict[str, int]] = {}
     for row in rows:
-        here = sums.setdefault((row.by[links.department], row.by["model"]), {})
+        here = sums.setdefault((row.by[shown.department], row.by["model"]), {})
         here[row.by[unit]] = here.get(row.by[unit], 0) + value(row)
     then: dict[tuple[str, str], int] = {}
     for row in earlier:
-        key = (row.by[links.department], row.by["model"])
+        key = (row.by[shown.department], row.by["model"])
         then[key] = then.get(key, 0) + value(row)
     keys = sorted({*sums, *then}, key=lambda key: (key[0], -sum(sums.get(key, {}).values()), key[1]))
     departments = sorted({key[0] for key in keys}, key=lambda d: (-_of(sums, d), d))
@@ -108,8 +125,10 @@ def pivot(
         mine = [key for key in keys if key[0] == department]
         joined = {c: sum(sums.get(key, {}).get(c, 0) for key in mine) for c in columns}
         before = sum(then.get(key, 0) for key in mine)
-        lines.append(_line(department, "", joined, before, None, spans, links))
-        lines += [_line(*key, sums.get(key, {}), then.get(key, 0), largest, spans, links) for key in mine]
+        lines.append(_line(Place(shown.department, department, ""), joined, before, None, spans, links))
+        for key in mine:
+            place = Place(shown.department, *key)
+            lines += [_line(place, sums.get(key, {}), then.get(key, 0), largest, spans, links)]
     totals = [sum(each.get(c, 0) for each in sums.values()) for c in columns]
     return Pivot(columns, lines[:ROWS_MAX], totals, sum(totals), sum(then.values()), max(0, len(lines) - ROWS_MAX))
 
@@ -118,9 +137,16 @@ def _of(sums: dict[tuple[str, str], dict[str, int]], department: str) -> int:
     return sum(sum(each.values()) for key, each in sums.items() if key[0] == department)
 
 
+class Place(NamedTuple):
+    """Whose numbers a line has. `model` "" with a line that is of the department as a whole."""
+
+    column: str
+    department: str
+    model: str
+
+
 def _line(
-    department: str,
-    model: str,
+    place: Place,
     values: dict[str, int],
     before: int,
     largest: int | None,
@@ -129,19 +155,20 @@ def _line(
 ) -> Line:
     """`largest`: what the darkest cell holds; None: a department's own line, which has no shades."""
     whole = largest is None
+    by = {place.column: place.department} | ({} if whole else {"model": place.model})
     cells = []
     for column, (start, end) in spans.items():
         number = values.get(column, 0)
-        link = links.to(department, model, start, end) if number and (whole or model) else ""
-        cells.append(Cell(number, -(-number * SHADES // largest) if largest else 0, link))
+        shade = -(-number * SHADES // largest) if largest else 0
+        cells.append(Cell(number, shade, links.to(by, start, end) if number else ""))
     total = sum(cell.value for cell in cells)
-    first, after = next(iter(spans.values()))[0], list(spans.values())[-1][1]
-    link = links.to(department, model, first, after) if total and (whole or model) else ""
-    return Line(department, model, whole, cells, Cell(total, 0, link), before)
+    first, after = min(start for start, _ in spans.values()), max(end for _, end in spans.values())
+    link = links.to(by, first, after) if total else ""
+    return Line(place.department, place.model, whole, cells, Cell(total, 0, link), before)
 
 
 def _spans(first: datetime.date, after: datetime.date, unit: str) -> dict[str, tuple[datetime.date, datetime.date]]:
-    """The columns of a time with the days [from, to) of each."""
+    """The columns of a time with the days [from, to) of each, newest first."""
     out = {}
     day = first
     while day < after:
@@ -150,4 +177,4 @@ def _spans(first: datetime.date, after: datetime.date, unit: str) -> dict[str, t
             nxt = min(after, (day.replace(day=1) + datetime.timedelta(days=32)).replace(day=1))
         out[f"{day:%Y-%m}" if unit == "month" else day.isoformat()] = (day, nxt)
         day = nxt
-    return out
+    return dict(reversed(out.items()))
