@@ -146,3 +146,12 @@ def test_the_outlook_counts_from_when_the_budget_was_set(whole: Running) -> None
         object.__setattr__(api, "tools", whole.control.tools)
     assert use["outlook"]["per_day"] == 2 and use["outlook"]["at_end"] is None
     assert use["outlook"]["runs_out"] > use["outlook"]["since"]
+
+
+def test_usage_says_which_days_it_is_beside(whole: Running) -> None:
+    olga = browser(whole, "acme/olga")
+    answer = olga.get("/console/usage?tenant=acme&from=2026-03-10&to=2026-03-12")
+    assert answer.status_code == 200 and "Beside 2026-03-07 to 2026-03-09" in answer.text
+    assert olga.get("/console/usage?tenant=acme&figure=fame").status_code == 400
+    assert olga.get("/console/usage?tenant=acme&from=1990-01-01").status_code == 400
+    assert browser(whole, "acme/vera").get("/console/usage?tenant=acme").status_code == 404

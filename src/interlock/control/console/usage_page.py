@@ -91,6 +91,7 @@ def page(visit: Visit, _: Sessions) -> Response:
         after=after,
         links=links,
         earlier=earlier,
+        earlier_last=first - datetime.timedelta(days=1),
         changes=_changes(report.total, before.total),
         pivot=usage_pivot.pivot(rows.rows, before.rows, shown, first, after, links),
         figure=figure,
