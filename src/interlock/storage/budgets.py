@@ -127,6 +127,27 @@ def use(conn: Connection[Any], budget_id: str, start_s: int) -> Use:
     return Use(*row)
 
 
+class Lease(NamedTuple):
+    """What one worker's life (`epoch`) on a gateway node holds of a period. `granted`: its lease; `charged`: what
+    entries of it in the ledger were charged."""
+
+    node: str
+    epoch: str
+    granted: int
+    charged: int
+
+
+def leases(conn: Connection[Any], budget_id: str, start_s: int, limit: int = 100) -> list[Lease]:
+    """The leases that are out on a period, the largest first, at most `limit`."""
+    rows = conn.execute(
+        "SELECT l.node, l.epoch, l.granted, coalesce(c.charged, 0) FROM interlock.budget_leases AS l"
+        " LEFT JOIN interlock.budget_charges AS c USING (budget_id, start_s, epoch)"
+        " WHERE l.budget_id = %s AND l.start_s = %s ORDER BY l.granted DESC, l.epoch LIMIT %s",
+        (budget_id, start_s, limit),
+    )
+    return [Lease(*row) for row in rows]
+
+
 class Alert(NamedTuple):
     """A threshold that a period of a budget passed."""
 

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from interlock.control.console import (
     alias_pages,
+    budgets_page,
     call_page,
     calls,
     health,
@@ -46,6 +47,7 @@ MODULES = (
     calls,
     call_page,
     usage_page,
+    budgets_page,
     source_pages,
     alias_pages,
     people_pages,

@@ -30,6 +30,7 @@ def environment(assets: Assets) -> Environment:
     out.globals.update(asset=assets.url, app_version=__version__)
     out.filters.update(count=count, ago=ago, moment=moment, duration=duration, usd=usd, joules=joules)
     out.filters.update(rate=rate, percent=percent, about=about, grams=grams, price=price)
+    out.filters.update(amount=amount, figure=figure, change=change)
     return out
 
 
@@ -94,18 +95,40 @@ def percent(permille: float) -> str:
     return f"{permille / 10:.1f} %" if 0 < permille < 100 else f"{round(permille / 10)} %"
 
 
-def grams(ug: int) -> str:
-    """Mass of carbon dioxide equivalent: 850 µg, 12.3 mg, 4.56 g, 1.20 kg."""
-    if ug < 1000:
-        return f"{ug} µg"
-    if ug < 1_000_000:
-        return f"{ug / 1e3:.1f} mg"
-    return f"{ug / 1e6:.2f} g" if ug < 1_000_000_000 else f"{ug / 1e9:.2f} kg"
-
-
 def price(value: Any) -> str:
     """A compiled price (`Price`, or as a dict): whose it is, and US dollars per million tokens."""
     return price_words(msgspec.to_builtins(value))
+
+
+def grams(ug: int) -> str:
+    """Mass of CO2 equivalent: 850 µg, 12.3 mg, 4.56 g, 1.20 kg."""
+    for bound, scale, digits, unit in ((1_000, 1, 0, "µg"), (1_000_000, 1e3, 1, "mg"), (1_000_000_000, 1e6, 2, "g")):
+        if ug < bound:
+            return f"{ug / scale:.{digits}f} {unit}"
+    return f"{ug / 1e9:,.2f} kg"
+
+
+def amount(value: int, measure: str) -> str:
+    """An amount of what a budget counts, with its unit."""
+    if measure == "nusd":
+        return usd(value)
+    return joules(value) if measure == "uj" else f"{count(value)} {measure}"
+
+
+def figure(value: int, name: str) -> str:
+    """A number of the usage page: cost in nano-USD, energy in microjoules, carbon in micrograms, calls, tokens."""
+    words = {"cost": usd, "energy": joules, "carbon": grams}.get(name, count)
+    return words(value)
+
+
+def change(percent: float | None) -> str:
+    """How a number differs from the one before, in words: "12 % more", "as before"."""
+    if percent is None:
+        return "nothing before"
+    whole = round(abs(percent))
+    if whole == 0:
+        return "as before"
+    return f"{count(whole)} % {'more' if percent > 0 else 'less'}"
 
 
 def ago(then: datetime.datetime | None, now: datetime.datetime) -> str:

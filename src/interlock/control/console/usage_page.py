@@ -6,21 +6,27 @@ import csv
 import datetime
 import io
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
+import msgspec
 from starlette.responses import Response
 
+from interlock.control.console import usage_pivot
 from interlock.control.console.page import Page
 from interlock.control.console.places import chosen
-from interlock.control.identity import tenant_of
+from interlock.control.identity import reach_of, tenant_of
 from interlock.control.permissions import Action
 from interlock.control.services import usage
 from interlock.errors import BadRequest
+from interlock.storage import usage as stored_usage
 
 if TYPE_CHECKING:
     from interlock.control.console.sessions import Sessions
     from interlock.control.console.visit import Visit
 
 DAYS = 30
+DAYS_MAX = 1100
+"""Three years: what one page can show of."""
 BY = (
     ("team", "team"),
     ("cost_center", "cost centre"),
@@ -33,21 +39,45 @@ BY = (
 """What a report can be by, and what people call it."""
 
 
+class Change(msgspec.Struct, frozen=True):
+    """A figure beside that of the period before. `percent`: None where there was nothing before."""
+
+    now: int
+    before: int
+
+    @property
+    def percent(self) -> float | None:
+        """How much more (or, below zero, less) it is."""
+        return (self.now - self.before) * 100 / self.before if self.before else None
+
+
 def page(visit: Visit, _: Sessions) -> Response:
-    """The report of some days as a table, a line for each day, and a file."""
+    """The report of some days beside the days before: as a pivot, as a table, a line for each day, and as files."""
     tenant, names = chosen(visit, Action.usage_read)
     api = visit.api
     tenant_id = tenant_of(api.store, visit.who(), tenant)
     today = api.tools.now().date()
     first = _day(visit, "from", today - datetime.timedelta(days=DAYS - 1))
     last = _day(visit, "to", today)
+    if (last - first).days >= DAYS_MAX:
+        raise BadRequest(f"a report is of {DAYS_MAX} days at most", param="from")
     by = [name for name, _ in BY if visit.query.get(f"by_{name}")] or ["team", "model"]
+    department = _one(visit, "rows", usage_pivot.DEPARTMENTS)
     after = last + datetime.timedelta(days=1)
+    earlier = first - (after - first)
     with api.store.tenant(tenant_id) as conn:
         report = usage.report(conn, tenant_id, by, first, after)
+        if visit.query.get("form") in ("csv", "json"):
+            return _file(report, tenant, visit.query["form"])
+        figure = _one(visit, "figure", usage_pivot.FIGURES, "cost" if report.total.nusd else "calls")
         days = usage.report(conn, tenant_id, ["day"], first, after)
-    if visit.query.get("form") == "csv":
-        return _csv(report, tenant)
+        unit = usage_pivot.unit_of(first, after)
+        rows = usage.report(conn, tenant_id, [department, "model", unit], first, after)
+        before = usage.report(conn, tenant_id, [department, "model"], earlier, first)
+        zone = stored_usage.time_zone(conn, tenant_id)
+    may_search = visit.may(Action.ledger_read, reach_of(tenant_id))
+    links = usage_pivot.Links(tenant, ZoneInfo(zone), may_search)
+    shown = usage_pivot.Shown(figure, department)
     return visit.page(
         "usage.html",
         tenant=tenant,
@@ -58,7 +88,30 @@ def page(visit: Visit, _: Sessions) -> Response:
         columns=BY,
         first=first,
         last=last,
+        after=after,
+        links=links,
+        earlier=earlier,
+        earlier_last=first - datetime.timedelta(days=1),
+        changes=_changes(report.total, before.total),
+        pivot=usage_pivot.pivot(rows.rows, before.rows, shown, first, after, links),
+        figure=figure,
+        figures=usage_pivot.FIGURES,
+        department=department,
+        departments=usage_pivot.DEPARTMENTS,
+        zone=zone,
     )
+
+
+def _one(visit: Visit, name: str, choices: tuple[tuple[str, str], ...], default: str = "") -> str:
+    given = visit.query.get(name, "") or default or choices[0][0]
+    if given not in dict(choices):
+        raise BadRequest(f"{name} is one of {', '.join(dict(choices))}", param=name)
+    return given
+
+
+def _changes(now: usage.Row, before: usage.Row) -> dict[str, Change]:
+    """Each figure of the pivot beside that of the period before."""
+    return {name: Change(value(now), value(before)) for name, value in usage_pivot.VALUES.items()}
 
 
 def _day(visit: Visit, name: str, default: datetime.date) -> datetime.date:
@@ -83,17 +136,27 @@ def _series(report: usage.Report, first: datetime.date, last: datetime.date) -> 
     return out
 
 
-def _csv(report: usage.Report, tenant: str) -> Response:
-    """The table as a file. Cells that a spreadsheet would take for a formula begin with an apostrophe."""
+def _file(report: usage.Report, tenant: str, form: str) -> Response:
+    """The table as a file: as the admin API answers it, or as CSV."""
+    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in tenant)
+    headers = {"content-disposition": f'attachment; filename="usage-{name}-{report.first}-{report.after}.{form}"'}
+    if form == "json":
+        return Response(msgspec.json.encode(report), headers=headers, media_type="application/json")
+    return Response(_csv(report), headers=headers, media_type="text/csv")
+
+
+def _csv(report: usage.Report) -> str:
+    """Cells that a spreadsheet would take for a formula begin with an apostrophe."""
     out = io.StringIO()
     writer = csv.writer(out)
-    figures = ("calls", "refusals", "failures", "prompt_tokens", "cached_tokens", "completion_tokens", "usd", "uj")
-    writer.writerow([*report.by, *figures])
+    figures = ("calls", "refusals", "failures", "prompt_tokens", "cached_tokens", "completion_tokens", "usd")
+    energy = ("uj", "low_uj", "high_uj", "measured_uj")
+    writer.writerow([*report.by, *figures, *energy, "co2e_ug", "uj_without_factor"])
     for row in report.rows:
-        writer.writerow([_cell(row.by[name]) for name in report.by] + [getattr(row, name) for name in figures])
-    name = "".join(c if c.isalnum() and c.isascii() else "-" for c in tenant)
-    headers = {"content-disposition": f'attachment; filename="usage-{name}-{report.first}-{report.after}.csv"'}
-    return Response(out.getvalue(), headers=headers, media_type="text/csv")
+        cells = [_cell(row.by[name]) for name in report.by]
+        numbers = [getattr(row, name) for name in (*figures, *energy)]
+        writer.writerow([*cells, *numbers, row.sci.o_ug, row.sci.uj_without_factor])
+    return out.getvalue()
 
 
 def _cell(text: str) -> str:

@@ -45,6 +45,7 @@ NAVIGATION = (
     Place("Watch", "Health", "/console/health"),
     Place("Account for", "Ledger", "/console/calls", Action.ledger_read),
     Place("Account for", "Usage", "/console/usage", Action.usage_read),
+    Place("Account for", "Budgets", "/console/budgets", Action.budget_read),
     Place("Set up", "People", "/console/people", Action.principal_read),
     Place("Set up", "My keys", "/console/keys", Action.key_write_own),
     Place("Set up", "Sources", "/console/sources", Action.source_read),

@@ -13,10 +13,14 @@ from interlock.control.documents import BudgetSpec
 from interlock.control.services import keys
 from interlock.control.services.base import Names, Tx, missing
 from interlock.errors import Conflict
-from interlock.metering.periods import END_OF_TIME_S, period
+from interlock.metering.forecast import forecast
+from interlock.metering.periods import END_OF_TIME_S, Period, period
 from interlock.storage import budgets, tenants
-from interlock.storage.budgets import BudgetRow
+from interlock.storage.budgets import BudgetRow, Lease
 from interlock.storage.table import Stored
+
+LAST_S = 4_102_444_800
+"""2100-01-01: what runs out later than that does not run out."""
 
 
 class Passed(msgspec.Struct, frozen=True):
@@ -27,11 +31,24 @@ class Passed(msgspec.Struct, frozen=True):
     at: datetime.datetime
 
 
+class Outlook(msgspec.Struct, frozen=True):
+    """What is to be expected if use goes on at its average rate since `since`: see `interlock.metering.forecast`.
+
+    `per_day`, `at_end`: in units of the budget's measure. `runs_out`: when the amount is used up, null when the period
+    ends before. `at_end`: null for a window that never ends."""
+
+    since: datetime.datetime
+    per_day: int
+    runs_out: datetime.datetime | None
+    at_end: int | None
+
+
 class BudgetUse(msgspec.Struct, frozen=True):
     """How far the current period of a budget is used, in units of `measure` (calls, tokens, nano-USD, microjoules).
 
     `used`: what entries of the ledger were charged. `held`: what running calls and gateways hold besides, or what is on
-    its way to the ledger. `left`: what is still to be had. `text`: amount and use in words.
+    its way to the ledger. `left`: what is still to be had. `text`: amount and use in words. `outlook`: null when too
+    little was used, or for too short a time, to tell.
     """
 
     name: str
@@ -48,6 +65,15 @@ class BudgetUse(msgspec.Struct, frozen=True):
     percent: float
     alerts: list[Passed]
     text: str
+    outlook: Outlook | None
+
+
+class Details(NamedTuple):
+    """A budget as it is kept, how far it is used, and the leases that gateways hold on its period."""
+
+    stored: Stored[BudgetRow]
+    use: BudgetUse
+    leases: list[Lease]
 
 
 class _Subject(NamedTuple):
@@ -129,18 +155,31 @@ def subject_of(spec: BudgetSpec) -> _Subject:
 
 def uses(tx: Tx, tenant_id: str) -> list[BudgetUse]:
     """How far each budget of a tenant is used now, by name."""
-    found_tenant = tenants.get(tx.conn, tenant_id)
-    if found_tenant is None:
-        raise missing("tenant", tenant_id)
+    zone = _zone(tx, tenant_id)
     rows = budgets.page(tx.conn, tenant_id=tenant_id, limit=tx.tools.settings.budgets_max)
-    zone = ZoneInfo(found_tenant.value.time_zone)
     now_s = int(tx.by.at.timestamp())
-    found = [_use(tx, row.value, zone, now_s) for row in rows]
+    found = [_use(tx, row, period(row.value.window, zone, now_s), now_s) for row in rows]
     return sorted(found, key=lambda each: each.name)
 
 
-def _use(tx: Tx, budget: BudgetRow, zone: ZoneInfo, now_s: int) -> BudgetUse:
-    start_s, end_s = period(budget.window, zone, now_s)
+def details(tx: Tx, tenant_id: str, name: str) -> Details:
+    """One budget with all that is known of its current period. Raises NotFound."""
+    stored = find(tx, tenant_id, name)
+    now_s = int(tx.by.at.timestamp())
+    current = period(stored.value.window, _zone(tx, tenant_id), now_s)
+    use = _use(tx, stored, current, now_s)
+    return Details(stored, use, budgets.leases(tx.conn, stored.value.id, current.start_s))
+
+
+def _zone(tx: Tx, tenant_id: str) -> ZoneInfo:
+    found = tenants.get(tx.conn, tenant_id)
+    if found is None:
+        raise missing("tenant", tenant_id)
+    return ZoneInfo(found.value.time_zone)
+
+
+def _use(tx: Tx, stored: Stored[BudgetRow], current: Period, now_s: int) -> BudgetUse:
+    budget, (start_s, end_s) = stored.value, current
     used, held = budgets.use(tx.conn, budget.id, start_s)
     subject = tx.names.of(budget.subject) if budget.kind in ("team", "principal") else budget.subject
     scale = SCALES[budget.measure]
@@ -152,8 +191,8 @@ def _use(tx: Tx, budget: BudgetRow, zone: ZoneInfo, now_s: int) -> BudgetUse:
         budget.measure,
         budget.window,
         budget.hard,
-        datetime.datetime.fromtimestamp(start_s, datetime.UTC),
-        None if end_s == END_OF_TIME_S else datetime.datetime.fromtimestamp(end_s, datetime.UTC),
+        _instant(start_s),
+        None if end_s == END_OF_TIME_S else _instant(end_s),
         budget.amount,
         used,
         held,
@@ -161,4 +200,18 @@ def _use(tx: Tx, budget: BudgetRow, zone: ZoneInfo, now_s: int) -> BudgetUse:
         round(percent, 2),
         [Passed(each.percent, each.used, each.at) for each in budgets.alerts(tx.conn, budget.id, start_s)],
         f"{decimal_text(used, scale)} of {decimal_text(budget.amount, scale)} {unit} used",
+        _outlook(stored, used, current, now_s),
     )
+
+
+def _outlook(stored: Stored[BudgetRow], used: int, current: Period, now_s: int) -> Outlook | None:
+    since_s = max(current.start_s, int(stored.created_at.timestamp()))
+    found = forecast(used, stored.value.amount, since_s, now_s, current.end_s)
+    if found is None:
+        return None
+    runs_out = None if found.runs_out_s is None or found.runs_out_s > LAST_S else _instant(found.runs_out_s)
+    return Outlook(_instant(since_s), found.per_day, runs_out, found.at_end)
+
+
+def _instant(at_s: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(at_s, datetime.UTC)

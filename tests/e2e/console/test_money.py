@@ -1,0 +1,135 @@
+"""Budgets and usage in a real browser, on the demo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from tests.e2e.stack import Stack, until
+
+from .conftest import Tab, called
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">{{7*7}}"
+LISTING = "/console/budgets?tenant=acme"
+
+
+def gone(demo: Stack, name: str) -> None:
+    demo.admin("DELETE", f"/tenants/acme/budgets/{quote(name, safe='')}")
+
+
+def test_a_budget_is_set_watched_changed_and_deleted(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    try:
+        admin.go(LISTING)
+        page.click("text=New budget")
+        page.fill("#f-name", "trains")
+        page.select_option("#f-kind", "team")
+        page.fill("#f-on", "nobody at all")
+        page.fill("#f-amount", "1000")
+        page.select_option("#f-unit", "calls")
+        page.fill("#f-reason", "the spring timetable")
+        page.click("text=Set budget")
+        assert "nobody at all" in page.inner_text("[role=alert]")
+        assert page.input_value("#f-amount") == "1000", "what was typed is kept"
+        page.fill("#f-on", "research")
+        page.click("text=Set budget")
+        assert "Budget trains is set" in page.inner_text("[role=status]")
+        called(demo, "When does it leave?")
+        page.wait_for_function("fetch(location.href).then(r => r.text()).then(t => /1 calls/.test(t))")
+        page.reload()
+        assert "No gateway holds" not in page.inner_text("main"), "a worker has a lease"
+        page.click("text=Change it")
+        page.fill("form[aria-label=Change] [name=amount]", "2000")
+        page.fill("form[aria-label=Change] [name=reason]", HOSTILE)
+        page.click("text=Change budget")
+        words = page.inner_text("main")
+        assert "2\u202f000 calls" in words and HOSTILE in words and page.title() != "owned"
+        assert "1000 calls" in page.inner_text("del >> nth=0")
+        page.click("text=Delete it")
+        page.fill("#d-reason", "over")
+        page.click("text=Delete budget")
+        assert "Budget trains is deleted" in page.inner_text("[role=status]")
+    finally:
+        gone(demo, "trains")
+
+
+def test_what_is_typed_is_inert_and_pages_serve_everybody(admin: Tab, demo: Stack) -> None:
+    made = [
+        {"name": "small-model", "model": "smollm2", "tokens": 200, "hard": False, "window": "day", "alerts": [10, 100]},
+        {"name": "green", "team": "research", "joules": 3600000, "window": "week", "hard": False},
+    ]
+    try:
+        for each in made:
+            assert demo.admin("POST", "/tenants/acme/budgets", each).status == 201
+
+        def used() -> bool:
+            called(demo, "Is it far?")
+            return any(each["used"] and each["alerts"] for each in demo.admin("GET", "/tenants/acme/budget-use").json())
+
+        until(used, 30, "a budget to be used and told of")
+        admin.go("/console/budgets/new?tenant=acme")
+        for name in ("name", "on", "amount", "window", "alerts", "reason"):
+            admin.page.fill(f"[name={name}]", HOSTILE)
+        admin.page.click("text=Set budget")
+        assert admin.page.locator("[role=alert]").count() == 1 and admin.page.input_value("#f-name") == HOSTILE
+        assert admin.page.locator("img[src=x]").count() == 0 and admin.page.title() != "owned"
+        admin.look(LISTING, "budgets")
+        admin.look("/console/budgets/budget?tenant=acme&name=small-model", "budget")
+        admin.look("/console/budgets/new?tenant=acme")
+    finally:
+        for each in made:
+            gone(demo, str(each["name"]))
+
+
+def test_usage_leads_to_its_calls_and_into_files(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    called(demo, "How heavy is a locomotive?")
+    admin.go("/console/usage?tenant=acme&figure=calls")
+    number = page.locator(".pivot tbody tr.whole", has_text="research").locator("td a").first
+    calls = int(number.inner_text().replace("\u202f", ""))
+    assert calls >= 1
+    number.click()
+    page.wait_for_load_state()
+    assert page.input_value("[name=team]") == "research"
+    rows = page.locator("tbody tr").count()
+    assert rows == min(calls, 50), "the search shows just these"
+    admin.go("/console/usage?tenant=acme")
+    with page.expect_download() as download:
+        page.click("button:has-text('JSON')")
+    report = json.loads(Path(download.value.path()).read_text())
+    assert report["total"]["calls"] >= calls and report["total"]["sci"]["m_ug"] is None
+
+
+@pytest.mark.parametrize("shot", ["usage"])
+def test_the_usage_page_serves_everybody(shot: str, admin: Tab) -> None:
+    admin.look("/console/usage?tenant=acme", shot)
+
+
+def test_a_tenants_viewer_sees_its_budgets_and_changes_none(tab: Tab, demo: Stack) -> None:
+    principal = {"name": "vera", "kind": "user"}
+    assert demo.admin("POST", "/tenants/acme/principals", principal).status == 201
+    try:
+        assert demo.admin("POST", "/tenants/acme/roles", {"principal": "vera", "role": "viewer"}).status == 201
+        secret = {"password": "a viewer's long password"}
+        assert demo.admin("POST", "/tenants/acme/principals/vera/password", secret).status == 200
+        assert (
+            demo.admin("POST", "/tenants/acme/budgets", {"name": "seen", "calls": 10, "team": "research"}).status == 201
+        )
+        tab.go("/")
+        tab.sign_in("acme/vera", secret["password"])
+        tab.page.click("nav >> text=Budgets")
+        tab.page.wait_for_load_state()
+        assert "seen" in tab.page.inner_text("main") and "New budget" not in tab.page.inner_text("main")
+        assert tab.page.locator("nav >> text=Usage").count() == 0
+        tab.go("/console/budgets/budget?tenant=acme&name=seen")
+        assert tab.page.locator("form[aria-label=Change]").count() == 0
+        assert tab.page.locator("#history").count() == 0, "the list of changes is the auditor's"
+        for path in ("/console/budgets/new?tenant=acme", "/console/budgets?tenant=globex", "/console/usage"):
+            answer = tab.page.request.get(demo.control + path)
+            assert answer.status in (403, 404), path
+    finally:
+        gone(demo, "seen")
+        assert demo.admin("DELETE", "/tenants/acme/principals/vera").status == 200

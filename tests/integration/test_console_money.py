@@ -1,0 +1,157 @@
+"""The console's pages of budgets over a real database: who may, who changed it meanwhile, what is foretold."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from interlock.control.app import make_app
+from interlock.testing.clock import FakeClock
+
+from .control_client import Running, control_over
+
+TENANT = """
+tenants:
+  - name: acme
+    teams: [{name: research}]
+    principals: [{name: olga, kind: user}, {name: vera, kind: user}]
+    roles: [{principal: olga, role: admin}, {principal: vera, role: viewer}]
+    budgets: [{name: trains, team: research, calls: 100, window: total}]
+  - name: globex
+    principals: [{name: gina, kind: user}]
+    roles: [{principal: gina, role: owner}]
+    budgets: [{name: theirs, calls: 5}]
+"""
+PASSWORD = "correct horse battery"
+ONE = "/console/budgets/budget?tenant=acme&name=trains"
+
+
+@pytest.fixture(scope="module")
+def running(postgres_url: str) -> Iterator[Running]:
+    with control_over(postgres_url) as running:
+        yield running
+
+
+@pytest.fixture
+def whole(running: Running) -> Running:
+    """The configuration as it is declared, and passwords."""
+    running.owner.apply(TENANT)
+    for who in ("acme/principals/olga", "acme/principals/vera", "globex/principals/gina"):
+        running.owner.do("POST", f"/tenants/{who}/password", {"password": PASSWORD})
+    return running
+
+
+def browser(whole: Running, name: str) -> TestClient:
+    """Somebody's own browser, signed in."""
+    made = TestClient(make_app(whole.control.api), base_url="https://testserver", follow_redirects=False)
+    made.headers["origin"] = "https://testserver"
+    assert made.post("/console/sign-in", data={"name": name, "password": PASSWORD}).status_code == 303
+    found = re.search('data-csrf="([^"]+)"', made.get("/console/").text)
+    assert found is not None
+    made.headers["x-interlock-csrf"] = found[1]
+    return made
+
+
+def form(**more: str) -> dict[str, str]:
+    plain = {"tenant": "acme", "name": "trains", "kind": "team", "on": "research", "amount": "200", "unit": "calls",
+             "window": "total", "hardness": "hard", "alerts": "80, 100", "reason": "more trains"}  # fmt: skip
+    return {**plain, **more}
+
+
+def revision(client: TestClient) -> str:
+    found = re.search('name="revision" value="([0-9]+)"', client.get(ONE).text)
+    assert found is not None
+    return found[1]
+
+
+def test_a_change_over_somebody_elses_is_refused_and_keeps_what_was_typed(whole: Running) -> None:
+    olga = browser(whole, "acme/olga")
+    seen = revision(olga)
+    assert olga.post("/console/budgets/budget", data=form(revision=seen)).status_code == 303
+    late = olga.post("/console/budgets/budget", data=form(revision=seen, amount="777"))
+    assert late.status_code == 409 and 'value="777"' in late.text and "changed meanwhile" in late.text
+    again = olga.post("/console/budgets/budget", data=form(revision=seen, amount="777"))
+    assert again.status_code == 409, "what is shown after a refusal does not overwrite it either"
+    assert whole.owner.get("/tenants/acme/budgets/trains")["calls"] == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"amount": "-1"}, "whole number"),
+        ({"amount": "1e3", "unit": "usd"}, "a number such as"),
+        ({"alerts": "80; 100"}, "commas"),
+        ({"alerts": "0"}, "from 1 to 1000"),
+        ({"kind": "everything"}, "what the budget is on"),
+        ({"on": ""}, "name a team"),
+        ({"window": "fortnight"}, "window"),
+        ({"reason": " "}, "reason"),
+        ({"unit": "EUR"}, "unit"),
+        ({"kind": "tenant", "on": ""}, "platform"),
+    ],
+)
+def test_a_form_that_is_wrong_is_shown_again(whole: Running, fields: dict[str, str], words: str) -> None:
+    answer = browser(whole, "acme/olga").post("/console/budgets/new", data=form(name="new", **fields))
+    assert 400 <= answer.status_code < 500
+    found = re.search('role="alert">([^<]+)<', answer.text)
+    assert found is not None and words in found[1]
+    assert 'name="name" type="text" value="new"' in answer.text
+    assert whole.owner.call("GET", "/tenants/acme/budgets/new", reason="")[0] == 404
+
+
+def test_kilowatt_hours_are_exact(whole: Running) -> None:
+    olga = browser(whole, "acme/olga")
+    data = form(name="green", unit="kwh", amount="0.000000025")
+    assert olga.post("/console/budgets/new", data=data).status_code == 303
+    assert whole.owner.get("/tenants/acme/budgets/green")["joules"] == "0.09"
+    assert olga.post("/console/budgets/delete", data=form(name="green")).status_code == 303
+
+
+def test_a_viewer_changes_nothing_and_nobody_sees_another_tenants(whole: Running) -> None:
+    vera, gina = browser(whole, "acme/vera"), browser(whole, "globex/gina")
+    assert vera.get(ONE).status_code == 200 and "Change it" not in vera.get(ONE).text
+    assert vera.get("/console/budgets/new?tenant=acme").status_code == 403
+    for path in ("budget", "delete", "new"):
+        name = "other" if path == "new" else "trains"
+        assert vera.post(f"/console/budgets/{path}", data=form(name=name)).status_code == 403
+        assert gina.post(f"/console/budgets/{path}", data=form(name=name)).status_code == 404
+    assert gina.get(ONE).status_code == 404
+    assert "theirs" in gina.get("/console/budgets").text and "trains" not in gina.get("/console/budgets").text
+    assert whole.owner.get("/tenants/acme/budgets/trains")["calls"] == 100
+
+
+def test_the_outlook_counts_from_when_the_budget_was_set(whole: Running) -> None:
+    api = whole.control.api
+    with api.store.platform() as conn:
+        row = conn.execute(
+            "SELECT id, tenant_id, extract(epoch FROM created_at) FROM interlock.budgets WHERE name = 'trains'"
+        ).fetchone()
+    assert row is not None
+    budget, tenant, created_s = row
+    with whole.control.store.sequencing() as conn:
+        conn.execute(
+            "INSERT INTO interlock.budget_periods (tenant_id, budget_id, start_s, settled) VALUES (%s, %s, 0, 20)"
+            " ON CONFLICT (budget_id, start_s) DO UPDATE SET settled = 20",
+            (tenant, budget),
+        )
+    later = dataclasses.replace(api.tools, clock=FakeClock(int(created_s) * 10**9 + 10 * 86_400 * 10**9))
+    object.__setattr__(api, "tools", later)
+    try:
+        (use,) = whole.owner.get("/tenants/acme/budget-use")
+    finally:
+        object.__setattr__(api, "tools", whole.control.tools)
+    assert use["outlook"]["per_day"] == 2 and use["outlook"]["at_end"] is None
+    assert use["outlook"]["runs_out"] > use["outlook"]["since"]
+
+
+def test_usage_says_which_days_it_is_beside(whole: Running) -> None:
+    olga = browser(whole, "acme/olga")
+    answer = olga.get("/console/usage?tenant=acme&from=2026-03-10&to=2026-03-12")
+    assert answer.status_code == 200 and "Beside 2026-03-07 to 2026-03-09" in answer.text
+    assert olga.get("/console/usage?tenant=acme&figure=fame").status_code == 400
+    assert olga.get("/console/usage?tenant=acme&from=1990-01-01").status_code == 400
+    assert browser(whole, "acme/vera").get("/console/usage?tenant=acme").status_code == 404

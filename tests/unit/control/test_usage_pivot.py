@@ -1,0 +1,82 @@
+"""The pivot of usage: every number is the sum of what lies under it, and leads to the calls behind it."""
+
+from __future__ import annotations
+
+import datetime
+from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo
+
+from interlock.control.console.usage_pivot import Links, Pivot, Shown, pivot, unit_of
+from interlock.control.services.usage import Carbon, Row
+
+FIRST, AFTER = datetime.date(2026, 3, 28), datetime.date(2026, 3, 31)
+LINKS = Links("acme", ZoneInfo("Europe/Vienna"), True)
+
+
+def row(nusd: int, **by: str) -> Row:
+    return Row(by, 1, 0, 0, 2, 0, 3, nusd, "", 0, 7, 7, 7, 0, Carbon(11, None, 1, 11, 0))
+
+
+ROWS = [
+    row(10, team="a", model="small", day="2026-03-28"),
+    row(5, team="a", model="large", day="2026-03-29"),
+    row(40, team="b", model="small", day="2026-03-29"),
+    row(1, team="", model="small", day="2026-03-30"),
+]
+EARLIER = [row(30, team="a", model="small"), row(2, team="gone", model="small")]
+
+
+def made(figure: str = "cost", links: Links = LINKS) -> Pivot:
+    return pivot(ROWS, EARLIER, Shown(figure, "team"), FIRST, AFTER, links)
+
+
+def test_departments_stand_over_their_models_the_largest_first() -> None:
+    got = made()
+    assert got.columns == ["2026-03-30", "2026-03-29", "2026-03-28"], "what is new is seen without scrolling"
+    assert [(line.department, line.model, line.total.value, line.before) for line in got.lines] == [
+        ("b", "", 40, 0), ("b", "small", 40, 0), ("a", "", 15, 30), ("a", "small", 10, 30), ("a", "large", 5, 0),
+        ("", "", 1, 0), ("", "small", 1, 0), ("gone", "", 0, 2), ("gone", "small", 0, 2),
+    ]  # fmt: skip
+    assert got.totals == [1, 45, 10] and got.total == 56 and got.before == 32
+    assert [cell.shade for cell in got.lines[1].cells] == [0, 5, 0]
+    assert made("carbon").total == 44 and made("tokens").total == 20 and made("calls").total == 4
+
+
+def test_a_number_leads_to_its_calls_in_the_tenants_days() -> None:
+    got = made()
+    asked = parse_qs(urlsplit(got.lines[1].cells[1].link).query)
+    assert asked == {
+        "tenant": ["acme"], "kind": ["call"], "team": ["b"], "model": ["small"],
+        "since": ["2026-03-28T23:00:00"], "until": ["2026-03-29T22:00:00"],
+    }  # fmt: skip
+    assert [cell.link for cell in got.lines[5].cells] == ["", "", ""], "no filter says: of no team"
+    assert got.lines[1].cells[2].link == "", "nothing is there to be shown"
+
+
+def test_who_may_not_search_and_cost_centres_get_no_links() -> None:
+    for links, department in ((LINKS._replace(allowed=False), "team"), (LINKS, "cost_center")):
+        rows = [row(1, cost_center="a", team="a", model="m", day="2026-03-28")]
+        got = pivot(rows, [], Shown("cost", department), FIRST, AFTER, links)
+        assert {cell.link for line in got.lines for cell in (*line.cells, line.total)} == {""}
+
+
+def test_a_line_of_a_report_leads_where_the_ledger_can_say_the_same() -> None:
+    asked = parse_qs(urlsplit(LINKS.to({"source": "a b", "day": "2026-03-29"}, FIRST, AFTER, "refusal")).query)
+    assert asked["source"] == ["a b"] and asked["kind"] == ["refusal"]
+    assert (asked["since"], asked["until"]) == (["2026-03-28T23:00:00"], ["2026-03-29T22:00:00"])
+    assert LINKS.to({"team": "a", "class": "chat"}, FIRST, AFTER) == ""
+    assert LINKS.to({"team": "", "model": "m"}, FIRST, AFTER) == ""
+
+
+def test_a_figure_of_zeroes_still_has_models_under_departments() -> None:
+    rows = [row(0, team="a", model="m", day="2026-03-28")]
+    assert [line.whole for line in pivot(rows, [], Shown("cost", "team"), FIRST, AFTER, LINKS).lines] == [True, False]
+
+
+def test_a_long_time_is_shown_by_months_cut_at_its_ends() -> None:
+    first, after = datetime.date(2026, 1, 15), datetime.date(2026, 3, 10)
+    assert (unit_of(FIRST, AFTER), unit_of(first, after)) == ("day", "month")
+    got = pivot([row(3, team="a", model="m", month="2026-02")], [], Shown("cost", "team"), first, after, LINKS)
+    assert got.columns == ["2026-03", "2026-02", "2026-01"] and got.totals == [0, 3, 0]
+    asked = parse_qs(urlsplit(got.lines[0].total.link).query)
+    assert (asked["since"], asked["until"]) == (["2026-01-14T23:00:00"], ["2026-03-09T23:00:00"])
