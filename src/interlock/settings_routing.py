@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from interlock.settings_waits import WaitSettings, setting
+from interlock.settings_play import PlaySettings
+from interlock.settings_waits import setting
 
 __all__ = ["RoutingSettings", "setting"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RoutingSettings(WaitSettings):
+class RoutingSettings(PlaySettings):
     """See Settings."""
 
     # -- workload classes

@@ -67,7 +67,7 @@ def search(visit: Visit, _: Sessions) -> Response:
         known = Names(conn)
         wanted = _filter(given, known, tenant_id)
         found = ledger.search(conn, tenant_id, wanted, int(before) if before.isdigit() else 0, ROWS)
-        lines = [_line(msgspec.json.decode(entry.leaf), known) for entry in found]
+        lines = [line_of(msgspec.json.decode(entry.leaf), known) for entry in found]
     asked: dict[str, object] = {name: value for name, value in wanted._asdict().items() if value}
     looks.note(api.store, api.tools, actor, tenant_id, "ledger.search", "", {**asked, "found": len(found)}, Reason(""))
     older = ""
@@ -112,7 +112,8 @@ def _id(find: Any, tenant_id: str, name: str) -> str:
         return name
 
 
-def _line(leaf: dict[str, Any], names: Names) -> Line:
+def line_of(leaf: dict[str, Any], names: Names) -> Line:
+    """An entry's leaf as a line of the list."""
     who, what, where = leaf.get("who", {}), leaf.get("what", {}), leaf.get("where", {})
     tokens = leaf.get("tokens", {})
     asked = what.get("alias") or what.get("model") or (f"auto ({what['mode']})" if what.get("mode") else "")
@@ -151,13 +152,13 @@ def _show(visit: Visit, content: Reason | None = None) -> Response:
     if content is not None:
         words = "ledger.content"
         looks.note(api.store, api.tools, actor, tenant_id, words, request, None, content, reason_needed=True)
-    keys = _keys(visit)
+    keys = ledger_keys(visit)
     with api.store.tenant(tenant_id) as conn:
         view = ledger.show(conn, tenant_id, request, keys if content is not None else None, settings)
         names = Names(conn)
         leaves = [msgspec.json.decode(entry.leaf) for entry in view.entries]
-        line = _line(leaves[0], names)
-        decision, replayed = _decision(visit, tenant_id, request, keys)
+        line = line_of(leaves[0], names)
+        decision, replayed = decision_of(visit, tenant_id, request, keys)
     if content is None:
         looks.note(api.store, api.tools, actor, tenant_id, "ledger.show", request, None, Reason(""))
     return visit.page(
@@ -176,7 +177,7 @@ def _show(visit: Visit, content: Reason | None = None) -> Response:
     )
 
 
-def _decision(
+def decision_of(
     visit: Visit, tenant_id: str, request: str, keys: LedgerKeys
 ) -> tuple[Explanation | None, past_calls.Replayed | str]:
     """The decision in words, and whether it comes out the same again; or why neither can be had."""
@@ -193,7 +194,8 @@ def _decision(
     return told, past_calls.replay(record, then)
 
 
-def _keys(visit: Visit) -> LedgerKeys:
+def ledger_keys(visit: Visit) -> LedgerKeys:
+    """What opens the contents of subjects, for one look. Raises ConfigError without the ledger's master key."""
     settings = visit.api.tools.settings
     master = KeyWrapper(read_key(settings.ledger_key_path(), "the ledger's master key"), secrets.token_bytes)
     return LedgerKeys(master, secrets.token_bytes, settings.ledger_keys_max)

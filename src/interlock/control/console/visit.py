@@ -41,6 +41,7 @@ class Place(NamedTuple):
 
 NAVIGATION = (
     Place("Health", "/console/"),
+    Place("Playground", "/console/playground", Action.playground_use),
     Place("Ledger", "/console/calls", Action.ledger_read),
     Place("Usage", "/console/usage", Action.usage_read),
 )
