@@ -76,6 +76,7 @@ class Tab:
             self.page.emulate_media(color_scheme=theme)
             self.page.set_viewport_size({"width": width, "height": 900})
             self.page.evaluate("theme => { document.documentElement.dataset.bsTheme = theme }", theme)
+            self.page.wait_for_timeout(400)  # colours change slowly
             self.fits(width)
             if SHOTS:
                 self.page.screenshot(path=Path(SHOTS) / f"{shot}-{look}.png", full_page=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,11 +14,14 @@ import pytest
 from interlock.cli.demo_engine import MODEL
 from interlock.testing import answers
 from interlock.testing.engine import ScriptedEngine
+from interlock.testing.script import Received, Step
 from tests.e2e.stack import Stack, fetch, until
 
 from .conftest import Tab
 
-HOSTILE = "<img/src=x/onerror=\"document.title='owned'\"><script>document.title='owned'</script>[a](javascript:alert(1))"
+HOSTILE = (
+    "<img/src=x/onerror=\"document.title='owned'\"><script>document.title='owned'</script>[a](javascript:alert(1))"
+)
 SCRIPTED = "scripted-model"
 PASSWORD = secrets.token_urlsafe(16)
 
@@ -59,7 +62,7 @@ def play(tab: Tab, petra: str) -> Tab:
 @pytest.fixture
 def scripted(demo: Stack) -> Iterator[ScriptedEngine]:
     """An engine of acme's that says what no model would."""
-    with ScriptedEngine(kind="vllm", models=(SCRIPTED,)).in_thread() as engine:
+    with ScriptedEngine(kind="vllm", models=(SCRIPTED,), default=_scripted).in_thread() as engine:
         labels = {"region": "eu-central", "on_prem": True}
         spec = {"name": "scripted", "kind": "vllm", "url": engine.base_url, "granted_to": ["acme"], "labels": labels}
         assert demo.admin("POST", "/sources", spec).status == 201
@@ -67,9 +70,17 @@ def scripted(demo: Stack) -> Iterator[ScriptedEngine]:
         assert demo.admin("DELETE", "/sources/scripted").status == 200
 
 
-def keys_of(demo: Stack, *, working: bool) -> list[dict[str, Any]]:
+def _scripted(received: Received) -> Iterable[Step]:
+    """Hostile, or slow, as the last message asks."""
+    said = received.json["messages"][-1]["content"] if received.body.startswith(b"{") else ""
+    script = answers.answer("word " * 600, between_ms=100) if said == "slow" else answers.answer(HOSTILE)
+    return script(received) if said else answers.error(400)(received)
+
+
+def keys_of(demo: Stack) -> list[dict[str, Any]]:
+    """The keys that the console made for sessions, newest last."""
     found = demo.admin("GET", "/tenants/acme/keys?limit=500").json()["items"]
-    return [k for k in found if k["name"].startswith("console-") and (not k.get("state")) == working]
+    return sorted((k for k in found if k["name"].startswith("console-")), key=lambda k: k["id"])
 
 
 def choose(play: Tab, model: str) -> None:
@@ -113,18 +124,16 @@ def test_what_a_model_says_is_text_and_stop_ends_the_call_at_its_source(play: Ta
     page = play.page
     until(lambda: _listed(play), 10, "the source to be listed")
     choose(play, SCRIPTED)
-    scripted.script(answers.answer(HOSTILE))
-    ask(play, "be hostile")
+    ask(play, "hostile")
     page.wait_for_selector("text=First token")
     assert page.inner_text(".play-answer .play-text").strip() == HOSTILE
     assert page.title() != "owned" and page.locator("img[src=x]").count() == 0
     assert page.locator(".play-text a, .play-text script").count() == 0
-    scripted.script(answers.answer("word " * 200, between_ms=100))
-    ask(play, "be slow")
-    page.wait_for_function("document.querySelectorAll('.play-answer .play-text')[1]?.textContent.includes('word')")
+    ask(play, "slow")
+    page.wait_for_selector(".play-answer .play-text:has-text('word')")
     page.click("#stop")
     page.wait_for_selector("text=by you")
-    until(lambda: scripted.calls[-1].ended == "gone", 3, "the source to see that nobody waits any more")
+    until(lambda: _gone(scripted), 3, "the source to see that nobody waits any more")
 
 
 def test_signing_out_ends_what_runs_and_the_key_within_a_second(
@@ -133,11 +142,10 @@ def test_signing_out_ends_what_runs_and_the_key_within_a_second(
     page = play.page
     until(lambda: _listed(play), 10, "the source to be listed")
     choose(play, SCRIPTED)
-    scripted.script(answers.answer("word " * 600, between_ms=100))
-    ask(play, "go on and on")
-    page.wait_for_function("document.querySelector('.play-answer .play-text')?.textContent.includes('word')")
-    (key,) = keys_of(demo, working=True)
-    assert key["scopes"] == ["infer"] and key["principal"] == "petra"
+    ask(play, "slow")
+    page.wait_for_selector(".play-answer .play-text:has-text('word')")
+    key = keys_of(demo)[-1]
+    assert (key["scopes"], key["principal"], key["state"]) == (["infer"], "petra", "active")
     csrf = page.get_attribute("body", "data-csrf")
     left = time.monotonic()
     status = page.evaluate(  # in another window of the same session, say
@@ -145,10 +153,10 @@ def test_signing_out_ends_what_runs_and_the_key_within_a_second(
         csrf,
     )
     assert status == 200
-    until(lambda: scripted.calls[-1].ended == "gone", 3, "the running call to be cut off")
+    until(lambda: _gone(scripted), 3, "the running call to be cut off")
     took = time.monotonic() - left
     assert took < 2, f"it took {took:.1f} s"
-    assert keys_of(demo, working=True) == []
+    assert keys_of(demo)[-1] == {**keys_of(demo)[-1], "id": key["id"], "state": "revoked"}
     ask(play, "once more")
     page.wait_for_selector("text=signed out")
 
@@ -194,3 +202,9 @@ def _listed(play: Tab) -> bool:
     play.page.reload()
     play.page.wait_for_selector("text=You may call")
     return play.page.locator(f"#model-a option[value='{SCRIPTED}']").count() == 1
+
+
+def _gone(engine: ScriptedEngine) -> bool:
+    """Whether whoever waited for the slow answer left."""
+    slow = [call for call in engine.calls if b'"slow"' in call.body]
+    return bool(slow) and slow[-1].ended == "gone"

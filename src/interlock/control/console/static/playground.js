@@ -157,7 +157,7 @@ function finish(at, { said, request, reason, counts, trouble, times }) {
   facts(at, [
     ["First token", times.first_ms >= 0 ? `after ${time(times.first_ms)}` : ""], ["In all", time(times.total_ms)],
     ["Ended", { length: "at the longest answer", stopped: "by you", content_filter: "by a content filter" }[reason]],
-    ["Tokens so far", counts ? `${counts.prompt_tokens} of prompt, ${counts.completion_tokens} of answer` : ""],
+    ["Tokens", counts ? `${counts.prompt_tokens} of prompt, ${counts.completion_tokens} of answer` : ""],
   ]);
   if (trouble) {
     const alert = make("div", "alert alert-danger", trouble);
