@@ -35,3 +35,14 @@ class PlaySettings(WaitSettings):
     playground_key_s: int = setting(
         900, "How long a key lasts that the playground makes for a signed-in person.", group="playground", minimum=60
     )
+
+    # -- exports of the console
+    console_export_bytes_max: int = setting(
+        256_000_000,
+        "Most bytes of an export that the console's pages make or verify; a larger range is for the command line.",
+        group="console",
+        minimum=1024,
+    )
+    console_exports_max: int = setting(
+        2, "Exports that pages of one control process make or verify at the same time.", group="console", minimum=1
+    )

@@ -3,7 +3,6 @@ out."""
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -18,36 +17,26 @@ from interlock.testing.script import Received, Step
 from tests.e2e.stack import Stack, fetch, until
 
 from .conftest import Tab
+from .people import PASSWORD, person
 
 HOSTILE = (
     "<img/src=x/onerror=\"document.title='owned'\"><script>document.title='owned'</script>[a](javascript:alert(1))"
 )
 SCRIPTED = "scripted-model"
-PASSWORD = secrets.token_urlsafe(16)
 
 
 @pytest.fixture(scope="module")
 def petra(demo: Stack) -> Iterator[str]:
     """An auditor of acme's research with a password."""
-    yield from _person(demo, "petra", "auditor")
+    with person(demo, "petra", "auditor") as name:
+        yield name
 
 
 @pytest.fixture(scope="module")
 def viktor(demo: Stack) -> Iterator[str]:
     """A viewer of acme's research with a password."""
-    yield from _person(demo, "viktor", "viewer")
-
-
-def _person(demo: Stack, name: str, role: str) -> Iterator[str]:
-    acme = "/tenants/acme"
-    principal = {"name": name, "kind": "user", "teams": ["research"]}
-    assert demo.admin("POST", f"{acme}/principals", principal).status == 201
-    assert demo.admin("POST", f"{acme}/roles", {"principal": name, "role": role}).status == 201
-    answer = demo.admin("POST", f"{acme}/principals/{name}/password", {"password": PASSWORD})
-    assert answer.status == 200, answer
-    yield f"acme/{name}"
-    assert demo.admin("DELETE", f"{acme}/roles/{name}:{role}").status == 200
-    demo.admin("PUT", f"{acme}/principals/{name}", {**principal, "active": False})
+    with person(demo, "viktor", "viewer") as name:
+        yield name
 
 
 @pytest.fixture

@@ -14,7 +14,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from interlock.control.console import calls, health, playground, signin, usage_page
+from interlock.control.console import (
+    calls,
+    documents_page,
+    health,
+    keeping_page,
+    playground,
+    proof_page,
+    signin,
+    usage_page,
+)
 from interlock.control.console.assets import Assets
 from interlock.control.console.page import Page
 from interlock.control.console.render import environment
@@ -27,7 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PAGES = tuple(page for module in (signin, health, playground, calls, usage_page) for page in module.PAGES)
+MODULES = (signin, health, playground, calls, proof_page, keeping_page, documents_page, usage_page)
+PAGES = tuple(page for module in MODULES for page in module.PAGES)
 
 HEADERS = {
     "cache-control": "no-store",

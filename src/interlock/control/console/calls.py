@@ -82,8 +82,8 @@ def _filter(given: dict[str, str], names: Names, tenant_id: str) -> ledger_read.
     if any("\0" in value for value in given.values()):
         raise BadRequest("a filter holds no NUL character")
     return ledger_read.Filter(
-        _instant(given["since"], "since"),
-        _instant(given["until"], "until"),
+        instant_of(given["since"], "since"),
+        instant_of(given["until"], "until"),
         given["kind"],
         _id(names.team, tenant_id, given["team"]),
         _id(names.principal, tenant_id, given["principal"]),
@@ -94,7 +94,7 @@ def _filter(given: dict[str, str], names: Names, tenant_id: str) -> ledger_read.
     )
 
 
-def _instant(text: str, name: str) -> int:
+def instant_of(text: str, name: str) -> int:
     """Unix nanoseconds of what a field of type datetime-local holds, taken as UTC; 0 for "". Raises BadRequest."""
     if not text:
         return 0
@@ -170,7 +170,7 @@ def _show(visit: Visit, content: Reason | None = None) -> Response:
         view=view,
         decision=decision,
         replayed=replayed,
-        contents=_texts(view.contents),
+        contents=texts_of(view.contents),
         may_read=visit.may(Action.ledger_content, reach_of(tenant_id)),
         evidence=json.dumps(leaves, indent=2, ensure_ascii=False),
         here=f"/console/calls/{quote(tenant, safe='')}/{quote(request, safe='')}",
@@ -201,7 +201,7 @@ def ledger_keys(visit: Visit) -> LedgerKeys:
     return LedgerKeys(master, secrets.token_bytes, settings.ledger_keys_max)
 
 
-def _texts(contents: dict[str, Any] | None) -> list[tuple[str, str]] | None:
+def texts_of(contents: dict[str, Any] | None) -> list[tuple[str, str]] | None:
     """Contents by role as text; the record itself is shown as the decision."""
     if contents is None:
         return None

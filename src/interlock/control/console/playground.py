@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from interlock.control.apply import Reason
 from interlock.control.console.calls import decision_of, ledger_keys, line_of
 from interlock.control.console.own_calls import BY_PROVIDER
 from interlock.control.console.page import Page
 from interlock.control.console.sessions import digest
+from interlock.control.console.streamed import Streamed
 from interlock.control.console.upstream import Gateway, context_for, gateway_url, relay
 from interlock.control.identity import reach_of
 from interlock.control.permissions import Action, require
@@ -25,8 +25,6 @@ from interlock.routing.resolve import MODES
 from interlock.storage import ledger_read, tenants
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
     from interlock.control.console.sessions import Sessions
     from interlock.control.console.visit import Visit
 
@@ -114,24 +112,6 @@ async def send(visit: Visit, sessions: Sessions) -> Response:
     call_s = settings.playground_call_ms / 1000
     events = relay(gateway, ask.body(), settings.playground_answer_bytes_max, call_s, still)
     return Streamed(events, lambda: sessions.calls.done(principal_id))
-
-
-class Streamed(StreamingResponse):
-    """Server-sent events. However it ends, the call behind it ends too, and `done` is called once."""
-
-    def __init__(self, events: Any, done: Callable[[], None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
-        self._done = done
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            try:
-                await cast("AsyncGenerator[bytes, None]", self.body_iterator).aclose()
-            finally:
-                self._done()
 
 
 def record(visit: Visit, _: Sessions) -> Response:

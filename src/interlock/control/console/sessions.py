@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from interlock.control.console.exports import Exports
 from interlock.control.console.own_calls import OwnCalls
 from interlock.control.identity import Actor, reach_of
 from interlock.control.permissions import Binding
@@ -34,11 +35,13 @@ def digest(token: str) -> bytes:
 
 
 class Sessions:
-    """Begins, finds and ends sessions. `calls`: what the people of these sessions call themselves."""
+    """Begins, finds and ends sessions. `calls`: what the people of these sessions call themselves; `exports`: of the
+    ledger, that they have made."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
         self.calls = OwnCalls(api)
+        self.exports = Exports(api)
 
     def begin(
         self,

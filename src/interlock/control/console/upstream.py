@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httpx2
 import msgspec
 
+from interlock.control.console.streamed import event
 from interlock.errors import ConfigError, InterlockError, Unavailable, UpstreamError
 from interlock.sources.tls import make_context
 from interlock.storage import nodes
@@ -118,8 +119,8 @@ class Gateway:
                 return
             splitter = Splitter(event_bytes_max)
             async for chunk in answer.aiter_bytes():
-                for event in splitter.feed(chunk):
-                    for each in _read(data_of(event)):
+                for raw in splitter.feed(chunk):
+                    for each in _read(data_of(raw)):
                         yield each
         finally:
             await answer.aclose()
@@ -224,15 +225,15 @@ async def relay(
                 sent += len(value["text"])
                 if sent > bytes_max:
                     raise UpstreamError(f"The answer is longer than playground_answer_bytes_max ({bytes_max}).")
-            yield _event(kind, value)
+            yield event(kind, value)
     except InterlockError as e:
-        yield _event("problem", {"words": e.message, "code": e.code, "status": 0})
+        yield event("problem", {"words": e.message, "code": e.code, "status": 0})
     finally:
         pump.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await pump
         await gateway.close()
-    yield _event("end", {"first_ms": first_ms, "total_ms": round((time.monotonic() - began) * 1000)})
+    yield event("end", {"first_ms": first_ms, "total_ms": round((time.monotonic() - began) * 1000)})
 
 
 async def _pump(
@@ -247,7 +248,3 @@ async def _pump(
     except InterlockError as e:
         await queue.put(("problem", {"words": e.message, "code": e.code, "status": 0}))
     await queue.put(None)
-
-
-def _event(kind: str, value: dict[str, Any]) -> bytes:
-    return b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(value) + b"\n\n"
