@@ -85,7 +85,11 @@ class Tab:
         """What is shown now serves everybody (see `look`)."""
         self.page.evaluate(AXE.read_text())
         found: dict[str, Any] = self.page.evaluate("axe.run()")
-        bad = [(v["id"], v["nodes"][0]["html"]) for v in found["violations"] if v["impact"] in ("serious", "critical")]
+        bad = [
+            (v["id"], v["nodes"][0]["html"], v["nodes"][0]["failureSummary"])
+            for v in found["violations"]
+            if v["impact"] in ("serious", "critical")
+        ]
         assert bad == []
         assert self.page.evaluate("document.documentElement.scrollWidth") <= width
 

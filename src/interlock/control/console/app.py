@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from interlock.control.console import (
     calls,
+    doctor_page,
     documents_page,
     health,
     keeping_page,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MODULES = (signin, health, playground, calls, proof_page, keeping_page, documents_page, usage_page)
+MODULES = (signin, health, doctor_page, playground, calls, proof_page, keeping_page, documents_page, usage_page)
 PAGES = tuple(page for module in MODULES for page in module.PAGES)
 
 HEADERS = {

@@ -77,7 +77,7 @@ def release(visit: Visit, _: Sessions) -> Response:
     try:
         tenant, tenant_id = _allowed(visit, Action.ledger_hold_release)
         reason = Reason(visit.form.get("reason", "").strip())
-        keeping.release(visit.api.store, visit.api.tools, visit.who(), tenant_id, visit.path_params["hold"], reason)
+        keeping.release(visit.api.store, visit.api.tools, visit.who(), tenant_id, visit.form.get("hold", ""), reason)
     except InterlockError as e:
         return _page(visit, e)
     return visit.go(_here(tenant), said="The hold is released; it stays in the list.")
@@ -130,7 +130,7 @@ def _allowed(visit: Visit, action: Action) -> tuple[str, str]:
 PAGES = (
     Page("GET", "/calls/keeping", page),
     Page("POST", "/calls/hold", hold),
-    Page("POST", "/calls/release/{hold}", release),
+    Page("POST", "/calls/release", release),
     Page("POST", "/calls/erase", ask_erase),
     Page("POST", "/calls/erase-now", erase),
 )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 PROBLEMS_SHOWN = 20
 STEPS = ("reading the ledger", "checking it")
-_MINUTE = "%Y-%m-%dT%H:%M"
+_SECOND = "%Y-%m-%dT%H:%M:%S"
 
 
 class Asked(NamedTuple):
@@ -62,8 +62,8 @@ def _page(visit: Visit, error: InterlockError | None = None) -> Response:
         newest = ledger_read.latest_checkpoint(conn, tenant_id)
     complete = datetime.datetime.fromtimestamp(newest.complete_ns / 1e9, datetime.UTC) if newest else None
     given = {
-        "from": visit.form.get("from", "") or (now - datetime.timedelta(days=1)).strftime(_MINUTE),
-        "to": visit.form.get("to", "") or (complete or now).strftime(_MINUTE),
+        "from": visit.form.get("from", "") or (now - datetime.timedelta(days=1)).strftime(_SECOND),
+        "to": visit.form.get("to", "") or (complete or now).strftime(_SECOND),
         "reason": visit.form.get("reason", ""),
     }
     return visit.page(
