@@ -34,6 +34,7 @@ def erasable(demo: Stack, name: str) -> str:
         until(lambda: demo.chat(key, text="Keep this.").status == 200, 10, "the key to be known")
         request = demo.chat(key, text="Keep this.").request_id
         until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 30, "the call")
+        assert demo.admin("POST", f"/tenants/acme/keys/{name}-key/revoke", {}).status == 200
     return request
 
 

@@ -33,13 +33,12 @@ def _page(visit: Visit, error: InterlockError | None = None, extent: Extent | No
     api = visit.api
     tenant, names = chosen(visit, Action.ledger_read)
     tenant_id = looks.allowed_tenant(api.store, visit.who(), tenant, Action.ledger_read)
-    with api.store.platform() as conn:
-        stored = tenants.get(conn, tenant_id)
     with api.store.tenant(tenant_id) as conn:
-        known, found = Names(conn), holds.every(conn, tenant_id)
-        people = {
-            each: known.of(each) for hold in found for each in (hold.subject, hold.added_by, hold.released_by or "")
-        }
+        found = holds.every(conn, tenant_id)
+    with api.store.platform() as conn:  # holds are also added by people of the platform
+        stored, known = tenants.get(conn, tenant_id), Names(conn)
+        met = {each for hold in found for each in (hold.subject, hold.added_by, hold.released_by or "")}
+        people = {each: known.of(each) for each in met}
     reach = reach_of(tenant_id)
     return visit.page(
         "ledger_keeping.html",
