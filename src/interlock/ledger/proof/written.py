@@ -18,7 +18,8 @@ def write_lines(folder: Path, lines: Iterable[tuple[str, Any]]) -> tuple[int, in
     Raises InterlockError when they are no export or broke off, ProofError, BadRequest, OSError as `ExportWriter`.
     """
     each = iter(lines)
-    kind, first = next(each, ("", None))
+    nothing: tuple[str, Any] = ("", {})
+    kind, first = next(each, nothing)
     if kind != "manifest":
         raise InterlockError("the admin API sent no export")
     head = dict(first)
