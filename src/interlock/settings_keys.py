@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from interlock.settings_live import LiveSettings
+from interlock.settings_play import PlaySettings
 from interlock.settings_waits import setting
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class OwnKeySettings(LiveSettings):
+class OwnKeySettings(PlaySettings):
     """See Settings."""
 
     own_keys_max: int = setting(

@@ -12,14 +12,14 @@ from interlock.errors import InterlockError
 
 if TYPE_CHECKING:
     from interlock.cli.doctor.facts import MachineFacts
-    from interlock.cli.doctor.findings import Finding
     from interlock.control.diagnosis import ControlFacts
+    from interlock.control.doctor.findings import Finding
 
 
 def doctor(home: Home = "", url: Url = "", ca: Ca = "", as_json: AsJson = False) -> None:
     """Say what is wrong or weak, with a remedy each. Exit code 3 when something is wrong."""
-    from interlock.cli.doctor.findings import Finding
     from interlock.cli.doctor.gather import ask, look
+    from interlock.control.doctor.findings import Finding
 
     settings = settings_of(home)
     findings: list[Finding] = []
@@ -45,8 +45,8 @@ def doctor(home: Home = "", url: Url = "", ca: Ca = "", as_json: AsJson = False)
 
 def examine(control: ControlFacts | None, machine: MachineFacts | None) -> list[Finding]:
     """What the checks say of these facts. None: they could not be gathered."""
-    from interlock.cli.doctor import cluster
     from interlock.cli.doctor import machine as local
+    from interlock.control.doctor import cluster
 
     findings: list[Finding] = []
     if control is not None:

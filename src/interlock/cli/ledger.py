@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ import typer
 from interlock.cli.common import AsJson, Ca, Home, InTenant, Reason, Url, client_of, reason_or
 from interlock.cli.output import put, put_json
 from interlock.cli.records import seconds, show_replay
-from interlock.errors import BadRequest, InterlockError
+from interlock.errors import BadRequest
 
 if TYPE_CHECKING:
     from interlock.cli.client import AdminClient
@@ -184,44 +183,12 @@ def write_export(
     client: AdminClient, folder: Path, tenant: str, from_ns: int, to_ns: int, why: str, *, payloads: bool = False
 ) -> tuple[int, int]:
     """Write an export to a new folder: (entries in it, size of the tree at its end). Raises InterlockError."""
-    from interlock.ledger.proof.folder import ExportWriter, Manifest
+    from interlock.ledger.proof.written import write_lines
 
     query: dict[str, object] = {"from_ns": from_ns, "to_ns": to_ns}
     if payloads:
         query["payloads"] = "true"
-    lines = client.lines(f"/tenants/{tenant}/ledger/export", reason=why, query=query)
-    kind, head = next(lines)
-    if kind != "manifest":
-        raise InterlockError("the admin API sent no export")
-    keys = head.pop("keys")
-    ended, written = False, 0
-    with ExportWriter(folder, Manifest.decode(json.dumps(head).encode()), keys) as writer:
-        for kind, value in lines:
-            match kind:
-                case "start":
-                    writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
-                case "pruned":
-                    writer.pruned(value["note"], value["state"].encode())
-                case "rotation":
-                    writer.rotation(value["statement"], value["head"])
-                case "settled":
-                    writer.settled(value.encode())
-                case "checkpoint":
-                    writer.checkpoint(value["note"], value["coverage"].encode())
-                case "entry":
-                    writer.entry(value.encode())
-                    written += 1
-                case "content":
-                    writer.content(value["id"], base64.b64decode(value["data"]))
-                    if "salt" in value:
-                        writer.opened(value["id"], bytes.fromhex(value["salt"]), base64.b64decode(value["plain"]))
-                case "list":
-                    writer.list(value["list"], value["items"])
-                case "end":
-                    ended = True
-        if not ended:
-            raise InterlockError(f"the export broke off after {written} entries: {folder} is not whole; export again")
-    return written, head["end_size"]
+    return write_lines(folder, client.lines(f"/tenants/{tenant}/ledger/export", reason=why, query=query))
 
 
 def verify(

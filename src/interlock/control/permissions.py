@@ -68,6 +68,7 @@ class Action(StrEnum):
     ledger_rotate_key = "ledger.rotate_key"
     ledger_retire_node = "ledger.retire_node"
     usage_read = "usage.read"
+    playground_use = "playground.use"
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -145,6 +146,7 @@ RULES: dict[Action, Rule] = {
         AdminRole.owner, "giving up what a node has not shipped concerns every tenant", platform_only=True
     ),
     Action.usage_read: _rule(AdminRole.auditor, "who used and spent what is for those who account for it"),
+    Action.playground_use: _rule(AdminRole.developer, "who builds tries models out, as themselves and as governed"),
 }
 
 

@@ -32,14 +32,7 @@ def erase(conn: Connection[Any], tenant_id: str, subject: str, by: str, now_ns: 
     holds.alone(conn, tenant_id)
     holds.refuse_held(conn, tenant_id, subject)
     control_entries.hold(conn, tenant_id)
-    names = [
-        name
-        for (name,) in conn.execute(
-            "SELECT subject FROM interlock.ledger_keys WHERE tenant_id = %s AND split_part(subject, %s, 1) = %s"
-            " AND subject <> '' AND wrapped IS NOT NULL",
-            (tenant_id, GENERATION, subject),
-        )
-    ]
+    names = _keys(conn, tenant_id, subject)
     if not names:
         raise NotFound(f"the ledger keeps no content of {subject!r}", param="subject")
     at_ns = max(now_ns, control_entries.claimed_ns(conn, tenant_id) + 1)
@@ -55,6 +48,26 @@ def erase(conn: Connection[Any], tenant_id: str, subject: str, by: str, now_ns: 
     )
     _put(conn, tenant_id, {"kind": "erasure", "at": at_ns, "subject": subject, "keys": names, "by": by})
     return Erased(len(names), deleted, at_ns)
+
+
+def extent(conn: Connection[Any], tenant_id: str, subject: str) -> tuple[int, int]:
+    """How many keys and contents `erase` would destroy now."""
+    names = _keys(conn, tenant_id, subject)
+    query = "SELECT count(*) FROM interlock.ledger_contents WHERE tenant_id = %s AND subject = ANY(%s)"
+    row = conn.execute(query, (tenant_id, names)).fetchone()
+    return len(names), int(row[0]) if row else 0
+
+
+def _keys(conn: Connection[Any], tenant_id: str, subject: str) -> list[str]:
+    """Names of the keys that a subject's contents are under."""
+    return [
+        name
+        for (name,) in conn.execute(
+            "SELECT subject FROM interlock.ledger_keys WHERE tenant_id = %s AND split_part(subject, %s, 1) = %s"
+            " AND subject <> '' AND wrapped IS NOT NULL",
+            (tenant_id, GENERATION, subject),
+        )
+    ]
 
 
 _DELETE = {

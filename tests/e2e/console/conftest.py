@@ -69,11 +69,27 @@ class Tab:
             if SHOTS and shot:
                 self.page.screenshot(path=Path(SHOTS) / f"{shot}-{look}.png", full_page=True)
 
+    def seen(self, shot: str) -> None:
+        """As `look`, of what the page shows now, which loading it again would lose."""
+        for look, dark, width in LOOKS:
+            theme = "dark" if dark else "light"
+            self.page.emulate_media(color_scheme=theme)
+            self.page.set_viewport_size({"width": width, "height": 900})
+            self.page.evaluate("theme => { document.documentElement.dataset.bsTheme = theme }", theme)
+            self.page.wait_for_timeout(400)  # colours change slowly
+            self.fits(width)
+            if SHOTS:
+                self.page.screenshot(path=Path(SHOTS) / f"{shot}-{look}.png", full_page=True)
+
     def fits(self, width: int) -> None:
         """What is shown now serves everybody (see `look`)."""
         self.page.evaluate(AXE.read_text())
         found: dict[str, Any] = self.page.evaluate("axe.run()")
-        bad = [(v["id"], v["nodes"][0]["html"]) for v in found["violations"] if v["impact"] in ("serious", "critical")]
+        bad = [
+            (v["id"], v["nodes"][0]["html"], v["nodes"][0]["failureSummary"])
+            for v in found["violations"]
+            if v["impact"] in ("serious", "critical")
+        ]
         assert bad == []
         assert self.page.evaluate("document.documentElement.scrollWidth") <= width
 

@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from interlock.cli.doctor import cluster, machine
+from interlock.cli.doctor import machine
 from interlock.cli.doctor.facts import CertificateFacts, FileFacts, MachineFacts
-from interlock.cli.doctor.findings import Finding
 from interlock.cli.examine import examine
 from interlock.control.diagnosis import (
     ControlFacts,
@@ -21,6 +20,8 @@ from interlock.control.diagnosis import (
     NodeFacts,
     SourceFacts,
 )
+from interlock.control.doctor import cluster
+from interlock.control.doctor.findings import Finding
 from interlock.settings import Settings
 
 DAY_S = 86_400
@@ -207,7 +208,7 @@ def test_every_check_has_a_case() -> None:
 
 
 def test_names_in_a_sentence() -> None:
-    from interlock.cli.doctor.findings import listed
+    from interlock.control.doctor.findings import listed
 
     assert listed(["a", "b"]) == "a, b"
     assert listed(str(n) for n in range(7)) == "0, 1, 2, 3, 4 and 2 more"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from interlock.cli.doctor.cluster import CLOCK_WEAK_S, clock_finding, loopback
 from interlock.cli.doctor.facts import MachineFacts
-from interlock.cli.doctor.findings import Finding
+from interlock.control.doctor.cluster import CLOCK_WEAK_S, clock_finding, loopback
+from interlock.control.doctor.findings import Finding
 
 DAY_S = 86_400
 RENEW_S = 14 * DAY_S

@@ -108,7 +108,7 @@ def _show(visit: Visit, content: Reason | None = None) -> Response:
     if content is not None:
         words = "ledger.content"
         looks.note(api.store, api.tools, actor, tenant_id, words, request, None, content, reason_needed=True)
-    keys = _keys(visit)
+    keys = ledger_keys(visit)
     with api.store.tenant(tenant_id) as conn:
         view = ledger.show(conn, tenant_id, request, keys if content is not None else None, settings)
         leaves = [msgspec.json.decode(entry.leaf) for entry in view.entries]
@@ -125,7 +125,7 @@ def _show(visit: Visit, content: Reason | None = None) -> Response:
         took=_took(view, leaves[0]["kind"]),
         view=view,
         found=found,
-        contents=_texts(view.contents),
+        contents=texts_of(view.contents),
         may_read=visit.may(Action.ledger_content, reach_of(tenant_id)),
         evidence=json.dumps(leaves, indent=2, ensure_ascii=False),
         here=f"/console/calls/{quote(tenant, safe='')}/{quote(request, safe='')}",
@@ -164,6 +164,20 @@ def _found(visit: Visit, tenant_id: str, request: str, keys: LedgerKeys, leaf: d
     return Found(drawn or bars_of_leaf(leaf), _decision(first, sources), replayed, _said(records), named, bool(drawn))
 
 
+def told_of(visit: Visit, tenant_id: str, request: str) -> Explanation | None:
+    """Why a call went where it went, in words; None where its record is gone."""
+    api = visit.api
+    try:
+        with api.store.tenant(tenant_id) as conn:
+            record = ledger.record_of(conn, tenant_id, request, ledger_keys(visit), api.tools.settings)
+            record = past_calls.decidable(record)
+        with api.store.platform() as conn:
+            then = past_calls.past(conn, record.snapshot_version)
+    except InterlockError:
+        return None
+    return _decision(record, then.sources).told
+
+
 def _decision(record: Intent | Refusal, sources: tuple[Source, ...]) -> Decision:
     names = {source.id: source.name for source in sources}
     route = record.route
@@ -184,13 +198,14 @@ def _said(records: list[Record]) -> list[tuple[str, str]]:
     return out
 
 
-def _keys(visit: Visit) -> LedgerKeys:
+def ledger_keys(visit: Visit) -> LedgerKeys:
+    """What opens the contents of subjects, for one look. Raises ConfigError without the ledger's master key."""
     settings = visit.api.tools.settings
     master = KeyWrapper(read_key(settings.ledger_key_path(), "the ledger's master key"), secrets.token_bytes)
     return LedgerKeys(master, secrets.token_bytes, settings.ledger_keys_max)
 
 
-def _texts(contents: dict[str, Any] | None) -> list[tuple[str, str]] | None:
+def texts_of(contents: dict[str, Any] | None) -> list[tuple[str, str]] | None:
     """Contents by role as text; the record itself is shown as the decision."""
     if contents is None:
         return None

@@ -79,8 +79,8 @@ def _filter(given: dict[str, str], names: Names, tenant_id: str) -> ledger_read.
     if any("\0" in value for value in given.values()):
         raise BadRequest("a filter holds no NUL character")
     return ledger_read.Filter(
-        _instant(given["since"], "since"),
-        _instant(given["until"], "until"),
+        instant_of(given["since"], "since"),
+        instant_of(given["until"], "until"),
         given["kind"],
         _id(names.team, tenant_id, given["team"]),
         _id(names.principal, tenant_id, given["principal"]),
@@ -103,7 +103,7 @@ def _mark(text: str) -> bytes:
     return mark
 
 
-def _instant(text: str, name: str) -> int:
+def instant_of(text: str, name: str) -> int:
     """Unix nanoseconds of what a field of type datetime-local holds, taken as UTC; 0 for "". Raises BadRequest."""
     if not text:
         return 0

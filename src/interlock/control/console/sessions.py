@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from interlock.control.console.exports import Exports
+from interlock.control.console.own_calls import OwnCalls
 from interlock.control.identity import Actor, reach_of
 from interlock.control.permissions import Binding
 from interlock.errors import Denied, Unauthenticated
@@ -35,10 +37,13 @@ def digest(token: str) -> bytes:
 
 
 class Sessions:
-    """Begins, finds and ends sessions."""
+    """Begins, finds and ends sessions. `calls`: what the people of these sessions call themselves; `exports`: of the
+    ledger, that they have made."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self.calls = OwnCalls(api)
+        self.exports = Exports(api)
 
     @cached_property
     def providers(self) -> Providers:
@@ -94,9 +99,13 @@ class Sessions:
         return session, self._actor(session)
 
     def end(self, token: str) -> None:
-        """Sign out."""
+        """Sign out: also the keys that were made for the session end, with what runs by them."""
+        hashed = digest(token)
         with self._api.store.platform() as conn:
-            console.end_session(conn, digest(token))
+            session = console.session(conn, hashed)
+            if session is not None:
+                self.calls.end(conn, hashed, session)
+            console.end_session(conn, hashed)
 
     def _actor(self, session: Session) -> Actor:
         who = session.name

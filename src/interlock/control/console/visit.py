@@ -46,6 +46,7 @@ NAVIGATION = (
     Place("Account for", "Ledger", "/console/calls", Action.ledger_read),
     Place("Account for", "Usage", "/console/usage", Action.usage_read),
     Place("Account for", "Budgets", "/console/budgets", Action.budget_read),
+    Place("Try", "Playground", "/console/playground", Action.playground_use),
     Place("Set up", "People", "/console/people", Action.principal_read),
     Place("Set up", "My keys", "/console/keys", Action.key_write_own),
     Place("Set up", "Sources", "/console/sources", Action.source_read),

@@ -10,11 +10,9 @@ from starlette.responses import Response
 
 from interlock.control.identity import Actor, tenant_of
 from interlock.control.permissions import Action
-from interlock.control.services.base import Names
+from interlock.control.services import keeping
 from interlock.control.web import Body, Given, Json, Who, allow, api_of, route
-from interlock.errors import BadRequest, NotFound
-from interlock.storage import changes, holds
-from interlock.storage.changes import Author, Change
+from interlock.storage import holds
 
 
 class AddHold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,17 +66,7 @@ def add(request: Request, who: Who, body: Body) -> Response:
     given = Given(request, body)
     asked = given.as_(AddHold).subject
     tenant_id = _tenant(request, who, Action.ledger_hold)
-    if not asked.isprintable():
-        raise BadRequest("subject is the name of a principal, or an id", param="subject")
-    by = Author(who.principal_id, who.name, given.reason.text, api.tools.now(), given.reason.request_id)
-    with api.store.tenant(tenant_id) as conn:
-        hold = holds.Hold(
-            api.tools.new_id("hold"), _subject(Names(conn), tenant_id, asked), by.reason, who.principal_id, by.at
-        )
-        after = {"subject": hold.subject}
-        changes.record(conn, Change(tenant_id, "ledger.hold_add", "hold", hold.id, None, after), by)
-        holds.add(conn, tenant_id, hold)
-    return Json(_view(hold))
+    return Json(_view(keeping.hold(api.store, api.tools, who, tenant_id, asked, given.reason)))
 
 
 def release(request: Request, who: Who, body: Body) -> Response:
@@ -86,12 +74,8 @@ def release(request: Request, who: Who, body: Body) -> Response:
     api = api_of(request)
     reason = Given(request, body).reason
     tenant_id = _tenant(request, who, Action.ledger_hold_release)
-    by = Author(who.principal_id, who.name, reason.text, api.tools.now(), reason.request_id)
-    with api.store.tenant(tenant_id) as conn:
-        hold_id = request.path_params["hold"]
-        changes.record(conn, Change(tenant_id, "ledger.hold_release", "hold", hold_id, None, None), by)
-        hold = holds.release(conn, tenant_id, hold_id, who.principal_id, by.at, by.reason)
-    return Json(_view(hold))
+    hold_id = request.path_params["hold"]
+    return Json(_view(keeping.release(api.store, api.tools, who, tenant_id, hold_id, reason)))
 
 
 def _view(hold: holds.Hold) -> HoldView:
@@ -102,12 +86,3 @@ def _tenant(request: Request, who: Actor, action: Action) -> str:
     tenant_id = tenant_of(api_of(request).store, who, request.path_params["tenant"])
     allow(who, action, tenant_id)
     return tenant_id
-
-
-def _subject(names: Names, tenant_id: str, asked: str) -> str:
-    if asked == "":
-        return holds.EVERYTHING
-    try:
-        return names.principal(tenant_id, asked)
-    except NotFound:
-        return asked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -13,8 +13,9 @@ from starlette.responses import Response, StreamingResponse
 from interlock.control import replay as past_calls
 from interlock.control.identity import Actor
 from interlock.control.permissions import Action
-from interlock.control.services import audit, ledger, looks
+from interlock.control.services import audit, keeping, ledger, looks
 from interlock.control.services.base import Names
+from interlock.control.services.keeping import id_of
 from interlock.control.web import (
     Body,
     Given,
@@ -29,8 +30,7 @@ from interlock.errors import BadRequest, NotFound
 from interlock.ledger.proof.note import VerifierKey
 from interlock.ledger.vault import KeyWrapper
 from interlock.settings import Settings
-from interlock.storage import changes, erasure, ledger_read
-from interlock.storage.changes import Author, Change
+from interlock.storage import ledger_read
 from interlock.storage.ledger_keys import LedgerKeys, read_key
 
 NUMBER_MAX = 1 << 63
@@ -185,16 +185,8 @@ def erase(request: Request, who: Who, body: Body) -> Response:
     given = Given(request, body)
     asked = given.as_(Erase).subject
     tenant_id = tenant_for(request, who, Action.ledger_erase)
-    by = Author(who.principal_id, who.name, given.reason.text, api.tools.now(), given.reason.request_id)
-    if not asked or not asked.isprintable():
-        raise BadRequest("subject is the name of a principal, or an id", param="subject")
-    with api.store.tenant(tenant_id) as conn:
-        subject = id_of(Names(conn).principal, tenant_id, asked)
-        done = erasure.erase(conn, tenant_id, subject, who.principal_id, api.tools.clock.wall_ns())
-        what = {"keys": done.keys, "contents": done.contents}
-        changes.record(conn, Change(tenant_id, "ledger.erase", "ledger", subject, None, what), by)
-    kept = datetime.timedelta(seconds=api.tools.settings.log_keep_s)
-    return Json(ErasedView(subject, done.keys, done.contents, api.tools.now() + kept))
+    done = keeping.erase(api.store, api.tools, who, tenant_id, asked, given.reason)
+    return Json(ErasedView(done.subject, done.keys, done.contents, done.gone_everywhere_at))
 
 
 def changes_audit(request: Request, who: Who) -> Response:
@@ -245,16 +237,6 @@ def keys_of(settings: Settings) -> LedgerKeys:
 def tenant_for(request: Request, who: Actor, action: Action) -> str:
     """The id of the tenant in the path, if the caller may do this there. Raises Denied, NotFound."""
     return looks.allowed_tenant(api_of(request).store, who, request.path_params["tenant"], action)
-
-
-def id_of(find: Callable[[str, str], str], tenant_id: str, name: str) -> str:
-    """The id of a declared thing, or the text itself: callers by token are in no table."""
-    if not name:
-        return ""
-    try:
-        return find(tenant_id, name)
-    except NotFound:
-        return name
 
 
 def look(

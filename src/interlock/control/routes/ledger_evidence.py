@@ -7,13 +7,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from interlock.control.permissions import Action
-from interlock.control.routes.ledger import id_of, keys_of, look, tenant_for
+from interlock.control.routes.ledger import keys_of, look, tenant_for
 from interlock.control.services import evidence
 from interlock.control.services.base import Names
+from interlock.control.services.keeping import id_of
 from interlock.control.web import Body, Given, Json, Who, api_of, route
-from interlock.errors import BadRequest
-
-NAME_MAX = 256
 
 
 class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,10 +38,7 @@ def ask(request: Request, who: Who, body: Body) -> Response:
     api = api_of(request)
     given = Given(request, body)
     asked = given.as_(Ask)
-    for name in ("document", "batch", "subject"):
-        text = getattr(asked, name)
-        if len(text) > NAME_MAX or not text.isprintable() or (name == "document" and not text):
-            raise BadRequest(f"{name} is at most {NAME_MAX} printable characters", param=name)
+    evidence.check_names(asked.document, asked.batch, asked.subject)
     tenant_id = tenant_for(request, who, Action.ledger_content)
     # recorded first, and without the name, which is a content itself
     why = given.reason.text

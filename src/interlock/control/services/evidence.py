@@ -21,6 +21,8 @@ from interlock.storage.ledger_keys import GENERATION, Erased, LedgerKeys
 
 CALLS_MAX = 2000
 """Most calls of one document that are told at once."""
+NAME_MAX = 256
+"""Longest name of a document, a batch or a subject that is looked for, in characters."""
 SUBJECTS_MAX = 100_000
 """Most subjects of a tenant under whose keys a name is looked for; beyond that the subject must be named."""
 
@@ -75,6 +77,13 @@ class Evidence(msgspec.Struct, frozen=True):
     unanswered: list[int]
     totals: Totals
     truncated: bool
+
+
+def check_names(document: str, batch: str, subject: str) -> None:
+    """Whether these can be names of a document, a batch and a subject; the last two may be "". Raises BadRequest."""
+    for name, text in (("document", document), ("batch", batch), ("subject", subject)):
+        if len(text) > NAME_MAX or not text.isprintable() or (name == "document" and not text):
+            raise BadRequest(f"{name} is at most {NAME_MAX} printable characters", param=name)
 
 
 def evidence(

@@ -149,13 +149,17 @@ def delete(tx: Tx, tenant_id: str, name: str, revision: int | None = None) -> No
     revoke(tx, tenant_id, name, cut=False)
 
 
-def mint(tx: Tx, tenant_id: str, principal_id: str, name: str, scopes: tuple[Scope, ...]) -> Minted:
-    """A key without limits or end for a principal, whatever keys of that name there are."""
+def mint(
+    tx: Tx, tenant_id: str, principal_id: str, name: str, scopes: tuple[Scope, ...], not_after_s: int = 0
+) -> Minted:
+    """A key without limits for a principal, whatever keys of that name there are. `not_after_s`: Unix seconds, 0: it
+    has no end."""
     key = KeyRow(
         id=tx.tools.new_id("key"),
         tenant_id=tenant_id,
         principal_id=principal_id,
         scopes=tuple(s.value for s in scopes),
+        not_after_s=not_after_s,
         name=name,
     )
     return _mint(tx, key, "create")

@@ -6,8 +6,8 @@ import ipaddress
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
-from interlock.cli.doctor.findings import Finding, listed
 from interlock.control.diagnosis import ControlFacts
+from interlock.control.doctor.findings import Finding, listed
 
 NODE_SILENT_S = 60.0
 BEHIND_MAX = 5

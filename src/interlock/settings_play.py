@@ -1,0 +1,49 @@
+"""The settings of the console's playground, and of what its ledger pages make on disk.
+
+They are part of `interlock.settings.Settings`, which is what everybody uses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from interlock.settings_live import LiveSettings
+from interlock.settings_waits import setting
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PlaySettings(LiveSettings):
+    """See Settings."""
+
+    # -- playground
+    playground_gateway_url: str = setting(
+        "",
+        "URL of the gateway that the console's playground calls; empty: the gateway node that was heard of last.",
+        group="playground",
+    )
+    playground_ca_file: str = setting(
+        "", "CA certificates (PEM) that vouch for the gateway there; empty: the system's.", group="playground"
+    )
+    playground_calls_max: int = setting(
+        4, "Calls of one person that run in the playground at the same time.", group="playground", minimum=1
+    )
+    playground_call_ms: int = setting(
+        300_000, "Longest that a call of the playground may take.", group="playground", minimum=1000
+    )
+    playground_answer_bytes_max: int = setting(
+        4_000_000, "Most bytes of one answer in the playground; a longer one is cut.", group="playground", minimum=1024
+    )
+    playground_key_s: int = setting(
+        900, "How long a key lasts that the playground makes for a signed-in person.", group="playground", minimum=60
+    )
+
+    # -- exports of the console
+    console_export_bytes_max: int = setting(
+        256_000_000,
+        "Most bytes of an export that the console's pages make or verify; a larger range is for the command line.",
+        group="console",
+        minimum=1024,
+    )
+    console_exports_max: int = setting(
+        2, "Exports that pages of one control process make or verify at the same time.", group="console", minimum=1
+    )
