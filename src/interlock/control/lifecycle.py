@@ -128,13 +128,20 @@ class Lifecycle:
             yield tx, tx.names.tenant(tenant)
 
     def draft(
-        self, actor: Actor, tenant: str, specs: Iterable[PolicySpec] | None, reason: Reason, version: int = 0
+        self,
+        actor: Actor,
+        tenant: str,
+        specs: Iterable[PolicySpec] | None,
+        reason: Reason,
+        version: int = 0,
+        seen: str | None = None,
     ) -> DraftView:
         """Begin a draft, or write another text into it; from an earlier version when no policies are given.
 
-        An approval that it had was of another text, and does not count.
+        An approval that it had was of another text, and does not count. `seen`: the digest of the draft that was looked
+        at, "" for none; None writes over whatever is there.
 
-        Raises ConfigError, BadRequest, NotFound, Denied.
+        Raises ConfigError, BadRequest, NotFound, Denied, Conflict (`draft_changed`: it is not the one that was seen).
         """
         texts = written(specs) if specs is not None else None
         with self._acting(actor, tenant, Action.policy_draft, reason) as (tx, tenant_id):
@@ -143,6 +150,13 @@ class Lifecycle:
             base = policy_versions.newest(tx.conn, tenant_id)
             digest = digest_of(tenant_id, base, texts)
             before = policy_drafts.of(tx.conn, tenant_id)
+            if seen is not None and seen != (before.value.digest if before is not None else ""):
+                raise Conflict(
+                    "somebody else changed the draft since this page was opened: look at it as it is now, then repeat"
+                    " what you did",
+                    code="draft_changed",
+                    param="digest",
+                )
             if before is None:
                 new = Draft(
                     tx.tools.new_id("policy_draft"), tenant_id, base, digest, texts, authors=(actor.principal_id,)
