@@ -14,7 +14,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from interlock.control.console import calls, health, signin, usage_page
+from interlock.control.console import (
+    calls,
+    health,
+    policies,
+    policy_ask,
+    policy_compare,
+    policy_drafting,
+    policy_wizard,
+    signin,
+    usage_page,
+)
 from interlock.control.console.assets import Assets
 from interlock.control.console.page import Page
 from interlock.control.console.render import environment
@@ -27,7 +37,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PAGES = tuple(page for module in (signin, health, calls, usage_page) for page in module.PAGES)
+MODULES = (
+    signin,
+    health,
+    calls,
+    usage_page,
+    policies,
+    policy_ask,
+    policy_compare,
+    policy_drafting,
+    policy_wizard,
+)
+PAGES = tuple(page for module in MODULES for page in module.PAGES)
 
 HEADERS = {
     "cache-control": "no-store",

@@ -42,6 +42,7 @@ class Place(NamedTuple):
 NAVIGATION = (
     Place("Health", "/console/"),
     Place("Ledger", "/console/calls", Action.ledger_read),
+    Place("Policies", "/console/policies", Action.policy_read),
     Place("Usage", "/console/usage", Action.usage_read),
 )
 

@@ -14,6 +14,7 @@ from interlock.control import documents, views
 from interlock.control.identity import Actor, tenant_of
 from interlock.control.permissions import Action, decide
 from interlock.control.plan import Kind, Ref, role_name
+from interlock.control.reading import reading_at
 from interlock.control.services import (
     aliases,
     budgets,
@@ -32,7 +33,6 @@ from interlock.control.web import (
     Given,
     Json,
     Who,
-    allow,
     api_of,
     page_size,
     reason_of,
@@ -52,7 +52,6 @@ from interlock.storage import teams as stored_teams
 from interlock.storage import tenants as stored_tenants
 from interlock.storage.changes import Author
 from interlock.storage.table import Stored
-from interlock.storage.tenants import PLATFORM_TENANT
 
 
 class Resource(msgspec.Struct, frozen=True):
@@ -124,17 +123,8 @@ class Done(msgspec.Struct, frozen=True):
 def reading(request: Request, actor: Actor, tenant: str, action: Action) -> Iterator[tuple[Tx, str]]:
     """A transaction for reading where `tenant` ("": the platform) is, and its id. Raises NotFound, Denied."""
     api = api_of(request)
-    by = Author(actor.principal_id, actor.name, "", api.tools.now())
-    if not tenant:
-        allow(actor, action, None)
-        with api.store.platform() as conn:
-            yield Tx(conn, by, api.tools), ""
-        return
-    tenant_id = tenant_of(api.store, actor, tenant)
-    allow(actor, action, tenant_id)
-    opened = api.store.platform() if tenant_id == PLATFORM_TENANT else api.store.tenant(tenant_id)
-    with opened as conn:
-        yield Tx(conn, by, api.tools), tenant_id
+    with reading_at(api.store, api.tools, actor, tenant, action) as found:
+        yield found
 
 
 def router() -> APIRouter:
