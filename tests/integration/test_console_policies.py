@@ -13,6 +13,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from interlock.control.app import make_app
+from interlock.control.apply import Reason
+from interlock.control.identity import Actor
+from interlock.control.lifecycle import Lifecycle
+from interlock.control.permissions import Binding
+from interlock.errors import Conflict
+from interlock.types.identity import AdminRole
 
 from .control_client import Running, control_over
 
@@ -103,6 +109,15 @@ def test_nobody_writes_over_what_somebody_else_wrote_meanwhile(site: Site) -> No
     assert [p["id"] for p in site.draft()["policies"]] == ["adas", "bobs", "small"]
     assert bob.post("/draft/discard", seen=bob.seen).status_code == 409, "the draft that he saw is no more"
     assert site.draft()["policies"]
+
+
+def test_two_who_save_in_the_same_moment_are_told_apart_in_the_transaction(site: Site) -> None:
+    control = site.running.control
+    life = Lifecycle(control.api.configurator)
+    actor = Actor("prn_ada", "ada", "", "", (Binding(AdminRole.owner, None),))
+    with pytest.raises(Conflict, match="somebody else changed the draft"):
+        life.draft(actor, site.name, (), Reason("a test"), seen="0" * 64)
+    assert site.running.owner.call("GET", f"{site.at}/policy-draft")[0] == 404
 
 
 def test_a_draft_that_was_overtaken_is_not_written_on_unseen(site: Site) -> None:
