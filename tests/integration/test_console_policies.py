@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -43,17 +42,17 @@ class Browser:
         self.seen = ""
         self.csrf = ""
 
-    def get(self, path: str, **query: str) -> httpx.Response:
+    def get(self, path: str, **query: str) -> Any:
         answer = self.http.get(f"/console/policies{path}", params={"tenant": self.tenant, **query})
         self.csrf = (re.findall(r'data-csrf="([^"]+)"', answer.text) or [self.csrf])[0]
         self.seen = (re.findall(r'name="seen" value="([^"]+)"', answer.text) or [""])[0]
         return answer
 
-    def post(self, path: str, **fields: Any) -> httpx.Response:
+    def post(self, path: str, **fields: Any) -> Any:
         sent = {"tenant": self.tenant, "csrf": self.csrf, "seen": self.seen, "reason": "a test", **fields}
         return self.http.post(f"/console/policies{path}", data=sent)
 
-    def write(self, name: str, cedar: str = CEDAR, **fields: Any) -> httpx.Response:
+    def write(self, name: str, cedar: str = CEDAR, **fields: Any) -> Any:
         return self.post("/edit", id=name, cedar=cedar, **fields)
 
 
