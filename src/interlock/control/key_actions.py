@@ -18,7 +18,7 @@ from interlock.control.identity import Actor
 from interlock.control.parse import show
 from interlock.control.permissions import Action, require
 from interlock.control.plan import Ref
-from interlock.control.reading import reading
+from interlock.control.reading import reading_at
 from interlock.control.services import keys, principals
 from interlock.control.validate import form
 from interlock.errors import BadRequest, Conflict, Denied, NotFound
@@ -91,7 +91,7 @@ def set_password(api: Api, actor: Actor, tenant: str, name: str, password: str, 
 
 def own(api: Api, actor: Actor) -> list[dict[str, Any]]:
     """The actor's own keys, newest first. Raises Denied, NotFound (nobody declared this principal)."""
-    with reading(api, actor, _own_tenant(api, actor), Action.key_write_own) as (tx, _):
+    with reading_at(api.store, api.tools, actor, _own_tenant(api, actor), Action.key_write_own) as (tx, _):
         _myself(tx, actor)
         return [views.show(tx, "key", row) for row in _keys_of(tx, actor)]
 

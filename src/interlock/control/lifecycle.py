@@ -128,13 +128,20 @@ class Lifecycle:
             yield tx, tx.names.tenant(tenant)
 
     def draft(
-        self, actor: Actor, tenant: str, specs: Iterable[PolicySpec] | None, reason: Reason, version: int = 0
+        self,
+        actor: Actor,
+        tenant: str,
+        specs: Iterable[PolicySpec] | None,
+        reason: Reason,
+        version: int = 0,
+        seen: str | None = None,
     ) -> DraftView:
         """Begin a draft, or write another text into it; from an earlier version when no policies are given.
 
-        An approval that it had was of another text, and does not count.
+        An approval that it had was of another text, and does not count. `seen`: the digest of the draft that was looked
+        at, or without one of what was in force; None writes over whatever is there.
 
-        Raises ConfigError, BadRequest, NotFound, Denied.
+        Raises ConfigError, BadRequest, NotFound, Denied, Conflict (`draft_changed`: it is not the one that was seen).
         """
         texts = written(specs) if specs is not None else None
         with self._acting(actor, tenant, Action.policy_draft, reason) as (tx, tenant_id):
@@ -143,6 +150,13 @@ class Lifecycle:
             base = policy_versions.newest(tx.conn, tenant_id)
             digest = digest_of(tenant_id, base, texts)
             before = policy_drafts.of(tx.conn, tenant_id)
+            if seen is not None and seen != (before.value.digest if before else _digest_in_force(tx, tenant_id, base)):
+                raise Conflict(
+                    "somebody else changed the draft since this page was opened: look at it as it is now, then repeat"
+                    " what you did",
+                    code="draft_changed",
+                    param="digest",
+                )
             if before is None:
                 new = Draft(
                     tx.tools.new_id("policy_draft"), tenant_id, base, digest, texts, authors=(actor.principal_id,)
@@ -154,10 +168,13 @@ class Lifecycle:
                 policy_drafts.update(tx.conn, new, tx.by, "update")
             return view(tx, tenant, tenant_id)
 
-    def discard(self, actor: Actor, tenant: str, reason: Reason) -> None:
-        """Give the draft up. Raises NotFound, Denied."""
+    def discard(self, actor: Actor, tenant: str, reason: Reason, seen: str | None = None) -> None:
+        """Give it up; `seen`: only if it has this digest. Raises NotFound, Denied, Conflict (`draft_changed`)."""
         with self._acting(actor, tenant, Action.policy_draft, reason) as (tx, tenant_id):
-            policy_drafts.delete(tx.conn, draft_of(tx.conn, tenant_id), tx.by)
+            draft = draft_of(tx.conn, tenant_id)
+            if seen is not None:
+                _same(draft, seen)
+            policy_drafts.delete(tx.conn, draft, tx.by)
 
     def report_only(self, actor: Actor, tenant: str, on: bool, reason: Reason) -> DraftView:
         """Evaluate the draft beside what is in force, or no longer. It decides nothing. Raises NotFound, Denied."""
@@ -230,6 +247,10 @@ class Lifecycle:
             raise Conflict("these are the policies in force already", code="no_change")
         execute(tx, msgspec.structs.replace(plan({}, {}), changes=steps), declared, {}, origin=origin)
         return Activated(policy_versions.newest(tx.conn, tenant_id), steps)
+
+
+def _digest_in_force(tx: Tx, tenant_id: str, version: int) -> str:
+    return digest_of(tenant_id, version, policy_versions.in_force(tx.conn, tenant_id))
 
 
 def _same(draft: Draft, digest: str) -> None:

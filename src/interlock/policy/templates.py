@@ -31,10 +31,15 @@ class RenderedPolicy(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """A parameter of a template: what it means, and whether it must be given."""
+    """A parameter of a template: what it means, whether it must be given, and what it holds.
+
+    `kind`: one "team" (or "*"), "data_class", "usd", "instant" or "weekly" window; or a list: "teams", "models",
+    "sources", "regions", "features".
+    """
 
     words: str
     required: bool
+    kind: str
 
 
 class Template(NamedTuple):
@@ -48,51 +53,69 @@ TEMPLATES: Mapping[str, Template] = {
     "team-may-use-models": Template(
         "A team may call these models, with these kinds of request fields.",
         {
-            "team": Parameter('name of the team; "*": everyone in the tenant', required=True),
+            "team": Parameter('name of the team; "*": everyone in the tenant', required=True, kind="team"),
             "models": Parameter(
-                'list of model names, `source::model` pins, or patterns with `*`; "*": every model', required=True
+                'list of model names, `source::model` pins, or patterns with `*`; "*": every model',
+                required=True,
+                kind="models",
             ),
-            "features": Parameter(f"list of field actions allowed too: {', '.join(FIELD_ACTIONS)}", required=False),
+            "features": Parameter(
+                f"list of field actions allowed too: {', '.join(FIELD_ACTIONS)}", required=False, kind="features"
+            ),
         },
     ),
     "data-class-stays-on-prem": Template(
         "Data of this class and above is never sent to a source that is not on the premises.",
         {
-            "data_class": Parameter(f"lowest class that must stay: {', '.join(DATA_CLASSES)}", required=True),
-            "teams": Parameter("list of teams it holds for; absent: everyone", required=False),
+            "data_class": Parameter(
+                f"lowest class that must stay: {', '.join(DATA_CLASSES)}", required=True, kind="data_class"
+            ),
+            "teams": Parameter("list of teams it holds for; absent: everyone", required=False, kind="teams"),
         },
     ),
     "region-stays-in-region": Template(
         "Calls go only to sources in these regions. A source without a region label is in none of them.",
         {
-            "regions": Parameter("list of region labels that are allowed", required=True),
-            "teams": Parameter("list of teams it holds for; absent: everyone", required=False),
+            "regions": Parameter("list of region labels that are allowed", required=True, kind="regions"),
+            "teams": Parameter("list of teams it holds for; absent: everyone", required=False, kind="teams"),
         },
     ),
     "cloud-only-for-public-data": Template(
         "Sources that are not on the premises get public data only.",
-        {"teams": Parameter("list of teams it holds for; absent: everyone", required=False)},
+        {"teams": Parameter("list of teams it holds for; absent: everyone", required=False, kind="teams")},
     ),
     "agents-need-a-delegator": Template(
         "An agent calls only while it acts for somebody.",
-        {"teams": Parameter("list of teams whose agents it holds for; absent: every agent", required=False)},
+        {
+            "teams": Parameter(
+                "list of teams whose agents it holds for; absent: every agent", required=False, kind="teams"
+            )
+        },
     ),
     "cost-ceiling-per-call": Template(
         "No call may cost more than this at most, by the bounds of its prompt and answer and the source's price.",
         {
-            "usd": Parameter("US dollars, a decimal number", required=True),
-            "teams": Parameter("list of teams it holds for; absent: everyone", required=False),
-            "models": Parameter("list of models as in team-may-use-models; absent: every model", required=False),
+            "usd": Parameter("US dollars, a decimal number", required=True, kind="usd"),
+            "teams": Parameter("list of teams it holds for; absent: everyone", required=False, kind="teams"),
+            "models": Parameter(
+                "list of models as in team-may-use-models; absent: every model", required=False, kind="models"
+            ),
         },
     ),
     "maintenance-window": Template(
         "Within this time nothing is sent there: once, or every week.",
         {
-            "from": Parameter("when it begins: ISO 8601 date and time; UTC unless it says otherwise", required=False),
-            "to": Parameter("when it ends", required=False),
-            "weekly": Parameter('instead of these, every week: "sat 22:00 - sun 02:00", UTC', required=False),
-            "sources": Parameter("list of sources; absent: every source", required=False),
-            "models": Parameter("list of models as in team-may-use-models; absent: every model", required=False),
+            "from": Parameter(
+                "when it begins: ISO 8601 date and time; UTC unless it says otherwise", required=False, kind="instant"
+            ),
+            "to": Parameter("when it ends", required=False, kind="instant"),
+            "weekly": Parameter(
+                'instead of these, every week: "sat 22:00 - sun 02:00", UTC', required=False, kind="weekly"
+            ),
+            "sources": Parameter("list of sources; absent: every source", required=False, kind="sources"),
+            "models": Parameter(
+                "list of models as in team-may-use-models; absent: every model", required=False, kind="models"
+            ),
         },
     ),
 }

@@ -107,6 +107,16 @@ def _tokens(text: str) -> list[Token]:
     return found
 
 
+def pieces(text: str) -> list[tuple[str, str]]:
+    """The whole text in pieces of (kind, text), for showing it: "name", "string", "number", "sign", "slot", "comment",
+    "space", "bad". Any text is taken."""
+    found = []
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or "bad"
+        found.append(("comment" if kind == "space" and match.group().startswith("//") else kind, match.group()))
+    return found
+
+
 def _check_shape(tokens: list[Token]) -> None:
     open_brackets: list[Token] = []
     operators = 0

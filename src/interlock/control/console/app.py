@@ -27,6 +27,11 @@ from interlock.control.console import (
     oidc,
     people_pages,
     playground,
+    policies,
+    policy_ask,
+    policy_compare,
+    policy_drafting,
+    policy_wizard,
     proof_page,
     signin,
     source_pages,
@@ -61,6 +66,11 @@ MODULES = (
     source_pages,
     alias_pages,
     people_pages,
+    policies,
+    policy_ask,
+    policy_compare,
+    policy_drafting,
+    policy_wizard,
 )
 PAGES = tuple(page for module in MODULES for page in module.PAGES)
 

@@ -14,7 +14,7 @@ from interlock.control.documents import KeySpec, PrincipalSpec, RoleSpec, TeamSp
 from interlock.control.identity import reach_of
 from interlock.control.permissions import Action, may_grant
 from interlock.control.plan import Ref
-from interlock.control.reading import reading
+from interlock.control.reading import reading_at
 from interlock.control.services import principals, teams
 from interlock.control.validate import PLATFORM
 from interlock.control.web import read_as
@@ -76,7 +76,7 @@ def listing(visit: Visit, _: Sessions) -> Response:
 
 def _listing(visit: Visit, error: InterlockError | None = None) -> Response:
     tenant, names = chosen(visit, Action.principal_read)
-    with reading(visit.api, visit.who(), tenant, Action.principal_read) as (tx, tenant_id):
+    with reading_at(visit.api.store, visit.api.tools, visit.who(), tenant, Action.principal_read) as (tx, tenant_id):
         may_keys = visit.may(Action.key_read, tenant_id)
         may_roles = visit.may(Action.role_read, reach_of(tenant_id))
         found = _keys(tx, tenant_id) if may_keys else []
@@ -138,7 +138,7 @@ def person(visit: Visit, _: Sessions) -> Response:
 def _show(visit: Visit, error: InterlockError | None = None) -> Response:
     tenant, name = visit.path_params["tenant"], visit.path_params["name"]
     actor = visit.who()
-    with reading(visit.api, actor, tenant, Action.principal_read) as (tx, tenant_id):
+    with reading_at(visit.api.store, visit.api.tools, actor, tenant, Action.principal_read) as (tx, tenant_id):
         stored = principals.find(tx, tenant_id, name)
         item = views.show(tx, "principal", stored)
         may_keys = visit.may(Action.key_read, tenant_id)
@@ -188,7 +188,7 @@ def change(visit: Visit, _: Sessions) -> Response:
 
 def _save(visit: Visit, tenant: str, name: str) -> Response:
     form = visit.form
-    with reading(visit.api, visit.who(), tenant, Action.principal_read) as (tx, tenant_id):
+    with reading_at(visit.api.store, visit.api.tools, visit.who(), tenant, Action.principal_read) as (tx, tenant_id):
         before = lean(principals.spec_of(principals.find(tx, tenant_id, name).value, tx.names))
     fields = {**before, "teams": form.every("teams"), "limits": _limits(form), "active": "active" in form}
     spec = read_as({key: value for key, value in fields.items() if value not in (None, {})}, PrincipalSpec)
@@ -274,7 +274,7 @@ def team(visit: Visit, _: Sessions) -> Response:
 
 def _team(visit: Visit, error: InterlockError | None = None) -> Response:
     tenant, name = visit.path_params["tenant"], visit.path_params["name"]
-    with reading(visit.api, visit.who(), tenant, Action.team_read) as (tx, tenant_id):
+    with reading_at(visit.api.store, visit.api.tools, visit.who(), tenant, Action.team_read) as (tx, tenant_id):
         item = views.show(tx, "team", teams.find(tx, tenant_id, name))
         members = [
             tx.names.of(stored.value.id) or stored.value.name
@@ -302,7 +302,7 @@ def change_team(visit: Visit, _: Sessions) -> Response:
         if visit.form.get("do") == "remove":
             visit.api.configurator.remove(visit.who(), Ref("team", tenant, name), _reason(visit))
             return visit.go(_people(tenant), said=f"Team {name} was removed.")
-        with reading(visit.api, visit.who(), tenant, Action.team_read) as (tx, tenant_id):
+        with reading_at(visit.api.store, visit.api.tools, visit.who(), tenant, Action.team_read) as (tx, tenant_id):
             before = lean(teams.spec_of(teams.find(tx, tenant_id, name).value))
         _put_team(visit, tenant, before, new=False)
         return visit.go(team_path(tenant, name), said=f"Team {name} was changed.")

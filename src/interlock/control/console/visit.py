@@ -48,6 +48,7 @@ NAVIGATION = (
     Place("Account for", "Budgets", "/console/budgets", Action.budget_read),
     Place("Try", "Playground", "/console/playground", Action.playground_use),
     Place("Set up", "People", "/console/people", Action.principal_read),
+    Place("Set up", "Policies", "/console/policies", Action.policy_read),
     Place("Set up", "My keys", "/console/keys", Action.key_write_own),
     Place("Set up", "Sources", "/console/sources", Action.source_read),
     Place("Set up", "Aliases", "/console/aliases", Action.alias_read),

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from interlock.control import trials, whatif
-from interlock.control.apply import Reason
+from interlock.control import comparing, trials, whatif
 from interlock.control.documents import PolicySpec
-from interlock.control.identity import Actor
 from interlock.control.lifecycle import Activated, DraftView, Lifecycle, draft_of, view, written
 from interlock.control.permissions import Action
-from interlock.control.replay import Decided
 from interlock.control.routes.resources import reading
-from interlock.control.services import ledger
-from interlock.control.web import REQUEST_ID_HEADER, Body, Given, Json, Who, allow, api_of, page_size, reason_of, route
-from interlock.errors import BadRequest, Conflict, NotFound
-from interlock.ledger.vault import KeyWrapper
-from interlock.storage import changes, ledger_read, policy_drafts, policy_versions
-from interlock.storage.changes import Author, Change
-from interlock.storage.ledger_keys import LedgerKeys, read_key
-from interlock.storage.tenants import PLATFORM_TENANT
+from interlock.control.web import Body, Given, Json, Who, allow, api_of, page_size, reason_of, route
+from interlock.errors import BadRequest, NotFound
+from interlock.storage import policy_versions
 
 EXAMPLES_MAX = 10_000
 NUMBER_MAX = 1 << 63
-NO_REASON = "(no reason given)"
-_COMPARING = threading.Lock()
-"""One comparison at a time in a process: each may take many seconds of its CPU."""
 
 
 class Drafted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -235,41 +220,11 @@ def what_if(request: Request, who: Who, body: Body) -> Response:
             proposed = written(asked.policies)
         else:
             proposed = draft_of(tx.conn, tenant_id).policies
-        before = {p.id: p for p in policy_versions.in_force(tx.conn, tenant_id)}
-    after = {p.id: p for p in proposed}
-    differing = tuple(
-        (name, "delete" if name not in after else "update" if name in before else "create")
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    )
-    with _alone():
-        return Json(_compared(request, who, tenant_id, proposed, differing, asked))
-
-
-def _compared(
-    request: Request,
-    who: Actor,
-    tenant_id: str,
-    proposed: tuple[policy_drafts.Written, ...],
-    differing: tuple[tuple[str, str], ...],
-    asked: Period,
-) -> whatif.WhatIf:
-    api = api_of(request)
-    settings = api.tools.settings
-    with api.store.platform() as conn:
-        there = whatif.ground(conn, tenant_id, api.tools.clock.wall_ns())
-    now = there.engine(there.policies)
-    then = there.with_policies(tenant_id, policy_drafts.texts(tenant_id, proposed))
-    cells = whatif.matrix(there, now, then, cells_max=settings.what_if_cells_max, examples_max=asked.examples)
-    compared = whatif.Comparison(there, now, then, asked.examples)
-    read = _Calls(request, asked.since_ns, asked.until_ns)
-    whole, left = True, settings.what_if_calls_max
-    for place in [tenant_id] if tenant_id else [t.id for t in there.tenants if t.id != PLATFORM_TENANT]:
-        added = read.seen
-        whole &= whatif.compare(compared, read.of(place), left)
-        left -= read.seen - added
-        _look(request, who, place, "ledger.what_if", read.seen - added)
-    return whatif.WhatIf(differing, cells, compared.result(whole=whole))
+        before = policy_versions.in_force(tx.conn, tenant_id)
+    asker = comparing.Asker(api_of(request).store, api_of(request).tools, who, reason_of(request))
+    differing = comparing.differing(before, proposed)
+    period = comparing.Period(asked.since_ns, asked.until_ns, asked.examples)
+    return Json(comparing.what_if(asker, tenant_id, proposed, differing, period))
 
 
 def report(request: Request, who: Who, since_ns: int = 0, until_ns: int = 0, examples: int = 50) -> Response:
@@ -280,83 +235,11 @@ def report(request: Request, who: Who, since_ns: int = 0, until_ns: int = 0, exa
         raise BadRequest(f"examples must be from 0 to {EXAMPLES_MAX}", param="examples")
     with reading(request, who, _tenant(request), Action.policy_history) as (_, tenant_id):
         allow(who, Action.ledger_read, tenant_id or None)
-    with api.store.platform() as conn:
-        there = whatif.ground(conn, tenant_id, api.tools.clock.wall_ns())
-        digest = next((t.digest for t in policy_drafts.trials(conn) if t.tenant_id == tenant_id), "")
-    with _alone():
-        return Json(
-            _reported(
-                request, who, there, trials.Tally(tenant_id, digest, examples, there.principals), since_ns, until_ns
-            )
-        )
-
-
-def _reported(
-    request: Request, who: Actor, there: whatif.Ground, found: trials.Tally, since_ns: int, until_ns: int
-) -> trials.Report:
-    api = api_of(request)
-    read = _Calls(request, since_ns, until_ns)
-    whole, left = True, api.tools.settings.what_if_calls_max
-    for place in [found.tenant_id] if found.tenant_id else [t.id for t in there.tenants if t.id != PLATFORM_TENANT]:
-        added = read.seen
-        whole &= whatif.compare(found, read.of(place), left)
-        left -= read.seen - added
-        _look(request, who, place, "ledger.policy_report", read.seen - added)
-    return found.result(whole=whole)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Raises Conflict while another comparison runs."""
-    if not _COMPARING.acquire(blocking=False):
-        raise Conflict("another what-if or report is running; try again", code="locked")
-    try:
-        yield
-    finally:
-        _COMPARING.release()
+    asker = comparing.Asker(api.store, api.tools, who, reason_of(request))
+    return Json(comparing.report(asker, tenant_id, comparing.Period(since_ns, until_ns, examples)))
 
 
 def _period(since_ns: int, until_ns: int) -> None:
     for name, value in (("since_ns", since_ns), ("until_ns", until_ns)):
         if not 0 <= value < NUMBER_MAX:
             raise BadRequest(f"{name} must be from 0 to 2^63", param=name)
-
-
-class _Calls:
-    """Reads logged calls of a period, newest first, in many short transactions."""
-
-    def __init__(self, request: Request, since_ns: int, until_ns: int) -> None:
-        self._api = api_of(request)
-        settings = self._api.tools.settings
-        master = KeyWrapper(read_key(settings.ledger_key_path(), "the ledger's master key"), secrets.token_bytes)
-        self._keys = LedgerKeys(master, secrets.token_bytes, settings.ledger_keys_max)
-        self._wanted = ledger_read.Filter(since_ns, until_ns)
-        self.seen = 0
-
-    def of(self, tenant_id: str) -> whatif.Read:
-        """Those of one tenant."""
-
-        def read(before: int, limit: int) -> list[tuple[int, str, Decided | None]]:
-            with self._api.store.tenant(tenant_id) as conn:
-                entries = ledger_read.decided(conn, tenant_id, self._wanted, before=before, limit=limit)
-                found = [
-                    (
-                        e.position,
-                        e.request,
-                        ledger.record_in(conn, tenant_id, leaf, self._keys, self._api.tools.settings),
-                    )
-                    for e, leaf in ((e, msgspec.json.decode(e.leaf)) for e in entries)
-                ]
-            self.seen += len(found)
-            return found
-
-        return read
-
-
-def _look(request: Request, who: Actor, tenant_id: str, action: str, calls: int) -> None:
-    api = api_of(request)
-    reason: Reason = reason_of(request)
-    text = reason.text if reason.text.strip() else NO_REASON
-    by = Author(who.principal_id, who.name, text, api.tools.now(), request.headers.get(REQUEST_ID_HEADER, "")[:128])
-    with api.store.platform() as conn:
-        changes.record(conn, Change(tenant_id, action, "ledger", tenant_id, None, {"calls": calls}), by)

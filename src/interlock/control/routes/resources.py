@@ -11,10 +11,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from interlock.control import documents, source_actions, views
-from interlock.control import reading as read
 from interlock.control.identity import Actor, tenant_of
 from interlock.control.permissions import Action, decide
 from interlock.control.plan import Kind, Ref, role_name
+from interlock.control.reading import reading_at
 from interlock.control.services import (
     aliases,
     budgets,
@@ -122,7 +122,8 @@ class Done(msgspec.Struct, frozen=True):
 @contextmanager
 def reading(request: Request, actor: Actor, tenant: str, action: Action) -> Iterator[tuple[Tx, str]]:
     """A transaction for reading where `tenant` ("": the platform) is, and its id. Raises NotFound, Denied."""
-    with read.reading(api_of(request), actor, tenant, action) as found:
+    api = api_of(request)
+    with reading_at(api.store, api.tools, actor, tenant, action) as found:
         yield found
 
 
