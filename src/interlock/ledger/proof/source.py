@@ -80,6 +80,21 @@ class Source:
         finally:
             os.close(descriptor)
 
+    def read_at(self, offset: int, size: int, *parts: str) -> bytes:
+        """`size` bytes of a file from `offset` on, fewer where it ends. Missing or ProofError if it cannot be read."""
+        descriptor = self.open(*parts)
+        pieces = []
+        try:
+            while size > 0 and (piece := os.pread(descriptor, size, offset)):
+                pieces.append(piece)
+                offset += len(piece)
+                size -= len(piece)
+        except OSError as error:
+            raise ProofError(f"{'/'.join(parts)} cannot be read: {_reason(error)}") from None
+        finally:
+            os.close(descriptor)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     def chunks(self, *parts: str) -> Iterator[bytes]:
         """The lines of a file, as many together as one read ended; each chunk ends with a newline.
 
