@@ -28,6 +28,7 @@ _CALLS = ("call", "refusal")
 _NAMES = ("epoch", "n", "at", "kind", "tree", "v")
 _FIELDS = itemgetter(*_NAMES)
 _HEAD = attrgetter(*_NAMES)
+_LOOKED_AT = ("contents", "receipt", "request", "subject", "who")
 _PIECE_BYTES = 64 << 10
 
 
@@ -147,7 +148,7 @@ def scan(start: int, data: bytes, rules: Rules) -> Block:
                 in_range += 1
             if not (payloads or wanted or kind == "erasure"):
                 continue
-            value = _whole(entries[place - first])
+            value = _looked_at(entries[place - first])
             if kind == "erasure" and type(value.get("subject")) is str:
                 erased.append(value["subject"])
             if kind in _CALLS and type(value.get("request")) is str and value["request"] in wanted:
@@ -216,10 +217,12 @@ def _wrong(of_tree: bool) -> str:
     return "has a field with a wrong value" if of_tree else "is of another tree"
 
 
-def _whole(entry: Any) -> dict[str, Any]:
-    """All of an entry as an object of JSON."""
-    value: dict[str, Any] = entry if type(entry) is dict else msgspec.to_builtins(entry)
-    return value
+def _looked_at(entry: Any) -> dict[str, Any]:
+    """What `scan` looks at of an entry beside its head, as an object of JSON."""
+    if type(entry) is dict:
+        return entry
+    fields = ((name, getattr(entry, name)) for name in _LOOKED_AT)
+    return {name: msgspec.to_builtins(value) for name, value in fields if value is not msgspec.UNSET}
 
 
 def _collect(place: int, value: dict[str, Any], references: list[Reference]) -> bool:
@@ -232,8 +235,10 @@ def _collect(place: int, value: dict[str, Any], references: list[Reference]) -> 
         if type(each) is not dict:
             return False
         is_list = "list" in each
-        names = ("list", "digest", "count") if is_list else ("id", "sha256", "bytes")
-        id_, digest, size = (each.get(name) for name in names)
+        if is_list:
+            id_, digest, size = each["list"], each.get("digest"), each.get("count")
+        else:
+            id_, digest, size = each.get("id"), each.get("sha256"), each.get("bytes")
         if type(id_) is not str or type(digest) is not str or type(size) is not int or not 0 <= size <= SIZE_MAX:
             return False
         if not CONTENT_ID.fullmatch(id_) or not _HEX32.fullmatch(digest):
