@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from operator import itemgetter
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 
+from interlock.ledger.proof import shape
 from interlock.ledger.proof.coverage import EPOCH_CHARS
 from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.proof.merkle import SIZE_MAX, subtrees
@@ -23,7 +25,11 @@ CONTENT_ID = re.compile(r"[0-9a-f]{4,128}")
 _HEX32 = re.compile(r"[0-9a-f]{64}")
 _sha256 = hashlib.sha256
 _CALLS = ("call", "refusal")
-_FIELDS = itemgetter("epoch", "n", "at", "kind", "tree", "v")
+_NAMES = ("epoch", "n", "at", "kind", "tree", "v")
+_FIELDS = itemgetter(*_NAMES)
+_HEAD = attrgetter(*_NAMES)
+_LOOKED_AT = ("contents", "receipt", "request", "subject", "who")
+_PIECE_BYTES = 64 << 10
 
 
 def _no_floats(text: str) -> None:
@@ -112,65 +118,111 @@ def scan(start: int, data: bytes, rules: Rules) -> Block:
 
     This is where an export's time goes, so it is one loop. It is pure: blocks may be read by several processes.
     """
-    decode, encode, fields = _DECODER.decode, _ENCODER.encode, _FIELDS
     tree, from_ns, to_ns, payloads, wanted = rules
     found: list[tuple[str, str]] = []
     problems: list[tuple[int, str]] = []
     runs: dict[str, list[int]] = {}
     references: list[Reference] = []
     erased: list[str] = []
+    hashes: list[bytes] = []
     in_range = 0
-    lines = data[:-1].split(b"\n")
-    for place, line in enumerate(lines, start):
-        try:
-            value = decode(line)
-            same = encode(value) == line
-            epoch, n, at, kind, of, v = fields(value)
-        except KeyError:
-            problems.append((place, "lacks a field that every entry has"))
-            continue
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            problems.append((place, "is not the JSON of an entry"))
-            continue
-        # Types are compared, not tested with isinstance: True is not the number 1.
-        if (
-            not same
-            or of != tree
-            or not type(n) is type(at) is type(v) is int
-            or not type(epoch) is type(kind) is str
-            or not (0 < n <= SIZE_MAX and 0 <= at <= SIZE_MAX)
-            or v != 1
-        ):
-            problems.append((place, _why(same, of == tree)))
-            continue
-        run = runs.get(epoch)
-        if run is None:
-            if len(epoch) != EPOCH_CHARS:
-                problems.append((place, f"has an epoch that is not {EPOCH_CHARS} characters long"))
-            runs[epoch] = [n, n, at, place]
-        else:
-            if n != run[1] + 1:
-                problems.append((place, f"is number {n} of epoch {epoch}, after number {run[1]}"))
-            run[1] = n
-            if at < run[2]:
-                run[2:] = at, place
-        if from_ns <= at < to_ns:
-            in_range += 1
-        if kind == "erasure" and type(value.get("subject")) is str:
-            erased.append(value["subject"])
-        if wanted and kind in _CALLS and type(value.get("request")) is str and value["request"] in wanted:
-            found.append((value["request"], str(value.get("receipt", ""))))
-        if payloads and "contents" in value and not _collect(place, value, references):
-            problems.append((place, "has contents that are not references"))
-    roots = subtrees(start, [_sha256(b"\x00" + line).digest() for line in lines])
+    place = start - 1
+    for entries, heads in _read(data, tree, hashes):
+        first = place + 1
+        for place, (epoch, n, at, kind, of, v) in enumerate(heads, first):
+            if of != tree or not (0 < n <= SIZE_MAX and 0 <= at <= SIZE_MAX) or v != 1:
+                problems.append((place, kind if epoch is None else _wrong(of == tree)))
+                continue
+            run = runs.get(epoch)
+            if run is None:
+                if len(epoch) != EPOCH_CHARS:
+                    problems.append((place, f"has an epoch that is not {EPOCH_CHARS} characters long"))
+                runs[epoch] = [n, n, at, place]
+            else:
+                if n != run[1] + 1:
+                    problems.append((place, f"is number {n} of epoch {epoch}, after number {run[1]}"))
+                run[1] = n
+                if at < run[2]:
+                    run[2:] = at, place
+            if from_ns <= at < to_ns:
+                in_range += 1
+            if not (payloads or wanted or kind == "erasure"):
+                continue
+            value = _looked_at(entries[place - first])
+            if kind == "erasure" and type(value.get("subject")) is str:
+                erased.append(value["subject"])
+            if kind in _CALLS and type(value.get("request")) is str and value["request"] in wanted:
+                found.append((value["request"], str(value.get("receipt", ""))))
+            if payloads and "contents" in value and not _collect(place, value, references):
+                problems.append((place, "has contents that are not references"))
+    roots = subtrees(start, hashes)
     made = {epoch: Run(*run) for epoch, run in runs.items()}
     return Block(start, roots, made, in_range, references, erased, problems, found)
 
 
-def _why(same: bool, of_tree: bool) -> str:
+def _read(data: bytes, tree: str, hashes: list[bytes]) -> Iterator[tuple[Sequence[Any], Iterable[Any]]]:
+    """Some lines at a time: their entries, `_HEAD` of each; the hash of each line goes into `hashes`.
+
+    An entry is a `shape.Entry` or a dict, was written as canonical JSON, and its head has the right types. The head of
+    a line that is none is `_no_entry`.
+    """
+    for piece in _pieces(data):
+        lines = piece.split(b"\n")
+        lines.pop()
+        hashes += [_sha256(b"\x00" + line).digest() for line in lines]
+        entries = shape.read(piece)
+        if entries is not None:
+            yield entries, map(_HEAD, entries)
+        else:
+            read = [_one(line, tree) for line in lines]
+            yield [entry for entry, _ in read], [head for _, head in read]
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Lines in pieces that a processor's cache holds; each ends with a newline."""
+    begun, end = 0, len(data)
+    while begun < end:
+        until = data.rfind(b"\n", begun, begun + _PIECE_BYTES) + 1 or data.index(b"\n", begun) + 1
+        yield data[begun:until]
+        begun = until
+
+
+def _one(line: bytes, tree: str) -> tuple[Any, Any]:
+    """A line that may have any shape: (entry, its head)."""
+    typed = shape.read(line + b"\n")
+    if typed is not None:
+        return typed[0], _HEAD(typed[0])
+    try:
+        value = _DECODER.decode(line)
+        same = _ENCODER.encode(value) == line
+        head = epoch, n, at, kind, of, v = _FIELDS(value)
+    except KeyError:
+        return _no_entry("lacks a field that every entry has")
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return _no_entry("is not the JSON of an entry")
     if not same:
-        return "is not written as canonical JSON"
+        return _no_entry("is not written as canonical JSON")
+    # Types are compared, not tested with isinstance: True is not the number 1.
+    if not type(n) is type(at) is type(v) is int or not type(epoch) is type(kind) is str:
+        return _no_entry(_wrong(of == tree))
+    return value, head
+
+
+def _no_entry(problem: str) -> tuple[None, Any]:
+    """What stands for a line that is no entry: its head is that of no tree."""
+    return None, (None, 0, 0, problem, None, 0)
+
+
+def _wrong(of_tree: bool) -> str:
     return "has a field with a wrong value" if of_tree else "is of another tree"
+
+
+def _looked_at(entry: Any) -> dict[str, Any]:
+    """What `scan` looks at of an entry beside its head, as an object of JSON."""
+    if type(entry) is dict:
+        return entry
+    fields = ((name, getattr(entry, name)) for name in _LOOKED_AT)
+    return {name: msgspec.to_builtins(value) for name, value in fields if value is not msgspec.UNSET}
 
 
 def _collect(place: int, value: dict[str, Any], references: list[Reference]) -> bool:
@@ -183,8 +235,10 @@ def _collect(place: int, value: dict[str, Any], references: list[Reference]) -> 
         if type(each) is not dict:
             return False
         is_list = "list" in each
-        names = ("list", "digest", "count") if is_list else ("id", "sha256", "bytes")
-        id_, digest, size = (each.get(name) for name in names)
+        if is_list:
+            id_, digest, size = each["list"], each.get("digest"), each.get("count")
+        else:
+            id_, digest, size = each.get("id"), each.get("sha256"), each.get("bytes")
         if type(id_) is not str or type(digest) is not str or type(size) is not int or not 0 <= size <= SIZE_MAX:
             return False
         if not CONTENT_ID.fullmatch(id_) or not _HEX32.fullmatch(digest):

@@ -11,7 +11,7 @@ from types import TracebackType
 from interlock.ledger.proof.entry import LEAF_BYTES_MAX
 from interlock.ledger.proof.errors import ProofError
 
-_READ = 1 << 20
+_READ = 256 << 10
 
 
 class Missing(ProofError):
@@ -70,7 +70,7 @@ class Source:
         return b"".join(pieces)
 
     def pieces(self, *parts: str) -> Iterator[bytes]:
-        """A file in pieces of at most 1 MiB. Missing or ProofError if it cannot be read."""
+        """A file in pieces of at most 256 KiB. Missing or ProofError if it cannot be read."""
         descriptor = self.open(*parts)
         try:
             while piece := os.read(descriptor, _READ):
@@ -80,22 +80,39 @@ class Source:
         finally:
             os.close(descriptor)
 
+    def read_at(self, offset: int, size: int, *parts: str) -> bytes:
+        """`size` bytes of a file from `offset` on, fewer where it ends. Missing or ProofError if it cannot be read."""
+        descriptor = self.open(*parts)
+        pieces = []
+        try:
+            while size > 0 and (piece := os.pread(descriptor, size, offset)):
+                pieces.append(piece)
+                offset += len(piece)
+                size -= len(piece)
+        except OSError as error:
+            raise ProofError(f"{'/'.join(parts)} cannot be read: {_reason(error)}") from None
+        finally:
+            os.close(descriptor)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
     def chunks(self, *parts: str) -> Iterator[bytes]:
         """The lines of a file, as many together as one read ended; each chunk ends with a newline.
 
         Missing or ProofError if it cannot be read, if a line is longer than `LEAF_BYTES_MAX`, or if the last line has
         no newline; the lines before were given.
         """
-        name, rest = "/".join(parts), b""
+        name, size = "/".join(parts), 0
+        begun: list[bytes] = []
         for piece in self.pieces(*parts):
-            data = rest + piece if rest else piece
-            end = data.rfind(b"\n") + 1
+            end = piece.rfind(b"\n") + 1
             if end:
-                yield data[:end]
-            rest = data[end:]
-            if len(rest) > LEAF_BYTES_MAX:
+                yield b"".join([*begun, memoryview(piece)[:end]])
+                begun, size = [], 0
+            begun.append(piece[end:])
+            size += len(piece) - end
+            if size > LEAF_BYTES_MAX:
                 raise ProofError(f"{name} has a line longer than {LEAF_BYTES_MAX} bytes")
-        if rest:
+        if size:
             raise ProofError(f"{name} ends inside a line")
 
     def lines(self, *parts: str) -> Iterator[bytes]:

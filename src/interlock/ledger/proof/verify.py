@@ -10,9 +10,10 @@ import hashlib
 import re
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +55,8 @@ from interlock.ledger.proof.source import Missing, Source
 from interlock.ledger.proof.trust import Trust
 
 Progress = Callable[[int, int], None]
+PART_BYTES = 2 << 20
+"""What a worker process is given at a time, about."""
 _NAME = re.compile(r"([0-9]{20}-[0-9]{20})\.(note|coverage\.json)")
 
 
@@ -86,7 +89,9 @@ def verify_export(
     try:
         with Source(path) as source, tempfile.TemporaryDirectory(prefix="interlock-verify-") as scratch:
             manifest = _manifest(source)
-            return _Export(source, manifest, keys, findings, held, Path(scratch)).verify(seen, progress, processes)
+            return _Export(path, source, manifest, keys, findings, held, Path(scratch)).verify(
+                seen, progress, processes
+            )
     except ProofError as error:
         findings.altered(str(error))
     report = Report("altered", "", findings.listed(), 0, 0, 0, bool(keys), 0, "", 0, 0)
@@ -108,6 +113,7 @@ class _Export:
 
     def __init__(
         self,
+        path: Path,
         source: Source,
         manifest: Manifest,
         keys: Sequence[Verifier],
@@ -115,6 +121,7 @@ class _Export:
         receipts: Receipts,
         scratch: Path,
     ) -> None:
+        self._path = path
         self._source = source
         self._manifest = manifest
         self._keys = keys
@@ -369,7 +376,12 @@ class _Export:
         rules = Rules(manifest.tree, manifest.from_ns, manifest.to_ns, manifest.payloads, self._receipts.wanted)
         self._reached()
         self._skip_pruned()
-        for block in _scanned(self._blocks(sorted(sizes)), rules, processes):
+        blocks = self._blocks(sorted(sizes))
+        if processes > 1:
+            scanned = _scanned_by(processes, self._path, blocks, sizes, rules)
+        else:
+            scanned = _scanned(blocks, rules)
+        for block in scanned:
             for index, problem in block.problems:
                 line = index - manifest.first + 1
                 findings.altered(f"{ENTRIES}:{line}: the entry at index {index} {problem}")
@@ -387,8 +399,8 @@ class _Export:
             found = self._range.size - manifest.first
             findings.altered(f"{ENTRIES}: has {found} entries, the manifest says {total}")
 
-    def _blocks(self, sizes: Sequence[int]) -> Iterator[tuple[int, bytes]]:
-        """The entries in blocks that end where a root must be compared: (index of the first, its lines)."""
+    def _blocks(self, sizes: Sequence[int]) -> Iterator[_Lines]:
+        """The entries in blocks that end where a root must be compared."""
         index, end = self._manifest.first, self._manifest.end_size
         bounds = deque(size for size in [*sizes, end] if size > index)
         try:
@@ -399,7 +411,7 @@ class _Export:
                         raise ProofError(f"has more entries than the {end - self._manifest.first} of the manifest")
                     take = min(bounds[0] - index, count)
                     block, rest = (rest, b"") if take == count else _cut(rest, take)
-                    yield index, block
+                    yield index, take, block
                     count -= take
                     index += take
                     while bounds and bounds[0] <= index:
@@ -423,23 +435,78 @@ class _Export:
         return 0
 
 
-def _scanned(blocks: Iterator[tuple[int, bytes]], rules: Rules, processes: int) -> Iterator[Block]:
-    """Scan blocks, in order; a few blocks ahead when there are worker processes."""
-    if processes <= 1:
-        for index, data in blocks:
-            yield scan(index, data, rules)
-        return
-    ahead: deque[Future[Block]] = deque()
+_Lines = tuple[int, int, bytes]
+"""Consecutive entries: the index of the first, how many, their lines."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """Consecutive entries of `entries.jsonl`: the index of the first, where its line begins, how much follows."""
+
+    index: int
+    offset: int
+    size: int = 0
+    count: int = 0
+
+
+def _scanned(blocks: Iterator[_Lines], rules: Rules) -> Iterator[Block]:
+    """Scan blocks, in order, in this process."""
+    for index, _, data in blocks:
+        yield scan(index, data, rules)
+
+
+def _scanned_by(processes: int, path: Path, blocks: Iterator[_Lines], ends: Set[int], rules: Rules) -> Iterator[Block]:
+    """The same by worker processes, a few parts ahead. Each reads its parts itself: what is sent is where they lie.
+
+    INVARIANT: what a worker says is of the bytes that it read itself, and of as many entries as were counted here. A
+    file that is changed meanwhile is one that was changed. ProofError then.
+    """
+    ahead: deque[Future[Block | str]] = deque()
     try:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            for index, data in blocks:
-                ahead.append(pool.submit(scan, index, data, rules))
+            for part in _parts(blocks, ends):
+                ahead.append(pool.submit(_scan_part, str(path), part, rules))
                 if len(ahead) > 2 * processes:
-                    yield ahead.popleft().result()
+                    yield _block(ahead.popleft().result())
             while ahead:
-                yield ahead.popleft().result()
+                yield _block(ahead.popleft().result())
     except BrokenProcessPool:
         raise InterlockError("A process that reads the export was killed; try again with one process.") from None
+
+
+def _parts(blocks: Iterator[_Lines], ends: Set[int]) -> Iterator[_Part]:
+    """Blocks joined to parts of about `PART_BYTES`, each of which ends with a block, at the latest at one of `ends`."""
+    part = _Part(0, 0)
+    for index, count, data in blocks:
+        if not part.count:
+            part = _Part(index, part.offset + part.size)
+        part.size += len(data)
+        part.count += count
+        if part.size >= PART_BYTES or part.index + part.count in ends:
+            yield part
+            part = _Part(0, part.offset + part.size)
+    if part.count:
+        yield part
+
+
+def _scan_part(path: str, part: _Part, rules: Rules) -> Block | str:
+    """In a worker process: the part, or what is wrong with the file as a whole."""
+    try:
+        with Source(Path(path)) as source:
+            data = source.read_at(part.offset, part.size, ENTRIES)
+    except ProofError as error:
+        return str(error)
+    if data.endswith(b"\n"):
+        block = scan(part.index, data, rules)
+        if sum(1 << level for level, _ in block.roots) == part.count:
+            return block
+    return f"{ENTRIES} was changed while it was read"
+
+
+def _block(result: Block | str) -> Block:
+    if isinstance(result, str):
+        raise ProofError(result)
+    return result
 
 
 def _cut(data: bytes, lines: int) -> tuple[bytes, bytes]:

@@ -1,0 +1,130 @@
+"""Entries that are read many at a time: those that Interlock writes, and no others than canonical ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from interlock.ledger.control_entry import change_leaf
+from interlock.ledger.entry import call_entry, encode_leaf, energy_entry
+from interlock.ledger.fold import records_of
+from interlock.ledger.proof import shape
+from interlock.ledger.proof.entry import Rules, decode_leaf, scan
+from interlock.ledger.proof.errors import ProofError
+from interlock.ledger.reader import CallRecords
+from interlock.ledger.vault import SubjectKey
+from interlock.types.record import EnergyMeasured, Intent
+from tests.unit.ledger.support import attempt, intent, outcome, refusal
+from tests.unit.ledger.test_control_entry import ROW
+
+EPOCH = "e" * 16
+KEY = SubjectKey(bytes(range(32)))
+TREE = "ten_1"
+
+
+def _call(*records: Any, key: SubjectKey | None = KEY) -> dict[str, Any]:
+    return call_entry(records_of(EPOCH, 1, list(records)), 5_000, key).leaf
+
+
+def _intent(**change: Any) -> Intent:
+    body = b'{"model":"m","messages":[{"role":"user","content":"one"}],"tools":[1],"temperature":1}'
+    made: Intent = msgspec.structs.replace(intent(1, body=body), **change)
+    return made
+
+
+LEAVES = {
+    "call": _call(_intent(receipt="ab" * 32), attempt(1), outcome(1)),
+    "shadow": _call(_intent(shadow_of="req_1"), attempt(1), outcome(1)),
+    "interrupted": _call(_intent(), attempt(1)),
+    "erased": {**_call(_intent(), attempt(1), outcome(1), key=None), "erased": True},
+    "refusal": call_entry(CallRecords(EPOCH, 1, (), refusal=refusal(1)), 5_000, KEY).leaf,
+    "energy": energy_entry(EnergyMeasured(1, 5, 7, "rapl"), EPOCH, TREE, 5_000).leaf,
+    "erasure": {
+        "v": 1,
+        "tree": TREE,
+        "kind": "erasure",
+        "at": 5,
+        "subject": "prn_1",
+        "keys": ["a", "b"],
+        "by": "prn_2",
+    },
+    "change": change_leaf(TREE, ROW, 5_000),
+}
+
+
+def _line(leaf: dict[str, Any], n: int = 1) -> bytes:
+    return encode_leaf({**leaf, "epoch": EPOCH, "n": n}) + b"\n"
+
+
+@pytest.mark.parametrize("kind", LEAVES)
+def test_entries_of_every_kind_are_read_at_once(kind: str) -> None:
+    line = _line(LEAVES[kind])
+    read = shape.read(line)
+    assert read is not None, "the shape has fallen behind what entries hold: verifying becomes slow"
+    assert [msgspec.to_builtins(each) for each in read] == [decode_leaf(line[:-1])]
+    assert shape.read(line * 3) == read * 3
+
+
+def _rewritten(line: bytes) -> Iterator[bytes]:
+    """The same value, or nearly, in other bytes."""
+    for at in range(len(line)):
+        for each in (b" ", b"\n", b"0", b"-", b".0", b"e0", b'"', b"\\u0061", b"\xff", b"\x00"):
+            yield line[:at] + each + line[at:]
+        yield line[:at] + line[at + 1 :]
+        yield line[:at] + b"\\u%04x" % line[at] + line[at + 1 :]
+    value, rng = msgspec.json.decode(line), random.Random(5)
+    for _ in range(200):
+        yield msgspec.json.encode(_shuffled(value, rng))
+    for name, each in value.items():
+        field = msgspec.json.encode({name: each}, order="sorted")[1:-1]
+        at = line.index(field)
+        yield line[:at] + field + b"," + line[at:]
+        yield line[:at] + b'"' + name.encode() + b'":null,' + line[at:]
+
+
+def _shuffled(value: Any, rng: random.Random) -> Any:
+    if type(value) is dict:
+        names = rng.sample(sorted(value), len(value))
+        return {name: _shuffled(value[name], rng) for name in names}
+    return [_shuffled(each, rng) for each in value] if type(value) is list else value
+
+
+@pytest.mark.parametrize("kind", ["call", "refusal", "change"])
+def test_what_is_read_at_once_is_canonical(kind: str) -> None:
+    """Whatever is taken is what reading it alone takes, and is the same value there."""
+    line = _line(LEAVES[kind])[:-1]
+    taken = refused = 0
+    for made in _rewritten(line):
+        read = shape.read(made + b"\n")
+        if read is None:
+            refused += 1
+            continue
+        taken += 1
+        assert [decode_leaf(each) for each in made.split(b"\n")] == [msgspec.to_builtins(each) for each in read]
+    assert taken > 50
+    assert refused > 1_000
+
+
+def test_one_line_of_another_shape_among_many_is_told_from_the_rest() -> None:
+    """Lines before and after it are read as they would be without it; its own fault has its place."""
+    lines = [_line(LEAVES["call"], n) for n in range(1, 121)]
+    strange = _line({**LEAVES["call"], "zz": {"b": 1, "a": [None]}}, 60)
+    rules = Rules(TREE, 0, 10_000, payloads=True)
+    expected = scan(7, b"".join(lines), rules)
+    assert (expected.problems, expected.in_range, len(expected.references)) == ([], 120, 120 * 4)
+    lines[59] = strange
+    found = scan(7, b"".join(lines), rules)
+    assert found._replace(roots=expected.roots) == expected
+    assert found.roots != expected.roots
+    lines[59] = strange[:-2] + b" }\n"
+    with pytest.raises(ProofError):
+        decode_leaf(lines[59][:-1])
+    problems = scan(7, b"".join(lines), rules).problems
+    assert problems == [
+        (66, "is not written as canonical JSON"),
+        (67, f"is number 61 of epoch {EPOCH}, after number 59"),
+    ]
