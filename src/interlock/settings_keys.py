@@ -13,8 +13,8 @@ class OwnKeySettings(PlaySettings):
     """See Settings."""
 
     own_keys_max: int = setting(
-        10, "Working keys with which somebody can make no more for themselves.", group="control", minimum=0
+        10, "Working keys with which somebody can make no more for themselves.", group="own keys", minimum=0
     )  # fmt: skip
     own_key_days_max: int = setting(
-        90, "Days after which a key that somebody made for themselves ends, at the latest.", group="control", minimum=1
+        90, "Days after which a key that somebody made for themselves ends, at the latest.", group="own keys", minimum=1
     )
