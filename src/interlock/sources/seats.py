@@ -108,7 +108,9 @@ class SeatTable:
         if not self._file.lock():
             return -1
         try:
-            places = [self._place(row, head) for head in heads]
+            places: list[int] = []
+            for head in heads:
+                places.append(self._place(row, head, places))
             if post:
                 self._post(row, heads, places)
                 self._words[USER_WORD + (self._worker or 0)] = now_ns
@@ -227,12 +229,13 @@ class SeatTable:
 
     # -- places
 
-    def _place(self, row: int, head: Head) -> int:
-        """The first word of the tenant's place at the row, taken for it if it had none."""
+    def _place(self, row: int, head: Head, kept: Sequence[int] = ()) -> int:
+        """The first word of the tenant's place at the row, taken for it if it had none. `kept`: places that others are
+        about to use, whatever stands in them."""
         high, low = _digest(head.tenant)
         at = self._find(row, (high, low))
         if at < 0:
-            at = self._take(row, high, low)
+            at = self._take(row, high, low, kept)
         if head.weight:
             self._words[at + WEIGHT] = head.weight
         return at
@@ -246,11 +249,11 @@ class SeatTable:
                 return -1
         return -1
 
-    def _take(self, row: int, high: int, low: int) -> int:
+    def _take(self, row: int, high: int, low: int, kept: Sequence[int]) -> int:
         """A place that nobody has, or whose tenant neither runs nor waits anywhere; else one to share."""
         words, first = self._words, self._first(row)
         for at in range(first, first + self._row_words, self._place_words):
-            if not words[at + 1] or not any(words[at + COLUMNS : at + self._place_words]):
+            if not words[at + 1] or (at not in kept and not any(words[at + COLUMNS : at + self._place_words])):
                 words[at], words[at + 1], words[at + WEIGHT] = high, low, 1
                 return at
         return first + low % self.tenants * self._place_words

@@ -23,7 +23,9 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
          "--disable-sync", "--no-first-run")  # fmt: skip
 AXE = FOLDER / "vendor" / "axe.min.js"
 SHOTS = os.environ.get("INTERLOCK_SCREENSHOTS", "")
-LOOKS = (("light", False, 1280), ("dark", True, 1280), ("narrow", False, 390))
+LOOKS = (("light", False, 1280), ("dark", True, 1280), ("narrow", False, 390)) if SHOTS else (
+    ("light", False, 1280), ("dark and narrow", True, 390),
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

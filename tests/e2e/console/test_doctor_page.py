@@ -12,7 +12,7 @@ def test_the_doctor_finds_what_the_command_finds(admin: Tab, demo: Stack) -> Non
     hostile = {"name": "gone", "kind": "vllm", "url": "http://127.0.0.1:9", "granted_to": ["acme"]}
     assert demo.admin("POST", "/sources", hostile).status == 201
     try:
-        admin.go("/console/")
+        admin.go("/console/health")
         admin.page.click("text=Doctor")
         admin.page.click("text=Run the checks")
         admin.page.wait_for_selector("#findings")

@@ -12,7 +12,7 @@ from tests.e2e.stack import Stack, until
 
 from .conftest import Tab, called
 
-HOSTILE = "<img src=x onerror=\"document.title='owned'\">{{7*7}}"
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">{{1000003*7}}"
 LISTING = "/console/budgets?tenant=acme"
 
 

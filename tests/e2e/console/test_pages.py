@@ -11,7 +11,7 @@ from tests.e2e.stack import Stack, fetch
 
 from .conftest import Tab, called, password
 
-HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">{{7*7}}"
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">{{1000003*7}}"
 
 
 def test_signing_in_leads_where_one_wanted_to_go(tab: Tab, demo: Stack) -> None:
@@ -68,7 +68,7 @@ def test_what_callers_say_is_inert(admin: Tab, demo: Stack) -> None:
         page.wait_for_load_state()
         said = page.inner_text("#said >> xpath=ancestor::section")
         assert HOSTILE in said.replace('\\"', '"')
-        assert page.title() != "owned" and page.locator("img[src=x]").count() == 0 and "49" not in page.title()
+        assert page.title() != "owned" and page.locator("img[src=x]").count() == 0 and "7000021" not in page.content()
     finally:
         assert demo.admin("DELETE", "/roles/admin:payload_reader").status == 200
 

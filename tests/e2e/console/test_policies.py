@@ -12,7 +12,9 @@ from tests.e2e.stack import Stack, until
 from .conftest import Tab, called
 
 PASSWORD = "correct horse battery"
-HOSTILE = "<img src=x onerror=\"document.title='owned'\"></textarea><script>document.title='owned'</script>{{7*7}}"
+HOSTILE = (
+    "<img src=x onerror=\"document.title='owned'\"></textarea><script>document.title='owned'</script>{{1000003*7}}"
+)
 PEOPLE = {"wendy": "admin", "boris": "admin", "vera": "viewer", "devi": "developer"}
 POLICIES = "/console/policies"
 
@@ -172,7 +174,7 @@ def test_an_error_in_the_text_is_shown_while_one_types_and_what_is_hostile_is_in
         olga.go(f"{POLICIES}/{path}?tenant=acme")
         assert page.title() != "owned" and page.locator("img[src=x]").count() == 0
     olga.go(f"{POLICIES}/draft?tenant=acme")
-    assert HOSTILE in page.inner_text("main") and "49" not in page.inner_text("article")
+    assert HOSTILE in page.inner_text("main") and "7000021" not in page.inner_text("article")
     assert "given up" in press(olga, "Give the draft up")
     assert olga.complaints == []
 

@@ -150,6 +150,12 @@ def test_places_are_taken_over_and_then_shared(tmp_path: Path) -> None:
         node.close()
 
 
+def test_who_comes_at_once_gets_a_place_each(node: Node) -> None:
+    assert pump(node.one, head("a", since_ms=1), head("b", since_ms=2), head("c", since_ms=3), post=False) == 0
+    assert [node.one.inflight(ROW, tenant) for tenant in "abc"] == [1, 0, 0]
+    assert pump(node.one, head("a", since_ms=1), head("b", since_ms=2), head("c", since_ms=3)) == 1
+
+
 def test_more_workers_than_beats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="workers"):
         SeatTable.create(tmp_path / "seats.shm", rows=1, tenants=1, workers=10_000)
@@ -162,6 +168,7 @@ def test_more_workers_than_beats_are_refused(tmp_path: Path) -> None:
 )
 @example([("a", 0)] * 30 + [("b", 0)] * 3, 4, 1)
 @example([("a", 2), ("b", 0), ("c", 1)], 1, 0)
+@example([("a", 0), ("a", 0), ("b", 0), ("c", 0)], 2, 0)
 @settings(max_examples=60, deadline=None)
 def test_seats_go_by_class_then_evenly_whoever_looks(
     tmp_path_factory: pytest.TempPathFactory, waiting: list[tuple[str, int]], seats: int, order: int
