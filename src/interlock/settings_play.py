@@ -37,7 +37,13 @@ class PlaySettings(LiveSettings):
         900, "How long a key lasts that the playground makes for a signed-in person.", group="playground", minimum=60
     )
 
-    # -- exports of the console
+    # -- the console
+    console_logins_max: int = setting(
+        10_000,
+        "Sign-ins at identity providers that may be under way at the same time; with more, nobody else begins one.",
+        group="console",
+        minimum=1,
+    )
     console_export_bytes_max: int = setting(
         256_000_000,
         "Most bytes of an export that the console's pages make or verify; a larger range is for the command line.",

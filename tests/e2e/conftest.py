@@ -51,7 +51,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         for value in getattr(item, "funcargs", {}).values():
             stack = getattr(value, "stack", value)
-            if isinstance(stack, Stack):
+            if isinstance(stack, Stack) and stack.log.exists():
                 report.sections.append(("interlock up", stack.log.read_text(errors="replace")[-4000:]))
     return report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
@@ -229,6 +230,21 @@ def test_who_has_no_role_or_cancels_is_told_so(scene: Scene) -> None:
 def test_nobody_is_led_elsewhere(scene: Scene, to: str) -> None:
     browser = scene.browser()
     assert browser.get(agreed(scene.away(browser, to=to))).headers["location"] == "/console/"
+
+
+def test_strangers_begin_no_more_sign_ins_than_there_may_be(scene: Scene) -> None:
+    control = scene.running.control
+    with control.store.platform() as conn:
+        (under_way,) = conn.execute("SELECT count(*) FROM interlock.console_logins").fetchone() or (0,)
+    tools = control.api.tools
+    few = dataclasses.replace(tools, settings=dataclasses.replace(tools.settings, console_logins_max=under_way + 1))
+    object.__setattr__(control.api, "tools", few)
+    try:
+        scene.away(scene.browser())
+        full = scene.browser().get(f"/console/sign-in/{scene.ids['good']}")
+        assert full.status_code == 503 and "under way" in full.text
+    finally:
+        object.__setattr__(control.api, "tools", tools)
 
 
 def test_a_session_ends_with_the_way_in(scene: Scene) -> None:

@@ -89,18 +89,21 @@ def note_try(conn: Connection[Any], principal_id: str, failures: int, locked_unt
     )
 
 
-def begin_login(conn: Connection[Any], state_hash: bytes, login: Login, now: datetime, expires_at: datetime) -> None:
-    """Remember a sign-in that is sent to an identity provider."""
+def begin_login(
+    conn: Connection[Any], state_hash: bytes, login: Login, now: datetime, expires_at: datetime, *, most: int
+) -> bool:
+    """Remember a sign-in that is sent to an identity provider; False when `most` are under way already."""
     conn.execute(
         "DELETE FROM interlock.console_logins WHERE ctid = ANY(ARRAY("
         "SELECT ctid FROM interlock.console_logins WHERE expires_at < %s LIMIT %s FOR UPDATE SKIP LOCKED))",
         (now, EXPIRED_AT_ONCE),
     )
-    conn.execute(
+    cursor = conn.execute(
         "INSERT INTO interlock.console_logins (state_hash, issuer_id, nonce, verifier, goes_to, expires_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s)",
-        (state_hash, login.issuer_id, login.nonce, login.verifier, login.goes_to, expires_at),
+        " SELECT %s, %s, %s, %s, %s, %s WHERE (SELECT count(*) FROM interlock.console_logins) < %s",
+        (state_hash, login.issuer_id, login.nonce, login.verifier, login.goes_to, expires_at, most),
     )
+    return cursor.rowcount == 1
 
 
 def take_login(conn: Connection[Any], state_hash: bytes, now: datetime) -> Login | None:

@@ -61,7 +61,9 @@ def begin(visit: Visit, sessions: Sessions) -> Response:
     with visit.api.store.platform() as conn:
         under_way = Login(issuer.id, nonce, verifier, safe_path(visit.query.get("to", "")))
         until = now + datetime.timedelta(seconds=LOGIN_S)
-        console.begin_login(conn, _name(state, browser), under_way, now, until)
+        most = tools.settings.console_logins_max
+        if not console.begin_login(conn, _name(state, browser), under_way, now, until, most=most):
+            raise Unavailable("too many sign-ins are under way; try again in some minutes", code="too_many_logins")
     url = oidc.authorization_url(
         provider, login, redirect_uri=_callback(visit, issuer), state=state, nonce=nonce, verifier=verifier
     )
