@@ -1,0 +1,122 @@
+"""What can be seen of a prompt by itself, in well under a millisecond and in bounded memory.
+
+Words and pairs of neighbouring words are hashed, so no vocabulary grows with traffic and no text is kept. Surface
+signals tell form from topic: length, digits, code, lists of options, questions, scripts.
+"""
+
+from __future__ import annotations
+
+import re
+from math import log, log1p
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int32]
+
+SLOTS = 1 << 16
+"""Slots that words and pairs are hashed into."""
+HEAD_CHARS = 6_000
+TAIL_CHARS = 2_000
+"""Of a longer text only its head and its tail are read."""
+
+_WORD = re.compile(r"\w+")
+_DIGITS = re.compile(r"\d")
+_UPPER = re.compile(r"[A-Z]")
+_NON_ASCII = re.compile(r"[^\x00-\x7f]")
+_LETTERS = re.compile(r"[^\W\d_]")
+_CODE = re.compile(r"[{};<>\[\]`|]|=>|->|::|\bdef\b|\breturn\b")
+_OPTION = re.compile(r"^\s*\(?[A-Za-z0-9]{1,2}[.)]\s", re.MULTILINE)
+_GAP = re.compile(r"_{2,}")
+_NUMBER = re.compile(r"\d[\d.,]*")
+
+SURFACE = (
+    "characters",
+    "words",
+    "share of digits",
+    "digits",
+    "numbers",
+    "lines",
+    "share of letters",
+    "share of capitals",
+    "characters per word",
+    "characters per line",
+    "length of the last line",
+    "question marks",
+    "dollar signs",
+    "backslashes",
+    "share of equals signs",
+    "brackets",
+    "gaps to fill",
+    "options",
+    "share of commas",
+    "code",
+    "share outside ASCII",
+    "different words",
+)
+"""Names of the surface signals, in order."""
+
+
+class Prompt(NamedTuple):
+    """A prompt as the learner sees it.
+
+    `slots`: int32, ascending, each once. `weights`: float32, 1 + ln(count) of each slot. `surface`: float32, one value
+    per name in `SURFACE`.
+    """
+
+    slots: Integers
+    weights: Floats
+    surface: Floats
+
+
+def read(text: str) -> Prompt:
+    """What a text shows. Any text, the empty one too; the same on every machine."""
+    if len(text) > HEAD_CHARS + TAIL_CHARS:
+        text = f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"
+    words = _WORD.findall(text.lower())
+    encoded = [word.encode("utf-8", "surrogatepass") for word in words]
+    hashes = [crc32(word) for word in encoded]
+    hashes += [crc32(b"\x00" + second, first) for first, second in zip(hashes, encoded[1:], strict=False)]
+    counts: dict[int, int] = {}
+    for value in hashes:
+        slot = value & (SLOTS - 1)
+        counts[slot] = counts.get(slot, 0) + 1
+    slots = sorted(counts)
+    weights = [1.0 + log(counts[slot]) for slot in slots]
+    return Prompt(np.array(slots, np.int32), np.array(weights, np.float32), np.array(_surface(text, words), np.float32))
+
+
+def _surface(text: str, words: list[str]) -> list[float]:
+    size = len(text) + 1
+    number = len(words) + 1
+    digits = len(_DIGITS.findall(text))
+    lines = text.count("\n") + 1
+    code = len(_CODE.findall(text))
+    last = len(text) - text.rfind("\n", 0, len(text.rstrip())) - 1
+    return [
+        log1p(len(text)),
+        log1p(len(words)),
+        digits / size,
+        log1p(digits),
+        log1p(len(_NUMBER.findall(text))),
+        log1p(lines),
+        len(_LETTERS.findall(text)) / size,
+        len(_UPPER.findall(text)) / size,
+        min(size / number, 40.0),
+        log1p(size / lines),
+        log1p(last),
+        log1p(text.count("?")),
+        log1p(text.count("$")),
+        log1p(text.count("\\")),
+        text.count("=") / size,
+        log1p(text.count("(") + text.count("[")),
+        log1p(len(_GAP.findall(text))),
+        log1p(len(_OPTION.findall(text))),
+        text.count(",") / size,
+        log1p(code),
+        len(_NON_ASCII.findall(text)) / size,
+        len(set(words)) / number,
+    ]
