@@ -7,7 +7,7 @@ signals tell form from topic: length, digits, code, lists of options, questions,
 from __future__ import annotations
 
 import re
-from math import log, log1p
+from math import log1p
 from typing import NamedTuple
 from zlib import crc32
 
@@ -19,15 +19,15 @@ Integers = NDArray[np.int32]
 
 SLOTS = 1 << 16
 """Slots that words and pairs are hashed into."""
-HEAD_CHARS = 6_000
-TAIL_CHARS = 2_000
+HEAD_CHARS = 3_000
+TAIL_CHARS = 1_000
 """Of a longer text only its head and its tail are read."""
 
 _WORD = re.compile(r"\w+")
-_DIGITS = re.compile(r"\d")
-_UPPER = re.compile(r"[A-Z]")
-_NON_ASCII = re.compile(r"[^\x00-\x7f]")
-_LETTERS = re.compile(r"[^\W\d_]")
+_DIGITS = re.compile(r"\d+")
+_UPPER = re.compile(r"[A-Z]+")
+_NON_ASCII = re.compile(r"[^\x00-\x7f]+")
+_LETTERS = re.compile(r"[^\W\d_]+")
 _CODE = re.compile(r"[{};<>\[\]`|]|=>|->|::|\bdef\b|\breturn\b")
 _OPTION = re.compile(r"^\s*\(?[A-Za-z0-9]{1,2}[.)]\s", re.MULTILINE)
 _GAP = re.compile(r"_{2,}")
@@ -80,19 +80,20 @@ def read(text: str) -> Prompt:
     encoded = [word.encode("utf-8", "surrogatepass") for word in words]
     hashes = [crc32(word) for word in encoded]
     hashes += [crc32(b"\x00" + second, first) for first, second in zip(hashes, encoded[1:], strict=False)]
-    counts: dict[int, int] = {}
-    for value in hashes:
-        slot = value & (SLOTS - 1)
-        counts[slot] = counts.get(slot, 0) + 1
-    slots = sorted(counts)
-    weights = [1.0 + log(counts[slot]) for slot in slots]
-    return Prompt(np.array(slots, np.int32), np.array(weights, np.float32), np.array(_surface(text, words), np.float32))
+    slots, counts = np.unique(np.array(hashes, np.uint32) & np.uint32(SLOTS - 1), return_counts=True)
+    weights = 1 + np.log(counts)
+    surface = np.array(_surface(text, words), np.float32)
+    return Prompt(slots.astype(np.int32), weights.astype(np.float32), surface)
+
+
+def _length(pattern: re.Pattern[str], text: str) -> int:
+    return sum(map(len, pattern.findall(text)))
 
 
 def _surface(text: str, words: list[str]) -> list[float]:
     size = len(text) + 1
     number = len(words) + 1
-    digits = len(_DIGITS.findall(text))
+    digits = _length(_DIGITS, text)
     lines = text.count("\n") + 1
     code = len(_CODE.findall(text))
     last = len(text) - text.rfind("\n", 0, len(text.rstrip())) - 1
@@ -103,8 +104,8 @@ def _surface(text: str, words: list[str]) -> list[float]:
         log1p(digits),
         log1p(len(_NUMBER.findall(text))),
         log1p(lines),
-        len(_LETTERS.findall(text)) / size,
-        len(_UPPER.findall(text)) / size,
+        _length(_LETTERS, text) / size,
+        _length(_UPPER, text) / size,
         min(size / number, 40.0),
         log1p(size / lines),
         log1p(last),
@@ -117,6 +118,6 @@ def _surface(text: str, words: list[str]) -> list[float]:
         log1p(len(_OPTION.findall(text))),
         text.count(",") / size,
         log1p(code),
-        len(_NON_ASCII.findall(text)) / size,
+        _length(_NON_ASCII, text) / size,
         len(set(words)) / number,
     ]

@@ -22,6 +22,12 @@ class Rows:
         ends = np.searchsorted(indices[order], np.arange(width + 1))
         self._by_column = (rows[order], values[order], ends)
 
+    def packed(self) -> tuple[Rows, NDArray[np.int64]]:
+        """(the same rows over the columns that are not empty, the numbers of these columns)."""
+        indices, values, starts = self._by_row
+        columns, dense = np.unique(indices, return_inverse=True)
+        return Rows(dense, values, starts, len(columns)), columns
+
     def times(self, matrix: Floats) -> Floats:
         """The product with a matrix of `width` rows."""
         return _product(*self._by_row, matrix)

@@ -66,14 +66,16 @@ class Understanding:
 
     def words(self, prompts: Sequence[Prompt]) -> Rows:
         """The prompts' words by rarity, each row of unit length (or zero when nothing in it is known)."""
-        values = []
+        slots, values = [], []
         for prompt in prompts:
             value = prompt.weights * self.rarity[prompt.slots]
+            known = value > 0
+            value = value[known]
             norm = float(value @ value) ** 0.5
+            slots.append(prompt.slots[known])
             values.append(value / norm if norm else value)
-        sizes = [len(p.slots) for p in prompts]
-        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        return Rows(np.concatenate([p.slots for p in prompts]).astype(np.int64), np.concatenate(values), starts, SLOTS)
+        starts = np.concatenate([[0], np.cumsum([len(v) for v in values])]).astype(np.int64)
+        return Rows(np.concatenate(slots).astype(np.int64), np.concatenate(values), starts, SLOTS)
 
     def views(self, prompts: Sequence[Prompt]) -> Views:
         """All prompts of a batch, understood."""
@@ -88,10 +90,10 @@ class Understanding:
         meaning = (prompt.weights * self.rarity[prompt.slots]) @ self._directions[prompt.slots]
         norm = float(meaning @ meaning) ** 0.5
         if norm:
-            meaning /= norm
+            meaning = meaning * np.float32(1 / norm)
         surface = np.clip((prompt.surface - self._mean) / self._spread, -_CLIP, _CLIP)
         unit: Floats = (surface / len(SURFACE) ** 0.5).astype(np.float32)
-        return meaning, unit
+        return np.asarray(meaning, np.float32), unit
 
     def task_of(self, meaning: Floats) -> int:
         """Number of the nearest task."""
@@ -100,7 +102,8 @@ class Understanding:
 
 def _directions(words: Rows, rng: Generator) -> Floats:
     """Right singular vectors of the largest singular values, `SLOTS` by `DIRECTIONS`: Halko's randomised range."""
-    basis = rng.normal(size=(SLOTS, DIRECTIONS + 8)).astype(np.float32)
+    words, columns = words.packed()
+    basis = rng.normal(size=(words.width, DIRECTIONS + 8)).astype(np.float32)
     for _ in range(_POWER_ROUNDS):
         left, _unused = np.linalg.qr(words.times(basis))
         basis = words.transposed_times(left)
@@ -110,7 +113,7 @@ def _directions(words: Rows, rng: Generator) -> Floats:
     found = small @ vectors[:, ::-1].astype(np.float32)
     found /= np.sqrt(np.maximum(values[::-1], 1e-6)).astype(np.float32)
     out = np.zeros((SLOTS, DIRECTIONS), np.float32)
-    out[:, : min(DIRECTIONS, found.shape[1])] = found[:, :DIRECTIONS]
+    out[columns, : min(DIRECTIONS, found.shape[1])] = found[:, :DIRECTIONS]
     return out
 
 
