@@ -11,18 +11,7 @@ import numpy as np
 TOPICS = {
     "law": ["court", "statute", "appeal", "contract", "liability", "verdict", "clause", "tort", "judge", "evidence"],
     "cooking": ["simmer", "whisk", "oven", "butter", "onion", "garlic", "recipe", "flour", "saucepan", "roast"],
-    "physics": [
-        "momentum",
-        "photon",
-        "entropy",
-        "voltage",
-        "quark",
-        "velocity",
-        "neutron",
-        "lattice",
-        "orbit",
-        "torque",
-    ],
+    "physics": ["momentum", "photon", "entropy", "voltage", "quark", "velocity", "neutron", "lattice", "torque"],
 }
 MODELS = ("large", "lawyer", "cook", "small")
 SKILL = np.array([[0.9, 0.9, 0.9], [0.9, 0.3, 0.3], [0.3, 0.9, 0.3], [0.4, 0.4, 0.4]])
