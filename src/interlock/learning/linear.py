@@ -32,12 +32,12 @@ def features(meaning: Floats, surface: Floats) -> Numbers:
 
 
 class Linear:
-    """Weights and their certainty; memory is models x `WIDTH`^2, whatever the traffic."""
+    """Weights and their certainty; memory is models x `WIDTH`^2 x 4 bytes, whatever the traffic."""
 
     def __init__(self, models: int, fade: float) -> None:
         """`fade`: how far one outcome of a model lets its certainty fall back."""
         self._fade = fade
-        self._first = np.diag([_OWN_LEVEL, *[_OWN] * (WIDTH - 1)])
+        self._first: Floats = np.diag([_OWN_LEVEL, *[_OWN] * (WIDTH - 1)]).astype(np.float32)
         self._shared = np.zeros(WIDTH)
         self._shared[0] = UNKNOWN
         self._shared_cov = np.diag([_SHARED_LEVEL, *[_SHARED] * (WIDTH - 1)])
@@ -47,7 +47,7 @@ class Linear:
     def learn(self, model: int, seen: Numbers, outcome: float) -> None:
         """One outcome in [0, 1] of one model on a prompt's features."""
         own = self._own_cov[model]
-        shared_gain, own_gain = self._shared_cov @ seen, own @ seen
+        shared_gain, own_gain = self._shared_cov @ seen, own @ seen.astype(np.float32)
         spread = NOISE + float(seen @ shared_gain) + float(seen @ own_gain)
         step = (outcome - float(seen @ (self._shared + self._own[model]))) / spread
         self._shared += step * shared_gain
@@ -62,5 +62,8 @@ class Linear:
 
     def doubt(self, seen: Numbers) -> Numbers:
         """Standard deviation of a model's own part of what is expected, per model, for one prompt."""
-        variance: Numbers = np.maximum((self._own_cov @ seen) @ seen, 0)
-        return np.sqrt(variance)
+        near = seen.astype(np.float32)
+        squares = np.multiply.outer(near, near).ravel()
+        variance = self._own_cov.reshape(len(self._own), -1) @ squares  # one product for all models
+        deviation: Numbers = np.sqrt(np.maximum(variance, 0)).astype(np.float64)
+        return deviation

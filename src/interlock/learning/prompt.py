@@ -24,11 +24,10 @@ TAIL_CHARS = 1_000
 """Of a longer text only its head and its tail are read."""
 
 _WORD = re.compile(r"\w+")
-_DIGITS = re.compile(r"\d+")
 _UPPER = re.compile(r"[A-Z]+")
 _NON_ASCII = re.compile(r"[^\x00-\x7f]+")
-_LETTERS = re.compile(r"[^\W\d_]+")
-_CODE = re.compile(r"[{};<>\[\]`|]|=>|->|::|\bdef\b|\breturn\b")
+_CODE_SIGNS = (*"{};<>[]`|", "::")
+_CODE_WORDS = ("def", "return")
 _OPTION = re.compile(r"^\s*\(?[A-Za-z0-9]{1,2}[.)]\s", re.MULTILINE)
 _GAP = re.compile(r"_{2,}")
 _NUMBER = re.compile(r"\d[\d.,]*")
@@ -93,18 +92,20 @@ def _length(pattern: re.Pattern[str], text: str) -> int:
 def _surface(text: str, words: list[str]) -> list[float]:
     size = len(text) + 1
     number = len(words) + 1
-    digits = _length(_DIGITS, text)
+    numbers = _NUMBER.findall(text)
+    digits = sum(len(n) - n.count(".") - n.count(",") for n in numbers)
+    letters = sum(map(len, words)) - digits - text.count("_")
     lines = text.count("\n") + 1
-    code = len(_CODE.findall(text))
+    code = sum(map(text.count, _CODE_SIGNS)) + sum(map(words.count, _CODE_WORDS))
     last = len(text) - text.rfind("\n", 0, len(text.rstrip())) - 1
     return [
         log1p(len(text)),
         log1p(len(words)),
         digits / size,
         log1p(digits),
-        log1p(len(_NUMBER.findall(text))),
+        log1p(len(numbers)),
         log1p(lines),
-        _length(_LETTERS, text) / size,
+        letters / size,
         _length(_UPPER, text) / size,
         min(size / number, 40.0),
         log1p(size / lines),
@@ -114,10 +115,10 @@ def _surface(text: str, words: list[str]) -> list[float]:
         log1p(text.count("\\")),
         text.count("=") / size,
         log1p(text.count("(") + text.count("[")),
-        log1p(len(_GAP.findall(text))),
+        log1p(len(_GAP.findall(text)) if "__" in text else 0),
         log1p(len(_OPTION.findall(text))),
         text.count(",") / size,
         log1p(code),
-        _length(_NON_ASCII, text) / size,
+        (0 if text.isascii() else _length(_NON_ASCII, text)) / size,
         len(set(words)) / number,
     ]

@@ -87,7 +87,7 @@ class Understanding:
 
     def view(self, prompt: Prompt) -> tuple[Floats, Floats]:
         """(unit vector in `DIRECTIONS`, standardised surface of about unit length) of one prompt."""
-        meaning = (prompt.weights * self.rarity[prompt.slots]) @ self._directions[prompt.slots]
+        meaning = (prompt.weights * self.rarity.take(prompt.slots)) @ self._directions.take(prompt.slots, 0)
         norm = float(meaning @ meaning) ** 0.5
         if norm:
             meaning = meaning * np.float32(1 / norm)

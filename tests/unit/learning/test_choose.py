@@ -25,6 +25,21 @@ def test_the_probability_that_is_told_is_the_one_it_is_taken_with() -> None:
     assert choices[0].propensity == choices[0].propensities[choices[0].taken]
 
 
+def test_what_is_not_allowed_is_never_taken_even_if_it_is_the_best() -> None:
+    rng = np.random.default_rng(1)
+    allowed = np.array([False, True, True])
+    choice = choose(np.array([0.9, 0.5, 0.4]), np.full(3, 0.1), np.ones(3), allowed, 0.5, 9.0, rng)
+    assert choice.best == 1 and choice.taken in (1, 2) and choice.propensities[0] == 0
+
+
+@pytest.mark.parametrize("money", [0.3, 0.003])
+def test_trying_others_never_costs_more_than_is_left(money: float) -> None:
+    costs = np.array([1.0, 11.0, 0.1])
+    rng = np.random.default_rng(1)
+    choice = choose(np.array([0.5, 0.5, 0.4]), np.zeros(3), costs, np.ones(3, bool), 0.9, money, rng)
+    assert 0 < choice.propensities @ np.maximum(costs - 1, 0) <= money + 1e-12
+
+
 @pytest.mark.parametrize("bounds", [Bounds(share=0, cold=0), Bounds(money=0, cold=0)])
 def test_with_a_bound_at_zero_the_best_is_always_taken(bounds: Bounds) -> None:
     learner = Learner(PRICE, np.random.default_rng(2), bounds)
