@@ -28,7 +28,7 @@ _UPPER = re.compile(r"[A-Z]+")
 _NON_ASCII = re.compile(r"[^\x00-\x7f]+")
 _CODE_SIGNS = (*"{};<>[]`|", "::")
 _CODE_WORDS = ("def", "return")
-_OPTION = re.compile(r"^\s*\(?[A-Za-z0-9]{1,2}[.)]\s", re.MULTILINE)
+_OPTION = re.compile(r"^[ \t]*\(?[A-Za-z0-9]{1,2}[.)]\s", re.MULTILINE)
 _GAP = re.compile(r"_{2,}")
 _NUMBER = re.compile(r"\d[\d.,]*")
 

@@ -42,6 +42,9 @@ def test_the_surface_tells_forms_apart() -> None:
     assert _surface("def f(x):\n    return {x: [x]}")["code"] > _surface("define a function of x")["code"]
     assert _surface("12 + 30 = 42")["numbers"] == pytest.approx(np.log1p(3), abs=1e-6)
     assert _surface("Frage auf 日本語")["share outside ASCII"] > 0
+    mixed = _surface("ab_1 2.5,7 é")
+    assert mixed["digits"] == pytest.approx(np.log1p(4)) and mixed["numbers"] == pytest.approx(np.log1p(2))
+    assert mixed["share of letters"] == pytest.approx(3 / 13) and mixed["share outside ASCII"] == pytest.approx(1 / 13)
 
 
 def test_of_a_long_text_head_and_tail_are_read_and_no_more() -> None:
@@ -51,13 +54,25 @@ def test_of_a_long_text_head_and_tail_are_read_and_no_more() -> None:
     assert set(read("alpha").slots.tolist()) | set(read("omega").slots.tolist()) <= set(whole.slots.tolist())
 
 
-def test_a_long_text_takes_no_longer_than_what_is_read_of_it() -> None:
-    text = "word and other words, " * 500
+TEXT = ("word and other words, " * 500)[: HEAD_CHARS + TAIL_CHARS]
 
-    def took(subject: str) -> float:
+
+def _took(text: str) -> float:
+    """Least CPU seconds of several readings."""
+
+    def once() -> float:
         begin = time.process_time()
         for _ in range(5):
-            read(subject)
+            read(text)
         return time.process_time() - begin
 
-    assert min(took(text * 40) for _ in range(5)) < 4 * min(took(text[: HEAD_CHARS + TAIL_CHARS]) for _ in range(5))
+    return min(once() for _ in range(5))
+
+
+def test_a_long_text_takes_no_longer_than_what_is_read_of_it() -> None:
+    assert _took(TEXT * 100) < 4 * _took(TEXT)
+
+
+@pytest.mark.parametrize("part", ["\n", " ", " \n", "a ", "1.", "é ", "_", "(", "(a", "{}", "::", "A. "])
+def test_no_text_takes_much_longer_than_another(part: str) -> None:
+    assert _took((part * len(TEXT))[: len(TEXT)]) < 15 * _took(TEXT)
