@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure learned routing on a folder of prompts with what every model made of them, beside baselines."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: sums do not depend on the number of cores
     from interlock.learning.evaluation import report as told
     from interlock.learning.evaluation.data import load
     from interlock.learning.evaluation.run import run
