@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,6 +15,9 @@ from interlock.storage.embedded import LOGIN, EmbeddedPostgres
 from interlock.storage.migrate import migrate
 
 from .postgres import owned_home
+
+# numpy is loaded later. Its threads wait by spinning, which takes tests on a busy machine three times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 _TEMPLATE = "interlock_template"
 _numbers = itertools.count(1)

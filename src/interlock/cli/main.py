@@ -28,6 +28,7 @@ from interlock.cli import (
     live,
     policy,
     records,
+    route_eval,
     run,
     sources,
     usage,
@@ -53,6 +54,7 @@ app.add_typer(budgets.app, name="budget")
 app.add_typer(console.app, name="console")
 app.add_typer(policy.app, name="policy")
 app.add_typer(imports.app, name="import")
+records.route_app.command("eval")(route_eval.evaluate)
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)
 records.ledger_app.add_typer(holds.app, name="hold")

@@ -1,0 +1,1 @@
+"""Learning on public data: folders, splits, measures, baselines, the run and its report."""

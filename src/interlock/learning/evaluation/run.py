@@ -1,0 +1,197 @@
+"""The evaluation itself: every method on every split, by the same measures.
+
+Offline methods see the outcomes of all models on the rows to learn from. The online learner sees those rows one after
+the other as requests, each in one of three modes, and only the outcome of the model that it took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import nan
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from interlock.learning.choose import worth
+from interlock.learning.evaluation import baselines
+from interlock.learning.evaluation.data import Data, Numbers
+from interlock.learning.evaluation.metrics import Interval, aiq, cost_at_95, curve, gap_recovered, interval
+from interlock.learning.evaluation.splits import split
+from interlock.learning.fit import Design, Fitted
+from interlock.learning.learner import Learner
+from interlock.learning.prompt import Prompt, read
+from interlock.learning.tasks import Capability, Tasks
+from interlock.learning.understanding import Understanding
+
+COMPARED_WITH = "logistic regression"
+MODES = (0.0, 0.1, 0.5)
+"""Quality given up for the dearest model's mean cost, in the modes that online requests come in."""
+EARLY = 250
+"""Requests that are reported as the cold start."""
+
+
+class Row(NamedTuple):
+    """One method: each measure over the splits, and its AIQ less that of `COMPARED_WITH`, split by split."""
+
+    method: str
+    kind: str
+    measures: dict[str, Interval]
+    ahead: Interval
+
+
+class Start(NamedTuple):
+    """What learning online cost, over the splits.
+
+    `lost_early` and `lost`: worth per request (in quality) behind the best single model of each mode known in
+    hindsight, over the first `EARLY` requests and over all; negative is ahead. `explored`: share of requests in which
+    another than the best was tried. `extra`: expected cost of that, as a share of what was spent.
+    """
+
+    requests: int
+    lost_early: Interval
+    lost: Interval
+    explored: Interval
+    extra: Interval
+
+
+class TaskRow(NamedTuple):
+    """A learned task: its share of prompts, and each model's capability in it."""
+
+    share: float
+    capabilities: list[Capability]
+
+
+class Report(NamedTuple):
+    """Everything that the command prints."""
+
+    data: Data
+    learned: int
+    tested: int
+    rows: list[Row]
+    starts: dict[str, Start]
+    tasks: list[TaskRow]
+
+
+class _Split(NamedTuple):
+    """One division, with what offline methods share. `price`: mean cost per model over the rows to learn from."""
+
+    learn: NDArray[np.int64]
+    test: NDArray[np.int64]
+    prompts: list[Prompt]
+    tested: list[Prompt]
+    quality: Numbers
+    price: Numbers
+    understanding: Understanding
+
+
+class _Online(NamedTuple):
+    lost_early: float
+    lost: float
+    explored: float
+    extra: float
+
+
+def run(data: Data, requests: int, progress: Callable[[str], None]) -> Report:
+    """Evaluate. `requests`: most online requests per split. `progress` hears which split begins."""
+    prompts = [read(text) for text in data.texts]
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    starts: dict[str, list[_Online]] = {}
+    tasks: list[TaskRow] = []
+    sizes = (0, 0)
+    for n, seed in enumerate(data.plan.seeds):
+        progress(f"split {n + 1} of {len(data.plan.seeds)}")
+        rng = np.random.default_rng(seed)
+        now = _divide(data, prompts, seed, rng)
+        sizes = (len(now.learn), len(now.test))
+        expected, tasks = _offline(data, now, rng)
+        for name, linear in (("online tasks", False), ("online", True)):
+            learner, told = _online(data, now, min(requests, len(now.learn)), linear, np.random.default_rng(seed))
+            expected["learned", name] = learner.expected(now.tested)
+            starts.setdefault(name, []).append(told)
+        for key, quality in expected.items():
+            found.setdefault(key, []).append(_measure(data, now, key[1], quality))
+    share = data.plan.test_share
+    against = [m["aiq"] for m in found["baseline", COMPARED_WITH]]
+    rows = [_row(key, measures, against, share) for key, measures in found.items()]
+    told_starts = {
+        name: Start(min(requests, sizes[0]), *(interval([s[i] for s in all_], share) for i in range(4)))
+        for name, all_ in starts.items()
+    }
+    return Report(data, *sizes, rows, told_starts, tasks)
+
+
+def _divide(data: Data, prompts: list[Prompt], seed: int, rng: Generator) -> _Split:
+    learn, test = split(len(prompts), data.plan.test_share, seed, data.groups)
+    known = [prompts[i] for i in learn]
+    price = data.cost[learn].mean(0)
+    return _Split(learn, test, known, [prompts[i] for i in test], data.quality[learn], price, Understanding(known, rng))
+
+
+def _offline(data: Data, now: _Split, rng: Generator) -> tuple[dict[tuple[str, str], Numbers], list[TaskRow]]:
+    """(what each method expects of each tested prompt and model, the learned tasks)."""
+    shape = (len(now.test), len(data.models))
+    singles = np.broadcast_to(now.quality.mean(0), shape)
+    ends = np.full(len(data.models), -1.0)
+    ends[[int(now.price.argmin()), int(now.quality.mean(0).argmax())]] = now.quality.mean(0)[
+        [int(now.price.argmin()), int(now.quality.mean(0).argmax())]
+    ]
+    expected = {("baseline", "random"): np.broadcast_to(ends, shape), ("baseline", "single models"): singles}
+    if data.groups is not None:
+        expected["baseline", "true tasks"] = baselines.table(data.groups[now.learn], now.quality, data.groups[now.test])
+    expected["baseline", COMPARED_WITH] = baselines.logistic(now.understanding, now.prompts, now.quality, now.tested)
+    expected["baseline", "oracle"] = data.quality[now.test]
+    views = now.understanding.views(now.prompts)
+    table = Tasks(len(data.models), len(now.understanding.tasks), now.price, 0.0)
+    table.learn_all(views.task, now.quality)
+    expected["learned", "tasks"] = table.expected()[:, now.understanding.views(now.tested).task].T
+    fitted = Fitted(now.understanding, now.prompts, now.quality, rng)
+    expected["learned", "fitted"] = fitted.predict(Design(now.understanding, now.tested))
+    shares = np.bincount(views.task, minlength=len(now.understanding.tasks)) / len(now.prompts)
+    rows = [TaskRow(float(s), [table.capability(m, k) for m in range(len(data.models))]) for k, s in enumerate(shares)]
+    return expected, rows
+
+
+def _online(data: Data, now: _Split, requests: int, linear: bool, rng: Generator) -> tuple[Learner, _Online]:
+    learner = Learner(now.price, rng, linear=linear)
+    allowed = np.ones(len(data.models), bool)
+    scale = float(now.price.max())
+    means = now.quality.mean(0)
+    behind = []
+    for n, prompt in enumerate(now.prompts[:requests]):
+        price = MODES[int(rng.integers(len(MODES)))] / scale
+        model = learner.decide(prompt, price, allowed).taken
+        outcome, cost = float(now.quality[n, model]), float(data.cost[now.learn[n], model])
+        learner.learn(prompt, model, outcome, cost)
+        behind.append(float(worth(means, now.price, price).max()) - (outcome - price * cost))
+    extra = learner.extra / learner.spent if learner.spent else 0.0
+    told = _Online(float(np.mean(behind[:EARLY])), float(np.mean(behind)), learner.explored / learner.requests, extra)
+    return learner, told
+
+
+def _measure(data: Data, now: _Split, name: str, quality: Numbers) -> dict[str, float]:
+    real, paid = data.quality[now.test], data.cost[now.test]
+    points = curve(quality, paid if name == "oracle" else np.broadcast_to(now.price, paid.shape), real, paid)
+    out = {"aiq": aiq(points, paid), "cost_at_95": cost_at_95(points, real, paid)}
+    if len(data.models) == 2:
+        strong = int(now.quality.mean(0).argmax())
+        gain = quality[:, strong] - quality[:, 1 - strong]
+        if np.ptp(gain) == 0:  # nothing tells prompts apart: each is as likely to be sent to the strong model
+            out |= {"apgr": 0.5, "cpt50": 0.5, "cpt80": 0.8}
+        else:
+            out |= dict(
+                zip(
+                    ("apgr", "cpt50", "cpt80"),
+                    gap_recovered(gain, real[:, 1 - strong], real[:, strong]),
+                    strict=True,
+                )
+            )
+    return out
+
+
+def _row(key: tuple[str, str], measures: list[dict[str, float]], against: list[float], share: float) -> Row:
+    kind, name = key
+    over = {m: interval([one[m] for one in measures], share) for m in measures[0]}
+    ahead = interval([one["aiq"] - other for one, other in zip(measures, against, strict=True)], share)
+    return Row(name, kind, over, ahead if name != COMPARED_WITH else Interval(0.0, nan, nan, nan))

@@ -1,0 +1,98 @@
+"""Capability of each model for each task, as a table that people can read.
+
+An outcome counts for its cell. What a cell has not seen, it borrows: from its model's mean over all tasks and from
+how hard its task is for all models; and a model that has seen nothing borrows from what models of its price do.
+
+    price line -> model's mean -> plus the task's deviation -> the cell
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+
+UNKNOWN = 0.5
+"""Capability of a model while nothing at all is known."""
+OF_PRICE = 8.0
+"""Outcomes that a model's price counts for."""
+OF_MODEL = 30.0
+"""Outcomes that a model's mean and a task's deviation count for."""
+_Z95 = 1.96
+
+
+class Capability(NamedTuple):
+    """One cell: expected outcome, a 95 % interval, and how many outcomes it rests on (faded ones count for less)."""
+
+    mean: float
+    low: float
+    high: float
+    outcomes: float
+
+
+class Tasks:
+    """Sums of outcomes per model and task; memory is models x tasks, whatever the traffic."""
+
+    def __init__(self, models: int, tasks: int, prices: Numbers, fade: float) -> None:
+        """`prices`: one positive figure per model, any unit. `fade`: share of the old that one outcome displaces."""
+        logs = np.log(np.maximum(prices, 1e-12))
+        self._price = (logs - logs.mean()) / (logs.std() + 1e-9)
+        self._keep = 1.0 - fade
+        self._count = np.zeros((models, tasks))
+        self._sum = np.zeros((models, tasks))
+        self._mean: Numbers = np.full((models, tasks), UNKNOWN)
+        self._stale = False
+
+    def learn(self, model: int, task: int, outcome: float) -> None:
+        """Count one outcome in [0, 1]; everything known of that model fades a little."""
+        self._count[model] *= self._keep
+        self._sum[model] *= self._keep
+        self._count[model, task] += 1
+        self._sum[model, task] += outcome
+        self._stale = True
+
+    def learn_all(self, tasks: NDArray[np.int64], outcomes: Numbers) -> None:
+        """Count outcomes of every model, one row per prompt, without fading."""
+        np.add.at(self._count.T, tasks, 1.0)
+        np.add.at(self._sum.T, tasks, outcomes)
+        self._stale = True
+
+    def expected(self) -> Numbers:
+        """Expected outcome of every cell, models by tasks."""
+        if self._stale:
+            self._mean = self._estimate()
+            self._stale = False
+        return self._mean
+
+    def doubt(self) -> Numbers:
+        """Standard deviation of what is expected of every cell."""
+        mean = self.expected()
+        borrowed = np.minimum(self._count.sum(1, keepdims=True), OF_MODEL) + 1
+        deviation: Numbers = np.sqrt(mean * (1 - mean) / (self._count + borrowed))
+        return deviation
+
+    def capability(self, model: int, task: int) -> Capability:
+        """One cell, to be shown."""
+        mean, half = float(self.expected()[model, task]), _Z95 * float(self.doubt()[model, task])
+        return Capability(mean, max(mean - half, 0.0), min(mean + half, 1.0), float(self._count[model, task]))
+
+    def _estimate(self) -> Numbers:
+        seen, won = self._count.sum(1), self._sum.sum(1)
+        model = (won + OF_PRICE * self._price_line(seen, won)) / (seen + OF_PRICE)
+        surplus = (self._sum - self._count * model[:, None]).sum(0)
+        task = surplus / (self._count.sum(0) + OF_MODEL)
+        prior = np.clip(model[:, None] + task, 0.01, 0.99)
+        mean: Numbers = (self._sum + OF_MODEL * prior) / (self._count + OF_MODEL)
+        return mean
+
+    def _price_line(self, seen: Numbers, won: Numbers) -> Numbers:
+        """What models of each price do: a line through the models' means, level while little is known."""
+        weight = seen / (seen + OF_PRICE)
+        mean = won / np.maximum(seen, 1e-9)
+        level = (weight @ mean + UNKNOWN) / (weight.sum() + 1)
+        slope = weight @ (self._price * (mean - level)) / (weight @ self._price**2 + 1)
+        line: Numbers = np.clip(level + slope * self._price, 0.02, 0.98)
+        return line

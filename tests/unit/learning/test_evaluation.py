@@ -1,0 +1,176 @@
+"""Measures, splits, folders and the run over a made-up folder."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from math import inf, isnan
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from interlock.cli.main import main
+from interlock.errors import ConfigError
+from interlock.learning.evaluation.data import load
+from interlock.learning.evaluation.metrics import aiq, cost_at_95, gap_recovered, hull, interval
+from interlock.learning.evaluation.splits import split
+from tests.unit.learning.samples import folder
+
+COST = np.array([[1.0, 3.0], [1.0, 3.0]])
+QUALITY = np.array([[0.0, 1.0], [1.0, 1.0]])
+
+
+def test_the_hull_is_concave_and_never_falls() -> None:
+    assert hull([(1, 0.2), (2, 0.3), (3, 0.9), (4, 0.5), (1, 0.1)]) == [(1, 0.2), (3, 0.9)]
+
+
+def test_aiq_is_the_mean_height_over_the_range_of_single_models() -> None:
+    assert aiq([(1, 0.5), (3, 1.0)], COST) == pytest.approx(0.75)
+    assert aiq([(0.5, 0.5), (2, 1.0), (9, 1.0)], COST) == pytest.approx((2 / 3 + 1) / 4 + 0.5)
+    assert aiq([(2, 1.0)], COST) == pytest.approx(0.5)  # nothing is had for less than the first point
+
+
+def test_cost_at_95_is_a_share_of_the_best_single_models_cost() -> None:
+    assert cost_at_95([(1, 0.5), (3, 1.0)], QUALITY, COST) == pytest.approx((1 + 2 * 0.9) / 3)
+    assert cost_at_95([(1, 0.5)], QUALITY, COST) == inf
+
+
+def test_the_recovered_gap_by_hand() -> None:
+    weak, strong = np.array([0.0, 1.0, 0.0, 1.0]), np.array([1.0, 1.0, 1.0, 1.0])
+    area, half, most = gap_recovered(np.array([4.0, 1.0, 3.0, 2.0]), weak, strong)
+    assert area == pytest.approx((0.25 + 0.75 + 1 + 1) / 4) and (half, most) == (0.25, 0.5)
+    assert all(map(isnan, gap_recovered(weak, strong, weak)))
+
+
+def test_intervals_over_splits_are_widened_for_their_overlap() -> None:
+    told = interval([0.6, 0.7, 0.8], 0.5)
+    assert told.mean == pytest.approx(0.7) and told.spread == pytest.approx(0.1)
+    assert told.high - told.mean == pytest.approx(4.303 * 0.1 * (1 / 3 + 1) ** 0.5)
+    assert isnan(interval([0.6], 0.5).low)
+
+
+def test_splits_are_scikit_learns() -> None:
+    """Expected rows were made with scikit-learn 1.9's `train_test_split`."""
+    groups = np.array([0] * 7 + [1] * 5 + [2] * 8 + [3] * 3)
+    learn, test = split(23, 0.3, 42, groups)
+    assert learn.tolist() == [8, 5, 16, 19, 13, 17, 12, 2, 0, 21, 20, 10, 15, 9, 1, 4]
+    assert test.tolist() == [3, 18, 14, 11, 6, 22, 7]
+    learn, test = split(23, 0.3, 7, groups)
+    assert learn.tolist() == [11, 5, 3, 0, 19, 17, 20, 2, 16, 9, 15, 13, 10, 21, 18, 6]
+    assert test.tolist() == [8, 14, 1, 7, 4, 12, 22]
+    learn, test = split(11, 0.5, 42, None)
+    assert (learn.tolist(), test.tolist()) == ([8, 4, 7, 3, 6], [5, 0, 9, 10, 2, 1])
+
+
+def test_a_folder_is_read_packed_or_not_and_contaminated_rows_are_left_out(tmp_path: Path) -> None:
+    packed, plain = load(folder(tmp_path / "a")), load(folder(tmp_path / "b", packed=False))
+    assert packed.texts == plain.texts and (packed.cost == plain.cost).all()
+    assert packed.groups is not None and packed.plan == (0.3, (1, 2, 3))
+    rows = [json.loads(x) for x in (tmp_path / "b" / "prompts.jsonl").read_text().splitlines()]
+    rows[0]["contaminated"] = True
+    (tmp_path / "b" / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    again = load(tmp_path / "b", splits=2, seed=9)
+    assert again.texts == plain.texts[1:] and again.plan.seeds == (9, 10)
+    assert (again.quality == plain.quality[1:]).all()
+
+
+def _write(name: str, change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        lines = (path / name).read_text().splitlines()
+        (path / name).write_text("\n".join(change(lines)) + "\n")
+
+    return apply
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no prompts": (lambda p: (p / "prompts.jsonl").unlink(), "neither"),
+    "no cost": (lambda p: (p / "cost.csv").unlink(), "cost.csv may be absent"),
+    "not JSON": (_write("prompts.jsonl", lambda x: [*x[:-1], "{"]), "line 60 is not JSON"),
+    "deep JSON": (_write("prompts.jsonl", lambda x: [*x[:-1], "[" * 100_000]), "line 60 is not JSON"),
+    "no prompt": (_write("prompts.jsonl", lambda x: ['{"topic": "law"}', *x[1:]]), "line 1: no object"),
+    "no group": (_write("prompts.jsonl", lambda x: ['{"prompt": "x"}', *x[1:]]), "line 1: no text 'topic'"),
+    "few rows": (_write("quality.csv", lambda x: x[:-1]), "59 rows for 60 prompts"),
+    "ragged": (_write("quality.csv", lambda x: [*x[:3], "1,0", *x[4:]]), "line 4: 2 values for 4 models"),
+    "words": (_write("cost.csv", lambda x: [*x[:3], "a,b,c,d", *x[4:]]), "line 4: not a row of numbers"),
+    "not a number": (_write("cost.csv", lambda x: [*x[:3], "nan,1,1,1", *x[4:]]), "outside its range"),
+    "negative": (_write("cost.csv", lambda x: [*x[:3], "-1,1,1,1", *x[4:]]), "outside its range"),
+    "above one": (_write("quality.csv", lambda x: [*x[:3], "2,1,1,1", *x[4:]]), "outside its range"),
+    "twice": (_write("quality.csv", lambda x: ["a,a,b,c", *x[1:]]), "or one twice"),
+    "other cost": (_write("cost.csv", lambda x: ["a,b,c,d", *x[1:]]), "no column 'large'"),
+    "all alike": (_write("cost.csv", lambda x: [x[0], *["1,1,1,1"] * 60]), "nothing to trade"),
+    "empty": (lambda p: (p / "quality.csv").write_text(""), "names 0 models"),
+    "bytes": (lambda p: (p / "quality.csv").write_bytes(b"\xff\xfe\x00"), "cannot be read"),
+    "pool": (lambda p: (p / "pool.json").write_text('{"pool": ["large", "nobody"]}'), "no column 'nobody'"),
+    "pool of one": (lambda p: (p / "pool.json").write_text('{"pool": ["large"]}'), "two or more"),
+    "pool list": (lambda p: (p / "pool.json").write_text("[]"), "holds no object"),
+    "pool text": (lambda p: (p / "pool.json").write_text("{"), "is not JSON"),
+    "split": (lambda p: (p / "pool.json").write_text('{"split": "some/most"}'), "names no division"),
+    "nothing to test": (lambda p: (p / "pool.json").write_text('{"split": "99/2 seeds 1-2"}'), "names no division"),
+    "too few": (
+        lambda p: (
+            [_write(n, lambda x: x[:20])(p) for n in ("quality.csv", "cost.csv")]
+            + [_write("prompts.jsonl", lambda x: x[:19])(p)]
+        ),
+        "19 usable prompts",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_folder_ends_with_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    break_it, words = BAD[name]
+    path = folder(tmp_path / "x", 60, packed=False)
+    break_it(path)
+    assert main(["route", "eval", str(path)]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and words in said.err, said.err
+
+
+def test_a_damaged_archive_ends_with_one_line(tmp_path: Path) -> None:
+    path = folder(tmp_path / "x", 60)
+    whole = (path / "quality.csv.gz").read_bytes()
+    for damaged in (whole[:-5], whole[:20], b"not gzip", whole[:30] + b"\x00" * 9 + whole[39:]):
+        (path / "quality.csv.gz").write_bytes(damaged)
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load(path)
+    (path / "quality.csv.gz").write_bytes(gzip.compress(b"a,b\n"))
+    with pytest.raises(ConfigError, match="0 rows for 60 prompts"):
+        load(path)
+
+
+@pytest.mark.parametrize("options", [["--splits", "0"], ["--splits", "101"], ["--seed", "-1"], ["--seed", str(2**32)]])
+def test_impossible_splits_are_refused(options: list[str], tmp_path: Path) -> None:
+    assert main(["route", "eval", str(folder(tmp_path / "x", 60)), *options]) == 1
+
+
+def test_no_such_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["route", "eval", str(tmp_path / "none"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "invalid_configuration"
+
+
+def test_the_command_finds_the_topics_of_a_made_up_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["route", "eval", str(folder(tmp_path / "made")), "--json", "--requests", "600", "--splits", "1"]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    told = json.loads(first)
+    score = {name: row["measures"]["aiq"]["mean"] for name, row in told["methods"].items()}
+    assert score["oracle"] > score["true tasks"] > score["single models"] + 0.1 > score["random"]
+    for name in ("tasks", "fitted", "online", "online tasks"):
+        assert score[name] > score["single models"] + 0.5 * (score["true tasks"] - score["single models"]), name
+    assert told["aiq"] == told["methods"]["fitted"]["measures"]["aiq"]
+    assert abs(sum(t["share"] for t in told["tasks"]) - 1) < 0.01
+    assert told["online"]["online"]["explored"]["mean"] < 0.05 + 20 * 4 / 600
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_two_models_without_prices_are_measured_by_the_share_of_strong_calls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder(tmp_path / "two", 300, models=2)
+    assert main(["route", "eval", str(path), "--splits", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "APGR" in text and "share of calls to the stronger model" in text and "true tasks" not in text
+    assert "random               " in text and "0.500" in text
