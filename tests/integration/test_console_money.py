@@ -50,7 +50,7 @@ def browser(whole: Running, name: str) -> TestClient:
     made = TestClient(make_app(whole.control.api), base_url="https://testserver", follow_redirects=False)
     made.headers["origin"] = "https://testserver"
     assert made.post("/console/sign-in", data={"name": name, "password": PASSWORD}).status_code == 303
-    found = re.search('data-csrf="([^"]+)"', made.get("/console/").text)
+    found = re.search('data-csrf="([^"]+)"', made.get("/console/health").text)
     assert found is not None
     made.headers["x-interlock-csrf"] = found[1]
     return made

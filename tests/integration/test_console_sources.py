@@ -61,7 +61,7 @@ class Visitor:
         return self.http.get(f"/console{path}")
 
     def post(self, path: str, **form: Any) -> Any:
-        found = re.search(r'data-csrf="([^"]+)"', self.http.get("/console/").text)
+        found = re.search(r'data-csrf="([^"]+)"', self.http.get("/console/health").text)
         assert found is not None
         return self.http.post(f"/console{path}", data={"csrf": found[1], **form})
 
