@@ -12,6 +12,9 @@ from interlock.settings_waits import setting
 class OwnKeySettings(PlaySettings):
     """See Settings."""
 
+    quota_requests_open_max: int = setting(
+        10, "Open requests for more of a budget that one person may have in a tenant.", group="own keys", minimum=1
+    )
     own_keys_max: int = setting(
         10, "Working keys with which somebody can make no more for themselves.", group="own keys", minimum=0
     )  # fmt: skip

@@ -44,6 +44,12 @@ def budget_fields(measure: str, amount: int) -> dict[str, str | int]:
     return {FIELDS[measure]: decimal_text(amount, scale) if scale else amount}
 
 
+def kept_amount(measure: str, text: str) -> int:
+    """What was typed in the unit that budgets of this measure are declared in, as it is kept. Raises ValueError."""
+    places = SCALES[measure]
+    return whole(text, 10**places, AMOUNT_MAX, f"number of {FIELDS[measure]}", f"amount with at most {places}")
+
+
 def decimal_text(amount: int, scale: int) -> str:
     """The shortest decimal of an amount in units of 10^-scale."""
     text = f"{Decimal(amount).scaleb(-scale):f}"

@@ -21,6 +21,7 @@ from interlock.control.routes import (
     ledger_upkeep,
     live,
     policies,
+    quotas,
     resources,
     system,
     usage,
@@ -55,6 +56,7 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(live.router())
     admin.include_router(policies.router())
     admin.include_router(budgets.router())
+    admin.include_router(quotas.router())
     admin.include_router(alias_use.router())
     admin.include_router(resources.router())
     app.include_router(admin)

@@ -48,6 +48,8 @@ class Action(StrEnum):
     alias_write = "alias.write"
     budget_read = "budget.read"
     budget_write = "budget.write"
+    quota_read = "quota.read"
+    quota_ask = "quota.ask"
     issuer_read = "issuer.read"
     issuer_write = "issuer.write"
     role_read = "role.read"
@@ -116,6 +118,8 @@ RULES: dict[Action, Rule] = {
     Action.alias_write: _rule(AdminRole.admin, "an alias decides which model answers"),
     Action.budget_read: _rule(AdminRole.viewer, "who builds has to know what may be used, and how much is left"),
     Action.budget_write: _rule(AdminRole.admin, "a budget decides who is refused"),
+    Action.quota_read: _rule(AdminRole.viewer, "who wants more of what is everybody's concern who shares it"),
+    Action.quota_ask: _rule(AdminRole.developer, "who builds knows first when something runs out"),
     Action.issuer_read: _rule(AdminRole.auditor, "issuers say whose word is believed"),
     Action.issuer_write: _rule(AdminRole.owner, "an issuer can vouch for anyone in the tenant"),
     Action.role_read: _rule(AdminRole.auditor, "who administers is an auditor's question"),

@@ -56,6 +56,11 @@ def delete(conn: Connection[Any], budget_id: str, by: Author, *, revision: int |
     return TABLE.delete(conn, budget_id, by, revision=revision)
 
 
+def get(conn: Connection[Any], budget_id: str) -> Stored[BudgetRow] | None:
+    """The budget of that id, or None."""
+    return TABLE.get(conn, budget_id)
+
+
 def by_name(conn: Connection[Any], tenant_id: str, name: str) -> Stored[BudgetRow] | None:
     """A budget by name in a tenant, or None."""
     return TABLE.by_name(conn, name, tenant_id)

@@ -25,6 +25,7 @@ PREFIXES = {
     "hold": "hld",
     "policy_draft": "pdr",
     "canary": "can",
+    "quota_request": "qrq",
 }
 """What an id may name, and the prefix it then has."""
 

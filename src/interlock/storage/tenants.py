@@ -39,6 +39,7 @@ _CONTENTS = (
     "aliases",
     "issuers",
     "sources",
+    "quota_requests",
     "budgets",
 )
 

@@ -139,3 +139,35 @@ def test_the_pages_serve_everybody(path: str, shot: str, admin: Tab) -> None:
     for summary in admin.page.query_selector_all("summary"):
         summary.click()
     admin.fits(390)
+
+
+def test_more_of_a_budget_is_asked_for_and_approved_by_somebody_else(
+    admin: Tab, demo: Stack, browser: Browser, cleared: None
+) -> None:
+    given = {"name": "dev-dan", "kind": "user", "teams": ["research"]}
+    assert demo.admin("POST", "/tenants/acme/principals", given).status == 201
+    assert demo.admin("POST", "/tenants/acme/roles", {"principal": "dev-dan", "role": "developer"}).status == 201
+    assert demo.admin("POST", "/tenants/acme/principals/dev-dan/password", {"password": WORD}).status == 200
+    assert demo.admin("POST", "/tenants/acme/budgets", {"name": "dans", "principal": "dev-dan", "usd": 5}).status == 201
+    context = browser.new_context()
+    dan = Tab(context.new_page(), demo.control)
+    try:
+        dan.go("/console/requests")
+        dan.sign_in("acme/dev-dan", WORD)
+        for amount, reason_given in (("4", "x"), ("7.50", HOSTILE)):
+            dan.page.fill("[name=amount]", amount)
+            dan.page.fill("form:has([value=ask]) [name=reason]", reason_given)
+            dan.page.click("button[value=ask]")
+            dan.page.wait_for_load_state()
+        assert "asks for $7.50 of dans" in dan.page.inner_text("main") and HOSTILE in dan.page.inner_text("main")
+        assert dan.page.locator("[value=approve]").count() == 0 and dan.page.locator("[value=withdraw]").count() == 1
+        admin.look("/console/requests?tenant=acme", "requests")
+        reason(admin, "form:has([value=approve])", "he needs it")
+        admin.page.click("button[value=approve]")
+        admin.page.wait_for_load_state()
+        assert "The budget has what was asked for." in admin.page.inner_text("[role=status]")
+        assert demo.admin("GET", "/tenants/acme/budgets/dans").json()["usd"] == "7.5"
+        assert dan.complaints == []
+    finally:
+        context.close()
+        demo.admin("DELETE", "/tenants/acme/budgets/dans")

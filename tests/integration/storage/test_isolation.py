@@ -78,6 +78,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "api_keys",
         "policies",
         "policy_drafts",
+        "quota_requests",
         "policy_versions",
         "sources",
         "aliases",

@@ -24,6 +24,7 @@ EXPECTED = """
 tenant.read viewer      tenant.create P:admin    tenant.update admin      tenant.delete P:owner
 team.read viewer        team.write admin         principal.read viewer    principal.write admin
 key.read developer      key.write admin          key.rotate_own developer
+quota.read viewer   quota.ask developer
 key.write_own developer   playground.use developer
 policy.read viewer      policy.write admin       policy.history auditor   policy.draft admin
 policy.approve admin    policy.activate admin    policy.rule owner
