@@ -92,7 +92,7 @@ def test_another_tenant_sees_and_decides_nothing(
         for verb in ("approve", "refuse", "withdraw"):
             path = f"/tenants/{place}/quota-requests/{asked['id']}/{verb}"
             assert gus.call("POST", path, {})[0] in (403, 404), path
-    elsewhere = f"/tenants/globex/quota-requests/{asked['id']}/refuse"
+    elsewhere = f"/tenants/platform/quota-requests/{asked['id']}/refuse"
     assert whole[0].owner.call("POST", elsewhere, {})[0] == 404, "not under another tenant's name either"
     assert people["vic"].get(AT)[0]["state"] == "open"
     assert people["ada"].call("POST", f"{AT}/{asked['id']}/withdraw", {})[0] == 404, "it is not hers"
