@@ -628,6 +628,28 @@ def test_a_file_that_changes_before_a_worker_process_reads_it(
     assert f"entries.jsonl {said}" in report.problems  # the first process may still have been reading, and tells more
 
 
+def test_a_part_of_other_lines_than_were_counted_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same size, with one line more or fewer."""
+    asked: list[tuple[str, Any, Rules]] = []
+    scan_part = verify._scan_part
+
+    def noted(path: str, part: Any, rules: Rules) -> Block | str:
+        asked.append((path, part, rules))
+        return scan_part(path, part, rules)
+
+    monkeypatch.setattr(verify, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(verify, "_scan_part", noted)
+    made = grown().export(tmp_path / "out", start=1)
+    assert check(made, processes=2).verdict == "complete"
+    path, part, rules = next(each for each in asked if each[1].count > 1)
+    assert isinstance(scan_part(path, part, rules), Block)
+    entries = made / "entries.jsonl"
+    before = entries.read_bytes()
+    inside = before.index(b"\n", part.offset)
+    entries.write_bytes(before[:inside] + b" " + before[inside + 1 :])
+    assert scan_part(path, part, rules) == "entries.jsonl was changed while it was read"
+
+
 def test_parts_end_where_a_root_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "PART_BYTES", 10)
     blocks = [(7, 2, b"a\nb\n"), (9, 1, b"cc\n"), (10, 1, b"dddddddd\n"), (11, 1, b"e\n")]
