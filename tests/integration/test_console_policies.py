@@ -78,7 +78,7 @@ class Site:
         form = {"name": f"{self.name}/{person}", "password": PASSWORD}
         assert http.post("/console/sign-in", data=form).status_code == 303
         found = Browser(http, tenant or self.name)
-        found.csrf = re.findall(r'data-csrf="([^"]+)"', http.get("/console/").text)[0]
+        found.csrf = re.findall(r'data-csrf="([^"]+)"', http.get("/console/health").text)[0]
         return found
 
     def draft(self) -> Any:

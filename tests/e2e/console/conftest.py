@@ -86,7 +86,7 @@ class Tab:
     def fits(self, width: int) -> None:
         """What is shown now serves everybody (see `look`)."""
         self.page.evaluate(AXE.read_text())
-        found: dict[str, Any] = self.page.evaluate("axe.run({resultTypes: [\"violations\"]})")
+        found: dict[str, Any] = self.page.evaluate('axe.run({resultTypes: ["violations"]})')
         bad = [
             (v["id"], v["nodes"][0]["html"], v["nodes"][0]["failureSummary"])
             for v in found["violations"]
