@@ -9,7 +9,7 @@ unexport UV_DEFAULT_INDEX
 endif
 UP_ARGS ?=
 
-.PHONY: up test prove check bench test-vllm setup assets lock wheel clean format
+.PHONY: up test prove check bench test-vllm test-browser setup assets lock wheel clean format
 
 .venv/.ready: pyproject.toml requirements/dev.txt requirements/uv.txt requirements/peers.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Interlock needs Python 3.11 or newer")'
@@ -50,6 +50,10 @@ prove: .venv/.ready assets
 
 bench: .venv/.ready assets
 	$(BIN)/python -m bench.run $(BENCH_ARGS)
+
+test-browser: .venv/.ready assets
+	$(BIN)/python scripts/browser_setup.py
+	$(BIN)/pytest -m browser $(PYTEST_ARGS) tests/e2e/console
 
 test-vllm: .venv/.ready
 	$(BIN)/python scripts/vllm_setup.py

@@ -7,6 +7,7 @@ once. Endpoints are plain functions: FastAPI runs them on its thread pool, where
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -275,6 +276,7 @@ def route(
     )
 
 
+@functools.cache
 def _content(form: Any) -> dict[str, Any]:
     if form not in _described:
         _described.append(form)
