@@ -16,15 +16,15 @@ from interlock.control.apply import Reason
 from interlock.control.console.page import Page
 from interlock.control.console.places import visible
 from interlock.control.documents import BudgetSpec
-from interlock.control.identity import tenant_of
 from interlock.control.permissions import Action, require
 from interlock.control.plan import Ref
+from interlock.control.reading import reading_at
 from interlock.control.services import budgets
 from interlock.control.services.base import Tx
 from interlock.control.validate import PLATFORM
 from interlock.errors import BadRequest, InterlockError, NotFound
 from interlock.storage import aliases, changes, keys, principals, teams
-from interlock.storage.changes import Author, Change
+from interlock.storage.changes import Change
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -198,11 +198,8 @@ def _tenant(visit: Visit, names: list[str]) -> str:
 @contextmanager
 def _reading(visit: Visit, tenant: str) -> Iterator[tuple[Tx, str]]:
     """A transaction that sees one tenant only. Raises NotFound, Denied."""
-    api, actor = visit.api, visit.who()
-    tenant_id = tenant_of(api.store, actor, tenant)
-    require(actor.bindings, Action.budget_read, tenant_id)
-    with api.store.tenant(tenant_id) as conn:
-        yield Tx(conn, Author(actor.principal_id, actor.name, "", api.tools.now()), api.tools), tenant_id
+    with reading_at(visit.api.store, visit.api.tools, visit.who(), tenant, Action.budget_read) as found:
+        yield found
 
 
 def _suggestions(tx: Tx, tenant_id: str) -> list[Suggestion]:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from interlock.control import quotas
 from interlock.control.documents import Positive
+from interlock.control.routes.actions import Nothing
 from interlock.control.web import Body, Given, Json, Who, api_of, route
 
 
@@ -19,10 +20,6 @@ class Ask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     budget: str
     amount: Positive
-
-
-class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A body with at most a reason."""
 
 
 def router() -> APIRouter:
