@@ -94,6 +94,14 @@ class Scene:
             store, server, url, home, gateway, engine,
         )  # fmt: skip
         self.words = Words()
+        self.began = self._segment()
+
+    def _segment(self) -> str:
+        """The file of the write-ahead log that is written now."""
+        with psycopg.connect(self.server.superuser_url, autocommit=True) as conn:
+            row = conn.execute("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").fetchone()
+        assert row is not None
+        return str(row[0])
 
     def say(self, who: str = "alice", script: Script | None = None, **more: Any) -> Answer:
         """A call, answered with the words."""
@@ -113,7 +121,8 @@ class Scene:
         return inbox(self.store)
 
     def stores(self) -> Iterator[tuple[str, bytes]]:
-        """Every store, byte by byte: the worker's files, rows as text, and the database's own files."""
+        """Every store, byte by byte: the worker's files, rows as text, and the database's own files; of the write-ahead
+        log what was written since this scene began: what is older, or only kept to be written over, is of others."""
         for path in sorted(self.home.rglob("*")):
             if path.is_file():
                 yield str(path), path.read_bytes()
@@ -127,10 +136,11 @@ class Scene:
             ).fetchone()
         assert number is not None
         data = Path(f"/proc/{self.server.pid}/cwd")
-        for folder in (data / "base" / str(number[0]), data / "pg_wal"):
-            for path in folder.rglob("*"):
-                if path.is_file():
-                    yield str(path), path.read_bytes()
+        logs = [path for path in (data / "pg_wal").iterdir() if self.began <= path.name <= self._segment()]
+        assert logs, "there is a log of what was written"
+        for path in (*(data / "base" / str(number[0])).rglob("*"), *logs):
+            if path.is_file():
+                yield str(path), path.read_bytes()
 
     def found(self, needles: list[bytes]) -> list[tuple[str, bytes]]:
         """Where which needle is."""
