@@ -571,7 +571,13 @@ def _coerce(field: dataclasses.Field[Any], value: Any, where: str) -> Any:
         minimum = field.metadata["minimum"]
         if minimum is not None and number < minimum:
             raise ConfigError(f"{where}: {field.name} must be at least {minimum}", param=field.name)
+        maximum = field.metadata["maximum"]
+        if maximum is not None and number > maximum:
+            raise ConfigError(f"{where}: {field.name} must be at most {maximum}", param=field.name)
         return number
     if not isinstance(value, str):
         raise ConfigError(f"{where}: {field.name} must be text", param=field.name)
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        raise ConfigError(f"{where}: {field.name} must be one of {', '.join(choices)}", param=field.name)
     return value

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from interlock.settings_keys import OwnKeySettings
+from interlock.settings_learning import LearningSettings
 from interlock.settings_waits import setting
 
 __all__ = ["RoutingSettings", "setting"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RoutingSettings(OwnKeySettings):
+class RoutingSettings(LearningSettings):
     """See Settings."""
 
     # -- workload classes
@@ -63,6 +63,9 @@ class RoutingSettings(OwnKeySettings):
     )
     breaker_open_ms: int = setting(10_000, "How long an open breaker lets nothing through.", group="routing", minimum=1)
     breaker_probes: int = setting(1, "Calls let through to test a half-open breaker.", group="routing", minimum=1)
+    learned_tenants_max: int = setting(
+        256, "Tenants whose learned router state a worker holds decoded.", group="routing", minimum=1
+    )
     candidates_max: int = setting(50, "Most candidates ranked for a call.", group="routing", minimum=1)
     cold_start_wait_ms: int = setting(
         20_000,

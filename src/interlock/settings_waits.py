@@ -9,9 +9,18 @@ import dataclasses
 from typing import Any
 
 
-def setting(default: Any, doc: str, *, group: str, minimum: int | None = None) -> Any:
-    """Declare a setting: its default, one sentence for the documentation, the group it is shown under."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "group": group, "minimum": minimum})
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    group: str,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Declare a setting: its default, one sentence for the documentation, its group, and what it may be."""
+    told = {"doc": doc, "group": group, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return dataclasses.field(default=default, metadata=told)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("up")(up)
     app.command("gateway")(gateway)
     app.command("control")(control)
+    app.command("worker")(worker)
 
 
 def up(
@@ -64,6 +65,18 @@ def control(home: Home = "", control_port: ControlPort = None) -> None:
     _environment(home, control_port, "INTERLOCK_CONTROL_PORT")
     with _database(settings):
         code = control_main([])
+    if code:
+        raise typer.Exit(code)
+
+
+def worker(home: Home = "") -> None:
+    """Run what learns from outcomes where calls are answered best. One of an installation works, others stand by."""
+    from interlock.control.learner import main as learner
+
+    settings = settings_of(home)
+    _environment(home, None, "")
+    with _database(settings):
+        code = learner([])
     if code:
         raise typer.Exit(code)
 

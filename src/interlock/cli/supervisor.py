@@ -191,6 +191,7 @@ class Supervisor:
             urls = {name: engine.ready(deadline, self._stopped)["url"] for name, engine in engines.items()}
             tenants = configure_demo(self._settings, AdminClient(control_url, key, own_tls(self._settings)), urls)
             wait_for_models(self._settings, gateway_url, tenants, deadline)
+        self._child("worker", "interlock.control.learner", environment)
         return {"gateway": gateway_url, "control": control_url, "admin_key": key, "tenants": tenants}
 
     def _engines(self, environment: dict[str, str]) -> dict[str, Child]:

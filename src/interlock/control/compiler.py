@@ -27,6 +27,7 @@ from interlock.storage import (
     budgets,
     issuers,
     keys,
+    learned,
     policies,
     policy_drafts,
     principals,
@@ -38,6 +39,7 @@ from interlock.storage import (
 from interlock.storage.notify import Listener
 from interlock.storage.pool import Store
 from interlock.types.clock import Clock
+from interlock.types.learned import LEARNED
 from interlock.types.snapshot import BUCKETS, FORMAT, SMALL_PARTS, Head, Part, bucket_part, root_hash
 
 logger = logging.getLogger(__name__)
@@ -141,6 +143,8 @@ class SnapshotCompiler:
         for name in chosen:
             if name in SMALL:
                 yield name, SMALL[name](conn)
+            elif name.startswith(LEARNED):
+                yield name, learned.body(conn, name)
         if key_buckets:
             found = keys.keys_in_buckets(conn, key_buckets, now=now, keep_s=CLOSED_KEPT_S)
             for bucket in key_buckets:
@@ -159,7 +163,7 @@ class SnapshotCompiler:
             if conn is None or head is None:
                 return 0
             before = head.version - self._settings.snapshot_history_versions
-            for kind in ("keys", "principals"):
+            for kind in ("keys", "principals", "words"):
                 removed += snapshots.prune(conn, kind=kind, before_version=before)
         return removed
 
@@ -213,7 +217,6 @@ SMALL: dict[str, Callable[[Connection[Any]], bytes]] = {
     "aliases": lambda conn: _sorted(aliases.everything(conn), "tenant_id", "name"),
     "issuers": lambda conn: _sorted([msgspec.structs.replace(i, login=None) for i in issuers.everything(conn)], "id"),
     "budgets": lambda conn: _sorted(budgets.everything(conn), "id"),
-    "router": lambda _: _encode({"version": 0}),
 }
 """How each small part is made."""
 

@@ -355,8 +355,13 @@ class SourceSpec(Spec, frozen=True):
     shares: dict[str, Weight] = {}
 
 
+LearningName = Literal["on", "observe", "off"]
+LEARNING: dict[str, LearningName] = {"on": "on", "observe": "observe", "off": "off"}
+
+
 class TenantSpec(Spec, frozen=True):
-    """A tenant and what belongs to it. `policy_approval`: a change of its policies needs a second person."""
+    """A tenant and what belongs to it. `policy_approval`: a change of its policies needs a second person. `learning`:
+    whether the router learns from its calls, and decides by that."""
 
     name: str
     time_zone: str = "UTC"
@@ -364,6 +369,7 @@ class TenantSpec(Spec, frozen=True):
     recording: RecordingName = "full"
     retention: RetentionSpec | None = None
     policy_approval: bool = False
+    learning: LearningName = "on"
     teams: tuple[TeamSpec, ...] | UnsetType = UNSET
     principals: tuple[PrincipalSpec, ...] | UnsetType = UNSET
     keys: tuple[KeySpec, ...] | UnsetType = UNSET

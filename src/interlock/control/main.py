@@ -29,6 +29,7 @@ from interlock.control.keyring import Keyring, ledger_signer
 from interlock.control.live.feed import LiveFeed
 from interlock.control.live.hub import Hub
 from interlock.control.power import read_factors
+from interlock.control.process import until_orphaned
 from interlock.control.retention import RetentionSweeper
 from interlock.control.secrets import ensure_ledger_keys, ensure_pepper
 from interlock.control.sequencer import Sequencer
@@ -317,20 +318,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not settings.database_url:
             raise ConfigError("database_url is not set", param="database_url")
         if given.parent is not None:
-            threading.Thread(target=_until_orphaned, args=(given.parent, stop), daemon=True).start()
+            threading.Thread(target=until_orphaned, args=(given.parent, stop), daemon=True).start()
         run_control(settings, settings.database_url, stop=stop, ready=ready)
     except InterlockError as e:
         failure = json.dumps({"error": e.code, "message": e.message, "param": e.param}) + "\n"
         os.write(sys.stderr.fileno() if given.ready_fd is None else given.ready_fd, failure.encode())
         return 2 if isinstance(e, ConfigError) else 1
     return 0
-
-
-def _until_orphaned(parent: int, stop: threading.Event) -> None:
-    while not stop.wait(0.25):
-        if os.getppid() != parent:
-            logger.warning("the process that started this one is gone")
-            stop.set()
 
 
 if __name__ == "__main__":

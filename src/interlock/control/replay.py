@@ -18,11 +18,13 @@ from interlock.policy.engine import PolicyEngine
 from interlock.policy.trial import Trials
 from interlock.routing.canary import UNDRAWN
 from interlock.routing.catalog import Catalog, offers_of
+from interlock.routing.estimates import Estimates
 from interlock.routing.replay import replay as replay_route
 from interlock.routing.resolve import resolve
 from interlock.storage import snapshots
 from interlock.types.decision import Reason
 from interlock.types.identity import Caller, Principal, PrincipalKind, Team, Tenant
+from interlock.types.learned import Weights, weights_part
 from interlock.types.record import Intent, Party, Refusal
 from interlock.types.snapshot import FORMAT, Alias, Head, PolicyText, Trial
 from interlock.types.source import Source
@@ -50,7 +52,7 @@ class Replayed(msgspec.Struct, frozen=True):
     differences: tuple[Difference, ...]
 
 
-_DECIDING = frozenset(("tenants", "teams", "sources", "policies", "aliases", "router"))
+_DECIDING = frozenset(("tenants", "teams", "sources", "policies", "aliases"))
 """Parts that decisions depend on."""
 
 
@@ -63,8 +65,9 @@ class Past(msgspec.Struct, frozen=True):
     sources: tuple[Source, ...]
     policies: tuple[PolicyText, ...]
     aliases: tuple[Alias, ...]
-    router_version: int
     trials: tuple[Trial, ...] = ()
+    weights: Weights | None = None
+    """What the router had learned of the tenant's traffic."""
 
 
 def read(encoded: bytes) -> Decided:
@@ -87,9 +90,9 @@ def decidable(record: Decided) -> Decided:
     return record
 
 
-def past(conn: Any, version: int) -> Past:
-    """A snapshot version from the database. Raises NotFound (code `snapshot_gone`) or, when it cannot be trusted or
-    read, SnapshotError."""
+def past(conn: Any, version: int, tenant_id: str) -> Past:
+    """A snapshot version from the database, as far as it concerns a tenant. Raises NotFound (code `snapshot_gone`) or,
+    when it cannot be trusted or read, SnapshotError."""
     head = snapshots.head_of(conn, version)
     if head is None:
         raise NotFound(
@@ -105,7 +108,9 @@ def past(conn: Any, version: int) -> Past:
     gone = sorted(_DECIDING - set(bodies))
     if gone:
         raise NotFound(f"snapshot {version} has lost its part {gone[0]}", code="snapshot_gone", param="record")
-    router = msgspec.msgpack.decode(bodies["router"], type=dict[str, int])
+    learned = snapshots.part_in(conn, weights_part(tenant_id), version)
+    if learned is not None and hashlib.sha256(learned.body).digest() != learned.sha256:
+        raise SnapshotError(f"part {learned.name} of snapshot {version} does not have its hash")
     return Past(
         head,
         _list(bodies["tenants"], Tenant),
@@ -113,8 +118,8 @@ def past(conn: Any, version: int) -> Past:
         _list(bodies["sources"], Source),
         _list(bodies["policies"], PolicyText),
         _list(bodies["aliases"], Alias),
-        router.get("version", 0),
         _list(bodies["trials"], Trial) if "trials" in bodies else (),
+        msgspec.msgpack.decode(learned.body, type=Weights | None) if learned is not None else None,
     )
 
 
@@ -127,7 +132,8 @@ def replay(record: Decided, then: Past) -> Replayed:
     decided = ["resolve", "policy"]
     if record.route is not None:
         decided.append("route")
-        differences += [Difference("route", words) for words in replay_route(record, catalog.by_key).differences]
+        again = replay_route(record, catalog.by_key, _estimates(record, then))
+        differences += [Difference("route", words) for words in again.differences]
     return Replayed(not differences, then.head.version, tuple(decided), tuple(differences))
 
 
@@ -137,8 +143,20 @@ def _snapshot(record: Decided, then: Past) -> Iterable[str]:
             f"the record names snapshot {record.snapshot_version} with root {record.snapshot_root.hex() or 'none'},"
             f" its root is {then.head.root.hex()}"
         )
-    if record.route is not None and record.route.router_version != then.router_version:
-        yield f"router {record.route.router_version} was recorded, that snapshot has router {then.router_version}"
+    used = record.route.router_version if record.route is not None else 0
+    version = then.weights.version if then.weights is not None else 0
+    if used and used != version:
+        yield f"what was learned was used in version {used}, that snapshot has version {version or 'none'}"
+
+
+def _estimates(record: Decided, then: Past) -> Estimates | None:
+    """What was expected of each model, from the signals recorded; None where nothing learned was used."""
+    assert record.features is not None and record.route is not None  # noqa: S101 - `read`
+    if not record.route.router_version or then.weights is None:
+        return None
+    from interlock.learning.published import Expectations  # numpy: only where there is something learned
+
+    return Expectations(then.weights).estimates(record.features.signals, int(record.features.data_class))
 
 
 def _resolve(record: Decided, catalog: Catalog) -> Iterable[str]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.gateway.http.exchange import header_line
+from interlock.gateway.learned import Learned
 from interlock.gateway.seats import Seats
 from interlock.gateway.tally import Tally
 from interlock.routing.explain import header
@@ -90,6 +91,7 @@ class Runtime:
         self.claims = claims
         self.receipts = receipts
         self.states = states
+        self.learned = Learned(settings.learned_tenants_max)
         self.runs: set[Run] = set()
         self.seats = Seats(seats, self)
         self.waiting: set[Waits] = set()

@@ -48,7 +48,6 @@ _KEY_BUCKETS: Final = msgspec.msgpack.Decoder(dict[bytes, msgspec.Raw])
 _PRINCIPAL_BUCKETS: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _KEY: Final = msgspec.msgpack.Decoder(ApiKey)
 _PRINCIPAL: Final = msgspec.msgpack.Decoder(Principal)
-_ROUTER: Final = dict[str, object]
 _NOTHING: Final = Part("", 0, b"", b"")
 
 
@@ -114,7 +113,7 @@ class SnapshotView:
     """Everything one snapshot says. Attributes are read-only by agreement; nothing here changes after construction.
 
     `version`, `root`: which snapshot this is. `tenants`, `teams`, `sources`, `policies`, `aliases`, `issuers`: as
-    compiled. `offers`: every model at every source. `router_version`: version of the router's state.
+    compiled. `offers`: every model at every source.
     """
 
     __slots__ = (
@@ -137,8 +136,6 @@ class SnapshotView:
         "offers",
         "policies",
         "root",
-        "router",
-        "router_version",
         "sources",
         "teams",
         "tenants",
@@ -240,6 +237,10 @@ class SnapshotView:
         """SHA-256 of a part's body; empty when the snapshot has no such part."""
         return self._parts.get(name, _NOTHING).sha256
 
+    def part_body(self, name: str) -> bytes:
+        """A part's body; empty when the snapshot has no such part."""
+        return self._parts.get(name, _NOTHING).body
+
     @property
     def head(self) -> Head:
         """Version, root, format and compile time of this snapshot."""
@@ -302,9 +303,6 @@ class SnapshotView:
         self.offers: tuple[Offer, ...] = b.offers if same("sources") else offers_of(self.sources)
         self._catalogs: dict[str, Catalog] = b._catalogs if same("sources", "aliases") else {}
         self.book: BudgetBook = b.book if same("budgets", "tenants") else self._book()
-        self.router: Mapping[str, object] = b.router if same("router") else self._decode("router", _ROUTER, {})
-        version = self.router.get("version", 0)
-        self.router_version = version if isinstance(version, int) else 0
 
     def _book(self) -> BudgetBook:
         try:

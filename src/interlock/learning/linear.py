@@ -11,23 +11,24 @@ import numpy as np
 
 from interlock.learning.prompt import SURFACE, Floats
 from interlock.learning.tasks import UNKNOWN, Numbers
+from interlock.learning.understanding import MEANINGS
 
-MEANINGS = 32
-"""Directions of meaning that are used: the first ones, in which prompts differ most."""
 WIDTH = 1 + MEANINGS + len(SURFACE)
 NOISE = 0.2
 """Variance of an outcome around what is expected: that of a coin a little off balance."""
+SURFACE_WEIGHT = 0.45
+"""How much the surface counts beside the meaning."""
 _SHARED_LEVEL, _SHARED = 0.1, 0.02
 _OWN_LEVEL, _OWN = 0.04, 0.008
 
 
 def features(meaning: Floats, surface: Floats) -> Numbers:
-    """Features of one prompt, `WIDTH` values, from its unit vector of meaning and its standardised surface."""
+    """Features of one prompt, `WIDTH` values, from its meaning and its standardised surface (`Understanding.view`)."""
     out = np.empty(WIDTH)
     out[0] = 1.0
     out[1 : 1 + MEANINGS] = meaning[:MEANINGS]
     out[1 + MEANINGS :] = surface
-    out[1 + MEANINGS :] *= 0.45
+    out[1 + MEANINGS :] *= SURFACE_WEIGHT
     return out
 
 
@@ -59,6 +60,14 @@ class Linear:
     def expected(self, seen: Numbers) -> Numbers:
         """Expected outcomes: one value per model; for rows of features, one row each."""
         return seen @ (self._own + self._shared).T
+
+    def doubt_again(self, model: int) -> None:
+        """What is expected of this model is as uncertain as at first."""
+        self._own_cov[model] = self._first
+
+    def weights(self) -> Numbers:
+        """What is expected as a linear map: one row of `WIDTH` values per model."""
+        return self._own + self._shared
 
     def doubt(self, seen: Numbers) -> Numbers:
         """Standard deviation of a model's own part of what is expected, per model, for one prompt."""

@@ -36,10 +36,14 @@ class Capability(NamedTuple):
 class Tasks:
     """Sums of outcomes per model and task; memory is models x tasks, whatever the traffic."""
 
-    def __init__(self, models: int, tasks: int, prices: Numbers, fade: float) -> None:
-        """`prices`: one positive figure per model, any unit. `fade`: share of the old that one outcome displaces."""
-        logs = np.log(np.maximum(prices, 1e-12))
-        self._price = (logs - logs.mean()) / (logs.std() + 1e-9)
+    def __init__(self, models: int, tasks: int, prices: Numbers, fade: float, priors: Numbers | None = None) -> None:
+        """`prices`: one figure per model, any unit; 0: free, which tells nothing. `fade`: share of the old that one
+        outcome displaces. `priors`: what to expect of each model before it is known, NaN where its price is to tell."""
+        self._priors: Numbers = np.full(models, np.nan) if priors is None else priors
+        priced = prices > 0
+        logs = np.log(np.where(priced, prices, 1.0))
+        centre, spread = (logs[priced].mean(), logs[priced].std()) if priced.any() else (0.0, 0.0)
+        self._price: Numbers = np.where(priced, (logs - centre) / (spread + 1e-9), 0.0)
         self._keep = 1.0 - fade
         self._count = np.zeros((models, tasks))
         self._sum = np.zeros((models, tasks))
@@ -52,6 +56,21 @@ class Tasks:
         self._sum[model] *= self._keep
         self._count[model, task] += 1
         self._sum[model, task] += outcome
+        self._stale = True
+
+    def learn_somewhere(self, model: int, outcome: float) -> None:
+        """Count one outcome of an unknown task: a part of it for each, as they occurred."""
+        total = float(self._count.sum())
+        shares = self._count.sum(0) / total if total else np.full(self._count.shape[1], 1 / self._count.shape[1])
+        self._count[model] = self._count[model] * self._keep + shares
+        self._sum[model] = self._sum[model] * self._keep + shares * outcome
+        self._stale = True
+
+    def doubt_again(self, model: int, outcomes: float) -> None:
+        """What is known of this model counts for no more than so many outcomes."""
+        share = min(1.0, outcomes / max(float(self._count[model].sum()), 1e-9))
+        self._count[model] *= share
+        self._sum[model] *= share
         self._stale = True
 
     def learn_all(self, tasks: NDArray[np.int64], outcomes: Numbers) -> None:
@@ -74,6 +93,10 @@ class Tasks:
         deviation: Numbers = np.sqrt(mean * (1 - mean) / (self._count + borrowed))
         return deviation
 
+    def counts(self) -> Numbers:
+        """Outcomes of every cell, faded ones for less."""
+        return self._count
+
     def capability(self, model: int, task: int) -> Capability:
         """One cell, to be shown."""
         mean, half = float(self.expected()[model, task]), _Z95 * float(self.doubt()[model, task])
@@ -94,5 +117,6 @@ class Tasks:
         mean = won / np.maximum(seen, 1e-9)
         level = (weight @ mean + UNKNOWN) / (weight.sum() + 1)
         slope = weight @ (self._price * (mean - level)) / (weight @ self._price**2 + 1)
-        line: Numbers = np.clip(level + slope * self._price, 0.02, 0.98)
-        return line
+        line = np.clip(level + slope * self._price, 0.02, 0.98)
+        known: Numbers = np.where(np.isnan(self._priors), line, self._priors)
+        return known

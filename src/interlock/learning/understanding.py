@@ -17,12 +17,15 @@ from interlock.learning.prompt import SLOTS, SURFACE, Floats, Prompt
 from interlock.learning.sparse import Rows, document_counts
 
 DIRECTIONS = 64
+MEANINGS = 32
+"""Of these, the first ones, in which prompts differ most: what tasks and the online learner see."""
 SAMPLE = 4096
 """Most prompts that directions and tasks are found in."""
 TASKS_MAX = 32
 PROMPTS_PER_TASK = 60
 WAVES = 192
 """Cosine features that approximate a Gaussian kernel over the surface signals."""
+MEANING_SCALE = 1.5
 _SURFACE_SCALE = 0.45
 _WAVE_SCALE = 0.7
 _CLIP = 3.0
@@ -52,16 +55,21 @@ class Understanding:
         rarity = np.log((1 + len(prompts)) / (1 + counts)) + 1
         self.rarity: Floats = np.where(counts > 1, rarity, 0).astype(np.float32)
         surface = np.stack([p.surface for p in prompts])
-        self._mean: Floats = surface.mean(0)
-        self._spread: Floats = surface.std(0) + np.float32(1e-6)
+        self.surface: tuple[Floats, Floats] = surface.mean(0), surface.std(0) + np.float32(1e-6)
+        """Mean and spread of each surface signal."""
         self._frequencies: Floats = rng.normal(0, 2**0.5, (len(SURFACE), WAVES)).astype(np.float32)
         self._phases: Floats = rng.uniform(0, 2 * np.pi, WAVES).astype(np.float32)
         sample = prompts
         if len(prompts) > SAMPLE:
             sample = [prompts[i] for i in np.sort(rng.choice(len(prompts), SAMPLE, replace=False))]
-        self._directions: Floats = _directions(self.words(sample), rng)
-        self.tasks: Floats = np.zeros((1, DIRECTIONS), np.float32)
-        meaning = self.views(sample).meaning
+        self.directions: Floats = _directions(self.words(sample), rng)
+        """One row per slot."""
+        self.telling: Floats = (
+            np.sqrt(counts).astype(np.float32) * self.rarity * np.linalg.norm(self.directions, axis=1)
+        )
+        """How much each slot tells of the prompts that these were."""
+        self.tasks: Floats = np.zeros((1, MEANINGS), np.float32)
+        meaning = np.stack([unit(row) for row in self.views(sample).meaning[:, :MEANINGS]])
         self.tasks = _clusters(meaning, min(TASKS_MAX, max(1, len(sample) // PROMPTS_PER_TASK)), rng)
 
     def words(self, prompts: Sequence[Prompt]) -> Rows:
@@ -81,23 +89,40 @@ class Understanding:
         """All prompts of a batch, understood."""
         seen = [self.view(p) for p in prompts]
         surface = np.stack([s for _, s in seen])
-        meaning = np.stack([m for m, _ in seen])
+        meaning = np.stack([unit(m) for m, _ in seen])
         waves = np.cos(surface @ self._frequencies + self._phases) * np.float32((2 / WAVES) ** 0.5 * _WAVE_SCALE)
-        return Views(meaning, surface * np.float32(_SURFACE_SCALE), waves, (meaning @ self.tasks.T).argmax(1))
+        return Views(
+            meaning, surface * np.float32(_SURFACE_SCALE), waves, (meaning[:, :MEANINGS] @ self.tasks.T).argmax(1)
+        )
 
     def view(self, prompt: Prompt) -> tuple[Floats, Floats]:
-        """(unit vector in `DIRECTIONS`, standardised surface of about unit length) of one prompt."""
-        meaning = (prompt.weights * self.rarity.take(prompt.slots)) @ self._directions.take(prompt.slots, 0)
-        norm = float(meaning @ meaning) ** 0.5
-        if norm:
-            meaning = meaning * np.float32(1 / norm)
-        surface = np.clip((prompt.surface - self._mean) / self._spread, -_CLIP, _CLIP)
-        unit: Floats = (surface / len(SURFACE) ** 0.5).astype(np.float32)
-        return np.asarray(meaning, np.float32), unit
+        """(meaning in `DIRECTIONS`, standardised surface of about unit length) of one prompt."""
+        telling = prompt.weights * self.rarity.take(prompt.slots)
+        return meant(telling, self.directions.take(prompt.slots, 0)), standardised(prompt.surface, *self.surface)
 
     def task_of(self, meaning: Floats) -> int:
         """Number of the nearest task."""
-        return int((self.tasks @ meaning).argmax())
+        return int((self.tasks @ meaning[:MEANINGS]).argmax())
+
+
+def meant(telling: Floats, rows: Floats) -> Floats:
+    """Where words with these weights point: the shorter, the less of what they say lies in the directions."""
+    norm = float(telling @ telling) ** 0.5
+    meaning: Floats = telling @ rows
+    return meaning * np.float32(MEANING_SCALE / norm) if norm else meaning
+
+
+def unit(vector: Floats) -> Floats:
+    """The vector at length one, or itself when it is zero."""
+    norm = float(vector @ vector) ** 0.5
+    return vector * np.float32(1 / norm) if norm else vector
+
+
+def standardised(surface: Floats, mean: Floats, spread: Floats) -> Floats:
+    """Surface signals in their spreads from the mean, cut, of about unit length together."""
+    cut = np.clip((surface - mean) / spread, -_CLIP, _CLIP)
+    unit: Floats = (cut / len(SURFACE) ** 0.5).astype(np.float32)
+    return unit
 
 
 def _directions(words: Rows, rng: Generator) -> Floats:

@@ -99,6 +99,8 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
         **_end(call, intent),
         "contents": chest.references,
     }
+    if intent.route.best:
+        leaf["decided"]["tried"] = True
     if intent.target.canary:
         leaf["what"]["arm"] = intent.target.canary
     if intent.shadow_of:

@@ -8,6 +8,8 @@ The order of candidates, first to last:
 4. then the shorter queue, then fewer calls running: replicas of one model share their load this way;
 5. then an order drawn from the seed, so that idle replicas take turns.
 
+Now and then the best candidate of another model is put before all of them, to learn about it (`routing.explore`).
+
 INVARIANT: the candidates are a subset of the offers passed in. Policy has decided; this only orders.
 
 Then saturated candidates go behind all others, in the same order. A candidate that so came before a preferred one
@@ -25,8 +27,11 @@ from zlib import crc32
 
 from interlock.routing.constraints import may_not_fit, out_of_service, unable
 from interlock.routing.draws import mix
+from interlock.routing.estimates import Estimates
+from interlock.routing.explore import DOUBT_MAX_MICRO, Option, chances, drawn
 from interlock.routing.score import MICRO, UNKNOWN_MICRO, WEIGHTS, Weights, scored
 from interlock.types.decision import Candidate, Reason, RouteDecision
+from interlock.types.learned import arm_of
 from interlock.types.request import Features, Target
 from interlock.types.source import LoadReading, Offer, loaded_bit
 
@@ -49,7 +54,7 @@ def decide(
     open_breakers: Collection[str] = (),
     latencies: Mapping[str, int] = _NO_LATENCIES,
     candidates_max: int = 50,
-    router_version: int = 0,
+    estimates: Estimates | None = None,
     seed: int = 0,
 ) -> RouteDecision:
     """Order the offers that policy allows for one request. Pure: the same arguments give the same decision.
@@ -59,6 +64,7 @@ def decide(
     - `open_breakers`: ids of the sources whose circuit breaker lets nothing through now (half-open: not among them).
     - `latencies`: by `Offer.key`, in millionths (`score.latency_micro`); an offer without one counts as unknown.
     - `candidates_max`: most candidates kept; the worst are dropped, and one reason says how many.
+    - `estimates`: what is expected of each model for this prompt; without them their priors count.
 
     `candidates` may be empty: `explain.no_candidate` makes the error of it.
     """
@@ -70,11 +76,12 @@ def decide(
         reading = readings.get(source_id, UNKNOWN)
         reason = unable(features, target, offer) or out_of_service(offer, reading, source_id in open_breakers)
         considered = ((source_id, reading),)
+        version, task = (estimates.version, estimates.task) if estimates is not None else (0, -1)
         if reason is not None:
-            return RouteDecision(target.mode, (), (reason,), considered, router_version, seed)
-        candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0], reading)
-        return RouteDecision(target.mode, (candidate,), (), considered, router_version, seed)
-    request = _Request(features, target, readings, open_breakers, latencies, weights, router_version, seed)
+            return RouteDecision(target.mode, (), (reason,), considered, version, seed, task)
+        candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0], reading, estimates)
+        return RouteDecision(target.mode, (candidate,), (), considered, version, seed, task)
+    request = _Request(features, target, readings, open_breakers, latencies, weights, estimates, seed)
     return _decide_many(request, offers, candidates_max)
 
 
@@ -124,7 +131,7 @@ class _Request(NamedTuple):
     open_breakers: Collection[str]
     latencies: Mapping[str, int]
     weights: Weights
-    router_version: int
+    estimates: Estimates | None
     seed: int
 
 
@@ -137,7 +144,7 @@ _MERIT = 5
 
 
 def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int) -> RouteDecision:
-    features, target, readings, open_breakers, latencies, weights, router_version, seed = request
+    features, target, readings, open_breakers, latencies, weights, estimates, seed = request
     ranked: list[_Ranked] = []
     rejected: list[Reason] = []
     considered: dict[str, LoadReading] = {}
@@ -152,7 +159,7 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
             rejected.append(reason)
             continue
         queue, busy = load_of(offer, reading)
-        candidate = _candidate(offer, features, weights, latencies, queue, reading)
+        candidate = _candidate(offer, features, weights, latencies, queue, reading, estimates)
         ranked.append(
             (
                 _disfavour(features, target, offer),
@@ -169,6 +176,9 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
     _take_turns(ranked, seed)
     rejected.sort(key=_offer_of)
     kept = _own_first(ranked, weights) if features.workload else _overflow_last(ranked)
+    chance, best = MICRO, ""
+    if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
+        chance, best = _try_another(kept, ranked, offers, request, estimates)
     if len(kept) > candidates_max:
         rejected.insert(0, _left_over(len(kept) - candidates_max, candidates_max))
         kept = kept[:candidates_max]
@@ -177,9 +187,57 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
         tuple(kept),
         _bounded(rejected, candidates_max),
         tuple(sorted(considered.items())),
-        router_version,
+        estimates.version if estimates is not None else 0,
         seed,
+        estimates.task if estimates is not None else -1,
+        chance,
+        best,
     )
+
+
+def _try_another(
+    kept: list[Candidate], ranked: Sequence[_Ranked], offers: Sequence[Offer], request: _Request, estimates: Estimates
+) -> tuple[int, str]:
+    """Maybe put the first candidate of another model before all, in place: (its probability, who was the best).
+
+    Only among free candidates that fit as well as the best one does, and when that is free itself.
+    """
+    merits = {r[5]: r for r in ranked}
+    best = merits[kept[0].offer]
+    if best[-1]:
+        return MICRO, ""
+    by_key = {offer.key: offer for offer in offers}
+    firsts: dict[str, int] = {}
+    for place, candidate in enumerate(kept):
+        one = merits[candidate.offer]
+        offer = by_key[candidate.offer]
+        if not place or (one[0] == best[0] and not one[-1] and not candidate.overflow and _priced(offer)):
+            firsts.setdefault(arm_of(offer.model), place)
+    if len(firsts) < 2:
+        return MICRO, ""
+    options = [
+        _option(kept[place], by_key[kept[place].offer], arm, request, estimates) for arm, place in firsts.items()
+    ]
+    likely = chances(options, estimates.share_micro, estimates.money_micro)
+    taken = drawn(likely, request.seed)
+    if not taken:
+        return likely[0], ""
+    before = kept[0].offer
+    kept.insert(0, kept.pop(list(firsts.values())[taken]))
+    return likely[taken], before
+
+
+def _priced(offer: Offer) -> bool:
+    """What a call there costs is known; where it is not, nothing is tried for the sake of learning."""
+    return offer.model.price.origin != "none" or offer.source.labels.on_prem
+
+
+def _option(candidate: Candidate, offer: Offer, arm: str, request: _Request, estimates: Estimates) -> Option:
+    price, features = offer.model.price, request.features
+    tokens = features.completion_tokens_max * estimates.verbosity_milli.get(arm, 1000) // 1000
+    cost = price.input_nusd_per_mtok * features.prompt_tokens_max + price.output_nusd_per_mtok * tokens
+    doubt = min(estimates.doubt_micro.get(arm, DOUBT_MAX_MICRO), DOUBT_MAX_MICRO)
+    return Option(candidate.score_micro, request.weights.quality * doubt // MICRO, cost + price.call_nusd * MICRO)
 
 
 def _disfavour(features: Features, target: Target, offer: Offer) -> int:
@@ -196,13 +254,14 @@ def _candidate(
     latencies: Mapping[str, int],
     queue: int,
     reading: LoadReading,
+    estimates: Estimates | None,
 ) -> Candidate:
     key = offer.key
     latency = latencies.get(key, UNKNOWN_MICRO) if latencies else UNKNOWN_MICRO
     if reading.loaded >= 0 and not reading.loaded & loaded_bit(offer.model.name):
         latency = MICRO  # it has to be loaded first, whatever the latency was while it was
     score, quality, cost, latency, energy = scored(
-        offer, features.prompt_tokens_max, features.completion_tokens_max, weights, latency
+        offer, features.prompt_tokens_max, features.completion_tokens_max, weights, latency, estimates
     )
     return Candidate(key, score, quality, cost, latency, energy, MICRO * queue // (queue + LOAD_HALF))
 

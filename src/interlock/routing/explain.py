@@ -70,7 +70,8 @@ def header(decision: RouteDecision, number: int) -> str:
     overflow = "; overflow" if c.overflow else ""
     text = (
         f"offer={c.offer}; mode={decision.mode}; score={(c.score_micro + 500) // 1000 / 1000:.3f}; "
-        f"rank={number + 1}/{len(candidates)}{overflow}; router={decision.router_version}"
+        f"rank={number + 1}/{len(candidates)}{overflow}{'; tried' if decision.best and not number else ''}; "
+        f"router={decision.router_version}"
     )
     if text.isascii() and text.isprintable():
         return text
@@ -167,7 +168,18 @@ def _chosen(decision: RouteDecision) -> str:
     others = len(decision.candidates) - 1
     behind = "it was the only candidate" if not others else f"before {others} other{'s' if others > 1 else ''}"
     overflow = ", taking the excess of a saturated one that is preferred" if first.overflow else ""
-    return f"{first.offer} was chosen, {behind}{overflow}."
+    return f"{first.offer} was chosen, {behind}{overflow}.{_learned(decision)}"
+
+
+def _learned(decision: RouteDecision) -> str:
+    if not decision.router_version:
+        return ""
+    task = f", for task {decision.task}" if decision.task >= 0 else ""
+    words = f" Qualities are what version {decision.router_version} of the router's state expects{task}."
+    if decision.best:
+        words += f" It was tried to learn about it, with a chance of {decision.chance_micro / 1e4:.2f} %,"
+        words += f" in the place of {decision.best}."
+    return words
 
 
 def _place(i: int, candidates: Sequence[Candidate], mode: str) -> str:

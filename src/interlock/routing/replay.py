@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from interlock.routing.choose import CUT_CODES, decide
+from interlock.routing.estimates import Estimates
 from interlock.types.decision import Candidate, Reason, RouteDecision
 from interlock.types.record import Intent, Refusal
 from interlock.types.request import Features, Target
@@ -34,10 +35,11 @@ class Replay(msgspec.Struct, frozen=True):
         return not self.differences
 
 
-def replay(call: Intent | Refusal, offers: Mapping[str, Offer]) -> Replay:
+def replay(call: Intent | Refusal, offers: Mapping[str, Offer], estimates: Estimates | None = None) -> Replay:
     """Decide a recorded call again.
 
-    `offers`: the tenant's offers by key, from the snapshot that the record names (`Catalog.by_key`). Raises ValueError
+    `offers`: the tenant's offers by key, from the snapshot that the record names (`Catalog.by_key`). `estimates`: what
+    the router's state in that snapshot expects for the recorded signals, if the call used one. Raises ValueError
     for a refusal before offers were ordered.
     """
     features, target, recorded = call.features, call.target, call.route
@@ -48,14 +50,20 @@ def replay(call: Intent | Refusal, offers: Mapping[str, Offer]) -> Replay:
         recorded = _kept(recorded)
     considered = _considered(recorded, () if cut else call.permits)
     missing = [f"{key} is not in the snapshot given" for key in considered if key not in offers]
-    again = _again(features, target, recorded, [offers[key] for key in considered if key in offers], offers)
+    known = [offers[key] for key in considered if key in offers]
+    again = _again(features, target, recorded, known, offers, estimates)
     if cut:
         again = _kept(again)
     return Replay(again, tuple(missing + compare(recorded, again)))
 
 
 def _again(
-    features: Features, target: Target, recorded: RouteDecision, known: list[Offer], offers: Mapping[str, Offer]
+    features: Features,
+    target: Target,
+    recorded: RouteDecision,
+    known: list[Offer],
+    offers: Mapping[str, Offer],
+    estimates: Estimates | None,
 ) -> RouteDecision:
     return decide(
         features,
@@ -67,7 +75,7 @@ def _again(
         },
         latencies={c.offer: c.latency_micro for c in recorded.candidates},
         candidates_max=len(known) + 1,
-        router_version=recorded.router_version,
+        estimates=estimates,
         seed=recorded.seed,
     )
 
@@ -80,6 +88,11 @@ def compare(recorded: RouteDecision, again: RouteDecision) -> list[str]:
     before, after = [c.offer for c in recorded.candidates], [c.offer for c in again.candidates]
     if before != after:
         differences.append(f"the order was {_listed(before)}, now it is {_listed(after)}")
+    differences.extend(
+        f"{name} {getattr(recorded, name)!r} was recorded, {getattr(again, name)!r} comes out"
+        for name in ("task", "chance_micro", "best")
+        if getattr(recorded, name) != getattr(again, name)
+    )
     new = {c.offer: c for c in again.candidates}
     for candidate in recorded.candidates:
         other = new.get(candidate.offer)

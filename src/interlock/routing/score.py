@@ -5,8 +5,9 @@ appears or disappears never changes the order of the others.
 
     score = w_quality * quality + w_cost * (1 - cost) + w_latency * (1 - latency) + w_energy * (1 - energy)
 
-- quality: the model's prior.
-- cost: mean price per token over the request's token bounds, p / (p + 1 USD per million tokens). Free is 0.
+- quality: what is expected of the model for this prompt, else its prior; less the share of its tries that fail.
+- cost: mean price per token over the request's token bounds, p / (p + 1 USD per million tokens). Free is 0. A model
+  whose answers are longer than others' costs by so much more.
 - latency: time to first byte on a logarithmic scale, one step per doubling, so that the noise of a moving average
   does not separate equal replicas. Unknown is one half.
 - energy: mean energy per token, e / (e + 1 J). Unknown is one half.
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from interlock.routing.estimates import Estimates
+from interlock.types.learned import arm_of
 from interlock.types.source import Offer
 
 MICRO = 1_000_000
@@ -49,18 +52,30 @@ def latency_micro(first_byte_us: int) -> int:
 
 
 def scored(
-    offer: Offer, prompt_tokens: int, completion_tokens: int, weights: Weights, latency: int = UNKNOWN_MICRO
+    offer: Offer,
+    prompt_tokens: int,
+    completion_tokens: int,
+    weights: Weights,
+    latency: int = UNKNOWN_MICRO,
+    estimates: Estimates | None = None,
 ) -> tuple[int, int, int, int, int]:
     """(score, quality, cost, latency, energy) of an offer, each 0 to 1,000,000; a higher score is better.
 
     The token bounds weigh input against output prices. `latency`: already in millionths (`latency_micro`).
+    `estimates`: what is known of models for such a prompt; None: their priors.
     """
     model = offer.model
     price = model.price
     power = model.power
     tokens = (prompt_tokens + completion_tokens) or 1
     quality = model.quality_milli * 1000
-    cost = (price.input_nusd_per_mtok * prompt_tokens + price.output_nusd_per_mtok * completion_tokens) // tokens
+    output = price.output_nusd_per_mtok
+    if estimates is not None:
+        arm = arm_of(model)
+        quality = estimates.quality_micro.get(arm, quality)
+        quality = quality * (MICRO - estimates.failure_micro.get(offer.key, 0)) // MICRO
+        output = output * estimates.verbosity_milli.get(arm, 1000) // 1000
+    cost = (price.input_nusd_per_mtok * prompt_tokens + output * completion_tokens) // tokens
     if cost:
         cost = MICRO * cost // (cost + COST_HALF_NUSD_PER_MTOK)
     elif price.origin == "none" and not offer.source.labels.on_prem:

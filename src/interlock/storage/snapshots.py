@@ -101,6 +101,16 @@ def small_parts(conn: Connection[Any], version: int) -> list[Part]:
     return [Part(n, v, bytes(h), bytes(b)) for n, v, h, b in rows]
 
 
+def part_in(conn: Connection[Any], name: str, version: int) -> Part | None:
+    """One part as it was in a version; None when it had none of that name."""
+    row = conn.execute(
+        "SELECT name, version, sha256, body FROM interlock.snapshot_part"
+        " WHERE name = %s AND version <= %s ORDER BY version DESC LIMIT 1",
+        (name, version),
+    ).fetchone()
+    return None if row is None else Part(row[0], row[1], bytes(row[2]), bytes(row[3]))
+
+
 def publish(conn: Connection[Any], head: Head, parts: Sequence[Part], done: Dirty) -> None:
     """Store a new snapshot version, remove the marks it answers, and tell the nodes when the transaction commits."""
     with conn.cursor() as cursor:
@@ -135,13 +145,13 @@ def take_compile_lock(conn: Connection[Any]) -> bool:
 
 
 def prune(conn: Connection[Any], *, kind: str, before_version: int, limit: int = 10_000) -> int:
-    """Remove up to `limit` superseded bodies of `kind` ("keys" or "principals") older than `before_version`.
+    """Remove up to `limit` superseded bodies of `kind` ("keys", "principals", "words") older than it.
 
-    The small parts are kept: past decisions are replayed from them. Returns how many rows went. The newest body of a
-    part is never removed, however old.
+    The small parts and what is learned of models are kept, for replays. Returns how many rows went. The newest body of
+    a part is never removed, however old.
     """
-    if kind not in ("keys", "principals"):
-        raise ValueError(f"only buckets of keys and principals are pruned, not {kind!r}")
+    if kind not in ("keys", "principals", "words"):
+        raise ValueError(f"only keys, principals and words are pruned, not {kind!r}")
     query = sql.SQL(
         "DELETE FROM interlock.snapshot_part WHERE ctid = ANY(ARRAY("
         " SELECT p.ctid FROM interlock.snapshot_part p WHERE p.name LIKE %s AND p.version < %s"

@@ -22,7 +22,7 @@ TABLE = Table(
     "tenants",
     "tenant",
     Tenant,
-    ("id", "name", "time_zone", "active", "recording", "retention", "policy_approval"),
+    ("id", "name", "time_zone", "active", "recording", "retention", "policy_approval", "learning"),
     json=("retention",),
     parts=lambda _: ("tenants",),
 )

@@ -61,3 +61,9 @@ class RouteDecision(msgspec.Struct, frozen=True, array_like=True):
     """(source id, reading) of each source that was considered."""
     router_version: int
     seed: int
+    task: int = -1
+    """The task that the prompt was taken for, by the router's state; -1: it was not read."""
+    chance_micro: int = 1_000_000
+    """How likely the first candidate's model was to be the first, in millionths."""
+    best: str = ""
+    """The offer that would have been the first, when another model is tried to learn about it."""

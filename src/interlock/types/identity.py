@@ -95,6 +95,9 @@ class Tenant(msgspec.Struct, frozen=True, omit_defaults=True):
     retention: Retention | None = None
     policy_approval: bool = False
     """Whether a change of its policies needs a second person."""
+    learning: str = "on"
+    """ "on": the router decides by what it learns of the tenant's traffic; "observe": it learns, and priors decide;
+    "off": nothing is learned."""
 
 
 class Team(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -28,6 +28,9 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
     completion_tokens_max: int = 0
     purpose: str = ""
     workload: Workload = Workload.interactive
+    signals: bytes = b""
+    """What the router reads of the prompt (`interlock.types.learned`): one signed byte each. Empty when it is not read:
+    one model only, nothing learned, or a call of which no content is kept."""
 
 
 class Target(msgspec.Struct, frozen=True, array_like=True):

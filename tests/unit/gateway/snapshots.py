@@ -92,7 +92,6 @@ def small(sources: Iterable[Source] | None = None) -> Compiler:
     compiler.put("sources", list(sources) if sources is not None else [plain_source("local")])
     for name in ("policies", "aliases", "issuers"):
         compiler.put(name, [])
-    compiler.put("router", {"version": 0})
     compiler.principal("prn_1", "alice", team_ids=("team_1",))
     compiler.key("one")
     return compiler

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from interlock.errors import SnapshotError
 from interlock.gateway.snapshot import Remembered, SnapshotView
 from interlock.types.snapshot import Alias, Head, Part, bucket_of, root_hash
 
-from .snapshots import TENANT, Compiler, digest_of, part, plain_source, small
+from .snapshots import TENANT, Compiler, digest_of, plain_source, small
 
 
 def test_what_a_view_holds() -> None:
     compiler = small()
-    compiler.put("router", {"version": 7})
+    compiler.put("weights/ten_1", {"any": 1})
     view = SnapshotView.from_parts(compiler.parts.values(), compiler.head(), cache_max=64)
     key = view.key(digest_of("one"))
     assert key is not None and key.id == "key_one" and view.key(digest_of("one")) is key
@@ -23,7 +22,8 @@ def test_what_a_view_holds() -> None:
     tenant, team = view.tenant(TENANT), view.team("team_1")
     assert tenant is not None and tenant.name == "a" and team is not None and team.name == "research"
     assert view.tenant("nobody") is None and view.team("nobody") is None
-    assert [o.key for o in view.offers] == ["local::m"] and view.router_version == 7
+    assert [o.key for o in view.offers] == ["local::m"]
+    assert view.part_body("weights/ten_1") == compiler.parts["weights/ten_1"].body and view.part_body("none") == b""
     assert view.head == compiler.current() and view.newest_part() == 1
     assert view.part_hash("teams") == compiler.parts["teams"].sha256 and view.part_hash("none") == b""
 
@@ -192,13 +192,6 @@ def test_catalogs_of_unknown_tenants_are_bounded() -> None:
         for i in range(20):
             view.catalog(f"ten_{i}")
         assert 0 < len(view._catalogs) <= 4
-
-
-def test_router_state_without_a_number_counts_as_none() -> None:
-    compiler = Compiler()
-    compiler.put("router", {"version": "x"})
-    assert SnapshotView.from_parts(compiler.parts.values(), compiler.head(), cache_max=16).router_version == 0
-    assert msgspec.msgpack.decode(part("router", {"version": 0}, 1).body) == {"version": 0}
 
 
 def small_view() -> SnapshotView:

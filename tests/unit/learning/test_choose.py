@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from interlock.learning.choose import choose
-from interlock.learning.learner import FIRST_LOOK, REMEMBERED, Bounds, Learner
+from interlock.learning.estimator import FIRST_LOOK, REMEMBERED
+from interlock.learning.learner import Bounds, Learner
 from interlock.learning.prompt import Prompt, read
 from tests.unit.learning.samples import PRICE, SKILL, TOPICS, texts
 
@@ -79,7 +80,7 @@ def test_what_it_remembers_is_bounded() -> None:
     empty = Prompt(np.array([1, 2], np.int32), np.ones(2, np.float32), read("x").surface)
     for _ in range(REMEMBERED + FIRST_LOOK):
         learner.learn(empty, 0, 1.0, 1.0)
-    assert len(learner._remembered) == REMEMBERED
+    assert len(learner.estimator._remembered) == REMEMBERED
 
 
 def test_the_same_seed_makes_the_same_choices() -> None:

@@ -155,7 +155,7 @@ def _found(visit: Visit, tenant_id: str, request: str, keys: LedgerKeys, leaf: d
     try:
         decidable = past_calls.decidable(first)
         with api.store.platform() as conn:
-            then = past_calls.past(conn, first.snapshot_version)
+            then = past_calls.past(conn, first.snapshot_version, first.tenant_id)
         sources, replayed = then.sources, past_calls.replay(decidable, then)
     except InterlockError as error:
         replayed = error.message
@@ -172,7 +172,7 @@ def told_of(visit: Visit, tenant_id: str, request: str) -> Explanation | None:
             record = ledger.record_of(conn, tenant_id, request, ledger_keys(visit), api.tools.settings)
             record = past_calls.decidable(record)
         with api.store.platform() as conn:
-            then = past_calls.past(conn, record.snapshot_version)
+            then = past_calls.past(conn, record.snapshot_version, record.tenant_id)
     except InterlockError:
         return None
     return _decision(record, then.sources).told

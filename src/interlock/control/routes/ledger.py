@@ -160,7 +160,7 @@ def replay(request: Request, who: Who) -> Response:
         record = ledger.record_of(conn, tenant_id, request_id, keys_of(api.tools.settings), api.tools.settings)
     record = past_calls.decidable(record)
     with api.store.platform() as conn:
-        then = past_calls.past(conn, record.snapshot_version)
+        then = past_calls.past(conn, record.snapshot_version, record.tenant_id)
     look(request, who, tenant_id, "ledger.replay", request_id, None)
     return Json(past_calls.replay(record, then))
 

@@ -223,5 +223,5 @@ def replay(request: Request, who: Who, body: Body) -> Response:
     record = past_calls.read(Given(request, body).as_(Recorded).record)
     allow(who, Action.explain, record.tenant_id or None)
     with api_of(request).store.platform() as conn:
-        then = past_calls.past(conn, record.snapshot_version)
+        then = past_calls.past(conn, record.snapshot_version, record.tenant_id)
     return Json(past_calls.replay(record, then))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.control.documents import RetentionSpec, TenantSpec, restate
+from interlock.control.documents import LEARNING, RetentionSpec, TenantSpec, restate
 from interlock.control.services.base import Tx, missing, recording_name
 from interlock.errors import BadRequest
 from interlock.storage import tenants
@@ -21,6 +21,7 @@ def spec_of(tenant: Tenant) -> TenantSpec:
         recording=recording_name(tenant.recording),
         retention=restate(tenant.retention, RetentionSpec),
         policy_approval=tenant.policy_approval,
+        learning=LEARNING[tenant.learning],
     )
 
 
@@ -58,4 +59,5 @@ def _with(tenant: Tenant, spec: TenantSpec) -> Tenant:
         recording=Recording[spec.recording],
         retention=restate(spec.retention, Retention),
         policy_approval=spec.policy_approval,
+        learning=spec.learning,
     )

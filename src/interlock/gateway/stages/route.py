@@ -26,7 +26,9 @@ COLD_RETRY_AFTER_S = 10
 
 def route(call: Call, runtime: Runtime) -> None:
     """Fill `call.route`. Raises NoCandidate when no allowed source can answer, EngineStarting when one is about to."""
-    features, target, offers = call.features, call.target, call.allowed
+    target, offers = call.target, call.allowed
+    estimates = runtime.learned.estimates(call) if len(offers) > 1 else None
+    features = call.features
     assert features is not None and target is not None  # noqa: S101 - stage order
     now_ns = runtime.clock.mono_ns()
     board, links = runtime.board, call.state.links
@@ -47,7 +49,7 @@ def route(call: Call, runtime: Runtime) -> None:
         open_breakers=open_breakers,
         latencies=runtime.latencies,
         candidates_max=runtime.settings.candidates_max,
-        router_version=call.state.view.router_version,
+        estimates=estimates,
         seed=call.seed,
     )
     call.route = decision

@@ -1,0 +1,210 @@
+"""The learner: reads what is new in each tenant's ledger, and publishes what the router is to expect.
+
+One process of an installation learns at a time (an advisory lock of its session); others wait for it to go. It keeps
+nothing of its own: when it starts it reads each tenant's last entries again. It works in the name of one tenant at a
+time, so that row-level security keeps what it reads and what it writes apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import psycopg
+from psycopg import Connection
+
+from interlock.control.learning.samples import Samples
+from interlock.control.secrets import read_key
+from interlock.errors import InterlockError
+from interlock.learning.trainer import Arm, Plan, Trainer
+from interlock.ledger.vault import KeyWrapper
+from interlock.routing.catalog import Catalog, offers_of
+from interlock.settings import Settings
+from interlock.storage import feedback, learned, ledger_read, sources, tenants
+from interlock.storage.ledger_keys import LedgerKeys
+from interlock.storage.pool import Store, connect
+from interlock.types.clock import Clock
+from interlock.types.identity import DataClass, Tenant
+from interlock.types.learned import arm_of
+from interlock.types.source import Ability, Offer
+
+logger = logging.getLogger(__name__)
+
+_LOCK = 0x1EA2
+_FEEDBACK_PER_LOOK = 500
+NUSD_PER_USD = 1_000_000_000
+UNSAID_MILLI = 500
+"""The prior of a model that nobody gave one."""
+
+
+class _Pupil:
+    """What is learned of one tenant, and how far its ledger was read."""
+
+    def __init__(self, tenant_id: str, trainer: Trainer, samples: Samples, start: int) -> None:
+        self.tenant_id = tenant_id
+        self.trainer = trainer
+        self.samples = samples
+        self.position = start
+        self.said = start
+        self.published_ns = 0
+        self.version = 0
+        self.told = (-1, -1)
+        """Calls and outcomes that the last state rests on."""
+
+
+class Learner:
+    """Looks at all tenants again and again. One thread uses it."""
+
+    def __init__(self, store: Store, settings: Settings, clock: Clock) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._pupils: dict[str, _Pupil] = {}
+        self.published = 0
+
+    def look(self) -> bool:
+        """Read what is new of every tenant and publish what is due; whether there is more to read at once.
+
+        Raises StoreError when the database is away.
+        """
+        with self._store.platform() as conn:
+            there = [t for t in tenants.everything(conn) if t.active and t.id != tenants.PLATFORM_TENANT]
+            offers = offers_of(sources.everything(conn))
+        learning = [t for t in sorted(there, key=lambda t: t.id) if self._learns(t)]
+        learning = learning[: self._settings.learning_tenants_max]
+        for tenant_id in self._pupils.keys() - {t.id for t in learning}:
+            del self._pupils[tenant_id]
+        for tenant in there:
+            if tenant.learning == "off" or self._settings.learning == "off":
+                self._forget(tenant.id)
+        more = False
+        for tenant in learning:
+            more |= self._look_at(tenant.id, offers)
+        return more
+
+    def _learns(self, tenant: Tenant) -> bool:
+        return self._settings.learning != "off" and tenant.learning != "off"
+
+    def _forget(self, tenant_id: str) -> None:
+        with self._store.tenant(tenant_id) as conn:
+            if learned.clear(conn, tenant_id):
+                logger.info("what was learned of a tenant is forgotten", extra={"tenant_id": tenant_id})
+
+    def _look_at(self, tenant_id: str, offers: tuple[Offer, ...]) -> bool:
+        pupil = self._pupils.get(tenant_id) or self._begin(tenant_id)
+        pupil.trainer.models(_arms(Catalog(tenant_id, offers, ()).by_key.values()))
+        more = self._read(pupil)
+        trainer, now_ns = pupil.trainer, self._clock.mono_ns()
+        told = (trainer.choices + trainer.tried, trainer.outcomes)
+        due = now_ns - pupil.published_ns >= self._settings.learning_publish_ms * 1_000_000 or not pupil.published_ns
+        if not more and due and trainer.outcomes and told != pupil.told:
+            self._publish(pupil)
+            pupil.told, pupil.published_ns = told, now_ns
+        return more
+
+    def _begin(self, tenant_id: str) -> _Pupil:
+        s = self._settings
+        plan = Plan(
+            s.explore_share_milli / 1000,
+            s.explore_cold_calls,
+            s.explore_money_milli / 1000,
+            int(DataClass[s.explore_data_class_max]),
+            s.learning_outcomes_max,
+            s.learning_words_max,
+            s.learning_arms_max,
+        )
+        master = KeyWrapper(read_key(s.ledger_key_path(), "the ledger's master key"), secrets.token_bytes)
+        keys = LedgerKeys(master, secrets.token_bytes, s.ledger_keys_max)
+        with self._store.tenant(tenant_id) as conn:
+            size = ledger_read.sizes(conn, [tenant_id]).get(tenant_id, 0)
+            before = learned.current(conn, tenant_id)
+        rng = np.random.default_rng(int.from_bytes(tenant_id.encode()[-8:], "big"))
+        pupil = _Pupil(
+            tenant_id, Trainer(plan, rng), Samples(tenant_id, keys, s), max(-1, size - s.learning_calls_at_start - 1)
+        )
+        pupil.version = before.version if before is not None else 0
+        self._pupils[tenant_id] = pupil
+        return pupil
+
+    def _read(self, pupil: _Pupil) -> bool:
+        """Entries first, then what was said of them; whether there is more."""
+        limit = self._settings.learning_calls_per_look
+        trainer, samples = pupil.trainer, pupil.samples
+        with self._store.tenant(pupil.tenant_id) as conn:
+            _size, found = ledger_read.following(conn, pupil.tenant_id, pupil.position, limit)
+            for each in found:
+                leaf = msgspec.json.decode(each.leaf)
+                told, outcomes = samples.of_call(conn, leaf)
+                if told is not None:
+                    trainer.call(told)
+                for outcome in outcomes:
+                    trainer.outcome(outcome)
+                pupil.position = each.position
+            said = feedback.read_since(conn, pupil.tenant_id, pupil.said, _FEEDBACK_PER_LOOK)
+            for row in said:
+                if row.reward_micro is not None:
+                    of = samples.of_feedback(conn, row.request, row.model, row.version, row.reward_micro)
+                    if of is not None:
+                        trainer.outcome(of)
+                pupil.said = row.position
+        return len(found) == limit or len(said) == _FEEDBACK_PER_LOOK
+
+    def _publish(self, pupil: _Pupil) -> None:
+        weights, words = pupil.trainer.state(pupil.version + 1, self._clock.wall_ns() // 1_000_000_000)
+        with self._store.tenant(pupil.tenant_id) as conn:
+            learned.publish(conn, pupil.tenant_id, weights, words)
+        pupil.version += 1
+        self.published += 1
+        logger.info(
+            "router state %d: %d models, %d outcomes",
+            weights.version,
+            len(weights.arms),
+            pupil.trainer.outcomes,
+            extra={"tenant_id": pupil.tenant_id},
+        )
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop`. Waits while another process learns, and while the database is away."""
+        failing = False
+        while not stop.is_set():
+            try:
+                with self._alone() as held:
+                    failing = False
+                    while held is not None and not stop.is_set():
+                        held.execute("SELECT 1")
+                        if not self.look():
+                            stop.wait(self._settings.learning_interval_ms / 1000)
+            except (InterlockError, psycopg.Error) as e:
+                if not failing:
+                    logger.warning("nothing is learned for now: %s", e)
+                failing = True
+            stop.wait(1.0)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[Connection[Any] | None]:
+        """The connection whose session holds the lock; None while another process learns."""
+        self._pupils.clear()
+        with contextlib.closing(connect(self._store.url, self._settings, name="learner")) as conn:
+            row = conn.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,)).fetchone()
+            yield conn if row is not None and row[0] else None
+
+
+def _arms(offers: Iterable[Offer]) -> Mapping[str, Arm]:
+    """What there is to choose from. Of a model at several sources the cheapest price tells."""
+    arms: dict[str, Arm] = {}
+    for offer in offers:
+        model = offer.model
+        if Ability.chat.value not in model.abilities and Ability.completions.value not in model.abilities:
+            continue
+        price = (model.price.input_nusd_per_mtok + model.price.output_nusd_per_mtok) / 2 / NUSD_PER_USD
+        prior = model.quality_milli / 1000 if model.quality_milli != UNSAID_MILLI else None
+        name, known = arm_of(model), arms.get(arm_of(model))
+        if known is None or price < known.price:
+            arms[name] = Arm(price, prior)
+    return arms

@@ -1,0 +1,218 @@
+"""From ledger entries to what is learned of: calls that ended, and outcomes with the prompts that they are of.
+
+Prompts are decrypted under their subjects' keys in memory, become hashed words, and are not kept. Of a call whose
+content was erased or never kept an outcome counts without a prompt. Signals that need nobody's word: an answer that had
+to be JSON and is or is not, a refusal by the model, and the same prompt asked again by the same person within minutes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+from psycopg import Connection
+
+from interlock.control.services.ledger import key_name
+from interlock.learning.prompt import Prompt, read
+from interlock.learning.trainer import Outcome, Told
+from interlock.ledger.vault import SubjectKey, VaultError
+from interlock.settings import Settings
+from interlock.storage import ledger_read
+from interlock.storage.ledger_keys import Erased, LedgerKeys
+from interlock.wire.asked import asked_text
+
+AGAIN_NS = 600 * 1_000_000_000
+"""The same prompt from the same person within ten minutes says that the answer was not good enough."""
+AGAIN_REWARD = 0.2
+ASKED_KEPT = 4096
+"""Prompts of a tenant, by their keyed names, that are remembered to be recognised."""
+USER_BACK_MAX = 16
+"""Messages from the last one on in which the user's last is looked for."""
+FAILED = frozenset(("failed",))
+_raw = msgspec.json.Decoder()
+
+
+class Asked(NamedTuple):
+    """A call that may be asked again."""
+
+    at_ns: int
+    request: str
+    arm: str
+    leaf: dict[str, Any]
+
+
+class Samples:
+    """Reads the entries of one tenant in their order."""
+
+    def __init__(self, tenant_id: str, keys: LedgerKeys, settings: Settings) -> None:
+        self._tenant_id = tenant_id
+        self._keys = keys
+        self._settings = settings
+        self._asked: OrderedDict[tuple[str, str], Asked] = OrderedDict()
+
+    def of_call(self, conn: Connection[Any], leaf: dict[str, Any]) -> tuple[Told | None, list[Outcome]]:
+        """A call that ended and reached a source, and the outcomes that it tells of by itself."""
+        if leaf["kind"] != "call" or "shadow_of" in leaf or not leaf["where"]["model"]:
+            return None, []
+        told = told_of(leaf)
+        outcomes = [*self._again(conn, leaf, told), *self._own(conn, leaf, told)]
+        return told, outcomes
+
+    def of_feedback(
+        self, conn: Connection[Any], request: str, model: str, version: str, reward_micro: int
+    ) -> Outcome | None:
+        """What somebody said of a call. None when the call is not there any more."""
+        for entry in ledger_read.of_request(conn, self._tenant_id, request):
+            if entry.kind == "call":
+                leaf = _raw.decode(entry.leaf)
+                prompt = self.prompt(conn, leaf)
+                return Outcome(arm_named(model, version), reward_micro / 1_000_000, "feedback", prompt)
+        return None
+
+    def prompt(self, conn: Connection[Any], leaf: dict[str, Any]) -> Prompt | None:
+        """What was asked in a call, as the learner sees it; None when that is not there."""
+        key = self._key(conn, leaf)
+        if key is None:
+            return None
+        subject = key_name(leaf)
+        for each in leaf["contents"]:
+            if each["role"] not in ("messages", "input", "prompt"):
+                continue
+            names = (
+                ledger_read.list_items(conn, self._tenant_id, subject, bytes.fromhex(each["list"]))
+                if "list" in each
+                else [bytes.fromhex(each["id"])]
+            )
+            text = self._text(conn, key, subject, each["role"], names, "list" in each)
+            if text:
+                return read(text)
+        return None
+
+    def _text(
+        self, conn: Connection[Any], key: SubjectKey, subject: str, role: str, names: list[bytes], items: bool
+    ) -> str:
+        if not items:
+            value = self._opened(conn, key, subject, names[0])
+            return asked_text({role: value}) if value is not None else ""
+        for name in list(reversed(names))[:USER_BACK_MAX]:
+            value = self._opened(conn, key, subject, name)
+            if value is not None:
+                text = asked_text({role: [value]})
+                if text:
+                    return text
+        return ""
+
+    def _opened(self, conn: Connection[Any], key: SubjectKey, subject: str, name: bytes) -> Any:
+        """A content as JSON, or as text where it is none; None when it is gone."""
+        data = ledger_read.content(conn, self._tenant_id, subject, name)
+        if data is None:
+            return None
+        try:
+            plain = key.open(name, data, bytes_max=self._settings.record_bytes_max)
+        except VaultError:
+            return None
+        try:
+            return _raw.decode(plain)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return None
+
+    def _key(self, conn: Connection[Any], leaf: dict[str, Any]) -> SubjectKey | None:
+        if not leaf["contents"] or leaf.get("erased"):
+            return None
+        try:
+            return self._keys.named(conn, self._tenant_id, key_name(leaf))
+        except (Erased, VaultError):
+            return None
+
+    def _again(self, conn: Connection[Any], leaf: dict[str, Any], told: Told) -> Iterable[Outcome]:
+        """The answer before, where this is the same prompt of the same person once more."""
+        name = next((each.get("list") or each["id"] for each in leaf["contents"] if each["role"] in _PROMPTS), None)
+        if name is None or told.failed:
+            return
+        asked = (leaf["who"]["subject"], name)
+        before = self._asked.pop(asked, None)
+        self._asked[asked] = Asked(leaf["at"], leaf["request"], told.arm, leaf)
+        if len(self._asked) > ASKED_KEPT:
+            self._asked.popitem(last=False)
+        if before is not None and 0 <= leaf["at"] - before.at_ns <= AGAIN_NS:
+            yield Outcome(before.arm, AGAIN_REWARD, "retry", self.prompt(conn, before.leaf))
+
+    def _own(self, conn: Connection[Any], leaf: dict[str, Any], told: Told) -> Iterable[Outcome]:
+        """What the answer itself shows."""
+        if leaf["result"]["state"] != "completed":
+            return
+        finish = leaf["result"]["finish"]
+        if "content_filter" in finish or "refusal" in finish:
+            yield Outcome(told.arm, 0.0, "refusal", self.prompt(conn, leaf))
+            return
+        if leaf["what"]["operation"] != "chat" or "length" in finish:
+            return
+        valid = self._as_asked(conn, leaf)
+        if valid is not None:
+            yield Outcome(told.arm, float(valid), "validation", self.prompt(conn, leaf))
+
+    def _as_asked(self, conn: Connection[Any], leaf: dict[str, Any]) -> bool | None:
+        """Whether an answer that had to be JSON is JSON; None where it had not to, or cannot be known."""
+        roles = {each["role"]: each for each in leaf["contents"] if "id" in each}
+        if "response_format" not in roles or not roles.keys() & {"answer", "stream"}:
+            return None
+        key = self._key(conn, leaf)
+        if key is None:
+            return None
+        subject = key_name(leaf)
+        asked = self._opened(conn, key, subject, bytes.fromhex(roles["response_format"]["id"]))
+        if not isinstance(asked, dict) or asked.get("type") not in ("json_object", "json_schema"):
+            return None
+        text = answer_text(
+            self._opened(conn, key, subject, bytes.fromhex((roles.get("answer") or roles["stream"])["id"]))
+        )
+        if text is None:
+            return None
+        try:
+            return isinstance(_raw.decode(text.encode()), dict)
+        except (msgspec.MsgspecError, RecursionError):
+            return False
+
+
+_PROMPTS = ("messages", "input", "prompt")
+
+
+def arm_named(model: str, version: str) -> str:
+    """The arm of an answer, as `types.learned.arm_of` has it for the model."""
+    return f"{model}@{version}" if version else model
+
+
+def told_of(leaf: dict[str, Any]) -> Told:
+    """What became of a call, from its entry."""
+    where, result, times, tokens = leaf["where"], leaf["result"], leaf["times"], leaf["tokens"]
+    known = tokens["origin"] != "reserved"
+    completion = tokens["completion"] if known else 0
+    after_first = times["total_us"] - times["first_us"]
+    return Told(
+        f"{where['name']}::{where['model']}",
+        arm_named(where["model"], where["version"]),
+        result["state"] in FAILED,
+        times["first_us"] if times["first_us"] > 0 else -1,
+        after_first // completion if completion > 1 and leaf["what"]["stream"] and after_first > 0 else -1,
+        completion,
+        leaf["cost"]["nusd"] if leaf["cost"]["price"] != "none" and known else -1,
+        leaf["energy"]["uj"] if leaf["energy"]["method"] else -1,
+        leaf["decided"]["router"] > 0,
+        bool(leaf["decided"].get("tried")),
+    )
+
+
+def answer_text(answer: Any) -> str | None:
+    """The text of an answer: of a body in OpenAI's form, or of the parts of a stream. None for another form."""
+    if isinstance(answer, list):
+        return "".join(part for part in answer if isinstance(part, str))
+    if isinstance(answer, dict):
+        choices = answer.get("choices")
+        if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict):
+            message = choices[0].get("message")
+            if isinstance(message, dict) and isinstance(message.get("content"), str):
+                text: str = message["content"]
+                return text
+    return None

@@ -1,0 +1,153 @@
+"""What is expected of each model for a prompt, learned from outcomes that come one at a time.
+
+It begins with nothing but prices, and is the next simpler thing while it cannot be more: models' means before enough
+prompts were seen to tell tasks apart; then the table of tasks, and with `linear` the finer estimate over it. As
+outcomes double it looks at its last prompts anew, finds rare words, directions and tasks again, and learns its last
+outcomes over in their terms. Everything it keeps is bounded: the last prompts as hashes, tables, weights.
+
+A model whose outcomes are suddenly others than expected is doubted again: what it did long ago counts no more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+
+from interlock.learning.linear import NOISE, Linear, features
+from interlock.learning.prompt import Prompt
+from interlock.learning.tasks import Numbers, Tasks
+from interlock.learning.understanding import Understanding
+
+REMEMBERED = 4096
+"""Last prompts with their outcomes that are kept."""
+FIRST_LOOK = 128
+"""Outcomes after which tasks are looked for the first time; then each time that they have doubled."""
+WATCHED = 25
+"""Outcomes of a model over which it is watched for a change: an older one counts for less and less."""
+ALARM = 4.0
+"""Standard deviations that the mean of these outcomes may be off before the model is doubted again."""
+SETTLED = 75
+"""Outcomes of a model before it is watched: until then being off is what learning is for."""
+
+
+class Seen(NamedTuple):
+    """One outcome in [0, 1] of one model; `prompt` None: nothing is known of it."""
+
+    prompt: Prompt | None
+    model: int
+    outcome: float
+
+
+class Estimator:
+    """State of one learner. Not thread-safe; deterministic for its generator and what it is told."""
+
+    def __init__(
+        self,
+        prices: Numbers,
+        rng: Generator,
+        *,
+        linear: bool = True,
+        fade: float = 1e-4,
+        priors: Numbers | None = None,
+        remembered: int = REMEMBERED,
+    ) -> None:
+        """`prices`: expected cost of a request per model, any unit. `linear`: False stops at the table of tasks.
+        `priors`: what to expect of each model before it is known, NaN where its price is to tell."""
+        self._prices = prices
+        self._priors = priors
+        self._rng = rng
+        self._fade = fade
+        self._with_linear = linear
+        self.tasks = Tasks(len(prices), 1, prices, fade, priors)
+        self.linear: Linear | None = None
+        self.understanding: Understanding | None = None
+        self._remembered: deque[Seen] = deque(maxlen=remembered)
+        self._next_look = FIRST_LOOK
+        self._off = np.zeros(len(prices))
+        self._watched = np.zeros(len(prices))
+        self.outcomes = 0
+        self.looks = 0
+        """How often prompts were looked at anew."""
+        self.alarms = 0
+        """How often a model was doubted again."""
+
+    def learn(self, prompt: Prompt | None, model: int, outcome: float) -> None:
+        """The outcome in [0, 1] of the model that was taken."""
+        seen = Seen(prompt, model, outcome)
+        self._remembered.append(seen)
+        self.outcomes += 1
+        if self.outcomes >= self._next_look and self._readable():
+            self._look_again()
+            return
+        expected = float(self.expected(prompt)[0][model])
+        self._take_in(seen)
+        self._watch(model, outcome - expected)
+
+    def expected(self, prompt: Prompt | None) -> tuple[Numbers, Numbers]:
+        """(expected outcomes, doubt about them), one value per model."""
+        if self.understanding is None:
+            return self.tasks.expected()[:, 0], self.tasks.doubt()[:, 0]
+        if prompt is None:
+            return self.tasks.expected().mean(1), self.tasks.doubt().max(1)
+        meaning, surface = self.understanding.view(prompt)
+        if self.linear is None:
+            task = self.understanding.task_of(meaning)
+            return self.tasks.expected()[:, task], self.tasks.doubt()[:, task]
+        seen = features(meaning, surface)
+        return self.linear.expected(seen), self.linear.doubt(seen)
+
+    def _readable(self) -> bool:
+        return sum(seen.prompt is not None for seen in self._remembered) >= FIRST_LOOK // 2
+
+    def _take_in(self, seen: Seen) -> None:
+        if self.understanding is None:
+            self.tasks.learn(seen.model, 0, seen.outcome)
+            return
+        if seen.prompt is None:
+            self.tasks.learn_somewhere(seen.model, seen.outcome)
+            return
+        meaning, surface = self.understanding.view(seen.prompt)
+        self.tasks.learn(seen.model, self.understanding.task_of(meaning), seen.outcome)
+        if self.linear is not None:
+            self.linear.learn(seen.model, features(meaning, surface), seen.outcome)
+
+    def _look_again(self) -> None:
+        self._next_look = min(self._next_look * 2, self._next_look + REMEMBERED)
+        self.looks += 1
+        prompts = [seen.prompt for seen in self._remembered if seen.prompt is not None]
+        self.understanding = Understanding(prompts, self._rng)
+        if self._with_linear:
+            self.linear = Linear(len(self._prices), self._fade)
+        self.tasks = Tasks(len(self._prices), len(self.understanding.tasks), self._prices, self._fade, self._priors)
+        for seen in self._remembered:
+            self._take_in(seen)
+
+    def _watch(self, model: int, off: float) -> None:
+        """Follow how far outcomes are off what was expected; when that is no chance, forget what was."""
+        self._watched[model] += 1
+        self._off[model] += (off - self._off[model]) / min(self._watched[model], WATCHED)
+        if self._watched[model] >= SETTLED and abs(self._off[model]) > ALARM * (NOISE / (2 * WATCHED)) ** 0.5:
+            self._doubt_again(model)
+
+    def _doubt_again(self, model: int) -> None:
+        """What is expected of the model stays, and gives way quickly: its last outcomes count from here on."""
+        self.alarms += 1
+        last = [seen for seen in self._remembered if seen.model == model][-WATCHED:]
+        kept = [seen for seen in self._remembered if seen.model != model]
+        self._remembered.clear()
+        self._remembered.extend([*kept, *last])
+        self._off[model] = self._watched[model] = 0
+        self.tasks.doubt_again(model, WATCHED)
+        if self.linear is not None:
+            self.linear.doubt_again(model)
+        for seen in last:
+            self._take_in(seen)
+
+
+def expected_of(estimator: Estimator, prompts: Sequence[Prompt]) -> Numbers:
+    """Expected outcomes, one row per prompt and one column per model."""
+    return np.stack([estimator.expected(p)[0] for p in prompts])

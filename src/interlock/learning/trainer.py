@@ -1,0 +1,259 @@
+"""What is learned of one tenant's traffic, and the state that is published of it. Pure: no I/O, no clock, no database.
+
+It is told of calls (what became of them, for the profiles of offers and for the bounds of trying others) and of
+outcomes (how good an answer was, from whomever), in the order of the ledger, and gives `Weights` and `Words`. Models
+come and go: what is remembered is learned over when there is another set of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+
+from interlock.learning.estimator import Estimator
+from interlock.learning.prompt import Prompt
+from interlock.learning.published import MICRO, centres_of, linear_of, words_of
+from interlock.learning.tasks import Numbers
+from interlock.types.learned import ArmWeights, Capability, Profile, Weights, Words
+
+KEEP = 0.998
+"""What is left of a call's weight in its offer's profile, and in the length of answers, after each later one."""
+COLD_SHARE_MAX = 0.5
+"""The most that is tried at any time."""
+PACE_CALLS = 50
+"""Calls over which an allowance that was not used is spread at least."""
+COLD_MONEY = 2.0
+"""While little is known, what a trial may cost more than the best on average, as a share of that."""
+VERBOSITY_RANGE = (0.1, 10.0)
+
+
+class Plan(NamedTuple):
+    """What the settings say. `share`, `money`: shares; `data_class_max`: number of the class."""
+
+    share: float = 0.02
+    cold_calls: int = 20
+    money: float = 0.05
+    data_class_max: int = 1
+    outcomes_max: int = 4096
+    words_max: int = 8192
+    arms_max: int = 64
+
+
+class Arm(NamedTuple):
+    """A model that there is. `price`: USD per million tokens, mean of both ways, 0: free. `prior`: what to expect of
+    it, None: nobody said."""
+
+    price: float
+    prior: float | None = None
+
+
+class Told(NamedTuple):
+    """A call that ended. `tried`: it went where it did to learn about it. `several`: there was a choice of models."""
+
+    offer: str
+    arm: str
+    failed: bool
+    first_byte_us: int
+    token_us: int
+    completion_tokens: int
+    cost_nusd: int
+    energy_uj: int
+    several: bool = False
+    tried: bool = False
+
+
+class Outcome(NamedTuple):
+    """How good an answer was, in [0, 1], by whom ("feedback", "validation", "judge", "evaluation")."""
+
+    arm: str
+    reward: float
+    origin: str
+    prompt: Prompt | None
+
+
+class _Seen:
+    """Faded means of one offer."""
+
+    __slots__ = ("calls", "cost", "energy", "failed", "first", "per_token", "weight")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.weight = self.failed = 0.0
+        self.first, self.per_token, self.cost, self.energy = ([0.0, 0.0] for _ in range(4))
+
+    def take(self, told: Told) -> None:
+        self.calls += 1
+        self.weight = self.weight * KEEP + 1
+        self.failed = self.failed * KEEP + told.failed
+        for kept, value in (
+            (self.first, told.first_byte_us),
+            (self.per_token, told.token_us),
+            (self.cost, told.cost_nusd),
+            (self.energy, told.energy_uj),
+        ):
+            if value >= 0 and not told.failed:
+                kept[0] = kept[0] * KEEP + 1
+                kept[1] = kept[1] * KEEP + value
+
+    def profile(self, offer: str) -> Profile:
+        """As published. A share of failures is drawn towards none by ten calls: two of three calls prove little."""
+        means = (round(s[1] / s[0]) if s[0] else -1 for s in (self.first, self.per_token, self.cost, self.energy))
+        return Profile(offer, self.calls, round(MICRO * self.failed / (self.weight + 10)), *means)
+
+
+class Trainer:
+    """Everything learned of one tenant. Not thread-safe; deterministic for its generator and what it is told."""
+
+    def __init__(self, plan: Plan, rng: Generator) -> None:
+        self._plan = plan
+        self._rng = rng
+        self._arms: dict[str, Arm] = {}
+        self._outcomes: deque[Outcome] = deque(maxlen=plan.outcomes_max)
+        self._estimator: Estimator | None = None
+        self._profiles: dict[str, _Seen] = {}
+        self._lengths: dict[str, list[float]] = {}
+        self._origins: dict[str, Counter[str]] = {}
+        self._looked = -1
+        self._words = 0
+        self.choices = 0
+        """Calls with a choice of models."""
+        self.tried = 0
+        """Of these, how many tried another than the best."""
+        self._choices_before = 0
+        self.outcomes = 0
+
+    def models(self, arms: Mapping[str, Arm]) -> None:
+        """The models that there are now; what is remembered of others is kept for when they come back."""
+        kept = dict(sorted(arms.items())[: self._plan.arms_max])
+        if kept != self._arms:
+            self._arms = kept
+            self._over_again()
+
+    def call(self, told: Told) -> None:
+        """A call that ended."""
+        if told.offer not in self._profiles and len(self._profiles) >= self._plan.arms_max * 8:
+            self._profiles.pop(next(iter(self._profiles)))
+        self._profiles.setdefault(told.offer, _Seen()).take(told)
+        if told.completion_tokens > 0 and not told.failed and told.arm in self._arms:
+            kept = self._lengths.setdefault(told.arm, [0.0, 0.0])
+            kept[0] = kept[0] * KEEP + 1
+            kept[1] = kept[1] * KEEP + told.completion_tokens
+        self.choices += told.several
+        self.tried += told.tried
+
+    def outcome(self, seen: Outcome) -> None:
+        """How good an answer was."""
+        self.outcomes += 1
+        self._outcomes.append(seen)
+        self._origins.setdefault(seen.arm, Counter())[seen.origin] += 1
+        if self._estimator is not None and seen.arm in self._arms:
+            self._estimator.learn(seen.prompt, list(self._arms).index(seen.arm), seen.reward)
+
+    def state(self, version: int, now_s: int) -> tuple[Weights, Words | None]:
+        """The state to publish; `Words` when prompts are read anew since the last time."""
+        if self._estimator is None:
+            self._over_again()
+        estimator = self._estimator
+        assert estimator is not None  # noqa: S101 - just made
+        words = None
+        if estimator.understanding is not None and estimator.looks != self._looked:
+            self._looked, self._words = estimator.looks, version
+            words = words_of(estimator.understanding, version, self._plan.words_max)
+        share, money = self._bounds()
+        understanding = estimator.understanding
+        counts = estimator.tasks.counts().sum(0)
+        total = float(counts.sum())
+        shares = counts / total if total else np.full(len(counts), 1 / len(counts))
+        weights = Weights(
+            version,
+            self._words if understanding is not None else 0,
+            now_s,
+            share,
+            money,
+            centres_of(understanding) if understanding is not None else b"",
+            tuple(round(MICRO * float(s)) for s in shares),
+            tuple(self._arm(name, number, estimator) for number, name in enumerate(self._arms)),
+            tuple(seen.profile(offer) for offer, seen in sorted(self._profiles.items())),
+            self._plan.data_class_max,
+        )
+        return weights, words
+
+    def _arm(self, name: str, number: int, estimator: Estimator) -> ArmWeights:
+        tasks = estimator.tasks.counts().shape[1]
+        cells = [estimator.tasks.capability(number, task) for task in range(tasks)]
+        doubts = estimator.tasks.doubt()[number]
+        return ArmWeights(
+            name,
+            linear_of(estimator.linear.weights()[number]) if estimator.linear is not None else b"",
+            tuple(round(MICRO * float(d)) for d in doubts),
+            tuple(
+                Capability(round(MICRO * c.mean), round(MICRO * c.low), round(MICRO * c.high), round(1000 * c.outcomes))
+                for c in cells
+            ),
+            self._verbosity(name),
+            dict(sorted(self._origins.get(name, Counter()).items())),
+        )
+
+    def _verbosity(self, name: str) -> int:
+        means = {
+            arm: total / count for arm, (count, total) in self._lengths.items() if count >= 5 and arm in self._arms
+        }
+        if name not in means or len(means) < 2:
+            return 1000
+        low, high = VERBOSITY_RANGE
+        ratio = means[name] / (sum(means.values()) / len(means))
+        return round(1000 * min(max(ratio, low), high))
+
+    def _bounds(self) -> tuple[int, int]:
+        """(share, money) in millionths: so that what is tried stays within its share in the long run, a cold allowance
+        on top. None is tried before there was any outcome: nothing would be learned of it."""
+        plan = self._plan
+        if not self.outcomes or not plan.share:
+            self._choices_before = self.choices
+            return 0, 0
+        cold = plan.cold_calls * len(self._arms)
+        left = plan.share * self.choices + cold - self.tried
+        ahead = max(self.choices - self._choices_before, PACE_CALLS)
+        self._choices_before = self.choices
+        share = min(max(plan.share + left / ahead, 0.0), COLD_SHARE_MAX)
+        money = COLD_MONEY if self.tried < cold and plan.money else plan.money
+        return round(MICRO * share), round(MICRO * money)
+
+    def _over_again(self) -> None:
+        """A new estimator for the models that there are, from what is remembered."""
+        names = list(self._arms)
+        self._estimator = Estimator(
+            np.array([self._arms[name].price for name in names], float),
+            self._rng,
+            priors=self._priors(names),
+            remembered=self._plan.outcomes_max,
+        )
+        self._looked = -1
+        for seen in self._outcomes:
+            if seen.arm in self._arms:
+                self._estimator.learn(seen.prompt, names.index(seen.arm), seen.reward)
+
+    def _priors(self, names: list[str]) -> Numbers:
+        """What is said of a model, or else what another version of it has done."""
+        done: dict[str, list[float]] = {}
+        for seen in self._outcomes:
+            done.setdefault(seen.arm, []).append(seen.reward)
+        priors = np.full(len(names), np.nan)
+        for number, name in enumerate(names):
+            prior = self._arms[name].prior
+            family = [
+                r for arm, rewards in done.items() if arm != name and _family(arm) == _family(name) for r in rewards
+            ]
+            if prior is not None:
+                priors[number] = prior
+            elif len(family) >= 10:
+                priors[number] = float(np.mean(family))
+        return priors
+
+
+def _family(arm: str) -> str:
+    return arm.partition("@")[0]

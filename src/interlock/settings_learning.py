@@ -1,0 +1,66 @@
+"""The settings of what the router learns. They are part of `interlock.settings.Settings`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from interlock.settings_keys import OwnKeySettings
+from interlock.settings_waits import setting
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class LearningSettings(OwnKeySettings):
+    """See Settings."""
+
+    learning: str = setting(
+        "tenant",
+        "`tenant`: the router learns for tenants that do not say otherwise; `off`: for none.",
+        group="learning",
+        choices=("tenant", "off"),
+    )
+    learning_interval_ms: int = setting(
+        2_000, "How often the ledger is looked at for new outcomes.", group="learning", minimum=100
+    )
+    learning_publish_ms: int = setting(
+        30_000, "Shortest time between two states of one tenant's router.", group="learning", minimum=100
+    )
+    learning_calls_per_look: int = setting(
+        1_000, "Entries of a tenant read at one look; the next ones wait for the next.", group="learning", minimum=1
+    )
+    learning_calls_at_start: int = setting(
+        20_000, "Last entries of a tenant that are read again when the learner starts.", group="learning", minimum=0
+    )
+    learning_outcomes_max: int = setting(
+        4_096, "Last outcomes of a tenant that are remembered, and learned over.", group="learning", minimum=128
+    )
+    learning_words_max: int = setting(
+        8_192, "Words of a tenant's prompts whose meaning is published.", group="learning", minimum=16, maximum=65_536
+    )
+    learning_arms_max: int = setting(
+        64, "Models per tenant that are told apart; of further ones priors count.", group="learning", minimum=1
+    )
+    learning_tenants_max: int = setting(
+        256, "Tenants that are learned about; the first ones by id.", group="learning", minimum=1
+    )
+    explore_share_milli: int = setting(
+        20,
+        "Thousandths of a tenant's calls that may go to another model than the best, to learn about it; 0: none.",
+        group="learning",
+        minimum=0,
+        maximum=500,
+    )
+    explore_cold_calls: int = setting(
+        20, "Calls per model that may be tried on top while little is known.", group="learning", minimum=0
+    )
+    explore_money_milli: int = setting(
+        50,
+        "What such a call may cost more than the best on average, in thousandths of that; 0: only what costs no more.",
+        group="learning",
+        minimum=0,
+    )
+    explore_data_class_max: str = setting(
+        "internal",
+        "Highest data class of calls with which another model is tried.",
+        group="learning",
+        choices=("public", "internal", "confidential", "restricted"),
+    )

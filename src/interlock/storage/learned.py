@@ -1,0 +1,62 @@
+"""What the router has learned of each tenant, as published: two documents, which become parts of the snapshot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from psycopg import Connection
+
+from interlock.storage import snapshots
+from interlock.types.learned import Weights, Words, weights_part, words_part
+
+_encode = msgspec.msgpack.Encoder().encode
+NOTHING = _encode(None)
+"""The document of a tenant of whom nothing is learned any more: a part never disappears."""
+
+
+def body(conn: Connection[Any], part: str) -> bytes:
+    """The document of a part by its name (`words/TENANT`, `weights/TENANT`)."""
+    kind, _, tenant_id = part.partition("/")
+    row = conn.execute(
+        "SELECT words, weights FROM interlock.router_states WHERE tenant_id = %s", (tenant_id,)
+    ).fetchone()
+    if row is None:
+        return NOTHING
+    return bytes(row[0] if kind == "words" else row[1])
+
+
+def current(conn: Connection[Any], tenant_id: str) -> Weights | None:
+    """What is in force, or about to be. None: nothing was learned. A transaction of the tenant's or the platform's."""
+    row = conn.execute("SELECT weights FROM interlock.router_states WHERE tenant_id = %s", (tenant_id,)).fetchone()
+    return None if row is None else msgspec.msgpack.decode(bytes(row[0]), type=Weights | None)
+
+
+def publish(conn: Connection[Any], tenant_id: str, weights: Weights, words: Words | None) -> None:
+    """Put a new state in force with the next snapshot. `words` None: those before stay."""
+    encoded = _encode(words) if words is not None else None
+    conn.execute(
+        "INSERT INTO interlock.router_states AS t (tenant_id, version, words, weights, updated_at)"
+        " VALUES (%(tenant)s, %(version)s, coalesce(%(words)s, %(nothing)s), %(weights)s, now())"
+        " ON CONFLICT (tenant_id) DO UPDATE SET version = excluded.version, weights = excluded.weights,"
+        " words = coalesce(%(words)s, t.words), updated_at = excluded.updated_at",
+        {
+            "tenant": tenant_id,
+            "version": weights.version,
+            "words": encoded,
+            "nothing": NOTHING,
+            "weights": _encode(weights),
+        },
+    )
+    parts = [weights_part(tenant_id)]
+    if words is not None:
+        parts.append(words_part(tenant_id))
+    snapshots.mark_dirty(conn, parts)
+
+
+def clear(conn: Connection[Any], tenant_id: str) -> bool:
+    """Forget what was learned: priors count again. False when there was nothing."""
+    gone = conn.execute("DELETE FROM interlock.router_states WHERE tenant_id = %s", (tenant_id,)).rowcount > 0
+    if gone:
+        snapshots.mark_dirty(conn, [weights_part(tenant_id), words_part(tenant_id)])
+    return gone

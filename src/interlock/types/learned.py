@@ -1,0 +1,114 @@
+"""What the router has learned of one tenant's traffic, as it is published: how prompts are read, and what models do.
+
+A tenant's state has two parts in the snapshot, made together. `Words` says how a prompt becomes signals, 8-bit
+integers; it is large, changes seldom, and past decisions do not need it, because a record holds the signals.
+`Weights` says what to expect of each model for such signals, in integers alone, so that a decision made again from its
+record gives the same figures; it is small, changes with every few outcomes, and is kept for good.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from interlock.types.source import Model
+
+LEARNED = ("words/", "weights/")
+"""How names of the parts begin that hold what was learned."""
+SIGNAL_ONE = 127
+"""The signal that stands for 1.0."""
+
+
+class Words(msgspec.Struct, frozen=True, array_like=True):
+    """How the prompts of one tenant are read. Arrays are little-endian.
+
+    `version`: of this reading. `rarity`: uint8, of every slot that a word can be hashed into, in `rarity_step`s; 0: not
+    known. `slots`: uint16, ascending: those whose words tell most. `rows`: int8, one row of `directions` for each of
+    these, in `row_step`s. `mean`, `spread`: float32, of the surface signals.
+    """
+
+    version: int
+    directions: int
+    rarity: bytes
+    rarity_step: float
+    slots: bytes
+    rows: bytes
+    row_step: float
+    mean: bytes
+    spread: bytes
+
+
+class Capability(msgspec.Struct, frozen=True, array_like=True):
+    """What a model does in one task: expected outcome and its 95 % interval in millionths, and how many outcomes that
+    rests on, in thousandths (older ones count for less)."""
+
+    mean_micro: int
+    low_micro: int
+    high_micro: int
+    outcomes_milli: int
+
+
+class ArmWeights(msgspec.Struct, frozen=True, array_like=True):
+    """What is expected of one arm (see `arm_of`).
+
+    `weights`: int32, little-endian: millionths of outcome for the constant, then per signal and step of it. Empty when
+    only tasks tell. `doubts_micro`: standard deviation of what is expected, per task. `capabilities`: per task.
+    `verbosity_milli`: tokens of its answers beside the mean of all arms, in thousandths. `origins`: where outcomes came
+    from, how many of each ("feedback", "validation", "judge", "evaluation").
+    """
+
+    arm: str
+    weights: bytes
+    doubts_micro: tuple[int, ...]
+    capabilities: tuple[Capability, ...]
+    verbosity_milli: int = 1000
+    origins: dict[str, int] = {}
+
+
+class Profile(msgspec.Struct, frozen=True, array_like=True):
+    """What was seen of one offer: calls, thousandths of a percent that failed, time to the first byte and per token."""
+
+    offer: str
+    calls: int
+    failure_micro: int
+    first_byte_us: int = -1
+    token_us: int = -1
+    cost_nusd: int = -1
+    """Mean cost of a call, nano-USD; -1: none has a price."""
+    energy_uj: int = -1
+
+
+class Weights(msgspec.Struct, frozen=True, array_like=True):
+    """What is expected of each arm, for one tenant.
+
+    `version`: grows with each publication, from 1. `words`: version of the `Words` that its signals are of; 0: nothing
+    of a prompt is read. `made_s`: Unix seconds. `share_micro`: probability with which others than the best may be tried
+    together, `money_micro`: expected cost beyond the best's, as a share of the best's; both until the next version.
+    `centres`: int8, one row per task: the signals of meaning in its middle. `task_shares_micro`: of prompts, per task.
+    """
+
+    version: int
+    words: int
+    made_s: int
+    share_micro: int
+    money_micro: int
+    centres: bytes
+    task_shares_micro: tuple[int, ...]
+    arms: tuple[ArmWeights, ...]
+    profiles: tuple[Profile, ...] = ()
+    data_class_max: int = 0
+    """The highest data class of calls with which others than the best are tried."""
+
+
+def arm_of(model: Model) -> str:
+    """The name under which outcomes of a model count: a version that is known is a model of its own."""
+    return f"{model.name}@{model.version}" if model.version else model.name
+
+
+def words_part(tenant_id: str) -> str:
+    """Name of the snapshot part with a tenant's `Words`."""
+    return f"words/{tenant_id}"
+
+
+def weights_part(tenant_id: str) -> str:
+    """Name of the snapshot part with a tenant's `Weights`."""
+    return f"weights/{tenant_id}"

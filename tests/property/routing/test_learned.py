@@ -1,0 +1,161 @@
+"""What holds of decisions by what was learned, whatever was learned: policy's set, bounds on what is tried, replay."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from interlock.routing.choose import decide, saturated
+from interlock.routing.estimates import Estimates
+from interlock.routing.explore import MICRO, Option, chances, drawn
+from interlock.routing.replay import replay
+from interlock.types.decision import RouteDecision
+from interlock.types.identity import DataClass
+from interlock.types.learned import arm_of
+from interlock.types.record import Intent
+from interlock.types.request import Features, Target
+from interlock.types.source import Labels, LoadReading, Model, Offer, Price, Source, SourceKind
+
+from .test_decide import cases, offers_in
+
+ARMS = ("m", "n", "o", "m@v1", "n@v1", "o@v1")
+micro = st.integers(10_000, 990_000)
+estimates = st.builds(
+    Estimates,
+    version=st.integers(1, 9),
+    task=st.integers(-1, 3),
+    quality_micro=st.dictionaries(st.sampled_from(ARMS), micro),
+    doubt_micro=st.dictionaries(st.sampled_from(ARMS), st.integers(0, 400_000)),
+    verbosity_milli=st.dictionaries(st.sampled_from(ARMS), st.integers(100, 10_000)),
+    failure_micro=st.dictionaries(st.sampled_from(("s0::m", "s1::n", "s2::o")), st.integers(0, MICRO)),
+    share_micro=st.sampled_from((0, 20_000, 500_000)),
+    money_micro=st.sampled_from((0, 50_000, 2_000_000)),
+)
+
+
+def run(case: dict[str, object], **changes: object) -> RouteDecision:
+    return decide(**{**case, **changes})  # type: ignore[arg-type]
+
+
+@given(cases(), estimates)
+@settings(max_examples=150, deadline=None)
+def test_what_was_learned_orders_the_same_candidates_and_adds_none(case: dict[str, object], known: Estimates) -> None:
+    plain, learned = run(case), run(case, estimates=known)
+    assert sorted(c.offer for c in learned.candidates) == sorted(c.offer for c in plain.candidates)
+    assert learned.rejected == plain.rejected and learned.router_version == known.version
+
+
+@given(cases(), estimates)
+@settings(max_examples=150, deadline=None)
+def test_what_is_tried_is_free_fits_and_is_another_model(case: dict[str, object], known: Estimates) -> None:
+    by_key = {o.key: o for o in offers_in(case)}
+    readings = case["readings"]
+    assert isinstance(readings, dict)
+    decision = run(case, estimates=known)
+    if not decision.best:
+        return
+    without = run(case, estimates=known._replace(share_micro=0))
+    first, best = by_key[decision.candidates[0].offer], by_key[decision.best]
+    assert without.candidates[0].offer == decision.best and decision.candidates[1].offer == decision.best
+    assert arm_of(first.model) != arm_of(best.model) and 0 < decision.chance_micro <= known.share_micro
+    assert not saturated(first, readings.get(first.source.id, LoadReading()))
+    assert known.money_micro or first.model.price.output_nusd_per_mtok <= best.model.price.output_nusd_per_mtok * 100
+
+
+@given(cases(), estimates, st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_the_order_of_the_input_does_not_matter(case: dict[str, object], known: Estimates, rng: random.Random) -> None:
+    shuffled = list(offers_in(case))
+    rng.shuffle(shuffled)
+    assert run(case, offers=tuple(shuffled), estimates=known) == run(case, estimates=known)
+
+
+@given(cases(), estimates)
+@settings(max_examples=100, deadline=None)
+def test_every_learned_decision_replays_from_its_record(case: dict[str, object], known: Estimates) -> None:
+    decision = run(case, estimates=known)
+    fields: dict[str, object] = {each.name: "" for each in msgspec.structs.fields(Intent) if each.required}
+    fields |= {"call": 1, "wall_ns": 0, "mono_ns": 0, "snapshot_version": 1, "reserved_tokens": 0, "parameters": {}}
+    fields |= {"body": b"", "body_sha256": b"", "snapshot_root": b"", "permits": ()}
+    fields |= {"features": case["features"], "target": case["target"], "route": decision}
+    intent = msgspec.msgpack.decode(msgspec.msgpack.encode(Intent(**fields)), type=Intent)  # type: ignore[arg-type]
+    again = replay(intent, {o.key: o for o in offers_in(case)}, known)
+    assert again.same, again.differences
+    if decision.best:
+        other = replay(intent, {o.key: o for o in offers_in(case)}, known._replace(share_micro=0))
+        assert not other.same
+
+
+options = st.builds(
+    Option,
+    score_micro=st.integers(0, MICRO),
+    credit_micro=st.integers(0, 150_000),
+    cost=st.sampled_from((0, 1, 5, 10**9)),
+)
+
+
+@given(st.lists(options, min_size=1, max_size=50), st.sampled_from((0, 1, 20_000, 500_000)), st.integers(0, 10**6))
+@example([Option(900_000, 0, 10), Option(899_000, 0, 1000)], 500_000, 50_000)
+@example([Option(900_000, 0, 0), Option(899_000, 0, 7)], 500_000, 1_000_000)
+@settings(max_examples=200, deadline=None)
+def test_chances_add_up_and_stay_within_share_and_money(listed: list[Option], share: int, money: int) -> None:
+    likely = chances(listed, share, money)
+    assert sum(likely) == MICRO and min(likely) >= 0 and len(likely) == len(listed)
+    assert sum(likely[1:]) <= share
+    best = listed[0]
+    extra = sum(c * max(o.cost - best.cost, 0) for c, o in zip(likely, listed, strict=True))
+    assert extra <= money * best.cost
+
+
+def test_draws_follow_the_chances() -> None:
+    likely = [900_000, 90_000, 10_000]
+    counts = [0, 0, 0]
+    for seed in range(20_000):
+        counts[drawn(likely, seed)] += 1
+    assert [abs(c / 20_000 - p / MICRO) < 0.01 for c, p in zip(counts, likely, strict=True)] == [True] * 3
+
+
+def offer(source: str, model: str, usd: float, *, on_prem: bool = True, origin: str = "list") -> Offer:
+    price = Price(input_nusd_per_mtok=int(usd * 1e9), output_nusd_per_mtok=int(usd * 1e9), origin=origin)
+    made = Source(
+        id=source, name=source, kind=SourceKind.vllm, base_url="http://x", labels=Labels(on_prem=on_prem),
+        models=(Model(name=model, price=price),),
+    )  # fmt: skip
+    return Offer(made, made.models[0], f"{source}::{model}")
+
+
+def known(share: int = 500_000, money: int = 50_000, **quality: int) -> Estimates:
+    return Estimates(3, 1, quality, dict.fromkeys(quality, 0), {}, {}, share, money)
+
+
+ASKED = Features("chat", "auto", DataClass.internal, (), (), False, 10, 20, 30)
+
+
+def first_of(among: tuple[Offer, ...], what: Estimates, seed: int = 1) -> RouteDecision:
+    return decide(ASKED, Target(kind="auto"), among, {}, estimates=what, seed=seed)
+
+
+def test_a_model_that_does_well_is_preferred_to_its_prior() -> None:
+    among = (offer("a", "m", 0), offer("b", "n", 0))
+    assert first_of(among, known(0, m=300_000, n=900_000)).candidates[0].offer == "b::n"
+    assert first_of(among, known(0, m=900_000, n=300_000)).candidates[0].offer == "a::m"
+
+
+def test_what_fails_often_and_what_talks_much_is_worth_less() -> None:
+    among = (offer("a", "m", 0.5), offer("b", "n", 0.5))
+    even = known(0, m=800_000, n=800_000)
+    assert first_of(among, even._replace(failure_micro={"a::m": 500_000})).candidates[0].offer == "b::n"
+    assert first_of(among, even._replace(verbosity_milli={"b::n": 3000, "m": 3000})).candidates[0].offer == "b::n"
+
+
+def test_where_the_best_is_free_nothing_that_costs_is_tried_and_no_unknown_price_ever() -> None:
+    free, dear = offer("a", "m", 0), offer("b", "n", 1.0)
+    unknown = offer("c", "o", 0, on_prem=False, origin="none")
+    what = known(500_000, 1_000_000, m=700_000, n=700_000, o=700_000)
+    tried = [first_of((free, dear, unknown), what, seed).best for seed in range(400)]
+    assert not any(tried)
+    tried = [first_of((free, offer("d", "n", 0)), what, seed).best for seed in range(400)]
+    assert 20 < sum(map(bool, tried)) < 380
