@@ -139,8 +139,9 @@ async def _call(conn: AsyncConnection[Any], wanted: Claim) -> Found:
     subject, recording, data_class, waits, known, settled, calls_through = row
     if subject is not None:
         return Found("own", "", subject, recording or "", data_class or 0)
-    on_its_way = wanted.recent if not known else not settled and wanted.number > calls_through
-    return Found("arriving" if waits or on_its_way else "missing")
+    if not known:
+        return Found("arriving" if wanted.recent else "missing")
+    return Found("arriving" if waits or (not settled and wanted.number > calls_through) else "missing")
 
 
 async def _reserve(conn: AsyncConnection[Any], wanted: Claim, kind: str, subject: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from interlock.errors import LogError
 from interlock.gateway.shipper import Shipper
 from interlock.storage import feedback
 from interlock.types.feedback import Quality
@@ -232,19 +233,26 @@ def test_at_most_so_much_waits(nodes: Nodes) -> None:
     assert [request.rpartition("_")[2] for (request,) in left] == ["10000000001", "10000000002", "10000000003"]
 
 
-def test_a_worker_that_is_killed_after_the_answer_loses_nothing(nodes: Nodes, tmp_path: Path) -> None:
+def test_nobody_is_told_that_it_was_taken_before_it_is_on_the_disk(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     call = nodes.say()
     nodes.settled()
-    assert nodes.give(call, thumb="up", comment="so").status == 200
-    log = nodes.gateways[0].worker.record_log
-    copied = (tmp_path / "north" / "log" / log.epoch).iterdir()
-    durable = b"".join(path.read_bytes() for path in copied if path.suffix == ".log" or path.name.isdigit())
-    assert b"".join(path.read_bytes() for path in (tmp_path / "north" / "log" / log.epoch).iterdir()) or durable
-    assert log.durable_seq >= log.written_seq - 1, "only signs of life may wait for the disk"
-    nodes.gateways[0].call(log.abandon)  # as kill -9 leaves it
-    nodes.arrive()
-    assert [row.thumb for row in nodes.rows()] == ["up"]
-    assert nodes.shown(call, content=True)["contents"]["feedback"] == [{"request": call, "comment": "so"}]
+    log, held = nodes.gateways[0].worker.record_log, list[Any]()
+    answers: list[Answer] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "on_durable", lambda seq, then: held.append((seq, then)))
+        for said in ({"thumb": "up"}, {"score": 1}):
+            asker = threading.Thread(target=lambda said=said: answers.append(nodes.give(call, **said)))
+            asker.start()
+            eventually(lambda: held)
+            time.sleep(0.2)
+            assert answers == [], "its record may still be lost"
+            _, then = held.pop()
+            error = None if "thumb" in said else LogError("the disk is gone")
+            nodes.gateways[0].call(lambda then=then, error=error: then(error))
+            asker.join()
+            assert answers.pop().status == (503 if error else 200)
 
 
 def test_a_reservation_of_a_worker_that_died_before_it_recorded_is_freed(nodes: Nodes) -> None:
@@ -413,3 +421,23 @@ def test_metrics_count_it(nodes: Nodes) -> None:
         'interlock_feedback_total{kind="thumb",outcome="call_not_found"} 1',
     ):
         eventually(lambda line=line: line in told())
+
+
+def test_a_call_that_waits_for_its_record_keeps_later_ids_open(nodes: Nodes) -> None:
+    gateway = nodes.gateways[0]
+    gateway.keys_answered = False
+    body = {**CHAT, "messages": [{"role": "user", "content": "waits"}]}
+    waiter = threading.Thread(target=lambda: ask(gateway, body, idempotency_key="waits"))
+    waiter.start()
+    eventually(lambda: gateway.worker.runtime and gateway.worker.runtime.waiting)
+    call = nodes.say()
+    number = int(call.rpartition("_")[2], 16)
+    assert gateway.worker.runtime is not None
+    assert gateway.worker.runtime.calls_recorded() < number - 1
+    nodes.settled()
+    assert nodes.give(call, "bob", thumb="up").status == 202, "one with a smaller number may still come"
+    assert nodes.give(call, thumb="up").status == 200
+    gateway.call(lambda: [each.end(LogError("over")) for each in list(gateway.worker.runtime.waiting)])  # type: ignore[union-attr]
+    waiter.join()
+    nodes.settled()
+    assert nodes.give(call, "bob", thumb="up").status == 404
