@@ -24,9 +24,12 @@ import msgspec
 import uvloop
 
 from interlock.gateway.canary_table import CanaryTable
+from interlock.gateway.claimant import Claimant
 from interlock.gateway.keeper import Keeper
 from interlock.gateway.link import (
     Configure,
+    FeedbackAnswer,
+    FeedbackClaim,
     KeyAnswer,
     KeyClaim,
     KeyEnd,
@@ -274,7 +277,7 @@ class _Slot:
     def __init__(self, harness: WorkerHarness) -> None:
         self._harness = harness
 
-    def send(self, message: StatePart | StateAnswer, /) -> bool:
+    def send(self, message: StatePart | StateAnswer | KeyAnswer | FeedbackAnswer, /) -> bool:
         """Tell it."""
         self._harness.worker.on_message(message)
         return True
@@ -300,8 +303,11 @@ class WorkerHarness:
         self.states = StoredResponses()
         self.states_answered = True
         self.keeper: Keeper | None = None
+        self.claimant: Claimant | None = None
+        """For feedback: a node's, where there is a database. Without one it is answered as the node does then."""
         if self.settings.database_url:
             self.keeper = Keeper(self.settings.database_url, self.settings, lambda: [_Slot(self)])
+            self.claimant = Claimant(self.settings.database_url, self.settings, lambda: [_Slot(self)])
         self._versions = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -351,6 +357,8 @@ class WorkerHarness:
         self.told.append(message)
         if isinstance(message, KeyClaim | KeyEnd):
             return self._key(message)
+        if isinstance(message, FeedbackClaim):
+            return self._feedback(message)
         if isinstance(message, StateWanted | StateKept | StateDropped):
             return self._state(message)
         if self.purse is None or not isinstance(message, LeaseWanted | LeaseReturned):
@@ -390,6 +398,15 @@ class WorkerHarness:
         self._loop.call_soon(self.worker.on_message, said)
         return True
 
+    def _feedback(self, message: FeedbackClaim) -> bool:
+        if self.claimant is not None:
+            self.claimant.claim(0, message)
+        else:
+            said = FeedbackAnswer(message.epoch, message.number, "unavailable")
+            assert self._loop is not None
+            self._loop.call_soon(self.worker.on_message, said)
+        return True
+
     def _state(self, message: StateWanted | StateKept | StateDropped) -> bool:
         """What a node and its database make of stored responses: the real ones where there is a database."""
         assert self._loop is not None
@@ -424,10 +441,11 @@ class WorkerHarness:
                 started.set_exception(e)
                 raise
             started.set_result(None)
-            keeping = self._loop.create_task(self.keeper.run()) if self.keeper is not None else None
+            services = [each for each in (self.keeper, self.claimant) if each is not None]
+            serving = [self._loop.create_task(each.run()) for each in services]
             await self.worker.stopped
-            if keeping is not None:
-                keeping.cancel()
+            for task in serving:
+                task.cancel()
             self.worker.board.close()
             self.worker.canaries.close()
             self.worker.limits.close()

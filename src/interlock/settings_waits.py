@@ -76,3 +76,24 @@ class WaitSettings:
     )
 
     responses_waiting_own_max: int = setting(100, "Of these, those of one person.", group="responses", minimum=1)
+
+    # -- feedback
+    feedback_corrected_bytes_max: int = setting(
+        65_536, "Longest corrected answer that feedback may bring.", group="feedback", minimum=1
+    )
+    feedback_comment_bytes_max: int = setting(4096, "Longest comment in feedback.", group="feedback", minimum=1)
+    feedback_wait_ms: int = setting(
+        1000,
+        "Longest wait for the node to say whose call feedback is of; then it is accepted, and the ledger finds out.",
+        group="feedback",
+        minimum=1,
+    )
+    feedback_waiting_s: int = setting(
+        86_400,
+        "How long accepted feedback waits for its call to come into the ledger, before it counts nowhere.",
+        group="feedback",
+        minimum=60,
+    )
+    feedback_waiting_max: int = setting(
+        10_000, "Most accepted feedback of a tenant that waits so; the oldest is given up.", group="feedback", minimum=1
+    )

@@ -89,6 +89,8 @@ def show(
         return
     for entry in view["entries"]:
         put(_line(entry), json.dumps(entry["leaf"], indent=2, ensure_ascii=False))
+    put(*(f"Feedback at #{each['position']}: {', '.join(each['counts']) or 'nothing of it'} counts."
+          for each in view["feedback"]))  # fmt: skip
     put(*(f"Note: {words}." for words in view["notes"]))
     if view["contents"] is not None:
         put(json.dumps(view["contents"], indent=2, ensure_ascii=False))
@@ -451,6 +453,10 @@ def _line(item: dict[str, Any]) -> str:
     if leaf["kind"] == "change":
         rows = leaf["rows"]
         place = f"{what['operation']} {rows[0]['object']}" if len(rows) == 1 else f"{what['operation']} x{len(rows)}"
+    if "feedback" in leaf:
+        said = leaf["feedback"]
+        score = f"score {said['score_micro'] / 1e6:g}" if "score_micro" in said else ""
+        place = " ".join(filter(None, (said.get("thumb", ""), score, "corrected" if said["corrected"] else "")))
     cost = f"{leaf['cost']['nusd']} nUSD" if "cost" in leaf else ""
     words = (at, f"#{item['position']}", leaf["kind"], leaf.get("request", ""), who.get("principal", ""), place)
     return " ".join(str(word) for word in (*words, result.get("state", ""), cost) if word)

@@ -17,6 +17,7 @@ _SUMS = ("calls", "refusals", "failures", "prompt_tokens", "cached_tokens", "com
          "reserved_nusd", "uj", "low_uj", "high_uj", "measured_uj")  # fmt: skip
 _FIGURES = ("calls", "refused", "failed", "tokens in", "cached", "tokens out", "USD", "Wh", "g CO2e")
 _CARBON = ("o_ug", "r", "o_ug_per_call", "uj_without_factor")
+_QUALITY = ("calls", "mean_micro", "low_micro", "high_micro")
 
 
 def usage(
@@ -52,10 +53,13 @@ def usage(
 
 def _csv(report: dict[str, Any]) -> None:
     out = csv.writer(sys.stdout)
-    out.writerow([*report["by"], *_SUMS, *(f"sci_{name}" for name in _CARBON)])
+    out.writerow([*report["by"], *_SUMS, *(f"sci_{name}" for name in _CARBON),
+                  *(f"quality_{name}" for name in _QUALITY)])  # fmt: skip
     for row in report["rows"]:
         names = [_harmless(row["by"][name]) for name in report["by"]]
-        out.writerow([*names, *(row[name] for name in _SUMS), *(row["sci"][name] for name in _CARBON)])
+        quality = row["quality"] or dict.fromkeys(_QUALITY, "")
+        carbon = (row["sci"][name] for name in _CARBON)
+        out.writerow([*names, *(row[name] for name in _SUMS), *carbon, *(quality[name] for name in _QUALITY)])
 
 
 def _harmless(text: str) -> str:
@@ -68,9 +72,14 @@ def _table(report: dict[str, Any]) -> None:
     if not rows:
         put(f"Nothing was called from {report['from']} to {report['to']}.")
         return
-    head = [*report["by"], *_FIGURES]
-    lines = [[*(row["by"][name] for name in report["by"]), *_figures(row)] for row in rows]
-    total = [*("total" if n == 0 else "" for n in range(len(report["by"]))), *_figures(report["total"])]
+    told = report["total"]["quality"] is not None
+    head = [*report["by"], *_FIGURES, *(("quality", "within", "of calls") if told else ())]
+    lines = [[*(row["by"][name] for name in report["by"]), *_figures(row), *_quality(row, told=told)] for row in rows]
+    total = [
+        *("total" if n == 0 else "" for n in range(len(report["by"]))),
+        *_figures(report["total"]),
+        *_quality(report["total"], told=told),
+    ]
     widths = [max(len(line[at]) for line in (head, *lines, total)) for at in range(len(head))]
     for line in (head, *lines, total):
         cells = [
@@ -85,3 +94,14 @@ def _figures(row: dict[str, Any]) -> list[str]:
     energy = f"{row['uj'] / 3.6e9:,.3f}" if row["uj"] else "-"
     carbon = f"{row['sci']['o_ug'] / 1e6:,.3f}" if row["sci"]["o_ug"] else "-"
     return [*(f"{row[name]:,}" for name in counts), row["usd"], energy, carbon]
+
+
+def _quality(row: dict[str, Any], *, told: bool) -> list[str]:
+    """What callers said of answers: mean, interval at 95 %, of how many calls. No column where nobody said anything."""
+    if not told:
+        return []
+    quality = row["quality"]
+    if quality is None:
+        return ["-", "-", "-"]
+    mean, low, high = (f"{quality[name] / 1e6:.2f}" for name in ("mean_micro", "low_micro", "high_micro"))
+    return [mean, f"{low} - {high}", f"{quality['calls']:,}"]

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from psycopg import Connection
 
+from interlock.control.feedback import link
 from interlock.control.keyring import Keyring
 from interlock.errors import InterlockError, Unavailable
 from interlock.ledger import control_entry
@@ -28,7 +29,7 @@ from interlock.ledger.proof.note import Signer, sign_note
 from interlock.ledger.proof.tiles import full_tiles
 from interlock.ledger.sums import Key, Leaf, Sums, decode_leaf, key_of, measured, sums_of
 from interlock.settings import Settings
-from interlock.storage import control_entries, leases, rotations, sequencing, usage
+from interlock.storage import control_entries, feedback, leases, rotations, sequencing, usage
 from interlock.storage.pool import Store, away
 from interlock.types.clock import Clock
 
@@ -99,10 +100,12 @@ class Sequencer:
         with self._store.sequencing() as conn:
             waiting = sequencing.waiting_tenants(conn)
             unfinished, foldable = leases.unfinished(conn), leases.foldable(conn)
+            unkeepable = feedback.to_drop(conn)
             due = sequencing.unsigned_tenants(conn, now_ns - self._settings.ledger_checkpoint_s * 1_000_000_000)
             if now_ns >= self._quiet_due_ns:
                 due = sequencing.tenants(conn)
                 self._quiet_due_ns = now_ns + self._settings.ledger_quiet_checkpoint_s * 1_000_000_000
+                self._forget_feedback(conn, now_ns)
         for tenant_id in waiting:
             while self.sequence(tenant_id) >= self._settings.ledger_batch_entries:
                 pass
@@ -112,6 +115,9 @@ class Sequencer:
             self.sequence(tenant_id)
         for tenant_id in foldable:
             self._fold(tenant_id)
+        for tenant_id in unkeepable:
+            with self._store.tenant(tenant_id) as conn:
+                feedback.dropped(conn, tenant_id)
         if self._missing:
             raise Unavailable(self._missing, code="signing_key_missing")
 
@@ -130,6 +136,12 @@ class Sequencer:
         self.placed += count
         self._tell(step.passed)
         return count
+
+    def _forget_feedback(self, conn: Connection[Any], now_ns: int) -> None:
+        """Give up feedback whose call has not come."""
+        settings = self._settings
+        before_ns = now_ns - settings.feedback_waiting_s * 1_000_000_000
+        feedback.forget(conn, before_ns, settings.feedback_waiting_max, LATER_MAX)
 
     def _fold(self, tenant_id: str) -> None:
         """Replace what finished epochs hold of budgets by what they were charged."""
@@ -306,6 +318,7 @@ class _Step:
         if placed:
             self._sum(leaves)
             self._charge(taken[: len(placed)], leaves)
+            link(self._conn, tenant_id, placed, leaves)
             sequencing.place(self._conn, tenant_id, taken[: len(placed)], placed)
         return placed
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import msgspec
 
 from interlock.errors import InterlockError, NotFound, NotImplementedYet, Unauthenticated, Unavailable
-from interlock.gateway import stored
+from interlock.gateway import feedback, stored
 from interlock.gateway.faces import ollama, ollama_pages
 from interlock.gateway.faces.anthropic import ANTHROPIC, COUNTING, VERSION_HEADER, speaks_anthropic
 from interlock.gateway.faces.openai import OPENAI
@@ -49,7 +49,6 @@ LATER = (
     "/v1/batches",
     "/v1/vector_stores",
     "/v1/networks",
-    "/v1/feedback",
 )
 """Known endpoints (and what is below them) that this version does not serve."""
 JSON = b"content-type: application/json\r\n"
@@ -72,6 +71,8 @@ class Gateway:
             return None
         if request.path.startswith(stored.PREFIX):
             return stored.serve(request, sink, self.runtime)
+        if request.path == feedback.PATH:
+            return feedback.serve(request, sink, self.runtime)
         face = ANTHROPIC if speaks_anthropic(request) else route[1] if route is not None else OPENAI
         try:
             self._other(route is not None, request, sink)

@@ -1,8 +1,8 @@
-"""The node's side of idempotency keys: brings claims to the database, and how claimed calls ended.
+"""The node's side of idempotency keys and of feedback: brings claims to the database, and how claimed calls ended.
 
 In the order in which workers say it. While the database is away, claims are refused (a call that may have been made
 must not be made again), and ends are kept, up to `ENDS_KEPT_BYTES_MAX`; an end that is lost leaves its key claimed
-until it expires.
+until it expires. Feedback is then answered with "unavailable": its worker takes it, and the ledger finds its call.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from psycopg import Rollback
 
 from interlock.errors import InterlockError
-from interlock.gateway.link import KeyAnswer, KeyClaim, KeyEnd
-from interlock.storage import claims, roles
+from interlock.gateway.link import FeedbackAnswer, FeedbackClaim, KeyAnswer, KeyClaim, KeyEnd
+from interlock.storage import claims, feedback, roles
 from interlock.storage.faults import mapped
 from interlock.storage.notify import NodeConnection
+from interlock.types.record import parse_request_id
 
 if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
     from interlock.settings import Settings
 
 log = logging.getLogger("interlock.gateway.node")
@@ -37,7 +42,7 @@ class Worker(Protocol):
 
     number: int
 
-    def send(self, message: KeyAnswer, /) -> bool:
+    def send(self, message: KeyAnswer | FeedbackAnswer, /) -> bool:
         """Tell the worker; False when there is none."""
 
 
@@ -48,13 +53,13 @@ class Claimant:
         self._settings = settings
         self._workers = workers
         self._database = NodeConnection(url, settings, roles.LENDER)
-        self._queue: deque[tuple[int, KeyClaim | KeyEnd]] = deque()
+        self._queue: deque[tuple[int, KeyClaim | KeyEnd | FeedbackClaim]] = deque()
         self._kept = 0
         self._changed = asyncio.Event()
         self._failing = False
 
-    def claim(self, slot: int, message: KeyClaim) -> None:
-        """A call asks for its key. Always answered."""
+    def claim(self, slot: int, message: KeyClaim | FeedbackClaim) -> None:
+        """A call asks for its key, or feedback for its call. Always answered."""
         self._queue.append((slot, message))
         self._changed.set()
 
@@ -88,6 +93,11 @@ class Claimant:
     async def _next(self) -> None:
         slot, message = self._queue[0]
         conn = await self._database.get()
+        if isinstance(message, FeedbackClaim):
+            answer = await self._feedback(conn, message)
+            self._queue.popleft()
+            self._tell(slot, answer)
+            return
         with mapped():
             async with conn.transaction():
                 if isinstance(message, KeyEnd):
@@ -100,6 +110,19 @@ class Claimant:
             self._kept -= len(message.answer) + END_BYTES
         else:
             self._tell(slot, KeyAnswer(message.epoch, message.number, *found))
+
+    async def _feedback(self, conn: AsyncConnection[Any], message: FeedbackClaim) -> FeedbackAnswer:
+        m = message
+        wanted = feedback.Claim(
+            *(m.tenant_id, m.request, *parse_request_id(m.request), m.giver, m.feedback_id, m.digests, m.recent),
+            *(m.thumb, m.score_micro),
+        )
+        with mapped():
+            async with conn.transaction() as transaction:
+                found = await feedback.claim(conn, wanted)
+                if found.state == "given":
+                    raise Rollback(transaction)  # what else it says is not taken either
+        return FeedbackAnswer(m.epoch, m.number, *found)
 
     def _claim(self, message: KeyClaim) -> claims.Claim:
         m = message
@@ -124,13 +147,15 @@ class Claimant:
         for slot, message in waiting:
             if isinstance(message, KeyClaim):
                 self._tell(slot, KeyAnswer(message.epoch, message.number, "unavailable"))
+            elif isinstance(message, FeedbackClaim):
+                self._tell(slot, FeedbackAnswer(message.epoch, message.number, "unavailable"))
             else:
                 self._queue.append((slot, message))
         await asyncio.sleep(RETRY_S)
         if self._queue:
             self._changed.set()
 
-    def _tell(self, slot: int, message: KeyAnswer) -> None:
+    def _tell(self, slot: int, message: KeyAnswer | FeedbackAnswer) -> None:
         for worker in self._workers():
             if worker.number == slot:
                 worker.send(message)

@@ -102,6 +102,7 @@ class ColdStart:
         """`again` takes the call through the stages once more; `refuse` answers with an error. One of them is called,
         once; `error` is what is answered when the wait is over."""
         self._call = call
+        self.call_number = call.number
         self._runtime = runtime
         self._error = error
         self._again = again

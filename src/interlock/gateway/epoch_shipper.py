@@ -18,6 +18,7 @@ from psycopg import Connection
 from interlock.errors import Conflict, LogCorrupt
 from interlock.ledger.entry import Draft, call_entry, encode_leaf, energy_entry, subject_of
 from interlock.ledger.epoch import EpochReader, Place
+from interlock.ledger.feedback import content_of, feedback_entry
 from interlock.ledger.files import Files
 from interlock.ledger.fold import EpochFold, FindCall, Folded, Unreadable
 from interlock.ledger.folder import CLOSED, RECOVERED, segment_path, segments
@@ -25,9 +26,9 @@ from interlock.ledger.reader import CallRecords, interrupted_of
 from interlock.ledger.recovery import make_durable
 from interlock.settings import Settings
 from interlock.storage import shipping
-from interlock.storage.ledger_keys import LedgerKeys
+from interlock.storage.ledger_keys import Held, LedgerKeys
 from interlock.storage.pool import Store
-from interlock.types.record import EnergyMeasured, EpochOpen, request_id
+from interlock.types.record import EnergyMeasured, EpochOpen, Feedback, request_id
 
 log = logging.getLogger("interlock.gateway.shipper")
 
@@ -67,6 +68,7 @@ class EpochShipper:
         self._folder = folder
         self._read_size = (-2, 0)
         self._watermark_ns = state.watermark_ns
+        self._calls_through = 0
         self._counts = counts
         self._keys = keys
         self._settings = settings
@@ -102,7 +104,8 @@ class EpochShipper:
             watermark_ns = max(self._watermark_ns, self._fold.watermark_ns)
             if at_end:
                 self._read_size = size
-            news = batch.entries or whole
+            calls_through = self._fold.calls_through
+            news = batch.entries or whole or calls_through > self._calls_through
             if not news and watermark_ns - self._watermark_ns < self._settings.ledger_checkpoint_s * 250_000_000:
                 return not at_end  # a quiet epoch: its word that nothing happened need not be brought each time
             if not shipping.hold_keys(conn, {(row.tenant_id, row.subject) for row in batch.contents}):
@@ -113,9 +116,11 @@ class EpochShipper:
             progress = shipping.Progress(
                 *(self.epoch, self.shipped_seq, seq, resume, watermark_ns, self.damaged, whole, whole and closed),
                 receipt_key=self._receipt_key,
+                calls_through=calls_through,
             )
             shipping.ship(conn, progress, batch.entries, batch.contents, batch.lists)
         self.shipped_seq, self._watermark_ns, self.done = seq, watermark_ns, whole
+        self._calls_through = calls_through
         self.resume_segment = resume
         return not at_end
 
@@ -191,13 +196,13 @@ class EpochShipper:
             assert first is not None  # noqa: S101 - the fold gives no call without either
             held = self._keys.of(conn, first.tenant_id, subject_of(first))
             kept = at_ns > held.erased_ns
-            draft = call_entry(folded, at_ns, held.key if kept else None)
-            if not kept:
-                draft.leaf["erased"] = True
-            elif held.name != draft.subject:
-                draft.leaf["who"]["key"] = held.name
-                draft = draft._replace(subject=held.name)
-            return draft
+            return _under(held, call_entry(folded, at_ns, held.key if kept else None), kept=kept)
+        if isinstance(folded, Feedback):
+            if not content_of(folded):
+                return feedback_entry(folded, self.epoch, at_ns, None)
+            held = self._keys.of(conn, folded.tenant_id, folded.subject)
+            kept = at_ns > held.erased_ns
+            return _under(held, feedback_entry(folded, self.epoch, at_ns, held.key if kept else None), kept=kept)
         if isinstance(folded, EnergyMeasured):
             tenant_id = self._tenant_of(folded.call)
             return energy_entry(folded, self.epoch, tenant_id, at_ns) if tenant_id else None
@@ -221,6 +226,16 @@ class EpochShipper:
     def _damage(self, words: str) -> None:
         self.damaged = True
         log.error("shipping goes on behind damage: %s", words, extra={"epoch": self.epoch})
+
+
+def _under(held: Held, draft: Draft, *, kept: bool) -> Draft:
+    """An entry as it is for the key that its contents are under: that of its subject, or the one after an erasure."""
+    if not kept:
+        draft.leaf["erased"] = True
+    elif held.name != draft.subject:
+        draft.leaf["who"]["key"] = held.name
+        return draft._replace(subject=held.name)
+    return draft
 
 
 def finder(folder: Path) -> FindCall:

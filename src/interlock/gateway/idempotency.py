@@ -122,6 +122,7 @@ class Claiming:
         identity = call.identity
         assert identity is not None  # noqa: S101 - stage order
         self._call = call
+        self.call_number = call.number
         self._runtime = runtime
         self._go = go
         self._refuse = refuse

@@ -9,6 +9,7 @@
                      LeaseRecalled   others need what can be spared of a budget's share
                      KeyAnswer   what there is under an idempotency key
                      StatePart, StateAnswer   stored responses
+                     FeedbackAnswer   whose call it is that somebody gives feedback on
                      Ping        answered here, so that a stuck worker is found
     worker -> node   Ready       serving, on this snapshot
                      Runs        now runs on this snapshot
@@ -18,6 +19,7 @@
                      LeaseWanted, LeaseReturned   shares of budgets
                      KeyClaim, KeyEnd   a call claims an idempotency key; how it ended
                      StateWanted, StateKept, StateDropped   stored responses: read, keep, delete
+                     FeedbackClaim   somebody gives feedback on a call
                      Pong        its event loop turns
 
 Either end sees the other one die as the end of the stream: a worker whose node is gone stops as if told to, so no
@@ -283,6 +285,33 @@ class StateAnswer(msgspec.Struct, frozen=True, tag_field="is", tag="state_answer
     key: bytes = b""
 
 
+class FeedbackClaim(msgspec.Struct, frozen=True, tag_field="is", tag="feedback_claim"):
+    """Somebody gives feedback on a call; see `interlock.storage.feedback.Claim`. Answered once."""
+
+    epoch: str
+    number: int
+    tenant_id: str
+    request: str
+    giver: str
+    feedback_id: str
+    digests: dict[str, bytes]
+    recent: bool
+    thumb: str
+    score_micro: int
+
+
+class FeedbackAnswer(msgspec.Struct, frozen=True, tag_field="is", tag="feedback_answer"):
+    """What comes of it; see `interlock.storage.feedback.Found`, and "unavailable"."""
+
+    epoch: str
+    number: int
+    state: str
+    kind: str = ""
+    subject: str = ""
+    recording: str = ""
+    data_class: int = 0
+
+
 class Ping(msgspec.Struct, frozen=True, tag_field="is", tag="ping"):
     """Are you there? Answered by the worker's end itself."""
 
@@ -304,9 +333,23 @@ ToWorker = (
     | KeyAnswer
     | StatePart
     | StateAnswer
+    | FeedbackAnswer
     | Ping
 )
-ToNode = Ready | Runs | Rejected | RefreshKeys | Worked | LeaseWanted | LeaseReturned | KeyClaim | KeyEnd | State | Pong
+ToNode = (
+    Ready
+    | Runs
+    | Rejected
+    | RefreshKeys
+    | Worked
+    | LeaseWanted
+    | LeaseReturned
+    | KeyClaim
+    | KeyEnd
+    | State
+    | FeedbackClaim
+    | Pong
+)
 In = TypeVar("In")
 Out = TypeVar("Out")
 

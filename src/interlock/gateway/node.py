@@ -41,6 +41,7 @@ from interlock.gateway.keeper import Keeper
 from interlock.gateway.lender import Lender
 from interlock.gateway.link import (
     Configure,
+    FeedbackClaim,
     KeyClaim,
     KeyEnd,
     LeaseReturned,
@@ -419,12 +420,12 @@ class GatewayNode:
         else:
             self.lender.returned(slot, message)
 
-    def key(self, slot: int, message: KeyClaim | KeyEnd) -> None:
+    def key(self, slot: int, message: KeyClaim | KeyEnd | FeedbackClaim) -> None:
         """See `slots.Host`."""
-        if isinstance(message, KeyClaim):
-            self.claimant.claim(slot, message)
-        else:
+        if isinstance(message, KeyEnd):
             self.claimant.ended(slot, message)
+        else:
+            self.claimant.claim(slot, message)
 
     def state(self, slot: int, message: State) -> None:
         """See `slots.Host`."""

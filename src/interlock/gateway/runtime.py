@@ -18,6 +18,7 @@ from interlock.wire.openai import Limits
 if TYPE_CHECKING:
     from interlock.errors import LogError
     from interlock.gateway.canary_table import CanaryTable
+    from interlock.gateway.feedback import Feedbacks
     from interlock.gateway.idempotency import Claims
     from interlock.gateway.identify import Authenticator
     from interlock.gateway.receipts import Receipts
@@ -76,6 +77,7 @@ class Runtime:
         claims: Claims,
         receipts: Receipts,
         states: States,
+        feedbacks: Feedbacks,
         seed: int,
     ) -> None:
         self.settings = settings
@@ -92,11 +94,12 @@ class Runtime:
         self.receipts = receipts
         self.states = states
         self.learned = Learned(settings.learned_tenants_max)
+        self.feedbacks = feedbacks
         self.runs: set[Run] = set()
         self.seats = Seats(seats, self)
         self.waiting: set[Waits] = set()
         """Calls that wait for a share of a budget, for their idempotency keys, for stored responses, or for an engine
-        that is starting."""
+        that is starting; and feedback that waits to know whose call it is of."""
         self.cold = 0
         """How many of them wait for an engine."""
         self.confirmed_ns = board.snapshot_confirmed()[1]
@@ -126,6 +129,10 @@ class Runtime:
         self._seed = seed
         self._tallies: dict[tuple[str, str, str], Tally] = {}
         self._lines: dict[tuple[str, int, bool, str, int, int, int], bytes] = {}
+
+    def calls_recorded(self) -> int:
+        """Every call of this worker up to this number has its first record in the log, or will never have one."""
+        return min((each.call_number for each in self.waiting if each.call_number), default=self.log.calls + 1) - 1
 
     def seed(self, number: int) -> int:
         """The seed of a call's draws, recorded with the decision. Who draws spreads it (`routing.resolve.mix`)."""

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from interlock.gateway.link import (
     Configure,
+    FeedbackClaim,
     KeyClaim,
     KeyEnd,
     LeaseReturned,
@@ -85,8 +86,8 @@ class Host(Protocol):
     def lease(self, slot: int, message: LeaseWanted | LeaseReturned) -> None:
         """The slot's worker needs a share of a budget, or gives some of one back."""
 
-    def key(self, slot: int, message: KeyClaim | KeyEnd) -> None:
-        """A call of the slot's worker claims an idempotency key, or ends."""
+    def key(self, slot: int, message: KeyClaim | KeyEnd | FeedbackClaim) -> None:
+        """A call of the slot's worker claims an idempotency key, or ends; or it takes feedback on one."""
 
     def state(self, slot: int, message: State) -> None:
         """The slot's worker reads, keeps or deletes stored responses."""
@@ -239,7 +240,7 @@ class Slot:
                 self._host.worked(self.number, message)
             case LeaseWanted() | LeaseReturned():
                 self._host.lease(self.number, message)
-            case KeyClaim() | KeyEnd():
+            case KeyClaim() | KeyEnd() | FeedbackClaim():
                 self._host.key(self.number, message)
             case StateWanted() | StateKept() | StateDropped():
                 self._host.state(self.number, message)

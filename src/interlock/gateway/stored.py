@@ -78,6 +78,8 @@ Give = Callable[[list[bytes], bytes, str], bytes]
 class Looking:
     """The exchange of such a request, which waits for the node."""
 
+    call_number = 0
+
     def __init__(self, owner: Owner, response_id: str, give: Give, sink: Sink, runtime: Runtime) -> None:
         self._owner = owner
         self._id = response_id

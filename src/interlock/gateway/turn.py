@@ -136,6 +136,7 @@ class Recalling:
     ) -> None:
         """`go` takes the call on; `refuse` answers with an error. One of them is called, once."""
         self._call = call
+        self.call_number = call.number
         self._turn = turn
         self._head = head
         self._go = go
@@ -265,6 +266,8 @@ class _Answer(msgspec.Struct):
 class Keeping:
     """A response on its way to be stored, before the end of its answer leaves. `done` is called once, with whether it
     is stored."""
+
+    call_number = 0
 
     def __init__(self, call: Call, turn: Turn, done: Callable[[bool], None]) -> None:
         self._call = call

@@ -30,7 +30,10 @@ def shutdown_error() -> Unavailable:
 
 
 class Waits(Protocol):
-    """What the runtime knows of anything that waits for the node."""
+    """What the runtime knows of anything that waits for the node. `call_number`: of the call that has no record yet
+    because of it, 0: of none."""
+
+    call_number: int
 
     def sweep(self, now_ns: int) -> None:
         """Give up when it has waited for too long. Called several times a second."""
@@ -51,6 +54,7 @@ class Waiting:
     ) -> None:
         """`go` runs the call; `refuse` answers with an error. One of them is called, once."""
         self._call = call
+        self.call_number = call.number
         self._runtime = runtime
         self._go = go
         self._refuse = refuse

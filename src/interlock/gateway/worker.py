@@ -24,12 +24,14 @@ from interlock import __version__
 from interlock.errors import ConfigError, InterlockError, LogError, SnapshotError, Unauthenticated
 from interlock.gateway.app import Gateway
 from interlock.gateway.canary_table import CanaryTable
+from interlock.gateway.feedback import Feedbacks
 from interlock.gateway.http.fallback import Fallback
 from interlock.gateway.http.protocol import Server
 from interlock.gateway.idempotency import Claims
 from interlock.gateway.identify import Authenticator
 from interlock.gateway.link import (
     Configure,
+    FeedbackAnswer,
     KeyAnswer,
     LeaseGranted,
     LeaseRecalled,
@@ -169,6 +171,7 @@ class Worker:
         )
         self.claims = Claims(self.record_log.epoch, self.pepper, lambda message: self.send(message))
         self.states = States(self.record_log.epoch, self.pepper, lambda message: self.send(message))
+        self.feedbacks = Feedbacks(self.record_log.epoch, lambda message: self.send(message))
         self.runtime = Runtime(
             settings=settings,
             clock=self.clock,
@@ -184,6 +187,7 @@ class Worker:
             claims=self.claims,
             receipts=receipts,
             states=self.states,
+            feedbacks=self.feedbacks,
             seed=secrets.randbits(63),
         )
         self.tokens.update(self.view.issuers)
@@ -275,7 +279,7 @@ class Worker:
             self._from_database(message)
 
     def _from_database(self, message: ToWorker) -> None:
-        """What the node says of shares of budgets, of idempotency keys and of stored responses."""
+        """What the node says of budgets, idempotency keys, stored responses and feedback."""
         if isinstance(message, LeaseGranted):
             self.treasury.granted(message)
         elif isinstance(message, LeaseRefused):
@@ -288,6 +292,8 @@ class Worker:
             self.states.part(message)
         elif isinstance(message, StateAnswer):
             self.states.answered(message)
+        elif isinstance(message, FeedbackAnswer):
+            self.feedbacks.answered(message)
 
     def _take(self, message: NewSnapshot) -> None:
         runtime = self.runtime
@@ -369,9 +375,9 @@ class Worker:
 
     def _say_alive(self) -> None:
         """Let the ledger know how far this epoch's log tells everything, also while nobody calls."""
-        assert self.record_log is not None  # noqa: S101 - periodic tasks begin after start
+        assert self.runtime is not None  # noqa: S101 - periodic tasks begin after start
         with contextlib.suppress(LogError):
-            self.record_log.append(Alive(self.clock.wall_ns()))
+            self.record_log.append(Alive(self.clock.wall_ns(), self.runtime.calls_recorded()))
 
     def _report_work(self) -> None:
         assert self.runtime is not None  # noqa: S101 - periodic tasks begin after start

@@ -21,6 +21,7 @@ from interlock.types.record import (
     EpochClose,
     EpochOpen,
     EpochRecovered,
+    Feedback,
     Intent,
     Interrupted,
     Outcome,
@@ -39,7 +40,7 @@ class Unreadable(Exception):
     """A record that this version does not know."""
 
 
-Folded = CallRecords | EnergyMeasured | EpochOpen | EpochClose | EpochRecovered
+Folded = CallRecords | EnergyMeasured | Feedback | EpochOpen | EpochClose | EpochRecovered
 
 
 class _Open:
@@ -68,6 +69,7 @@ class EpochFold:
         self._bytes_max = bytes_max
         self._open: dict[int, _Open] = {}
         self._held = 0
+        self._calls_said = 0
 
     @property
     def open_calls(self) -> int:
@@ -78,6 +80,11 @@ class EpochFold:
     def watermark_ns(self) -> int:
         """Every call of this epoch that was admitted before this has been handed over."""
         return min((call.at_ns for call in self._open.values()), default=self.seen_ns)
+
+    @property
+    def calls_through(self) -> int:
+        """Every call of this epoch up to this number has been handed over, or never will be."""
+        return min(self._calls_said, min(self._open, default=self._calls_said + 1) - 1)
 
     def resume_segment(self, segment: int) -> int:
         """Where reading must begin again to meet all records of the open calls. `segment`: where it stands now."""
@@ -105,7 +112,9 @@ class EpochFold:
         match record:
             case Refusal():
                 yield self.seen_ns, CallRecords(self.epoch, record.call, (), refusal=record)
-            case Alive() | Interrupted():
+            case Alive():
+                self._calls_said = max(self._calls_said, record.calls)
+            case Interrupted():
                 pass  # an interrupted call is its own epoch's
             case _:
                 yield self.seen_ns, record

@@ -63,6 +63,8 @@ class RecordLog:
     durable_seq: int
     """Everything up to here is durable, except records that were given up on a full disk (their waiters know)."""
     written_seq: int
+    calls: int
+    """The number of the last call."""
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class RecordLog:
         self._call_soon = loop.call_soon
         self._state = _OPEN
         self._gate: LogError | None = None
-        self._seq = self._call = self._marked = self._last_framed = 0
+        self._seq = self.calls = self._marked = self._last_framed = 0
         self._parts: list[bytes] = []
         self._scheduled = self._busy = False
         self._segment_size = HEADER_BYTES
@@ -164,8 +166,8 @@ class RecordLog:
 
     def next_call(self) -> int:
         """The number of a new call, from 1."""
-        self._call += 1
-        return self._call
+        self.calls += 1
+        return self.calls
 
     def append(self, record: Record) -> int:
         """Give a record its place; returns its sequence number. It is written at the end of this loop iteration.

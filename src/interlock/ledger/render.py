@@ -18,6 +18,7 @@ from interlock.types.record import (
     EpochClose,
     EpochOpen,
     EpochRecovered,
+    Feedback,
     Intent,
     Interrupted,
     Outcome,
@@ -108,6 +109,11 @@ def _words(record: Record) -> str:
             return f"{record.uj} uJ ({record.method})"
         case Alive():
             return ""
+        case Feedback():
+            said = [record.thumb, *([f"score {record.score_micro / 1e6:g}"] if record.score_micro >= 0 else ())]
+            said += ["corrected"] if record.corrected else []
+            who = f"{record.principal_id} for {record.delegator_id}" if record.delegator_id else record.principal_id
+            return f"{record.request} by {who} in {record.tenant_id}: {', '.join(filter(None, said))} {record.reason}"
         case EpochClose():
             return f"after #{record.last_seq}"
         case Interrupted():
@@ -121,6 +127,8 @@ def _content(record: Record) -> str:
     match record:
         case Intent() | Outcome():
             return f" | {record.body.decode('utf-8', 'replace')}"
+        case Feedback():
+            return f" | {record.text} | {record.comment}" if record.text or record.comment else ""
         case Chunk():
             return f" | {record.text}{record.raw.decode('utf-8', 'replace')}"
         case _:

@@ -20,6 +20,7 @@ class Who(msgspec.Struct, frozen=True):
     subject: str = ""
     team: str = ""
     principal: str = ""
+    delegator: str = ""
 
 
 class What(msgspec.Struct, frozen=True, rename={"request_class": "class"}):
@@ -29,6 +30,7 @@ class What(msgspec.Struct, frozen=True, rename={"request_class": "class"}):
     request_class: str = ""
     alias: str = ""
     workload: str = ""
+    recording: str = ""
 
 
 class Where(msgspec.Struct, frozen=True):
@@ -36,6 +38,7 @@ class Where(msgspec.Struct, frozen=True):
 
     name: str = ""
     model: str = ""
+    version: str = ""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -83,6 +86,17 @@ class Charged(msgspec.Struct, frozen=True):
     charged: int
 
 
+class Said(msgspec.Struct, frozen=True):
+    """A leaf's `feedback`. `score_micro`: -1 without one."""
+
+    id: str = ""
+    thumb: str = ""
+    score_micro: int = -1
+    corrected: bool = False
+    comment: bool = False
+    reason: str = ""
+
+
 class Leaf(msgspec.Struct, frozen=True):
     """What of a leaf entries are looked up and summed by."""
 
@@ -100,6 +114,7 @@ class Leaf(msgspec.Struct, frozen=True):
     budgets: tuple[Charged, ...] = ()
     work: Work = Work()
     shadow_of: str = ""
+    feedback: Said = Said()
 
     @property
     def model(self) -> str:

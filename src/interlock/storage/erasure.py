@@ -12,7 +12,7 @@ from psycopg import Connection
 from interlock.errors import NotFound
 from interlock.ledger.control_entry import EPOCH
 from interlock.ledger.entry import VERSION
-from interlock.storage import claims, control_entries, holds, states
+from interlock.storage import claims, control_entries, feedback, holds, states
 from interlock.storage.ledger_keys import GENERATION
 
 
@@ -42,6 +42,7 @@ def erase(conn: Connection[Any], tenant_id: str, subject: str, by: str, now_ns: 
         deleted += gone if table == "ledger_contents" else 0
     claims.erase(conn, tenant_id, subject)
     states.erase(conn, tenant_id, subject)
+    feedback.erase(conn, tenant_id, subject)
     conn.execute(
         "UPDATE interlock.ledger_keys SET wrapped = NULL, erased_ns = %s WHERE tenant_id = %s AND subject = ANY(%s)",
         (at_ns, tenant_id, names),

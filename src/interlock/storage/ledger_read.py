@@ -98,8 +98,9 @@ def decided(conn: Connection[Any], tenant_id: str, wanted: Filter, *, before: in
 
 
 def of_request(conn: Connection[Any], tenant_id: str, request: str) -> list[Entry]:
-    """The entries of one call, in their order: the call itself, and what was measured of it later."""
-    query = _ENTRY + sql.SQL("tenant_id = %s AND request = %s ORDER BY position")
+    """The entries of one call: the call itself, then, in their order, what was measured of it later, and what was said
+    of its answer."""
+    query = _ENTRY + sql.SQL("tenant_id = %s AND request = %s ORDER BY kind NOT IN ('call', 'refusal'), position")
     with conn.cursor(row_factory=class_row(Entry)) as cursor:
         return list(cursor.execute(query, (tenant_id, request)))
 

@@ -21,7 +21,7 @@ from interlock.ledger.proof.merkle import CompactRange
 from interlock.ledger.proof.note import Signer, sign_note
 from interlock.ledger.proof.pruned import Pruned, PrunedState, spans
 from interlock.ledger.proof.tiles import TILE
-from interlock.storage import holds, ledger_read, retention
+from interlock.storage import feedback, holds, ledger_read, retention
 from interlock.storage.ledger_keys import GENERATION
 
 
@@ -100,6 +100,7 @@ def prune(conn: Connection[Any], tenant_id: str, terms: Terms) -> int:
         "DELETE FROM interlock.ledger_entries WHERE tenant_id = %s AND position >= %s AND position < %s",
         (tenant_id, done, to),
     ).rowcount
+    feedback.prune(conn, tenant_id, to)
     if gone != to - done:
         raise PruningBroken(f"the tree of {tenant_id} has {gone} entries in [{done}, {to})")
     conn.execute(

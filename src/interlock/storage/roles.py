@@ -91,9 +91,9 @@ ROLES: tuple[RoleInfo, ...] = (
     RoleInfo(
         LENDER,
         True,
-        "gateway nodes, for leases on budgets, idempotency keys, stored responses and reports of canaries",
+        "gateway nodes, for leases on budgets, idempotency keys, stored responses, feedback and reports of canaries",
         "a node's workers serve all tenants; reads budgets and what was charged to them, writes leases, idempotency"
-        " keys and stored responses, adds reports of canaries that failed",
+        " keys and stored responses, reserves feedback on calls, adds reports of canaries that failed",
     ),
 )
 

@@ -50,6 +50,8 @@ class Progress(NamedTuple):
     closed: bool
     receipt_key: bytes | None = None
     """As the epoch's first record names it, when this batch begins there."""
+    calls_through: int = 0
+    """Every call of the epoch up to this number is here, or never will be."""
 
 
 class InboxEntry(NamedTuple):
@@ -136,10 +138,12 @@ def ship(
     moved = conn.execute(
         "UPDATE interlock.ledger_epochs SET shipped_seq = %s, resume_segment = %s,"
         " watermark_ns = greatest(watermark_ns, %s), damaged = damaged OR %s, whole = whole OR %s,"
-        " closed = closed OR %s, receipt_key = coalesce(receipt_key, %s)"
+        " closed = closed OR %s, receipt_key = coalesce(receipt_key, %s),"
+        " calls_through = greatest(calls_through, %s)"
         " WHERE epoch = %s AND shipped_seq = %s AND settled IS NULL",
         (
             *(p.shipped_seq, p.resume_segment, p.watermark_ns, p.damaged, p.whole, p.closed, p.receipt_key),
+            p.calls_through,
             *(p.epoch, p.from_seq),
         ),
     )

@@ -176,6 +176,9 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "interlock.cost_nusd": ("cost", "nusd"),
     "interlock.energy_uj": ("energy", "uj"),
     "interlock.duration_us": ("times", "total_us"),
+    "interlock.feedback_thumb": ("feedback", "thumb"),
+    "interlock.feedback_score_micro": ("feedback", "score_micro"),
+    "interlock.feedback_reason": ("feedback", "reason"),
 }
 """Attribute -> the field of the leaf that it repeats, where there is one."""
 

@@ -177,6 +177,12 @@ class Metrics:
             "Stored responses asked for: what was done (`recall`, `keep`, `read`, `delete`), and what came of it.",
             ("operation", "result"),
         )
+        self.feedback = self._counter(
+            "interlock_feedback_total",
+            "Feedback on answers: its kind (`thumb`, `score`, `corrected`; `none` where it was not read), and what came"
+            " of it (`linked`, `accepted`, `repeated`, or the code of the refusal).",
+            ("kind", "outcome"),
+        )
 
     def _declare_log(self) -> None:
         self.log_records = self._counter("interlock_log_records_total", "Records appended to the record log.")

@@ -8,6 +8,7 @@
     Outcome                       how the call ended
     EnergyMeasured                some seconds later, where a meter measures the source: what it took
     Alive                         now and then: no call before this instant is missing here
+    Feedback                      what somebody says of an answer, of a call of this epoch or of another one
     EpochClose                    the worker stopped in good order
     Interrupted                   written by a later epoch for an intent whose worker died
 
@@ -304,9 +305,44 @@ class EnergyMeasured(msgspec.Struct, frozen=True, array_like=True, tag=11):
 
 
 class Alive(msgspec.Struct, frozen=True, array_like=True, tag=12):
-    """A worker's word that every call it admitted before `wall_ns` is in its log by now. Written now and then."""
+    """A worker's word that every call it admitted before `wall_ns` is in its log by now. Written now and then.
+
+    `calls`: every call of the epoch up to this number is in the log, or never will be; 0: nothing is said of that.
+    """
 
     wall_ns: int
+    calls: int = 0
+
+
+class Feedback(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """What the caller of a call says of its answer. Durable before who says it is answered.
+
+    `call` is this request's own number, `request` the id of the call that is judged. `subject`: whose data that call
+    is, where that was known, else who says it. `thumb`: "up", "down" or ""; `score_micro`: in [0, 1e6], -1: none;
+    `corrected`, `commented`: there was such a text, whether or not it is kept. `text` and `comment` are contents, ""
+    where they may not be kept. `status`: what was answered, 200 when the call was known to be the caller's, else 202.
+    """
+
+    call: int
+    wall_ns: int
+    tenant_id: str
+    team_id: str
+    principal_id: str
+    delegator_id: str
+    auth_method: str
+    credential_id: str
+    request: str
+    subject: str
+    data_class: int
+    recording: int
+    status: int
+    thumb: str = ""
+    score_micro: int = -1
+    corrected: bool = False
+    commented: bool = False
+    reason: str = ""
+    text: str = ""
+    comment: str = ""
 
 
 Record = (
@@ -322,6 +358,7 @@ Record = (
     | EpochRecovered
     | EnergyMeasured
     | Alive
+    | Feedback
 )
 
 

@@ -51,6 +51,7 @@ LEDGER_TABLES = (
     "ledger_entries_2026_05",
 )
 """The last three: months, made as the control process makes them."""
+FEEDBACK_TABLES = ("call_feedback", "feedback_waiting")
 RESPONSE_TABLES = ("stored_response_keys", "stored_responses")
 BUDGET_TABLES = ("budgets", "budget_periods", "budget_leases", "budget_charges", "budget_alerts")
 _POLICIES = """
@@ -91,6 +92,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "console_sessions",
         "canary_reports",
         *RESPONSE_TABLES,
+        *FEEDBACK_TABLES,
     }
     crossing = {role.name for role in roles.ROLES if role.crosses_tenants}
     for table, enabled, forced, owner in found:
@@ -153,8 +155,9 @@ def test_privileges_are_as_the_roles_table_says(bare: psycopg.Connection[Any], r
         assert writes == snapshot | {"compile_lock"} and "changes" not in {t for t, _ in granted}
     elif role.name == roles.LENDER:
         seen = {"budgets", "budget_periods", "budget_leases", "budget_charges", "idempotency_keys", *RESPONSE_TABLES}
-        assert {t for t, _ in granted} == seen | {"canary_reports"}
-        assert writes == {"budget_periods", "budget_leases", "idempotency_keys", "canary_reports", *RESPONSE_TABLES}
+        assert {t for t, _ in granted} == seen | {"canary_reports", "call_feedback"}
+        writable = {"budget_periods", "budget_leases", "idempotency_keys", "canary_reports", "call_feedback"}
+        assert writes == writable | set(RESPONSE_TABLES)
         assert {p for t, p in granted if t == "canary_reports"} == {"INSERT"}
         assert not {(t, w) for t, w in granted if t in RESPONSE_TABLES and w == "UPDATE"}
         assert ("stored_response_keys", "DELETE") not in granted
@@ -165,6 +168,18 @@ def test_privileges_are_as_the_roles_table_says(bare: psycopg.Connection[Any], r
         assert "TRUNCATE" not in {p for _, p in granted}
     if role.name == roles.APP:
         assert ("tenants", "INSERT") not in granted and ("tenants", "DELETE") not in granted
+
+
+def test_of_a_call_a_node_may_know_only_what_its_caller_may(bare: psycopg.Connection[Any]) -> None:
+    definers = bare.execute(
+        "SELECT p.proname, pg_get_userbyid(p.proowner), p.proconfig, array_agg(pg_get_userbyid(a.grantee)::text)"
+        " FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace, aclexplode(p.proacl) a"
+        " WHERE n.nspname = 'interlock' AND p.prosecdef AND a.grantee <> p.proowner"
+        " GROUP BY p.proname, p.proowner, p.proconfig"
+    ).fetchall()
+    assert definers == [("feedback_call", roles.MIGRATOR, ["search_path=pg_catalog, pg_temp"], [roles.LENDER])], (
+        "nothing else passes row-level security, and nobody else may use it"
+    )
 
 
 def test_the_page_names_every_role() -> None:

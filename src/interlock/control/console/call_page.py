@@ -6,6 +6,7 @@ to whoever holds the second grant and gives a reason; so are the names that its 
 
 from __future__ import annotations
 
+import datetime
 import json
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -78,6 +79,18 @@ class Found(NamedTuple):
     whole: bool
 
 
+class Said(NamedTuple):
+    """A feedback on the call, by name."""
+
+    at: datetime.datetime
+    by: str
+    given: ledger.FeedbackView
+
+
+def _instant(at_ns: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(at_ns / 1e9, datetime.UTC)
+
+
 def show(visit: Visit, _: Sessions) -> Response:
     """The call, without what was said."""
     return _show(visit)
@@ -112,7 +125,9 @@ def _show(visit: Visit, content: Reason | None = None) -> Response:
     with api.store.tenant(tenant_id) as conn:
         view = ledger.show(conn, tenant_id, request, keys if content is not None else None, settings)
         leaves = [msgspec.json.decode(entry.leaf) for entry in view.entries]
-        line = line_of(leaves[0], Names(conn))
+        names = Names(conn)
+        line = line_of(leaves[0], names)
+        said = [Said(_instant(each.at), names.of(each.by), each) for each in view.feedback]
     found = _found(visit, tenant_id, request, keys, leaves[0])
     if content is None:
         looks.note(api.store, api.tools, actor, tenant_id, "ledger.show", request, None, Reason(""))
@@ -125,6 +140,7 @@ def _show(visit: Visit, content: Reason | None = None) -> Response:
         took=_took(view, leaves[0]["kind"]),
         view=view,
         found=found,
+        said=said,
         contents=texts_of(view.contents),
         may_read=visit.may(Action.ledger_content, reach_of(tenant_id)),
         evidence=json.dumps(leaves, indent=2, ensure_ascii=False),

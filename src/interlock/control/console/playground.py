@@ -22,8 +22,10 @@ from interlock.control.services import looks
 from interlock.control.services.base import Names
 from interlock.control.web import Json
 from interlock.errors import BadRequest, InterlockError, NotFound
+from interlock.ledger.feedback import KIND as FEEDBACK
 from interlock.routing.resolve import MODES
 from interlock.storage import ledger_read, tenants
+from interlock.types.feedback import DOWN, UP
 
 if TYPE_CHECKING:
     from interlock.control.console.sessions import Sessions
@@ -115,6 +117,22 @@ async def send(visit: Visit, sessions: Sessions) -> Response:
     return Streamed(events, lambda: sessions.calls.done(principal_id))
 
 
+async def give(visit: Visit, sessions: Sessions) -> Response:
+    """Say of an answer whether it was good, as oneself, through the gateway. Fields `request`, `thumb`."""
+    try:
+        thumb = visit.form.get("thumb", "")
+        if thumb not in (UP, DOWN):
+            raise BadRequest(f"thumb is {UP} or {DOWN}", param="thumb")
+        gateway = await _gateway(visit, sessions)
+        try:
+            linked = await gateway.feedback(visit.form.get("request", ""), thumb)
+        finally:
+            await gateway.close()
+    except InterlockError as e:
+        return Json({"problem": e.message}, e.status)
+    return Json({"linked": linked})
+
+
 def record(visit: Visit, _: Sessions) -> Response:
     """A call of the visitor's own as the ledger has it: cost, tokens, and why it went where it went."""
     api, actor = visit.api, visit.who()
@@ -122,7 +140,8 @@ def record(visit: Visit, _: Sessions) -> Response:
     request, asked = visit.path_params["request"], visit.query.get("asked", "0")
     number = int(asked) + 1 if asked.isdigit() and len(asked) < 4 else 1
     with api.store.tenant(actor.tenant_id) as conn:
-        entries = ledger_read.of_request(conn, actor.tenant_id, request)
+        found = ledger_read.of_request(conn, actor.tenant_id, request)
+        entries = [entry for entry in found if entry.kind != FEEDBACK]
         leaf = msgspec.json.decode(entries[0].leaf) if entries else {}
         # INVARIANT: nobody sees calls of others here; for those there is the ledger, and who may read it
         if entries and leaf.get("who", {}).get("principal") != actor.principal_id:
@@ -181,5 +200,6 @@ PAGES = (
     Page("GET", "/playground", page),
     Page("POST", "/playground/models", models),
     Page("POST", "/playground/send", send),
+    Page("POST", "/playground/feedback", give),
     Page("GET", "/playground/calls/{request}", record),
 )

@@ -108,6 +108,18 @@ class Gateway:
         except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
             raise UpstreamError("The gateway's list of models cannot be read.") from None
 
+    async def feedback(self, request: str, thumb: str) -> bool:
+        """Say of a call of the key's owner whether its answer was good. Whether the ledger has the call already. Raises
+        InterlockError."""
+        answer = await self._send("POST", "/v1/feedback", {"request_id": request, "thumb": thumb})
+        try:
+            body = await _limited(answer, REFUSAL_BYTES_MAX)
+        finally:
+            await answer.aclose()
+        if answer.status_code not in (200, 202):
+            raise _refusal(answer.status_code, body)
+        return answer.status_code == 200
+
     async def chat(self, body: dict[str, Any], event_bytes_max: int) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """The events of one streamed call: "head", then "text" pieces, "usage", "finish"; or a "problem"."""
         answer = await self._send("POST", "/v1/chat/completions", body)

@@ -151,11 +151,14 @@ def _csv(report: usage.Report) -> str:
     writer = csv.writer(out)
     figures = ("calls", "refusals", "failures", "prompt_tokens", "cached_tokens", "completion_tokens", "usd")
     energy = ("uj", "low_uj", "high_uj", "measured_uj")
-    writer.writerow([*report.by, *figures, *energy, "co2e_ug", "uj_without_factor"])
+    quality = ("calls", "mean_micro", "low_micro", "high_micro")
+    said = [f"quality_{name}" for name in quality]
+    writer.writerow([*report.by, *figures, *energy, "co2e_ug", "uj_without_factor", *said])
     for row in report.rows:
         cells = [_cell(row.by[name]) for name in report.by]
         numbers = [getattr(row, name) for name in (*figures, *energy)]
-        writer.writerow([*cells, *numbers, row.sci.o_ug, row.sci.uj_without_factor])
+        given = ["" if row.quality is None else getattr(row.quality, name) for name in quality]
+        writer.writerow([*cells, *numbers, row.sci.o_ug, row.sci.uj_without_factor, *given])
     return out.getvalue()
 
 

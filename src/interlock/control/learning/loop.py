@@ -20,14 +20,13 @@ import psycopg
 from psycopg import Connection
 
 from interlock.control.learning.samples import Samples
-from interlock.control.secrets import read_key
 from interlock.errors import InterlockError
 from interlock.learning.trainer import Arm, Plan, Trainer
 from interlock.ledger.vault import KeyWrapper
 from interlock.routing.catalog import Catalog, offers_of
 from interlock.settings import Settings
 from interlock.storage import feedback, learned, ledger_read, sources, tenants
-from interlock.storage.ledger_keys import LedgerKeys
+from interlock.storage.ledger_keys import LedgerKeys, read_key
 from interlock.storage.pool import Store, connect
 from interlock.types.clock import Clock
 from interlock.types.identity import DataClass, Tenant

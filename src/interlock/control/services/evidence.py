@@ -161,7 +161,8 @@ def plus(sums: Sums, entries: Sequence[ledger_read.Entry | EntryView]) -> Sums:
     call, *more = (decode_leaf(entry.leaf) for entry in entries)
     sums = sums.plus(sums_of(call))
     for each in more:
-        sums = sums.plus(measured(call, each))
+        if each.kind == "energy":
+            sums = sums.plus(measured(call, each))
     return sums
 
 

@@ -11,14 +11,17 @@ from psycopg import Connection
 
 from interlock.control.replay import Decided
 from interlock.errors import Conflict, NotFound
+from interlock.ledger import feedback as feedback_entries
 from interlock.ledger.proof.coverage import Coverage
 from interlock.ledger.proof.merkle import inclusion_proof
 from interlock.ledger.proof.opening import content_id
+from interlock.ledger.sums import decode_leaf
 from interlock.ledger.vault import SubjectKey
 from interlock.settings import Settings
-from interlock.storage import ledger_read, pruning, retention, rotations, shipping
+from interlock.storage import feedback, ledger_read, pruning, retention, rotations, shipping
 from interlock.storage.ledger_keys import Erased, LedgerKeys
 from interlock.storage.pool import Store
+from interlock.types.feedback import NO_SCORE
 from interlock.types.record import Intent, Record, Refusal
 
 LEAVES_AT_ONCE = 500
@@ -42,16 +45,34 @@ class Proof(msgspec.Struct, frozen=True):
     checkpoint: str
 
 
+class FeedbackView(msgspec.Struct, frozen=True):
+    """One feedback on a call. `position`: its entry's; `at`: Unix ns; `by`: id of who gave it, `principal` of who
+    brought it. `counts`: the kinds of it that do; none when it is not the caller's, or came second. `score_micro`: in
+    [0, 1e6]. Its texts are among the call's contents."""
+
+    position: int
+    at: int
+    by: str
+    principal: str
+    counts: tuple[str, ...]
+    thumb: str | None
+    score_micro: int | None
+    corrected: bool
+    comment: bool
+    reason: str | None
+
+
 class CallView(msgspec.Struct, frozen=True):
     """Everything that the ledger has of one call. `contents` by role, where they were asked for and may be seen:
     text, or {"base64"} for what is not UTF-8; null: erased, or removed by
-    retention. `notes`: sentences on what is not there, and why."""
+    retention. `notes`: sentences on what is not there, and why. `feedback`: what was said of its answer."""
 
     request: str
     entries: list[EntryView]
     proofs: list[Proof]
     contents: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    feedback: tuple[FeedbackView, ...] = ()
 
 
 _NOT_KEPT = {
@@ -106,7 +127,47 @@ def call_view(
     leaf = msgspec.json.decode(entries[0].leaf)
     if keys is not None:
         contents = _contents(conn, tenant_id, leaf, keys, settings)
-    return CallView(entries[0].request, views, proofs, contents, _notes(conn, tenant_id, leaf))
+        _add_feedback(conn, tenant_id, entries[1:], contents, keys, settings)
+    notes, said = _notes(conn, tenant_id, leaf), _feedback(conn, tenant_id, entries)
+    return CallView(entries[0].request, views, proofs, contents, notes, said)
+
+
+def _feedback(conn: Connection[Any], tenant_id: str, entries: list[ledger_read.Entry]) -> tuple[FeedbackView, ...]:
+    """What was said of a call, and what of it counts."""
+    given = [entry for entry in entries if entry.kind == feedback_entries.KIND]
+    counting = feedback.entries_that_count(conn, tenant_id, entries[0].request) if given else {}
+    out = []
+    for entry in given:
+        leaf = decode_leaf(entry.leaf)
+        said = leaf.feedback
+        out.append(
+            FeedbackView(
+                *(entry.position, leaf.at, feedback_entries.giver_of(leaf), leaf.who.principal),
+                tuple(sorted(counting.get(entry.position, ()))),
+                said.thumb or None,
+                said.score_micro if said.score_micro != NO_SCORE else None,
+                said.corrected,
+                said.comment,
+                said.reason or None,
+            )
+        )
+    return tuple(out)
+
+
+def _add_feedback(
+    conn: Connection[Any],
+    tenant_id: str,
+    entries: list[ledger_read.Entry],
+    contents: dict[str, Any],
+    keys: LedgerKeys,
+    settings: Settings,
+) -> None:
+    """Put the texts of feedback on a call to its contents, as a list."""
+    for entry in entries:
+        if entry.kind == feedback_entries.KIND:
+            texts = _contents(conn, tenant_id, msgspec.json.decode(entry.leaf), keys, settings)
+            if texts:
+                contents.setdefault(feedback_entries.CONTENT, []).extend(texts.values())
 
 
 def _notes(conn: Connection[Any], tenant_id: str, leaf: dict[str, Any]) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from psycopg import Connection
 from interlock.control.services.base import Names
 from interlock.errors import BadRequest
 from interlock.ledger.sums import Sums
-from interlock.storage import usage
+from interlock.storage import feedback, usage
+from interlock.types.feedback import quality
 from interlock.types.usage import divide_half_even
 
 ROWS_MAX = 100_000
@@ -44,9 +45,21 @@ class Carbon(msgspec.Struct, frozen=True):
     uj_without_factor: int
 
 
+class Quality(msgspec.Struct, frozen=True):
+    """What was said of answers: the mean reward in millionths of [0, 1] over `calls` calls that have one, and the
+    bounds that it lies within at 95 % (`interlock.types.feedback.quality`). `source`: what it is made of."""
+
+    source: str
+    calls: int
+    mean_micro: int
+    low_micro: int
+    high_micro: int
+
+
 class Row(msgspec.Struct, frozen=True):
     """One line of a report. `by`: what the report is by, names where they are known. `usd`: `nusd` as a decimal, exact.
-    `reserved_nusd`: the part of it where nobody knows what was used. Energy in microjoules with its range."""
+    `reserved_nusd`: the part of it where nobody knows what was used. Energy in microjoules with its range. `quality`:
+    null where nobody said anything."""
 
     by: dict[str, str]
     calls: int
@@ -63,6 +76,7 @@ class Row(msgspec.Struct, frozen=True):
     high_uj: int
     measured_uj: int
     sci: Carbon
+    quality: Quality | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -100,11 +114,20 @@ def report(conn: Connection[Any], tenant_id: str, by: Sequence[str], first: date
             continue
         key = tuple(_shown(name, row, names, centers) for name in by)
         sums[key] = sums.get(key, Sums()).plus(each)
+    said: dict[tuple[str, ...], tuple[int, int]] = {}
+    for values, calls, reward_micro in feedback.sums(conn, dimensions, first, after):
+        row = dict(zip(dimensions, values, strict=True))
+        if tenant_id and row["tenant_id"] != tenant_id:
+            continue
+        key = tuple(_shown(name, row, names, centers) for name in by)
+        before = said.get(key, (0, 0))
+        said[key] = (before[0] + calls, before[1] + reward_micro)
     total = Sums()
     for each in sums.values():
         total = total.plus(each)
-    rows = [_row(dict(zip(by, key, strict=True)), each) for key, each in sorted(sums.items())]
-    return Report(first, after, list(by), rows, _row({}, total))
+    rows = [_row(dict(zip(by, key, strict=True)), each, *said.get(key, (0, 0))) for key, each in sorted(sums.items())]
+    counts, rewards = (sum(each[at] for each in said.values()) for at in (0, 1))
+    return Report(first, after, list(by), rows, _row({}, total, counts, rewards))
 
 
 def _shown(name: str, row: dict[str, Any], names: Names, centers: dict[str, str]) -> str:
@@ -116,7 +139,7 @@ def _shown(name: str, row: dict[str, Any], names: Names, centers: dict[str, str]
     return names.of(value) if name in ("tenant", "team", "principal") and value else str(value)
 
 
-def _row(by: dict[str, str], sums: Sums) -> Row:
+def _row(by: dict[str, str], sums: Sums, rewarded: int, reward_micro: int) -> Row:
     per_call = divide_half_even(sums.co2e_ug, sums.calls) if sums.calls else 0
     return Row(
         by,
@@ -134,4 +157,5 @@ def _row(by: dict[str, str], sums: Sums) -> Row:
         sums.high_uj,
         sums.measured_uj,
         Carbon(sums.co2e_ug, None, sums.calls, per_call, sums.unplaced_uj),
+        Quality("feedback", *found) if (found := quality(rewarded, reward_micro)) is not None else None,
     )

@@ -48,6 +48,9 @@ Entry: Any = _shape(
         "decided": _object("Decided", texts="root", numbers="router seed snapshot"),
         "energy": _object("EnergyTold", texts="method", numbers="high_uj low_uj ug_per_kwh uj"),
         "erased": bool,
+        "feedback": _object(
+            "FeedbackTold", texts="id reason thumb", numbers="score_micro status", comment=bool, corrected=bool
+        ),
         "keys": list[str],
         "receipt": str,
         "request": str,

@@ -72,6 +72,34 @@ function copyButton(text) {
   return button;
 }
 
+function thumbs(request) {
+  const out = make("span", "play-thumbs"), told = make("span", "hint");
+  told.setAttribute("role", "status");
+  const buttons = [["up", "Good answer"], ["down", "Bad answer"]].map(([thumb, words]) => {
+    const button = make("button", "btn btn-sm btn-outline-secondary", words);
+    button.type = "button";
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => give(thumb, button));
+    return button;
+  });
+  async function give(thumb, chosen) {
+    for (const button of buttons) button.disabled = true;
+    try {
+      const answer = await post("feedback", { request, thumb });
+      if (answer.redirected) throw new Error("You are signed out: load the page again.");
+      const found = await answer.json();
+      if (!answer.ok) throw new Error(found.problem);
+      chosen.setAttribute("aria-pressed", "true");
+      told.textContent = " Noted: it stays with the record of the call.";
+    } catch (error) {
+      told.textContent = " Not noted: " + (error.message || "the console cannot be reached.");
+      for (const button of buttons) button.disabled = false;
+    }
+  }
+  out.append(...buttons, told);
+  return out;
+}
+
 async function copy(button, text) {
   const before = button.textContent;
   try {
@@ -165,6 +193,7 @@ function finish(at, { said, request, reason, counts, trouble, times }) {
     at.append(alert);
   }
   if (said) at.append(copyButton(() => said));
+  if (said && request) at.append(thumbs(request));
   if (request) {
     const place = at.appendChild(make("div", "play-place"));
     htmx.ajax("GET", "/console/playground/calls/" + encodeURIComponent(request), { target: place, swap: "innerHTML" });

@@ -1,0 +1,204 @@
+"""The router learns from what callers say of answers: over a real node, control plane, learner and database."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from interlock.errors import InterlockError
+from interlock.testing.engine import ScriptedEngine
+from tests.postgres import owned_home
+from tests.prove.gateway import Process
+from tests.prove.ledger import NODES, Stack, database
+
+NODE = NODES[0]
+COURT = ["court", "statute", "appeal", "contract", "liability", "verdict", "clause", "tort", "judge", "evidence"]
+KITCHEN = ["simmer", "whisk", "oven", "butter", "onion", "garlic", "recipe", "flour", "saucepan", "roast"]
+GOOD_AT = {"lawyer": COURT, "cook": KITCHEN}
+PRICE = {"input_usd_per_mtok": 0.2, "output_usd_per_mtok": 0.6}
+
+
+class Scene:
+    """A node with two sources, each good at something else, and callers of two tenants."""
+
+    def __init__(self, stack: Stack, keys: dict[str, str]) -> None:
+        self.stack = stack
+        self.keys = keys
+        self.rng = random.Random(4)  # noqa: S311 - prompts of a test
+
+    def post(self, path: str, body: dict[str, Any], tenant: str = "acme") -> tuple[int, dict[str, str], Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.stack.ports[NODE], timeout=20)
+        try:
+            headers = {"authorization": f"Bearer {self.keys[tenant]}", "content-type": "application/json"}
+            connection.request("POST", path, json.dumps(body).encode(), headers)
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def prompt(self, words: list[str]) -> str:
+        return " ".join(self.rng.sample(words, 5) + [f"filler{self.rng.randrange(40)}" for _ in range(6)])
+
+    def ask(self, model: str, words: list[str], tenant: str = "acme", **more: Any) -> tuple[str, dict[str, str]]:
+        """(request id, the decision by name) of a call."""
+        body = {"model": model, "messages": [{"role": "user", "content": self.prompt(words)}], "max_tokens": 8, **more}
+        status, headers, answer = self.post("/v1/chat/completions", body, tenant)
+        assert status == 200, answer
+        parts = (part.partition("=") for part in headers["x-interlock-decision"].split("; "))
+        return headers["x-interlock-request-id"], {name: value or "yes" for name, _, value in parts}
+
+    def teach(self, number: int) -> None:
+        """Calls to models by name, and what was thought of the answers."""
+        for _ in range(number):
+            for model, good in GOOD_AT.items():
+                words = self.rng.choice([COURT, KITCHEN])
+                call, _ = self.ask(model, words)
+                chance = 0.95 if words is good else 0.1
+                status, _, said = self.post(
+                    "/v1/feedback", {"request_id": call, "thumb": "up" if self.rng.random() < chance else "down"}
+                )
+                assert status in (200, 202), said
+
+    def learn(self, how: str) -> None:
+        """What acme says of learning."""
+        document = {"tenants": [{"name": "acme", "learning": how}]}
+        files = [{"name": "test.json", "text": json.dumps(document)}]
+        self.stack.admin().call("POST", "/apply", {"files": files}, reason="a test")
+
+
+def until(true: Any, what: str, seconds: float = 40) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"{what}: not in time"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    cook = ScriptedEngine(kind="openai", models=["cook"])
+    lawyer = ScriptedEngine(kind="openai", models=["lawyer"])
+    with owned_home() as home, database(home) as server, cook.in_thread(), lawyer.in_thread():
+        stack = Stack(
+            home.parent, server,
+            INTERLOCK_LEARNING_INTERVAL_MS="200", INTERLOCK_LEARNING_PUBLISH_MS="400", INTERLOCK_WORKERS="1",
+        )  # fmt: skip
+        try:
+            stack.start("control")
+            sources = [
+                {
+                    "name": engine.models[0], "kind": "openai", "url": engine.base_url, "granted_to": ["*"],
+                    "labels": {"region": "eu", "on_prem": True},
+                    "models": [{"name": engine.models[0], "price": PRICE}],
+                }
+                for engine in (cook, lawyer)
+            ]  # fmt: skip
+            tenants = [
+                {
+                    "name": name,
+                    "teams": [{"name": "research"}],
+                    "principals": [{"name": "alice", "teams": ["research"]}],
+                    "keys": [{"name": "laptop", "principal": "alice"}],
+                    "policies": [
+                        {
+                            "id": "models", "template": "team-may-use-models",
+                            "parameters": {"team": "research", "models": "*"},
+                        }
+                    ],
+                }
+                for name in ("acme", "globex")
+            ]  # fmt: skip
+            files = [{"name": "test.json", "text": json.dumps({"sources": sources, "tenants": tenants})}]
+            applied = stack.admin().call("POST", "/apply", {"files": files}, reason="a test")
+            stack.start(NODE)
+            worker = Process(
+                ["interlock.control.learner"],
+                {**stack.environment, "INTERLOCK_HOME": str(stack.base / "control")},
+                stack.base / "worker.err",
+                ready_fd=True,
+            )
+            stack.processes["worker"] = worker
+            assert worker.ready() is not None
+            yield Scene(stack, {name: applied["keys"][name]["laptop"] for name in ("acme", "globex")})
+        finally:
+            stack.stop()
+
+
+def test_each_task_goes_to_who_does_it_well_and_why_is_on_record(scene: Scene) -> None:
+    _, before = scene.ask("auto", COURT)
+    assert before["router"] == "0", "nothing is learned yet"
+    scene.teach(110)
+    until(lambda: int(scene.ask("auto", COURT)[1]["router"]) > 0, "a state of the router")
+    tried = 0
+    for _ in range(90):
+        tried += "tried" in scene.ask("auto", scene.rng.choice([COURT, KITCHEN]))[1]
+    assert 0 < tried < 75, "others are tried while little is known"
+
+    def settled() -> bool:
+        return sum("tried" in scene.ask("auto", COURT)[1] for _ in range(10)) <= 2
+
+    until(settled, "the cold allowance spent")
+    calls = [(good, scene.ask("auto", words)) for _ in range(20) for good, words in GOOD_AT.items()]
+    right = sum(decision["offer"].startswith(good) for good, (_, decision) in calls)
+    assert right >= 34, f"{right} of 40"
+    _replayed(scene, [request for _, (request, _) in calls[-6:]])
+    assert scene.ask("auto", COURT, "globex")[1]["router"] == "0", "another tenant's traffic teaches nothing"
+
+
+def _replayed(scene: Scene, requests: list[str]) -> None:
+    for request in requests:
+        found: dict[str, Any] = {}
+
+        def there(request: str = request, found: dict[str, Any] = found) -> bool:
+            try:
+                found |= scene.stack.admin().call("GET", f"/tenants/acme/ledger/calls/{request}/replay", why="a test")
+            except InterlockError:
+                return False
+            return True
+
+        until(there, "the call in the ledger")
+        assert found["same"], found
+        assert "route" in found["decided"]
+
+
+def test_of_a_call_whose_content_may_not_be_kept_nothing_is_read(scene: Scene) -> None:
+    _, decision = scene.ask("auto", COURT, interlock={"recording": "metadata"})
+    assert int(decision["router"]) > 0
+    request, _ = scene.ask("auto", COURT, interlock={"recording": "metadata"})
+    _replayed(scene, [request])
+
+
+def test_a_tenant_says_whether_it_is_learned_from(scene: Scene) -> None:
+    scene.learn("observe")
+    until(lambda: scene.ask("auto", COURT)[1]["router"] == "0", "priors decide")
+    with scene.stack.reading() as conn:
+        assert conn.execute("SELECT 1 FROM interlock.router_states").fetchall(), "and yet it learns"
+    scene.learn("off")
+    with scene.stack.reading() as conn:
+        until(
+            lambda: not conn.execute("SELECT 1 FROM interlock.router_states").fetchall(), "what was learned forgotten"
+        )
+
+
+def test_the_learner_is_one_and_another_takes_over(scene: Scene) -> None:
+    scene.learn("on")
+    until(lambda: int(scene.ask("auto", COURT)[1]["router"]) > 0, "learned again")
+    second = Process(
+        ["interlock.control.learner"],
+        {**scene.stack.environment, "INTERLOCK_HOME": str(scene.stack.base / "control")},
+        scene.stack.base / "worker2.err",
+        ready_fd=True,
+    )
+    assert second.ready() is not None
+    try:
+        scene.stack.processes["worker"].kill()
+        before = int(scene.ask("auto", COURT)[1]["router"])
+        scene.teach(3)
+        until(lambda: int(scene.ask("auto", COURT)[1]["router"]) > before, "a state of the second learner")
+    finally:
+        second.stop()
