@@ -14,7 +14,7 @@ class LearningSettings(OwnKeySettings):
 
     learning: str = setting(
         "tenant",
-        "`tenant`: the router learns for tenants that do not say otherwise; `off`: for none.",
+        "Whom the router learns for: `tenant`: tenants that do not say otherwise; `off`: none.",
         group="learning",
         choices=("tenant", "off"),
     )

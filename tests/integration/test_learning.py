@@ -30,7 +30,7 @@ class Scene:
     def __init__(self, stack: Stack, keys: dict[str, str]) -> None:
         self.stack = stack
         self.keys = keys
-        self.rng = random.Random(4)  # noqa: S311 - prompts of a test
+        self.rng = random.Random(4)
 
     def post(self, path: str, body: dict[str, Any], tenant: str = "acme") -> tuple[int, dict[str, str], Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.stack.ports[NODE], timeout=20)
@@ -126,6 +126,7 @@ def scene() -> Iterator[Scene]:
             assert worker.ready() is not None
             yield Scene(stack, {name: applied["keys"][name]["laptop"] for name in ("acme", "globex")})
         finally:
+            stack.processes["worker"].stop()
             stack.stop()
 
 
@@ -197,8 +198,9 @@ def test_the_learner_is_one_and_another_takes_over(scene: Scene) -> None:
     assert second.ready() is not None
     try:
         scene.stack.processes["worker"].kill()
+        scene.stack.processes["worker"].wait()
         before = int(scene.ask("auto", COURT)[1]["router"])
         scene.teach(3)
         until(lambda: int(scene.ask("auto", COURT)[1]["router"]) > before, "a state of the second learner")
     finally:
-        second.stop()
+        scene.stack.processes["worker"] = second

@@ -18,13 +18,12 @@ from interlock.policy.engine import PolicyEngine
 from interlock.policy.trial import Trials
 from interlock.routing.canary import UNDRAWN
 from interlock.routing.catalog import Catalog, offers_of
-from interlock.routing.estimates import Estimates
 from interlock.routing.replay import replay as replay_route
 from interlock.routing.resolve import resolve
 from interlock.storage import snapshots
 from interlock.types.decision import Reason
 from interlock.types.identity import Caller, Principal, PrincipalKind, Team, Tenant
-from interlock.types.learned import Weights, weights_part
+from interlock.types.learned import Estimates, Weights, weights_part
 from interlock.types.record import Intent, Party, Refusal
 from interlock.types.snapshot import FORMAT, Alias, Head, PolicyText, Trial
 from interlock.types.source import Source

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from interlock.gateway.call import Call
     from interlock.gateway.snapshot import SnapshotView
     from interlock.learning.published import Expectations, Reader
-    from interlock.routing.estimates import Estimates
+    from interlock.types.learned import Estimates
     from interlock.types.source import Offer
 
 log = logging.getLogger("interlock.gateway")

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from interlock.learning.linear import SURFACE_WEIGHT, WIDTH
 from interlock.learning.prompt import SLOTS, SURFACE, read
 from interlock.learning.understanding import MEANINGS, Understanding, meant, standardised
-from interlock.routing.estimates import Estimates
-from interlock.types.learned import SIGNAL_ONE, Weights, Words
+from interlock.types.learned import SIGNAL_ONE, Estimates, Weights, Words
 
 MICRO = 1_000_000
 LEAST_MICRO, MOST_MICRO = 10_000, 990_000

@@ -27,11 +27,10 @@ from zlib import crc32
 
 from interlock.routing.constraints import may_not_fit, out_of_service, unable
 from interlock.routing.draws import mix
-from interlock.routing.estimates import Estimates
 from interlock.routing.explore import DOUBT_MAX_MICRO, Option, chances, drawn
 from interlock.routing.score import MICRO, UNKNOWN_MICRO, WEIGHTS, Weights, scored
 from interlock.types.decision import Candidate, Reason, RouteDecision
-from interlock.types.learned import arm_of
+from interlock.types.learned import Estimates, arm_of
 from interlock.types.request import Features, Target
 from interlock.types.source import LoadReading, Offer, loaded_bit
 

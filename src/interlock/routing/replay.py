@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from interlock.routing.choose import CUT_CODES, decide
-from interlock.routing.estimates import Estimates
 from interlock.types.decision import Candidate, Reason, RouteDecision
+from interlock.types.learned import Estimates
 from interlock.types.record import Intent, Refusal
 from interlock.types.request import Features, Target
 from interlock.types.source import Offer

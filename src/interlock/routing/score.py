@@ -17,8 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from interlock.routing.estimates import Estimates
-from interlock.types.learned import arm_of
+from interlock.types.learned import Estimates, arm_of
 from interlock.types.source import Offer
 
 MICRO = 1_000_000

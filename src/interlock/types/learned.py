@@ -8,6 +8,9 @@ record gives the same figures; it is small, changes with every few outcomes, and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import msgspec
 
 from interlock.types.source import Model
@@ -97,6 +100,22 @@ class Weights(msgspec.Struct, frozen=True, array_like=True):
     profiles: tuple[Profile, ...] = ()
     data_class_max: int = 0
     """The highest data class of calls with which others than the best are tried."""
+
+
+class Estimates(NamedTuple):
+    """`quality_micro`: expected outcome. `doubt_micro`: its standard deviation. `verbosity_milli`: length of answers
+    beside the mean, thousandths. An arm that is in none of them is new: its model's prior counts. `failure_micro`: by
+    offer, the share of tries that failed. `share_micro`, `money_micro`: how much may be tried (`routing.explore`).
+    """
+
+    version: int
+    task: int
+    quality_micro: Mapping[str, int]
+    doubt_micro: Mapping[str, int]
+    verbosity_milli: Mapping[str, int]
+    failure_micro: Mapping[str, int]
+    share_micro: int = 0
+    money_micro: int = 0
 
 
 def arm_of(model: Model) -> str:

@@ -9,12 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from interlock.routing.choose import decide, saturated
-from interlock.routing.estimates import Estimates
 from interlock.routing.explore import MICRO, Option, chances, drawn
 from interlock.routing.replay import replay
 from interlock.types.decision import RouteDecision
 from interlock.types.identity import DataClass
-from interlock.types.learned import arm_of
+from interlock.types.learned import Estimates, arm_of
 from interlock.types.record import Intent
 from interlock.types.request import Features, Target
 from interlock.types.source import Labels, LoadReading, Model, Offer, Price, Source, SourceKind

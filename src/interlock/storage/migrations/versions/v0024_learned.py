@@ -36,4 +36,5 @@ def upgrade() -> None:
     )
     op.execute("GRANT SELECT ON interlock.router_states TO interlock_compiler")
     op.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON interlock.router_states TO interlock_app, interlock_platform")
+    op.execute("DELETE FROM interlock.snapshot_dirty WHERE part = 'router'")  # a part that there was before
     op.execute("ALTER TABLE interlock.tenants ADD COLUMN learning text NOT NULL DEFAULT 'on'")
