@@ -80,6 +80,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "policies",
         "policy_drafts",
         "quota_requests",
+        "router_states",
         "policy_versions",
         "sources",
         "aliases",
