@@ -38,7 +38,7 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def _postgres_template(postgres_server: EmbeddedPostgres) -> str:
-    """A database with the schema in it, copied for each module: faster than migrating every time."""
+    """A database with the schema in it, copied for whom wants one: faster than migrating every time."""
     with psycopg.connect(postgres_server.superuser_url, autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {_TEMPLATE} OWNER {LOGIN}")
     migrate(_database_url(postgres_server.url, _TEMPLATE))
@@ -48,6 +48,13 @@ def _postgres_template(postgres_server: EmbeddedPostgres) -> str:
 @pytest.fixture(scope="module")
 def postgres_url(postgres_server: EmbeddedPostgres, _postgres_template: str) -> Iterator[str]:
     """The URL of a fresh, migrated database of this test module. Its login is no superuser."""
+    with _database(postgres_server, _postgres_template) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_migrated_url(postgres_server: EmbeddedPostgres, _postgres_template: str) -> Iterator[str]:
+    """The URL of a fresh, migrated database for one test."""
     with _database(postgres_server, _postgres_template) as url:
         yield url
 
