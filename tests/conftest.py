@@ -1,10 +1,11 @@
-"""What all tests share: one embedded PostgreSQL for the whole run, started when the first test asks for it."""
+"""What all tests share: one embedded PostgreSQL for each process of a run, started when its first test asks for it."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -16,11 +17,31 @@ from interlock.storage.migrate import migrate
 
 from .postgres import owned_home
 
+pytest_plugins = ("tests.figures",)
+
 # numpy is loaded later. Its threads wait by spinning, which takes tests on a busy machine three times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+OWN_STACK = ("test_lifecycle.py", "test_retirement.py", "test_tls_before_an_engine.py", "test_wheel.py")
+"""Files of `tests/e2e` that do not use the demo that the others there share."""
+
 _TEMPLATE = "interlock_template"
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whoever runs tests in several processes (`make test`): a file stays in one, for what its tests share, and so do
+    all that share the demo. The order is that of one process: by far the longest share, the demo's, begins early."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "demo" if "tests/e2e/" in file and file.rpartition("/")[2] not in OWN_STACK else file
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
