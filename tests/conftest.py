@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -21,6 +22,10 @@ pytest_plugins = ("tests.figures",)
 
 # numpy is loaded later. Its threads wait by spinning, which takes tests on a busy machine three times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# How long one example takes says nothing where other processes run as well; a test as a whole has its timeout.
+hypothesis.settings.register_profile("interlock", deadline=None)
+hypothesis.settings.load_profile("interlock")
 
 OWN_STACK = ("test_lifecycle.py", "test_retirement.py", "test_tls_before_an_engine.py", "test_wheel.py")
 """Files of `tests/e2e` that do not use the demo that the others there share."""
