@@ -8,6 +8,7 @@ ifeq ($(UV_DEFAULT_INDEX),)
 unexport UV_DEFAULT_INDEX
 endif
 UP_ARGS ?=
+TEST_WORKERS ?= 2
 
 .PHONY: up test prove check bench test-vllm test-browser setup assets lock wheel clean format
 
@@ -43,7 +44,7 @@ check: .venv/.ready
 
 test: .venv/.ready assets
 	$(BIN)/python scripts/browser_setup.py
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 prove: .venv/.ready assets
 	$(BIN)/python -m tests.prove $(PROVE_ARGS)
@@ -53,7 +54,7 @@ bench: .venv/.ready assets
 
 test-browser: .venv/.ready assets
 	$(BIN)/python scripts/browser_setup.py
-	$(BIN)/pytest -m browser $(PYTEST_ARGS) tests/e2e/console
+	$(BIN)/pytest $(PYTEST_ARGS) tests/e2e/console
 
 test-vllm: .venv/.ready
 	$(BIN)/python scripts/vllm_setup.py

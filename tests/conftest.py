@@ -1,12 +1,14 @@
-"""What all tests share: one embedded PostgreSQL for the whole run, started when the first test asks for it."""
+"""What all tests share: one embedded PostgreSQL for each process of a run, started when its first test asks for it."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -16,11 +18,35 @@ from interlock.storage.migrate import migrate
 
 from .postgres import owned_home
 
+pytest_plugins = ("tests.figures",)
+
 # numpy is loaded later. Its threads wait by spinning, which takes tests on a busy machine three times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# How long one example takes says nothing where other processes run as well; a test as a whole has its timeout.
+hypothesis.settings.register_profile("interlock", deadline=None)
+hypothesis.settings.load_profile("interlock")
+
+OWN_STACK = ("test_lifecycle.py", "test_retirement.py", "test_tls_before_an_engine.py", "test_wheel.py")
+"""Files of `tests/e2e` that do not use the demo that the others there share."""
+
 _TEMPLATE = "interlock_template"
 _numbers = itertools.count(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whoever runs tests in several processes (`make test`): a file stays in one, for what its tests share, and so do
+    all that share the demo. The order is that of one process: by far the longest share, the demo's, begins early."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "demo" if "tests/e2e/" in file and file.rpartition("/")[2] not in OWN_STACK else file
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +64,7 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def _postgres_template(postgres_server: EmbeddedPostgres) -> str:
-    """A database with the schema in it, copied for each module: faster than migrating every time."""
+    """A database with the schema in it, copied for whom wants one: faster than migrating every time."""
     with psycopg.connect(postgres_server.superuser_url, autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {_TEMPLATE} OWNER {LOGIN}")
     migrate(_database_url(postgres_server.url, _TEMPLATE))
@@ -48,6 +74,13 @@ def _postgres_template(postgres_server: EmbeddedPostgres) -> str:
 @pytest.fixture(scope="module")
 def postgres_url(postgres_server: EmbeddedPostgres, _postgres_template: str) -> Iterator[str]:
     """The URL of a fresh, migrated database of this test module. Its login is no superuser."""
+    with _database(postgres_server, _postgres_template) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_migrated_url(postgres_server: EmbeddedPostgres, _postgres_template: str) -> Iterator[str]:
+    """The URL of a fresh, migrated database for one test."""
     with _database(postgres_server, _postgres_template) as url:
         yield url
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .stack import Stack, running, temporary_home
+from tests.figures import note
 
-_figures: list[str] = []
+from .stack import Stack, running, temporary_home
 
 
 @pytest.fixture(scope="session")
@@ -39,11 +39,6 @@ def rosa(demo: Stack) -> str:
     return demo.key("acme", "rosa-laptop")
 
 
-def note(line: str) -> None:
-    """A measured figure for the end of the test report; nothing depends on it."""
-    _figures.append(line)
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failure comes with the last lines of the stack that it was about."""
@@ -54,11 +49,3 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             if isinstance(stack, Stack) and stack.log.exists():
                 report.sections.append(("interlock up", stack.log.read_text(errors="replace")[-4000:]))
     return report
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was measured."""
-    if _figures:
-        terminalreporter.section("end-to-end figures")
-        for line in _figures:
-            terminalreporter.line(line)

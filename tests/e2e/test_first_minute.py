@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from .conftest import note
+from tests.figures import note
+
 from .stack import Answer, Stack, until
 
 MODEL = "smollm2"

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import note
+from tests.figures import note
+
 from .stack import Answer, Stack, command, until
 
 SAID = "The signal box at Kirkton is closed on Sundays."

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.engines import Engine, llamacpp
+from tests.figures import note
 
-from .conftest import note
 from .documents import MODEL, one_engine, written
 from .stack import Ran, Stack, alive, clean_environment, command, end, fetch, processes_of, running, start, until
 from .streams import Reader

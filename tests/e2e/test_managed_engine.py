@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.engines import model_file
+from tests.figures import note
 
-from .conftest import note
 from .documents import MODEL
 from .stack import INTERLOCK, Answer, Stack, alive, clean_environment, fetch, until
 

@@ -15,8 +15,8 @@ from interlock.ledger.folder import segment_path
 from interlock.ledger.format import encode, frame
 from interlock.ledger.reader import find_call
 from interlock.types.record import parse_request_id
+from tests.figures import note
 
-from .conftest import note
 from .documents import MODEL, written
 from .stack import Stack, command, until
 from .streams import Held, Reader

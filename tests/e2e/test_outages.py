@@ -6,7 +6,8 @@ import os
 import signal
 import time
 
-from .conftest import note
+from tests.figures import note
+
 from .documents import MODEL
 from .stack import Stack, alive, fetch, processes_of, until
 from .streams import Reader

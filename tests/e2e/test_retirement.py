@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .conftest import note
+from tests.figures import note
+
 from .stack import Stack, running, until
 
 

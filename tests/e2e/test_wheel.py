@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 import interlock
-
-from .conftest import note
+from tests.figures import note
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "wheel_check.py"
 NO_REGISTRY = 4

@@ -26,11 +26,11 @@ tenants:
 
 
 @pytest.fixture
-def api(postgres_empty_url: str) -> Iterator[Running]:
+def api(postgres_migrated_url: str) -> Iterator[Running]:
     from interlock.storage.migrate import migrate
 
-    migrate(postgres_empty_url)
-    with control_over(postgres_empty_url) as running:
+    migrate(postgres_migrated_url)
+    with control_over(postgres_migrated_url) as running:
         yield running
 
 

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -297,10 +298,9 @@ class JwksFetcher:
             self._wake.clear()
             now = self._clock.mono_ns()
             wait_s = min((w.due_ns - now for w in self._watched.values()), default=60 * _S) / _S
-            try:
-                await asyncio.wait_for(self._wake.wait(), max(0.05, min(wait_s, 60.0)))
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):  # `wait_for` of Python 3.11 would lose a cancellation beside a wake
+                async with asyncio.timeout(max(0.05, min(wait_s, 60.0))):
+                    await self._wake.wait()
 
     async def fetch_due(self) -> None:
         """One round: every issuer that is due, a few at a time. Failures are logged and counted, never raised."""

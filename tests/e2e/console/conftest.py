@@ -23,8 +23,6 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
          "--disable-sync", "--no-first-run")  # fmt: skip
 AXE = FOLDER / "vendor" / "axe.min.js"
 SHOTS = os.environ.get("INTERLOCK_SCREENSHOTS", "")
-ALWAYS = ("test_pages.py", "test_tutorial.py")
-"""What every run of the tests opens in the browser; the other pages' tests are `make test-browser`."""
 LOOKS = (("light", False, 1280), ("dark", True, 1280), ("narrow", False, 390)) if SHOTS else (
     ("light", False, 1280), ("dark and narrow", True, 390),
 )  # fmt: skip
@@ -36,8 +34,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     built = all((FOLDER / name).exists() for name in VENDOR)
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            if item.path.name not in ALWAYS:
-                item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here"))
             item.add_marker(pytest.mark.skipif(not built, reason="the console's assets were not built: make assets"))
 

@@ -18,28 +18,28 @@ from .site import Site
 
 
 @pytest.fixture
-def store(postgres_empty_url: str) -> Iterator[Store]:
+def store(postgres_migrated_url: str) -> Iterator[Store]:
     """Migrated and empty: a ledger is about everything in its database."""
     settings = Settings(database_connect_timeout_ms=2000)
-    migrate(postgres_empty_url, settings)
-    with Store(postgres_empty_url, settings) as opened:
+    migrate(postgres_migrated_url, settings)
+    with Store(postgres_migrated_url, settings) as opened:
         yield opened
 
 
 @pytest.fixture
-def site(postgres_empty_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(postgres_migrated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for name in ("INTERLOCK_ADMIN_KEY", "INTERLOCK_CONTROL_URL"):
         monkeypatch.delenv(name, raising=False)
-    made = Site(postgres_empty_url, tmp_path / "home")
+    made = Site(postgres_migrated_url, tmp_path / "home")
     yield made
     made.close()
 
 
 @pytest.fixture
-def running(postgres_empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+def running(postgres_migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     from tests.integration.ledger.test_ledger_api import control_over_migrated
 
-    with control_over_migrated(postgres_empty_url) as it:
+    with control_over_migrated(postgres_migrated_url) as it:
         secrets = Path(it.control.settings.home) / "secrets"
         monkeypatch.setattr(
             "tests.integration.ledger.harness.MASTER", bytes.fromhex((secrets / "ledger_key").read_text().strip())

@@ -17,7 +17,7 @@ from tests.integration.ledger.scene import MESSAGE, SECRET, Scene, everything, n
 
 
 def test_after_an_erasure_nothing_is_left_to_find_and_every_proof_holds(
-    scene: Scene, tmp_path: Path, postgres_empty_url: str
+    scene: Scene, tmp_path: Path, postgres_migrated_url: str
 ) -> None:
     alices, bobs = scene.say(SECRET), scene.say("something else", "bob")
     scene.arrive()
@@ -29,7 +29,7 @@ def test_after_an_erasure_nothing_is_left_to_find_and_every_proof_holds(
     assert set(scene.contents(alices).values()) == {None}
     assert scene.contents(bobs)["messages"][0]["content"] == "something else", "nobody else's"
     assert scene.contents(later)["messages"][0]["content"] == "a new beginning", "what follows is kept again"
-    rows = everything(postgres_empty_url)
+    rows = everything(postgres_migrated_url)
     assert len(rows) > 50
     for needle in needles():
         assert not any(needle in row for row in rows), needle

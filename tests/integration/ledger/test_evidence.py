@@ -89,13 +89,13 @@ def test_a_chunk_without_an_answer_is_named(scene: Scene) -> None:
 
 
 def test_no_name_is_in_clear_and_after_an_erasure_none_can_be_found_or_confirmed(
-    scene: Scene, postgres_empty_url: str
+    scene: Scene, postgres_migrated_url: str
 ) -> None:
     part(scene, 1)
     part(scene, 2, who="bob")
     scene.arrive()
     assert numbers(found(scene)) == [1, 2]
-    rows = everything(postgres_empty_url)
+    rows = everything(postgres_migrated_url)
     for needle in ("Mustermann", b"Mustermann".hex(), "march"):
         assert not [row for row in rows if needle in row], needle
     scene.erase()

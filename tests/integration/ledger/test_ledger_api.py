@@ -77,8 +77,8 @@ class Ledger:
 
 
 @pytest.fixture
-def ledger(postgres_empty_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
-    with control_over_migrated(postgres_empty_url) as running:
+def ledger(postgres_migrated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    with control_over_migrated(postgres_migrated_url) as running:
         secrets = Path(running.control.settings.home) / "secrets"
         monkeypatch.setattr(
             "tests.integration.ledger.harness.MASTER", bytes.fromhex((secrets / "ledger_key").read_text().strip())

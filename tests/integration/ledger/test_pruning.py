@@ -97,7 +97,7 @@ def complete(scene: Scene, folder: Path) -> Any:
 
 
 def test_old_entries_lose_their_text_and_the_rest_proves_itself(
-    scene: Scene, old: Old, tmp_path: Path, postgres_empty_url: str
+    scene: Scene, old: Old, tmp_path: Path, postgres_migrated_url: str
 ) -> None:
     old.grow(100, 200)
     old.grow(1, 300, 50)
@@ -110,7 +110,7 @@ def test_old_entries_lose_their_text_and_the_rest_proves_itself(
     report = complete(scene, tmp_path / "one")
     assert report.pruned == 512 and "but for the pruned range [0, 512)" in report.words
     assert "retention of entries: 20 days" in report.words
-    rows = everything(postgres_empty_url)
+    rows = everything(postgres_migrated_url)
     gone, there = old.requests[:512], old.requests[512:]
     assert not any(request in row for row in rows for request in gone[::37])
     assert all(any(request in row for row in rows) for request in there[::37])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -39,6 +40,7 @@ from tests.integration.gateway.client import (
     text_of,
 )
 from tests.integration.ledger.harness import inbox, opened, settings_for, shipper_for
+from tests.integration.ledger.haystack import Needles
 from tests.integration.ledger.scene import everything
 
 Keys = dict[str, Any]
@@ -146,7 +148,8 @@ class Scene:
         """Where which needle is."""
         stores = list(self.stores())
         assert len(stores) > 100
-        return [(where, needle) for where, data in stores for needle in needles if needle in data]
+        wanted = Needles(needles)
+        return [(where, needle) for where, data in stores for needle in wanted.within(data)]
 
     def notes(self, request: str) -> tuple[str, ...]:
         """What `ledger show` says is not there."""
@@ -178,15 +181,15 @@ ALIASES = [
 
 
 @pytest.fixture
-def scene(postgres_server: EmbeddedPostgres, postgres_empty_url: str, tmp_path: Path) -> Iterator[Scene]:
+def scene(postgres_server: EmbeddedPostgres, postgres_migrated_url: str, tmp_path: Path) -> Iterator[Scene]:
     with ExitStack() as stack:
         settings = settings_for(tmp_path)
-        migrate(postgres_empty_url, settings)
-        store = stack.enter_context(Store(postgres_empty_url, settings))
+        migrate(postgres_migrated_url, settings)
+        store = stack.enter_context(Store(postgres_migrated_url, settings))
         engine = stack.enter_context(ScriptedEngine(models=("m",)).in_thread())
         world = World([source("s", engine.base_url)], people(), aliases=ALIASES)
         gateway = stack.enter_context(WorkerHarness(world, tmp_path, attempts_max=1, breaker_failures=1000))
-        yield Scene(store, postgres_server, postgres_empty_url, tmp_path, gateway, engine)
+        yield Scene(store, postgres_server, postgres_migrated_url, tmp_path, gateway, engine)
 
 
 def quotes(words: Words) -> list[Script]:
@@ -229,6 +232,25 @@ def test_the_search_finds_what_is_kept(scene: Scene) -> None:
     assert scene.found([scene.words.answer.encode()])
     sent = hashlib.sha256(scene.words.sent[-2]).digest()
     assert scene.found([sent]), "of what was refused the log has a hash"
+
+
+def test_the_search_finds_what_the_database_holds(scene: Scene) -> None:
+    """Raw bytes and words of a row: in the row as text, in the table's file, in the write-ahead log."""
+    digest, other = hashlib.sha256(scene.words.prompt.encode()).digest(), secrets.token_bytes(32)
+    with psycopg.connect(scene.url, autocommit=True) as conn:
+        conn.execute("SELECT set_config('role', 'interlock_migrator', false)")
+        conn.execute("CREATE TABLE interlock.kept (said text, digest bytea)")
+        conn.execute("INSERT INTO interlock.kept VALUES (%s, %s)", (scene.words.answer, digest))
+    words, text = scene.words.answer.encode(), digest.hex().encode()
+    found = {
+        (re.sub("^/.*/(base|pg_wal)/.*", r"\1", where), needle)
+        for where, needle in scene.found([words, digest, text, other])
+    }
+    assert found == {
+        *((place, kept) for place in ("base", "pg_wal") for kept in (words, digest)),
+        ("a row", words),
+        ("a row", text),
+    }
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from tests.integration.ledger.scene import SECRET, Scene, everything, needles
 
 
 @pytest.fixture
-def scene(running: Running, tmp_path: Path, postgres_empty_url: str) -> Iterator[Scene]:
+def scene(running: Running, tmp_path: Path, postgres_migrated_url: str) -> Iterator[Scene]:
     """As the others', with a node's keeper of stored responses before the same database."""
     running.owner.do("POST", "/roles", {"principal": "admin", "role": "payload_reader"})
-    with serving(tmp_path, database_url=postgres_empty_url) as (gateway, _engine):
+    with serving(tmp_path, database_url=postgres_migrated_url) as (gateway, _engine):
         yield Scene(running, gateway, tmp_path)
 
 
@@ -39,7 +39,7 @@ def count(url: str, table: str) -> int:
 
 
 def test_each_turn_is_in_the_ledger_with_what_was_really_asked_and_costs_once(
-    scene: Scene, postgres_empty_url: str
+    scene: Scene, postgres_migrated_url: str
 ) -> None:
     previous, grown = None, []
     for turn in range(5):
@@ -47,7 +47,7 @@ def test_each_turn_is_in_the_ledger_with_what_was_really_asked_and_costs_once(
         assert answer.json["store"] is True, answer.body
         previous = answer.json["id"]
         scene.arrive()
-        grown.append((count(postgres_empty_url, "ledger_contents"), count(postgres_empty_url, "ledger_lists")))
+        grown.append((count(postgres_migrated_url, "ledger_contents"), count(postgres_migrated_url, "ledger_lists")))
     contents = scene.contents(answer.headers["x-interlock-request-id"])
     said = [item["content"][0]["text"] for item in contents["input"]]
     assert said[0::2] == [f"question {turn}" for turn in range(5)] and len(said) == 9
@@ -65,17 +65,17 @@ def test_each_turn_is_in_the_ledger_with_what_was_really_asked_and_costs_once(
     )
 
 
-def test_an_erasure_leaves_nothing_of_a_conversation(scene: Scene, postgres_empty_url: str) -> None:
+def test_an_erasure_leaves_nothing_of_a_conversation(scene: Scene, postgres_migrated_url: str) -> None:
     first = say(scene, SECRET)
     second = say(scene, f"again: {SECRET}", first.json["id"], stream=True)
     bobs = say(scene, "something else", who="bob").json["id"]
     scene.arrive()
-    assert second.status == 200 and count(postgres_empty_url, "stored_responses") == 3
-    rows = everything(postgres_empty_url)
+    assert second.status == 200 and count(postgres_migrated_url, "stored_responses") == 3
+    rows = everything(postgres_migrated_url)
     assert not any(needle in row for needle in needles() for row in rows), "sealed while it is there, too"
     scene.erase()
-    assert count(postgres_empty_url, "stored_responses") == count(postgres_empty_url, "stored_response_keys") == 1
-    rows = everything(postgres_empty_url)
+    assert count(postgres_migrated_url, "stored_responses") == count(postgres_migrated_url, "stored_response_keys") == 1
+    rows = everything(postgres_migrated_url)
     assert len(rows) > 50
     for needle in needles():
         assert not any(needle in row for row in rows), needle

@@ -144,11 +144,11 @@ def test_each_data_class_has_its_own_time(scene: Scene, later: Later) -> None:
     assert notes(scene, calls["internal"]) == []
 
 
-def test_what_a_younger_call_uses_too_is_kept(scene: Scene, later: Later, postgres_empty_url: str) -> None:
+def test_what_a_younger_call_uses_too_is_kept(scene: Scene, later: Later, postgres_migrated_url: str) -> None:
     keep(scene, 30)
     first = say(scene, ["one"])
     scene.arrive()
-    age(scene, postgres_empty_url, 40)
+    age(scene, postgres_migrated_url, 40)
     second = say(scene, ["one", "two"])
     scene.arrive()
     later.sweep(0)
@@ -183,14 +183,14 @@ def test_one_wrong_clock_removes_nothing(scene: Scene, later: Later) -> None:
 def test_a_shipper_that_uses_what_is_being_removed_brings_it_again(
     scene: Scene,
     later: Later,
-    postgres_empty_url: str,
+    postgres_migrated_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It waits for the removal, then finds nothing there, and everything that its entry refers to is there after it."""
     keep(scene, 30)
     say(scene, ["one"])
     scene.arrive()
-    age(scene, postgres_empty_url, 40)
+    age(scene, postgres_migrated_url, 40)
     again = say(scene, ["one", "two"])
     real, threads, done = holds.held, [], threading.Event()
 
@@ -218,14 +218,14 @@ def test_a_shipper_that_uses_what_is_being_removed_brings_it_again(
 def test_what_a_shipper_is_about_to_use_is_not_removed(
     scene: Scene,
     later: Later,
-    postgres_empty_url: str,
+    postgres_migrated_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Removal waits for a shipper that has begun, and sees what it says."""
     keep(scene, 30)
     say(scene, ["one"])
     scene.arrive()
-    age(scene, postgres_empty_url, 40)
+    age(scene, postgres_migrated_url, 40)
     again = say(scene, ["one", "two"])
     real, threads, done = shipping.ship, [], threading.Event()
 
@@ -247,9 +247,9 @@ def test_what_a_shipper_is_about_to_use_is_not_removed(
     assert [each["content"] for each in scene.contents(again)["messages"]] == ["one", "two"]
 
 
-def test_what_is_used_again_on_the_same_day_is_not_written_again(scene: Scene, postgres_empty_url: str) -> None:
+def test_what_is_used_again_on_the_same_day_is_not_written_again(scene: Scene, postgres_migrated_url: str) -> None:
     def versions() -> list[Any]:
-        with psycopg.connect(postgres_empty_url, autocommit=True) as conn:
+        with psycopg.connect(postgres_migrated_url, autocommit=True) as conn:
             conn.execute("SELECT set_config('role', 'interlock_migrator', false)")
             query = "SELECT id, xmin::text, xmax::text FROM interlock.ledger_{} ORDER BY id"
             return [conn.execute(query.format(name)).fetchall() for name in ("contents", "lists")]
@@ -276,7 +276,7 @@ def release(scene: Scene, hold_id: str) -> Any:
 
 @pytest.mark.parametrize("subject", ["prn_acme_alice", ""])
 def test_while_a_hold_stands_nothing_of_it_is_removed_or_erased(
-    scene: Scene, later: Later, postgres_empty_url: str, subject: str
+    scene: Scene, later: Later, postgres_migrated_url: str, subject: str
 ) -> None:
     keep(scene, 30)
     alices, bobs = scene.say(SECRET), scene.say("something else", "bob")
@@ -293,7 +293,9 @@ def test_while_a_hold_stands_nothing_of_it_is_removed_or_erased(
         assert release(scene, first)["released_reason"] == "test"
         first = second
     assert scene.contents(alices)["messages"] == [MESSAGE]
-    with psycopg.connect(postgres_empty_url, autocommit=True) as conn:  # as if they had stood until the sweep had been
+    with psycopg.connect(
+        postgres_migrated_url, autocommit=True
+    ) as conn:  # as if they had stood until the sweep had been
         conn.execute("SELECT set_config('role', 'interlock_migrator', false)")
         conn.execute("UPDATE interlock.ledger_holds SET released_at = now() + '35 days'")
     later.sweep(40)

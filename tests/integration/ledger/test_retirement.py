@@ -72,9 +72,9 @@ class Cellar(Scene):
 
 
 @pytest.fixture
-def cellar(postgres_empty_url: str, tmp_path: Path) -> Iterator[Cellar]:
-    with control_over_migrated_quietly(postgres_empty_url) as running:
-        made = Cellar(running, postgres_empty_url)
+def cellar(postgres_migrated_url: str, tmp_path: Path) -> Iterator[Cellar]:
+    with control_over_migrated_quietly(postgres_migrated_url) as running:
+        made = Cellar(running, postgres_migrated_url)
         made.folder = tmp_path / "nodes"
         yield made
 
@@ -264,11 +264,11 @@ def test_a_node_in_use_is_not_retired_and_only_an_owner_of_the_platform_may(cell
 
 
 def test_a_shipper_whose_workers_write_on_asks_for_new_ones(
-    cellar: Cellar, postgres_empty_url: str, monkeypatch: pytest.MonkeyPatch
+    cellar: Cellar, postgres_migrated_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("interlock.gateway.shipper.REFUSED_S_MAX", 0.5)
     home = cellar.folder / "home"
-    settings = settings_for(home, database_url=postgres_empty_url, node=NODE, ledger_checkpoint_s=0)
+    settings = settings_for(home, database_url=postgres_migrated_url, node=NODE, ledger_checkpoint_s=0)
     (home / "node" / "run").mkdir(parents=True)
 
     async def serve() -> None:

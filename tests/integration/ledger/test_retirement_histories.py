@@ -28,9 +28,9 @@ NODES = ("cellar-1", "cellar-2")
 
 
 @pytest.fixture
-def cellar(postgres_empty_url: str, tmp_path: Path) -> Iterator[Cellar]:
-    with control_over_migrated_quietly(postgres_empty_url) as running:
-        made = Cellar(running, postgres_empty_url)
+def cellar(postgres_migrated_url: str, tmp_path: Path) -> Iterator[Cellar]:
+    with control_over_migrated_quietly(postgres_migrated_url) as running:
+        made = Cellar(running, postgres_migrated_url)
         made.folder = tmp_path / "nodes"
         yield made
 

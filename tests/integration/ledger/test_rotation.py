@@ -28,9 +28,9 @@ from tests.integration.ledger.test_ledger_api import control_over_migrated
 
 
 @pytest.fixture
-def scene(postgres_empty_url: str) -> Iterator[Scene]:
-    with control_over_migrated(postgres_empty_url) as running:
-        yield Scene(running, postgres_empty_url)
+def scene(postgres_migrated_url: str) -> Iterator[Scene]:
+    with control_over_migrated(postgres_migrated_url) as running:
+        yield Scene(running, postgres_migrated_url)
 
 
 def secrets(scene: Scene) -> Path:

@@ -34,8 +34,8 @@ MIDNIGHT = int(datetime.combine(DAY, time(), BERLIN).timestamp())
 
 
 @pytest.fixture
-def running(postgres_empty_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    with control_over_migrated(postgres_empty_url) as it:
+def running(postgres_migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    with control_over_migrated(postgres_migrated_url) as it:
         secrets = Path(it.control.settings.home) / "secrets"
         monkeypatch.setattr(
             "tests.integration.ledger.harness.MASTER", bytes.fromhex((secrets / "ledger_key").read_text().strip())

@@ -403,3 +403,20 @@ def test_it_runs_until_cancelled_and_wakes_when_asked(tmp_path: Path) -> None:
     with serving() as server:
         server.publish(RSA)
         asyncio.run(scenario(server))
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_a_fetcher_ends_when_it_is_told_whatever_woke_it_just_then(tmp_path: Path, steps: int) -> None:
+    async def life() -> None:
+        fetcher = JwksFetcher(tmp_path, Settings(), SystemClock())
+        running = asyncio.create_task(fetcher.run())
+        await asyncio.sleep(0.01)
+        fetcher.update([])  # wakes it
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        running.cancel()
+        done, _ = await asyncio.wait({running}, timeout=1)
+        running.cancel()
+        assert done, "the cancellation was lost"
+
+    asyncio.run(life())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote
 
+from jinja2 import Environment
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -92,13 +94,19 @@ POLICY = (
 """Content Security Policy Level 3: nothing from elsewhere, nothing inline but what carries the page's nonce."""
 
 
+@functools.cache
+def _made() -> tuple[Assets, Environment]:
+    """Files and templates, read and compiled once in a process: they hold nothing of an application."""
+    assets = Assets()
+    return assets, environment(assets)
+
+
 class Console:
     """The application behind /console."""
 
-    def __init__(self, api: Api, assets: Assets | None = None) -> None:
+    def __init__(self, api: Api) -> None:
         self._api = api
-        self._assets = assets or Assets()
-        self._templates = environment(self._assets)
+        self._assets, self._templates = _made()
         self._sessions = Sessions(api)
         if self._assets.missing:
             logger.warning("the console lacks %s: build them with `make assets`", ", ".join(self._assets.missing))
