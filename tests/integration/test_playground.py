@@ -249,3 +249,25 @@ def test_a_key_goes_over_tls_or_stays_on_the_machine(scene: Scene) -> None:
     for address in ("http://127.0.0.1:8080", "https://10.0.0.7:8080", "https://gateway.acme.example"):
         heard(address)
         assert gateway_url(api) == address
+
+
+def test_what_is_said_of_an_answer_goes_through_the_gateway_as_oneself(scene: Scene) -> None:
+    browser = scene.browser("dora")
+    browser.events()
+    for status, linked in ((200, True), (202, False)):
+        scene.gateway.default = answers.page({"linked": linked}, status)
+        fields = {"request": "req_1", "thumb": "down", "csrf": browser.csrf}
+        answer = browser.http.post("/console/playground/feedback", data=fields)
+        assert (answer.status_code, answer.json()) == (200, {"linked": linked})
+    given = [call for call in scene.gateway.calls if call.path.endswith("/feedback")][-1]
+    assert given.json == {"request_id": "req_1", "thumb": "down"}
+    assert secret_of(given) == secret_of(scene.called()[-1]), "with the key of the signed-in person"
+    scene.gateway.default = answers.error(404)
+    refused = browser.http.post("/console/playground/feedback", data=fields)
+    assert refused.status_code == 502 and refused.json()["problem"], "in the gateway's words"
+    for thumb in ("", "sideways"):
+        assert browser.http.post("/console/playground/feedback", data={**fields, "thumb": thumb}).status_code == 400
+    assert browser.http.post("/console/playground/feedback", data={**fields, "csrf": "x"}).status_code == 403
+    victor = scene.browser("victor")
+    fields["csrf"] = victor.csrf
+    assert victor.http.post("/console/playground/feedback", data=fields).status_code == 403

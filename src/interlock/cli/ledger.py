@@ -90,7 +90,7 @@ def show(
     for entry in view["entries"]:
         put(_line(entry), json.dumps(entry["leaf"], indent=2, ensure_ascii=False))
     put(*(f"Feedback at #{each['position']}: {', '.join(each['counts']) or 'nothing of it'} counts."
-          for each in view["feedback"]))  # fmt: skip
+          for each in view.get("feedback", ())))  # fmt: skip
     put(*(f"Note: {words}." for words in view["notes"]))
     if view["contents"] is not None:
         put(json.dumps(view["contents"], indent=2, ensure_ascii=False))

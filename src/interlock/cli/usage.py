@@ -57,7 +57,7 @@ def _csv(report: dict[str, Any]) -> None:
                   *(f"quality_{name}" for name in _QUALITY)])  # fmt: skip
     for row in report["rows"]:
         names = [_harmless(row["by"][name]) for name in report["by"]]
-        quality = row["quality"] or dict.fromkeys(_QUALITY, "")
+        quality = row.get("quality") or dict.fromkeys(_QUALITY, "")
         carbon = (row["sci"][name] for name in _CARBON)
         out.writerow([*names, *(row[name] for name in _SUMS), *carbon, *(quality[name] for name in _QUALITY)])
 
@@ -72,7 +72,7 @@ def _table(report: dict[str, Any]) -> None:
     if not rows:
         put(f"Nothing was called from {report['from']} to {report['to']}.")
         return
-    told = report["total"]["quality"] is not None
+    told = report["total"].get("quality") is not None
     head = [*report["by"], *_FIGURES, *(("quality", "within", "of calls") if told else ())]
     lines = [[*(row["by"][name] for name in report["by"]), *_figures(row), *_quality(row, told=told)] for row in rows]
     total = [
@@ -100,7 +100,7 @@ def _quality(row: dict[str, Any], *, told: bool) -> list[str]:
     """What callers said of answers: mean, interval at 95 %, of how many calls. No column where nobody said anything."""
     if not told:
         return []
-    quality = row["quality"]
+    quality = row.get("quality")
     if quality is None:
         return ["-", "-", "-"]
     mean, low, high = (f"{quality[name] / 1e6:.2f}" for name in ("mean_micro", "low_micro", "high_micro"))

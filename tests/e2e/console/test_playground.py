@@ -109,6 +109,30 @@ def test_two_models_answer_side_by_side_and_the_decision_cost_and_record_are_sho
     assert "petra" in words and "team research" in words and "streamed" in words, "recorded as petra's own call"
 
 
+def test_a_thumb_is_noted_with_the_call_and_counts_once(play: Tab, demo: Stack) -> None:
+    page = play.page
+    page.select_option("#model-a", "assistant")
+    page.fill("#max_tokens", "8")
+    ask(play, "Say something.")
+    bad = page.locator("#log-a .play-thumbs >> text=Bad answer")
+    bad.click(timeout=20_000)
+    page.wait_for_selector("#log-a >> text=Noted")
+    assert bad.get_attribute("aria-pressed") == "true" and bad.is_disabled(), "once of a kind"
+    page.locator("#log-a >> text=Recorded as").wait_for(timeout=20_000)
+    href = page.locator("#log-a >> text=Record in the ledger").get_attribute("href")
+
+    def shown() -> bool:
+        play.go(href or "")
+        return "bad answer" in page.inner_text("main")
+
+    until(shown, 20, "the feedback on the page of the call")
+    row = page.locator("section[aria-labelledby=feedback] tbody tr")
+    assert row.count() == 1 and "petra" in row.inner_text() and "thumb" in row.inner_text()
+    play.go("/console/usage?by_model=1")
+    page.click("summary:has-text('How these figures are made')")
+    assert "Quality is what callers said" in page.inner_text("main")
+
+
 def test_what_a_model_says_is_text_and_stop_ends_the_call_at_its_source(play: Tab, scripted: ScriptedEngine) -> None:
     page = play.page
     until(lambda: _listed(play), 10, "the source to be listed")

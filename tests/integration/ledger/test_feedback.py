@@ -170,7 +170,10 @@ def test_of_many_at_both_nodes_at_once_one_is_taken(nodes: Nodes) -> None:
     assert [row.score_micro for row in nodes.rows()] == [round(score * 1_000_000)]
 
 
-def test_a_fresh_call_is_accepted_and_found_when_it_comes(nodes: Nodes) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_a_fresh_call_is_accepted_and_found_when_it_comes(nodes: Nodes, known: bool) -> None:
+    if known:
+        nodes.settled()  # the call's epoch is known, not only its id
     call = nodes.say()
     early = nodes.give(call, node=1, thumb="down", corrected="better so")
     assert (early.status, early.json["linked"]) == (202, False)
