@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from interlock.settings_keys import OwnKeySettings
+from interlock.settings_alerts import AlertSettings
 from interlock.settings_waits import setting
 
 __all__ = ["RoutingSettings", "setting"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RoutingSettings(OwnKeySettings):
+class RoutingSettings(AlertSettings):
     """See Settings."""
 
     # -- workload classes

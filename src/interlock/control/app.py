@@ -12,6 +12,7 @@ from interlock.control.console.app import Console
 from interlock.control.metrics import CONTENT_TYPE, ControlMetrics
 from interlock.control.routes import (
     actions,
+    alerts,
     alias_use,
     budgets,
     holds,
@@ -57,6 +58,7 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(policies.router())
     admin.include_router(budgets.router())
     admin.include_router(quotas.router())
+    admin.include_router(alerts.router())
     admin.include_router(alias_use.router())
     admin.include_router(resources.router())
     app.include_router(admin)
