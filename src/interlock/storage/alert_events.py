@@ -125,7 +125,7 @@ def take(conn: Connection[Any], now: datetime, lease_s: float, limit: int, event
             " WHERE d.state = 'waiting' AND ((%(one)s = '' AND d.next_at <= %(now)s) OR d.event_id = %(one)s)"
             " AND NOT EXISTS (SELECT FROM interlock.alert_deliveries AS b JOIN interlock.alert_events AS f"
             " ON f.id = b.event_id WHERE b.channel_id = d.channel_id AND b.state = 'waiting'"
-            " AND f.rule_id = e.rule_id AND f.subject = e.subject AND f.id < e.id)"
+            " AND f.rule_id = e.rule_id AND f.subject = e.subject AND f.place < e.place)"
             " ORDER BY d.next_at, d.event_id LIMIT %(limit)s FOR UPDATE OF d SKIP LOCKED),"
             " taken AS (UPDATE interlock.alert_deliveries AS d SET attempts = d.attempts + 1, next_at = %(until)s"
             " FROM due WHERE d.event_id = due.event_id AND d.channel_id = due.channel_id"
@@ -133,7 +133,7 @@ def take(conn: Connection[Any], now: datetime, lease_s: float, limit: int, event
             " SELECT taken.channel_id, taken.attempts, "
             "e.id, coalesce(e.tenant_id, '') AS tenant_id, e.rule_id, e.rule, e.reads, e.subject, e.kind, e.severity,"
             " e.value, e.threshold, e.words, e.episode, e.at"
-            " FROM taken JOIN interlock.alert_events AS e ON e.id = taken.event_id ORDER BY e.id",
+            " FROM taken JOIN interlock.alert_events AS e ON e.id = taken.event_id ORDER BY e.place",
             {"now": now, "until": now + timedelta(seconds=lease_s), "limit": limit, "one": event_id},
         ).fetchall()
     return [Due(msgspec.convert(row, Event), row["channel_id"], row["attempts"]) for row in rows]
@@ -166,7 +166,7 @@ def newest(conn: Connection[Any], tenant_id: str, limit: int) -> list[Event]:
             cursor.execute(
                 "SELECT id, coalesce(tenant_id, '') AS tenant_id, rule_id, rule, reads, subject, kind, severity, value,"
                 " threshold, words, episode, at FROM interlock.alert_events"
-                " WHERE tenant_id IS NOT DISTINCT FROM nullif(%s, '') ORDER BY at DESC, id DESC LIMIT %s",
+                " WHERE tenant_id IS NOT DISTINCT FROM nullif(%s, '') ORDER BY at DESC, place DESC LIMIT %s",
                 (tenant_id, limit),
             )
         )

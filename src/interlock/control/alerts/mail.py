@@ -16,6 +16,8 @@ from interlock.settings import Settings
 from interlock.storage.alert_events import Event
 
 ADDRESS_CHARS_MAX = 254
+LOCAL_CHARS_MAX = 64
+"""RFC 5321, section 4.5.3.1."""
 SUBJECT_CHARS_MAX = 200
 _ADDRESS = re.compile(
     r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@"
@@ -26,7 +28,8 @@ _ADDRESS = re.compile(
 
 def check_address(address: str, settings: Settings) -> None:
     """Whether e-mail may go there. Raises BadRequest."""
-    if len(address) > ADDRESS_CHARS_MAX or not _ADDRESS.fullmatch(address):
+    long = len(address) > ADDRESS_CHARS_MAX or len(address.partition("@")[0]) > LOCAL_CHARS_MAX
+    if long or not _ADDRESS.fullmatch(address):
         raise BadRequest("addresses: such as ops@example.com, at most 254 characters", param="addresses")
     domains = [each.strip().lower() for each in settings.alerts_mail_domains.split(",") if each.strip()]
     if domains and address.rpartition("@")[2].lower() not in domains:

@@ -65,6 +65,8 @@ CREATE TABLE interlock.alert_states (
 );
 CREATE TABLE interlock.alert_events (
     id interlock.id PRIMARY KEY,
+    -- the order in which things happened, whatever clocks say
+    place bigint GENERATED ALWAYS AS IDENTITY,
     tenant_id interlock.id,
     rule_id text NOT NULL,
     rule text NOT NULL,
