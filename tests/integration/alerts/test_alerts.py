@@ -37,6 +37,8 @@ tenants:
     keys: [{name: gus, principal: gus, scopes: [admin]}]
     roles: [{principal: gus, role: owner}]
     budgets: [{name: theirs, calls: 10}]
+sources:
+  - {name: shared, kind: openai, base_url: "http://127.0.0.1:9", granted_to: ["*"]}
 """
 FAILURES = {"kind": "call_failures", "threshold": 500, "window_s": 300, "for_s": 60, "count_min": 4}
 
@@ -254,6 +256,29 @@ def test_what_is_read_in_a_tenants_name_is_hidden_by_the_database_too(running: R
         assert {each.name for each in read.budgets(conn, "", 100)} == {"theirs"}
 
 
+def test_figures_are_read_in_the_name_of_the_rules_tenant(
+    running: Running, people: dict[str, Admin], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the database would hide what a statement forgot to leave out."""
+    names: list[tuple[str, str]] = []
+
+    def spied(name: str, answer: Any) -> None:
+        def read(conn: Any, *_: Any) -> Any:
+            row = conn.execute("SELECT current_user, current_setting('interlock.tenant_id', true)").fetchone()
+            names.append((str(row[0]), str(row[1])))
+            return answer
+
+        monkeypatch.setattr(figures_module.alert_figures, name, read)
+
+    spied("calls", [])
+    spied("denied", figures_module.alert_figures.Denied(0, 0))
+    spied("budgets", [])
+    for kind in ("call_failures", "denials", "budget_used"):
+        people["gus"].do("PUT", f"/alerts/rules/{kind}?tenant=globex", {"kind": kind, "threshold": 5})
+    Process(running, clock_of_now(running)).look()
+    assert names == [("interlock_app", tenant_id(running, "globex"))] * 3
+
+
 def test_another_tenant_sees_changes_and_is_told_nothing(
     running: Running, people: dict[str, Admin], hook: Receiver
 ) -> None:
@@ -282,7 +307,15 @@ def test_another_tenant_sees_changes_and_is_told_nothing(
     add_calls(running.control.store, tenant_id(running, "globex"), process.clock.wall_ns() - NS, ["failed"] * 9)
     assert process.look() == [("mine", "", "firing")]
     assert process.send() == 0 and hook.got == []
-    assert [each["rule"] for each in gus.get("/alerts?tenant=globex")["events"]] == ["mine"]
+    (event,) = gus.get("/alerts?tenant=globex")["events"]
+    assert event["rule"] == "mine" and event["deliveries"] == []
+    with running.control.store.platform() as conn:  # nor when a delivery to it is in the outbox, however it got there
+        conn.execute(
+            "INSERT INTO interlock.alert_deliveries (event_id, channel_id, tenant_id, channel, state, next_at)"
+            " SELECT %s, c.id, c.tenant_id, c.name, 'waiting', to_timestamp(0) FROM interlock.alert_channels AS c",
+            (event["id"],),
+        )
+    assert process.send() == 1 and hook.got == []
     assert ada.get("/alerts?tenant=acme")["events"] == []
     for table in ("alert_rules", "alert_channels", "alert_states", "alert_events", "alert_deliveries"):
         with running.control.store.tenant(tenant_id(running, "globex")) as conn:
