@@ -48,7 +48,9 @@ class AlertSettings(OwnKeySettings):
     )
     alerts_smtp_port: int = setting(587, "Its port.", group="alerts", minimum=1)
     alerts_smtp_security: str = setting(
-        "starttls", "starttls, tls (from the first byte, RFC 8314), or plain: without either.", group="alerts"
+        "starttls",
+        "How it is spoken to: starttls, tls (from the first byte, RFC 8314), or plain: without either.",
+        group="alerts",
     )
     alerts_smtp_user: str = setting("", "User there; empty: none.", group="alerts")
     alerts_smtp_password_file: str = setting("", "File with that user's password.", group="alerts")

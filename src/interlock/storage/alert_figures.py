@@ -30,6 +30,7 @@ class BudgetFigures(NamedTuple):
     tenant: str
     name: str
     team: str
+    measure: str
     window: str
     time_zone: str
     amount: int
@@ -67,7 +68,7 @@ def denied(conn: Connection[Any], tenant_id: str, team: str, since_ns: int, wind
 def budgets(conn: Connection[Any], tenant_id: str, limit: int) -> list[BudgetFigures]:
     """The budgets of a tenant, of all tenants when ""; at most `limit`."""
     rows = conn.execute(
-        "SELECT b.id, t.name, b.name, coalesce(g.name, ''), b.window, t.time_zone, b.amount,"
+        "SELECT b.id, t.name, b.name, coalesce(g.name, ''), b.measure, b.window, t.time_zone, b.amount,"
         " extract(epoch FROM b.created_at)::bigint FROM interlock.budgets AS b"
         " JOIN interlock.tenants AS t ON t.id = b.tenant_id"
         " LEFT JOIN interlock.teams AS g ON b.kind = 'team' AND g.tenant_id = b.tenant_id AND g.id = b.subject"

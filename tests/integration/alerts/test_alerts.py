@@ -38,7 +38,7 @@ tenants:
     roles: [{principal: gus, role: owner}]
     budgets: [{name: theirs, calls: 10}]
 sources:
-  - {name: shared, kind: openai, base_url: "http://127.0.0.1:9", granted_to: ["*"]}
+  - {name: shared, kind: openai, url: "http://127.0.0.1:9", granted_to: ["*"]}
 """
 FAILURES = {"kind": "call_failures", "threshold": 500, "window_s": 300, "for_s": 60, "count_min": 4}
 
@@ -242,6 +242,8 @@ def test_a_tenants_rule_sees_that_tenants_figures_only(running: Running, people:
         subject = {"source_failures": "acme-gpu", "budget_used": "month"}.get(kind, "")
         whose = {"budget_used": "acme/month"}.get(kind, subject)
         assert sorted(process.look(1)) == sorted([("r", subject, "firing"), ("r", whose, "firing")])
+        words = {e["words"] for e in people["ada"].get("/alerts?tenant=acme")["events"]}
+        assert words <= {"10 of 10 calls", "10 calls denied, 0 in the time before", "95 of 100 calls used"}
 
 
 def test_what_is_read_in_a_tenants_name_is_hidden_by_the_database_too(running: Running) -> None:

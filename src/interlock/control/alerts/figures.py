@@ -139,7 +139,7 @@ class Figures:
 def _budget(row: BudgetFigures, used: int, start_s: int, end_s: int, now_s: int) -> BudgetUse:
     found = forecast(used, row.amount, max(start_s, row.created_s), now_s, end_s)
     at_end = found.at_end if found is not None else 0 if used <= 0 else None
-    return BudgetUse(row.tenant, row.name, row.team, row.amount, used, at_end, ends=end_s != END_OF_TIME_S)
+    return BudgetUse(row.tenant, row.name, row.team, row.measure, row.amount, used, at_end, ends=end_s != END_OF_TIME_S)
 
 
 def _load(row: SourceRow, told: list[Told]) -> SourceLoad:

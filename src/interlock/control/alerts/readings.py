@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from interlock.control.amounts import FIELDS, SCALES, decimal_text
 from interlock.types.alert import AlertKind, AlertRule, Reading
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class BudgetUse(NamedTuple):
     tenant: str
     name: str
     team: str
+    measure: str
     amount: int
     used: int
     at_end: int | None
@@ -64,9 +66,16 @@ def _budgets(rule: AlertRule, figures: Figures) -> list[Reading] | None:
             continue
         used = each.at_end if outlook else each.used
         value = None if used is None else permille(used, each.amount)
-        words = "expected of it at its end" if outlook else "used of it"
+        words = "" if used is None else _amounts(each, used, "expected at its end" if outlook else "used")
         out.append(Reading(each.name if rule.tenant_id else f"{each.tenant}/{each.name}", value, words))
     return out
+
+
+def _amounts(budget: BudgetUse, part: int, of_what: str) -> str:
+    """ "9.50 of 12.00 USD used", "40 of 100 calls expected at its end"."""
+    scale = SCALES[budget.measure]
+    unit = FIELDS[budget.measure] if budget.measure != "nusd" else "USD"
+    return f"{decimal_text(part, scale)} of {decimal_text(budget.amount, scale)} {unit} {of_what}"
 
 
 def _call_failures(rule: AlertRule, figures: Figures) -> list[Reading] | None:
