@@ -187,3 +187,30 @@ def test_who_may_not_read_alerts_is_not_shown_them(tab: Tab, demo: Stack) -> Non
         tab.go("/console/budgets")
         assert tab.page.locator("nav >> text=Alerts").count() == 0
         assert tab.page.request.get(demo.control + ACME).status == 404
+
+
+def test_the_commands_do_what_the_page_does(demo: Stack, budget: str) -> None:
+    whose = ("--tenant", "acme")
+    demo.ok("alert", "channel", "set", "post", *whose, "--address", "ops@example.com")
+    made = demo.ok("alert", "rule", "set", "r", *whose, "--kind", "budget_used", "--threshold", "12.5%", "--for", "2m",
+                   "--budget", budget, "--severity", "critical", "--channel", "post")  # fmt: skip
+    assert (made["threshold"], made["for_s"], made["scope"], made["channels"]) == (
+        125,
+        120,
+        {"budget": budget},
+        ["post"],
+    )
+    silent = demo.ok("alert", "silence", "r", *whose, "--for", "4h", "--reason", "a load test")
+    assert silent["silenced_until"] and silent["silence_reason"] == "a load test"
+    listed = demo.run("alert", "list", *whose).out
+    assert "budget_used" in listed and "12.5 %" in listed and "silenced" in listed and "ops@example.com" in listed
+    assert demo.ok("alert", "silence", "r", *whose, "--end")["silenced_until"] is None
+    assert "at 12.5 % or above for 120 s" in demo.run("alert", "show", "r", *whose).out
+    for bad in (("--threshold", "12.55%"), ("--threshold", "12"), ("--for", "soon")):
+        given = {"--kind": "budget_used", "--threshold": "9%", **dict([bad])}
+        assert demo.run("alert", "rule", "set", "r", *whose, *(x for pair in given.items() for x in pair)).code == 1
+    tried = demo.run("alert", "test", "post", *whose)
+    assert tried.code == 1 and "no mail server is set" in tried.err
+    assert demo.run("alert", "channel", "delete", "post", *whose).code == 1, "a rule names it"
+    demo.ok("alert", "rule", "delete", "r", *whose)
+    demo.ok("alert", "channel", "delete", "post", *whose)
