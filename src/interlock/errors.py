@@ -167,6 +167,12 @@ class ConfigError(InterlockError):
     code, status, kind = "invalid_configuration", 400, "invalid_request_error"
 
 
+class DeliveryError(InterlockError):
+    """A channel of alerts could not be told; the message says why, and nothing of what the other side said."""
+
+    code, status, retryable, level = "not_delivered", 502, True, logging.WARNING
+
+
 class StoreError(InterlockError):
     """The database refused or is away."""
 

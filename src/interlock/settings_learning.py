@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from interlock.settings_keys import OwnKeySettings
+from interlock.settings_alerts import AlertSettings
 from interlock.settings_waits import setting
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class LearningSettings(OwnKeySettings):
+class LearningSettings(AlertSettings):
     """See Settings."""
 
     learning: str = setting(

@@ -105,6 +105,14 @@ def test_every_metric_is_described() -> None:
         class live:
             streams = 0
 
+        class alerts:
+            class watch:
+                firing: dict[str, int] = {}
+                failing = ""
+
+            class sender:
+                outcomes = {("webhook", "delivered"): 1}
+
     shown = ControlMetrics().text(cast("Any", Idle)).decode()
     for family in text_string_to_metric_families(shown):
         if family.name.endswith("_created"):

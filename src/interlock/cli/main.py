@@ -13,6 +13,7 @@ import typer
 
 from interlock import __version__
 from interlock.cli import (
+    alerts,
     aliases,
     budgets,
     config,
@@ -51,6 +52,7 @@ app.add_typer(keys.app, name="key")
 app.add_typer(sources.app, name="source")
 app.add_typer(aliases.app, name="alias")
 app.add_typer(budgets.app, name="budget")
+app.add_typer(alerts.app, name="alert")
 app.add_typer(console.app, name="console")
 app.add_typer(policy.app, name="policy")
 app.add_typer(imports.app, name="import")

@@ -14,6 +14,7 @@ from interlock.control.console.app import Console
 from interlock.control.metrics import CONTENT_TYPE, ControlMetrics
 from interlock.control.routes import (
     actions,
+    alerts,
     alias_use,
     budgets,
     holds,
@@ -97,6 +98,7 @@ def _admin_routes() -> tuple[BaseRoute, ...]:
     admin.include_router(policies.router())
     admin.include_router(budgets.router())
     admin.include_router(quotas.router())
+    admin.include_router(alerts.router())
     admin.include_router(alias_use.router())
     admin.include_router(resources.router())
     return tuple(admin.routes)

@@ -19,6 +19,10 @@ import msgspec
 import psycopg
 import uvicorn
 
+from interlock.control.alerts.sender import AlertSender
+from interlock.control.alerts.service import ensure_defaults
+from interlock.control.alerts.shown import Alerts, FiringCounts
+from interlock.control.alerts.watch import AlertWatch
 from interlock.control.app import make_app
 from interlock.control.apply import Configurator
 from interlock.control.canaries import CanaryKeeper
@@ -83,6 +87,11 @@ class Control:
         self.retention = RetentionSweeper(self.store, settings, self.tools.clock, keyring)
         self.canaries = CanaryKeeper(self.store, self.tools)
         self.live = LiveFeed(self.store, self.tools)
+        self.alerts = Alerts(
+            AlertWatch(self.store, self.tools),
+            AlertSender(self.store, self.tools),
+            FiringCounts(self.store, self.tools),
+        )
         self.api = Api(
             self.store,
             self.tools,
@@ -94,6 +103,7 @@ class Control:
             self.retention,
             self.canaries,
             Hub(self.live, settings),
+            self.alerts,
         )
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -105,6 +115,7 @@ class Control:
             logger.info("the first administrator's key was written to %s", admin_key_path(self.tools))
         if ensure_console_password(self.store, self.tools):
             logger.info("the first administrator's password was written to %s", console_password_path(self.tools))
+        ensure_defaults(self.store, self.tools)
         self._ensure_months()
         self.compiler.compile_once()
         looking = DiscoveryLoop(self.store, self.tools, self.discover)
@@ -115,6 +126,8 @@ class Control:
             ("sequencer", self.sequencer.run),
             ("retention", self.retention.run),
             ("canaries", self.canaries.run),
+            ("alerts", self.alerts.watch.run),
+            ("alert-sender", self.alerts.sender.run),
             ("months", self._keep_months),
         ):
             thread = threading.Thread(target=run, args=(self._stop,), name=name, daemon=True)

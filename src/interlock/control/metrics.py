@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.responses import Response
 
 if TYPE_CHECKING:
+    from interlock.control.alerts.shown import Alerts
     from interlock.control.web import Api
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -77,6 +78,8 @@ class ControlMetrics:
             "interlock_control_live_streams", "Live pages that this process streams to.", registry=self._registry
         )
 
+        self._alert_metrics = AlertMetrics(self._registry)
+
     def install(self, app: FastAPI) -> None:
         """Count and time every request to the admin API."""
 
@@ -115,4 +118,37 @@ class ControlMetrics:
             self._canaries_before = api.canaries.taken_back
         if api.live is not None:
             self._streams.set(api.live.streams)
+        if api.alerts is not None:
+            self._alert_metrics.take(api.alerts)
         return generate_latest(self._registry)
+
+
+class AlertMetrics:
+    """What alerts count."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._firing = Gauge(
+            "interlock_control_alerts_firing",
+            "Things that alert rules fire for, at the last look.",
+            ["severity"],
+            registry=registry,
+        )
+        self._unevaluated = Gauge(
+            "interlock_control_alerts_failing", "1 while alert rules cannot be evaluated.", registry=registry
+        )
+        self._told = Counter(
+            "interlock_control_alert_deliveries_total",
+            "Attempts at telling channels of alerts, by channel kind and outcome: delivered, retried, failed.",
+            ["channel", "outcome"],
+            registry=registry,
+        )
+        self._told_before: dict[tuple[str, str], int] = {}
+
+    def take(self, alerts: Alerts) -> None:
+        """The figures of this moment."""
+        for severity in ("critical", "warning", "info"):
+            self._firing.labels(severity).set(alerts.watch.firing.get(severity, 0))
+        self._unevaluated.set(1 if alerts.watch.failing else 0)
+        for (channel, outcome), count in list(alerts.sender.outcomes.items()):
+            self._told.labels(channel, outcome).inc(count - self._told_before.get((channel, outcome), 0))
+            self._told_before[channel, outcome] = count

@@ -70,6 +70,8 @@ class Action(StrEnum):
     ledger_rotate_key = "ledger.rotate_key"
     ledger_retire_node = "ledger.retire_node"
     usage_read = "usage.read"
+    alert_read = "alert.read"
+    alert_write = "alert.write"
     playground_use = "playground.use"
 
 
@@ -150,6 +152,8 @@ RULES: dict[Action, Rule] = {
         AdminRole.owner, "giving up what a node has not shipped concerns every tenant", platform_only=True
     ),
     Action.usage_read: _rule(AdminRole.auditor, "who used and spent what is for those who account for it"),
+    Action.alert_read: _rule(AdminRole.auditor, "what fires shows what is used, denied and failing"),
+    Action.alert_write: _rule(AdminRole.admin, "a rule decides who is told, and a channel where things are sent"),
     Action.playground_use: _rule(AdminRole.developer, "who builds tries models out, as themselves and as governed"),
 }
 

@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from interlock import __version__
+from interlock.control.alerts.shown import Alerts
 from interlock.control.apply import Configurator, Reason
 from interlock.control.canaries import CanaryKeeper
 from interlock.control.compiler import SnapshotCompiler
@@ -58,6 +59,7 @@ class Api:
     retention: RetentionSweeper | None = None
     canaries: CanaryKeeper | None = None
     live: Hub | None = None
+    alerts: Alerts | None = None
 
 
 class Json(Response):

@@ -1,9 +1,9 @@
-"""Small requests to identity providers, whose addresses are somebody's input and are treated as hostile.
+"""Small requests to addresses that are somebody's input and are treated as hostile: of identity providers, of webhooks.
 
 https only; the name is resolved once, every address checked, and the checked address dialled (so that a name cannot
 change its mind); redirects stay on the same origin; size and time are bounded; proxies from the environment are not
-used. Hosts on private or loopback addresses must be named in `jwks_hosts_private`; of those, loopback ones may use
-http.
+used. Hosts on private or loopback addresses must be named in a setting (`jwks_hosts_private`); of those, loopback ones
+may use http.
 """
 
 from __future__ import annotations
@@ -43,13 +43,37 @@ async def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class SafeClient:
-    """Requests of one process. Each takes at most `jwks_timeout_ms` and `jwks_bytes_max`."""
+class Reach(msgspec.Struct, frozen=True):
+    """What requests may reach and take. `private`: hosts with commas between them, from the setting `named_in`;
+    `whose`: for errors, whose addresses these are."""
 
-    def __init__(self, settings: Settings, resolver: Resolve = resolve) -> None:
-        self._settings = settings
+    private: str
+    named_in: str
+    whose: str
+    ca_file: str
+    timeout_ms: int
+    bytes_max: int
+
+
+def issuers_reach(settings: Settings) -> Reach:
+    """Of identity providers."""
+    return Reach(
+        settings.jwks_hosts_private,
+        "jwks_hosts_private",
+        "issuer",
+        settings.jwks_ca_file,
+        settings.jwks_timeout_ms,
+        settings.jwks_bytes_max,
+    )
+
+
+class SafeClient:
+    """Requests of one process, within a `Reach`: by default that of identity providers."""
+
+    def __init__(self, settings: Settings, resolver: Resolve = resolve, reach: Reach | None = None) -> None:
+        self._reach = reach or issuers_reach(settings)
         self._resolve = resolver
-        self._private = frozenset(h.strip().lower() for h in settings.jwks_hosts_private.split(",") if h.strip())
+        self._private = frozenset(h.strip().lower() for h in self._reach.private.split(",") if h.strip())
         self._tls: ssl.SSLContext | None = None
 
     async def get(self, url: str) -> bytes:
@@ -79,8 +103,8 @@ class SafeClient:
 
     def _client(self) -> _Opened:
         if self._tls is None:
-            self._tls = ssl.create_default_context(cafile=self._settings.jwks_ca_file or None)
-        return _Opened(self._tls, self._settings.jwks_timeout_ms / 1000)
+            self._tls = ssl.create_default_context(cafile=self._reach.ca_file or None)
+        return _Opened(self._tls, self._reach.timeout_ms / 1000)
 
     async def _once(
         self, client: httpx2.AsyncClient, method: str, url: str, headers: Mapping[str, str], body: bytes
@@ -99,8 +123,8 @@ class SafeClient:
         body = bytearray()
         async for piece in response.aiter_raw():
             body += piece
-            if len(body) > self._settings.jwks_bytes_max:
-                raise FetchError(f"the answer is larger than {self._settings.jwks_bytes_max} bytes")
+            if len(body) > self._reach.bytes_max:
+                raise FetchError(f"the answer is larger than {self._reach.bytes_max} bytes")
         return bytes(body)
 
     async def _pin(self, url: str) -> tuple[str, str, str]:
@@ -124,16 +148,27 @@ class SafeClient:
         return f"{parts.scheme}://{at}:{port}{path}{query}", host, parts.netloc
 
     def _check_address(self, host: str, address: Address, scheme: str) -> None:
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
+        address = _inner(address)
         if scheme == "http" and not address.is_loopback:
-            raise FetchError("the URL must be https: keys fetched in the clear can be replaced on the way")
+            raise FetchError("the URL must be https: what crosses the network in the clear can be replaced on the way")
         if not address.is_global and host not in self._private:
             raise FetchError(
-                f"host {host} has a private address; if that is right, name it in the setting jwks_hosts_private"
+                f"host {host} has a private address; if that is right, name it in the setting {self._reach.named_in}"
             )
         if address.is_multicast or address.is_unspecified or address.is_link_local:
-            raise FetchError(f"host {host} has an address that no issuer can have")
+            raise FetchError(f"host {host} has an address that no {self._reach.whose} can have")
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def _inner(address: Address) -> Address:
+    """The IPv4 address that an IPv6 address stands for: mapped (RFC 4291), translated (RFC 6052), 6to4 (RFC 3056)."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        return address.ipv4_mapped or address.sixtofour or address
+    return address
 
 
 class _Opened:

@@ -35,9 +35,9 @@ def check_references(source: Source, settings: Settings) -> None:
     again before it reads anything.
     """
     if source.credential is not None:
-        _check_reference(source.credential, source.tenant_id, settings, "credential")
+        check_reference(source.credential, source.tenant_id, settings, "credential")
     if source.egress_proxy_credential is not None:
-        _check_reference(source.egress_proxy_credential, source.tenant_id, settings, "egress_proxy_credential")
+        check_reference(source.egress_proxy_credential, source.tenant_id, settings, "egress_proxy_credential")
     if source.tenant_id and source.tls is not None:
         for field in ("ca_file", "cert_file", "key_file"):
             path = getattr(source.tls, field)
@@ -45,7 +45,8 @@ def check_references(source: Source, settings: Settings) -> None:
                 _check_folder(path, source.tenant_id, settings, f"tls.{field}")
 
 
-def _check_reference(ref: CredentialRef, tenant_id: str, settings: Settings, field: str) -> None:
+def check_reference(ref: CredentialRef, tenant_id: str, settings: Settings, field: str) -> None:
+    """Whether what belongs to a tenant ("": to the platform) may refer to it. Raises ConfigError naming the field."""
     if bool(ref.env) == bool(ref.file):
         raise ConfigError(f"{field}: name either an environment variable or a file", param=field)
     if ref.header and (not _TOKEN.fullmatch(ref.header) or ref.header.lower() in _FRAMING):
@@ -160,7 +161,7 @@ class CredentialStore:
     def _secret(self, owner: str, tenant_id: str, ref: CredentialRef, field: str) -> bytes:
         place = (ref.env, ref.file)
         try:
-            _check_reference(ref, tenant_id, self._settings, field)
+            check_reference(ref, tenant_id, self._settings, field)
         except ConfigError as e:
             raise UpstreamError(f"{owner}: {e.message}", code="credential_missing") from None
         entry = self._entries.get(place)

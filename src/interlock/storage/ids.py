@@ -26,6 +26,9 @@ PREFIXES = {
     "policy_draft": "pdr",
     "canary": "can",
     "quota_request": "qrq",
+    "alert_rule": "alr",
+    "alert_channel": "alc",
+    "alert_event": "ale",
 }
 """What an id may name, and the prefix it then has."""
 

@@ -53,6 +53,7 @@ LEDGER_TABLES = (
 """The last three: months, made as the control process makes them."""
 FEEDBACK_TABLES = ("call_feedback", "feedback_waiting")
 RESPONSE_TABLES = ("stored_response_keys", "stored_responses")
+ALERT_TABLES = ("alert_rules", "alert_channels", "alert_states", "alert_events", "alert_deliveries")
 BUDGET_TABLES = ("budgets", "budget_periods", "budget_leases", "budget_charges", "budget_alerts")
 _POLICIES = """
     SELECT tablename, policyname, roles::text[], cmd, qual, with_check FROM pg_policies
@@ -89,6 +90,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "changes",
         *LEDGER_TABLES,
         *BUDGET_TABLES,
+        *ALERT_TABLES,
         "idempotency_keys",
         "console_sessions",
         "canary_reports",

@@ -33,7 +33,7 @@ alias.read viewer       alias.write admin        issuer.read auditor      issuer
 role.read auditor       role.write admin         change.read auditor      snapshot.read P:viewer
 system.diagnose P:auditor
 config.export auditor   config.plan auditor      config.apply admin       explain developer
-budget.read viewer      budget.write admin
+budget.read viewer      budget.write admin       alert.read auditor       alert.write admin
 ledger.read auditor     ledger.content G:auditor  ledger.erase owner  usage.read auditor
 ledger.retention owner  ledger.hold admin        ledger.hold_release owner
 ledger.rotate_key P:owner  ledger.retire_node P:owner

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from interlock.control.console import (
+    alerts_page,
     alias_pages,
     budgets_page,
     call_page,
@@ -66,6 +67,7 @@ MODULES = (
     call_page,
     usage_page,
     budgets_page,
+    alerts_page,
     quota_pages,
     source_pages,
     alias_pages,

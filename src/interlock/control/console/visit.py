@@ -42,6 +42,7 @@ class Place(NamedTuple):
 
 NAVIGATION = (
     Place("Watch", "Live", "/console/", Action.usage_read),
+    Place("Watch", "Alerts", "/console/alerts", Action.alert_read),
     Place("Watch", "Health", "/console/health"),
     Place("Account for", "Ledger", "/console/calls", Action.ledger_read),
     Place("Account for", "Usage", "/console/usage", Action.usage_read),
@@ -80,11 +81,12 @@ class Fields(dict[str, str]):
 
 
 class Link(NamedTuple):
-    """An entry of the navigation. `here`: the page that is shown."""
+    """An entry of the navigation. `here`: the page that is shown. `firing`: how many alerts do there."""
 
     name: str
     path: str
     here: bool
+    firing: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -138,8 +140,14 @@ class Visit:
         for group, name, path, action in NAVIGATION:
             if action is None or self.may_somewhere(action):
                 shown = here == path.rstrip("/") or (path != "/console/" and here.startswith(path + "/"))
-                groups.setdefault(group, []).append(Link(name, path, shown))
+                groups.setdefault(group, []).append(Link(name, path, shown, self._firing(path)))
         return list(groups.items())
+
+    def _firing(self, path: str) -> int:
+        """How many alerts fire that the visitor may see."""
+        if path != "/console/alerts" or self.actor is None or self.api.alerts is None:
+            return 0
+        return self.api.alerts.counts.seen_by(self.actor.bindings)
 
     def go(self, path: str, *, said: str = "") -> Response:
         """Off to another page of the console, by GET. `said`: a sentence for that page to show once at its top.

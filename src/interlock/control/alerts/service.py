@@ -1,0 +1,284 @@
+"""What administrators do with alerts: rules, channels, silence, tests. Each change is recorded with its reason."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+from psycopg import Connection
+
+from interlock.control.alerts import mail, webhook
+from interlock.control.alerts.watch import event_of
+from interlock.control.identity import WRITE_LOCK
+from interlock.control.permissions import Action
+from interlock.control.plan import Ref
+from interlock.control.services.base import Tools, Tx, missing
+from interlock.control.validate import NAME, PLATFORM
+from interlock.errors import BadRequest, Conflict, Unavailable
+from interlock.sources.credentials import check_reference
+from interlock.storage import alert_events as outbox
+from interlock.storage import alerts
+from interlock.storage.alert_events import Event
+from interlock.storage.changes import Author, Change, record
+from interlock.storage.pool import Store
+from interlock.storage.table import Stored
+from interlock.types.alert import KINDS, AlertKind, AlertRule, AlertScope, Channel, Happening, Severity
+from interlock.types.source import CredentialRef
+
+if TYPE_CHECKING:
+    from interlock.control.apply import Reason
+    from interlock.control.identity import Actor
+    from interlock.control.web import Api
+
+CHANNELS_OF_RULE_MAX = 20
+SILENCE_S_MAX = 30 * 86_400
+TEST_S = 60.0
+"""Who asks for a test waits for it; when their process ends meanwhile, another one takes it up then."""
+NS = 1_000_000_000
+Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+Seconds = Annotated[int, Meta(ge=0, le=86_400)]
+
+
+class RuleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A rule as it is declared: see `AlertRule`. `threshold` in the kind's unit: permille, count or s."""
+
+    kind: AlertKind
+    threshold: Annotated[int, Meta(ge=1, le=1_000_000_000)]
+    window_s: Annotated[int, Meta(ge=30, le=3600)] = 300
+    for_s: Seconds = 60
+    count_min: Count = 0
+    no_data_s: Seconds = 0
+    scope: AlertScope = AlertScope()
+    severity: Severity = "warning"
+    channels: Annotated[tuple[str, ...], Meta(max_length=CHANNELS_OF_RULE_MAX)] = ()
+    enabled: bool = True
+
+
+class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a signing secret is found."""
+
+    env: str = ""
+    file: str = ""
+
+
+class ChannelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A channel as it is declared: a webhook with `url` and `secret` (an environment variable or a file, never the
+    secret itself), or `addresses` for e-mail."""
+
+    kind: Literal["webhook", "email"]
+    url: str = ""
+    secret: SecretRef | None = None
+    addresses: tuple[str, ...] = ()
+
+
+def put_rule(
+    api: Api, actor: Actor, tenant: str, name: str, spec: RuleSpec, reason: Reason, revision: int | None = None
+) -> Stored[AlertRule]:
+    """Make or change a rule; its kind stays. Raises BadRequest, Conflict, Denied, NotFound."""
+    with _changing(api, actor, tenant, name, reason) as (tx, tenant_id):
+        settings = tx.tools.settings
+        _check_rule(tx, tenant_id, spec)
+        stored = alerts.RULES.by_name(tx.conn, name, tenant_id)
+        if stored is None:
+            if len(alerts.rules(tx.conn, tenant_id, settings.alerts_rules_max)) >= settings.alerts_rules_max:
+                raise Conflict(f"there are {settings.alerts_rules_max} rules already (alerts_rules_max)",
+                               code="too_many")  # fmt: skip
+            new = AlertRule(tx.tools.new_id("alert_rule"), tenant_id, name, spec.kind, spec.threshold)
+            return alerts.RULES.insert(tx.conn, _ruled(new, spec), tx.by)
+        if stored.value.kind is not spec.kind:
+            raise Conflict("what a rule reads does not change; make another rule", code="kind_fixed")
+        return alerts.RULES.update(tx.conn, _ruled(stored.value, spec), tx.by, revision=revision)
+
+
+def delete_rule(api: Api, actor: Actor, tenant: str, name: str, reason: Reason) -> None:
+    """Remove a rule; what it fired for is over, and its channels are told so. Raises Conflict, Denied, NotFound."""
+    with _changing(api, actor, tenant, name, reason) as (tx, tenant_id):
+        rule = rule_of(tx, tenant_id, name).value
+        states = outbox.states(tx.conn)
+        named = {c.value.name: c.value.id for c in alerts.channels(tx.conn, tenant_id, _most(tx))}
+        for (rule_id, subject), state in states.items():
+            if rule_id == rule.id and state.status == "firing":
+                over = Happening("resolved", state.episode, state.value, "its rule was removed", state.told)
+                event = event_of(rule, subject, over, tx.tools.new_id("alert_event"), tx.tools.now())
+                told = {named[each]: each for each in rule.channels if each in named} if state.told else {}
+                outbox.add(tx.conn, event, told)
+        alerts.RULES.delete(tx.conn, rule.id, tx.by)
+
+
+def silence(
+    api: Api, actor: Actor, tenant: str, name: str, until: datetime.datetime | None, reason: Reason
+) -> Stored[AlertRule]:
+    """Tell nobody of a rule's events until then (None: from now on again). Raises BadRequest, Denied, NotFound."""
+    with _changing(api, actor, tenant, name, reason) as (tx, tenant_id):
+        rule = rule_of(tx, tenant_id, name).value
+        until_ns = 0
+        if until is not None:
+            if until.tzinfo is None:
+                raise BadRequest("until: an instant with its offset from UTC", param="until")
+            seconds = (until - tx.by.at).total_seconds()
+            if not 0 < seconds <= SILENCE_S_MAX:
+                raise BadRequest("until: in the future, within 30 days", param="until")
+            until_ns = int(until.timestamp()) * NS
+        changed = msgspec.structs.replace(
+            rule, silenced_until_ns=until_ns, silence_reason=tx.by.reason if until_ns else ""
+        )
+        action = "silence" if until_ns else "unsilence"
+        return alerts.RULES.update(tx.conn, changed, tx.by, action=action)
+
+
+def put_channel(
+    api: Api, actor: Actor, tenant: str, name: str, spec: ChannelSpec, reason: Reason, revision: int | None = None
+) -> Stored[Channel]:
+    """Make or change a channel; its kind stays. Raises BadRequest, ConfigError, Conflict, Denied, NotFound."""
+    with _changing(api, actor, tenant, name, reason) as (tx, tenant_id):
+        made = _channel(tx, tenant_id, name, spec)
+        stored = alerts.CHANNELS.by_name(tx.conn, name, tenant_id)
+        if stored is None:
+            if len(alerts.channels(tx.conn, tenant_id, _most(tx))) >= _most(tx):
+                raise Conflict(f"there are {_most(tx)} channels already (alerts_channels_max)", code="too_many")
+            return alerts.CHANNELS.insert(tx.conn, made, tx.by)
+        if stored.value.kind != made.kind:
+            raise Conflict("the kind of a channel does not change; make another one", code="kind_fixed")
+        made = msgspec.structs.replace(made, id=stored.value.id)
+        return alerts.CHANNELS.update(tx.conn, made, tx.by, revision=revision)
+
+
+def delete_channel(api: Api, actor: Actor, tenant: str, name: str, reason: Reason) -> None:
+    """Remove a channel that no rule names; what was still to be told there fails. Raises Conflict, Denied, NotFound."""
+    with _changing(api, actor, tenant, name, reason) as (tx, tenant_id):
+        stored = channel_of(tx, tenant_id, name)
+        for rule in alerts.rules(tx.conn, tenant_id, tx.tools.settings.alerts_rules_max):
+            if name in rule.value.channels:
+                raise Conflict(f"rule {rule.value.name!r} tells this channel", code="still_used")
+        alerts.CHANNELS.delete(tx.conn, stored.value.id, tx.by)
+
+
+def try_channel(api: Api, actor: Actor, tenant: str, name: str, reason: Reason) -> tuple[Event, outbox.Delivery]:
+    """Tell a channel of a test, now; how that went. Raises Denied, NotFound."""
+    if api.alerts is None:
+        raise Unavailable("this control process tells nobody of alerts")
+    with _changing(api, actor, tenant, name, reason) as (tx, tenant_id):
+        channel = channel_of(tx, tenant_id, name).value
+        event_id = tx.tools.new_id("alert_event")
+        event = Event(event_id, tenant_id, channel.id, channel.name, "test", event_id, "test", "info", 0, 0,
+                      f"sent by {actor.name}", 0, tx.tools.now())  # fmt: skip
+        outbox.add(tx.conn, event, {channel.id: channel.name}, after_s=TEST_S)
+        record(tx.conn, Change(tenant_id, "alert_channel.test", "alert_channel", channel.id), tx.by)
+    api.alerts.sender.once(event.id)
+    with _reading(api.store, tenant_id) as conn:
+        return event, outbox.deliveries(conn, [event.id])[event.id][0]
+
+
+def rule_of(tx: Tx, tenant_id: str, name: str) -> Stored[AlertRule]:
+    """Raises NotFound."""
+    stored = alerts.RULES.by_name(tx.conn, name, tenant_id)
+    if stored is None:
+        raise missing("rule", name)
+    return stored
+
+
+def channel_of(tx: Tx, tenant_id: str, name: str) -> Stored[Channel]:
+    """Raises NotFound."""
+    stored = alerts.CHANNELS.by_name(tx.conn, name, tenant_id)
+    if stored is None:
+        raise missing("channel", name)
+    return stored
+
+
+def ensure_defaults(store: Store, tools: Tools) -> int:
+    """The platform's first rules, without channels, where there never was one. How many were made."""
+    by = Author("system", "system", "the first rules of this installation", tools.now())
+    with store.platform() as conn:
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (WRITE_LOCK,))
+        if alerts.ever(conn):
+            return 0
+        for name, spec in DEFAULTS.items():
+            rule = AlertRule(tools.new_id("alert_rule"), "", name, spec.kind, spec.threshold)
+            alerts.RULES.insert(conn, _ruled(rule, spec), by)
+    return len(DEFAULTS)
+
+
+DEFAULTS: dict[str, RuleSpec] = {
+    "budget-nearly-used": RuleSpec(kind=AlertKind.budget_used, threshold=900, for_s=0),
+    "budget-will-not-last": RuleSpec(kind=AlertKind.budget_outlook, threshold=1100, for_s=900, severity="info"),
+    "calls-fail": RuleSpec(
+        kind=AlertKind.call_failures, threshold=50, window_s=600, for_s=120, count_min=20, severity="critical"
+    ),
+    "source-fails": RuleSpec(
+        kind=AlertKind.source_failures, threshold=100, window_s=600, for_s=120, count_min=20
+    ),
+    "source-down": RuleSpec(kind=AlertKind.source_down, threshold=1000, for_s=120, severity="critical"),
+    "source-full": RuleSpec(kind=AlertKind.source_waits, threshold=1, for_s=300),
+    "denials-jump": RuleSpec(kind=AlertKind.denials, threshold=5000, window_s=600, for_s=120, count_min=30),
+    "ledger-behind": RuleSpec(kind=AlertKind.ledger_lag, threshold=60, for_s=120, severity="critical"),
+    "ledger-inbox": RuleSpec(kind=AlertKind.ledger_inbox, threshold=10_000, for_s=300),
+    "node-silent": RuleSpec(kind=AlertKind.node_silent, threshold=60, for_s=30, severity="critical"),
+}  # fmt: skip
+
+
+@contextmanager
+def _changing(api: Api, actor: Actor, tenant: str, name: str, reason: Reason) -> Iterator[tuple[Tx, str]]:
+    """A write transaction where the alerts of `tenant` are; gives their tenant's id."""
+    if not NAME.fullmatch(name):
+        raise BadRequest("name: 1 to 100 letters, digits and . _ @ + -, beginning and ending with a letter or digit",
+                         param="name")  # fmt: skip
+    where = "" if tenant == PLATFORM else tenant
+    with api.configurator.acting(actor, Ref("budget", where, name), Action.alert_write, reason) as tx:
+        yield tx, tx.names.tenant(where)
+
+
+@contextmanager
+def _reading(store: Store, tenant_id: str) -> Iterator[Connection[Any]]:
+    with store.tenant(tenant_id) if tenant_id else store.platform() as conn:
+        yield conn
+
+
+def _ruled(rule: AlertRule, spec: RuleSpec) -> AlertRule:
+    return msgspec.structs.replace(rule, **msgspec.structs.asdict(spec))
+
+
+def _check_rule(tx: Tx, tenant_id: str, spec: RuleSpec) -> None:
+    info = KINDS[spec.kind]
+    if info.platform_only and tenant_id:
+        raise BadRequest(f"kind: {spec.kind} concerns the installation, not a tenant", param="kind")
+    for field in spec.scope.__struct_fields__:
+        if getattr(spec.scope, field) and field not in info.scope:
+            raise BadRequest(f"scope.{field}: means nothing for {spec.kind}", param=f"scope.{field}")
+        if len(getattr(spec.scope, field)) > 200:
+            raise BadRequest(f"scope.{field}: has more than 200 characters", param=f"scope.{field}")
+    if spec.count_min and not info.windowed:
+        raise BadRequest(f"count_min: means nothing for {spec.kind}", param="count_min")
+    named = {stored.value.name for stored in alerts.channels(tx.conn, tenant_id, _most(tx))}
+    for name in spec.channels:
+        if name not in named:
+            raise BadRequest(f"channels: there is no channel {name!r}", param="channels")
+    if len(set(spec.channels)) != len(spec.channels):
+        raise BadRequest("channels: each is named once", param="channels")
+
+
+def _channel(tx: Tx, tenant_id: str, name: str, spec: ChannelSpec) -> Channel:
+    settings = tx.tools.settings
+    made = Channel(tx.tools.new_id("alert_channel"), tenant_id, name, spec.kind)
+    if spec.kind == "webhook":
+        if spec.addresses or spec.secret is None:
+            raise BadRequest("a webhook has a url and a secret, and no addresses", param="secret")
+        webhook.check_url(spec.url, settings)
+        secret = CredentialRef(env=spec.secret.env, file=spec.secret.file)
+        check_reference(secret, tenant_id, settings, "secret")
+        return msgspec.structs.replace(made, url=spec.url, secret=secret)
+    if spec.url or spec.secret is not None or not 1 <= len(spec.addresses) <= settings.alerts_addresses_max:
+        raise BadRequest(
+            f"e-mail has 1 to {settings.alerts_addresses_max} addresses (alerts_addresses_max), and nothing else",
+            param="addresses",
+        )
+    for address in spec.addresses:
+        mail.check_address(address, settings)
+    return msgspec.structs.replace(made, addresses=spec.addresses)
+
+
+def _most(tx: Tx) -> int:
+    return tx.tools.settings.alerts_channels_max
