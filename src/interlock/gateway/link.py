@@ -9,6 +9,7 @@
                      LeaseRecalled   others need what can be spared of a budget's share
                      KeyAnswer   what there is under an idempotency key
                      StatePart, StateAnswer   stored responses
+                     TellCalls   somebody watches: which calls run
                      Ping        answered here, so that a stuck worker is found
     worker -> node   Ready       serving, on this snapshot
                      Runs        now runs on this snapshot
@@ -18,6 +19,7 @@
                      LeaseWanted, LeaseReturned   shares of budgets
                      KeyClaim, KeyEnd   a call claims an idempotency key; how it ended
                      StateWanted, StateKept, StateDropped   stored responses: read, keep, delete
+                     CallsTold   the calls that run
                      Pong        its event loop turns
 
 Either end sees the other one die as the end of the stream: a worker whose node is gone stops as if told to, so no
@@ -35,6 +37,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from interlock.errors import InterlockError
+from interlock.types.running import WorkerCalls
 
 LINK_FD = 0
 """The worker's end is its standard input, so that a worker needs no arguments."""
@@ -283,6 +286,18 @@ class StateAnswer(msgspec.Struct, frozen=True, tag_field="is", tag="state_answer
     key: bytes = b""
 
 
+class TellCalls(msgspec.Struct, frozen=True, tag_field="is", tag="tell_calls"):
+    """Somebody watches: tell of at most `most` calls that run."""
+
+    most: int
+
+
+class CallsTold(msgspec.Struct, frozen=True, tag_field="is", tag="calls_told"):
+    """The answer to TellCalls."""
+
+    calls: WorkerCalls
+
+
 class Ping(msgspec.Struct, frozen=True, tag_field="is", tag="ping"):
     """Are you there? Answered by the worker's end itself."""
 
@@ -304,9 +319,23 @@ ToWorker = (
     | KeyAnswer
     | StatePart
     | StateAnswer
+    | TellCalls
     | Ping
 )
-ToNode = Ready | Runs | Rejected | RefreshKeys | Worked | LeaseWanted | LeaseReturned | KeyClaim | KeyEnd | State | Pong
+ToNode = (
+    Ready
+    | Runs
+    | Rejected
+    | RefreshKeys
+    | Worked
+    | LeaseWanted
+    | LeaseReturned
+    | KeyClaim
+    | KeyEnd
+    | State
+    | CallsTold
+    | Pong
+)
 In = TypeVar("In")
 Out = TypeVar("Out")
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 import psycopg
 
-from interlock.control.live import states, view
+from interlock.control.live import running, states, view
 from interlock.control.live.view import Scope, View
-from interlock.control.live.window import Window
+from interlock.control.live.window import Call, Window
 from interlock.control.services import base
 from interlock.errors import InterlockError
 from interlock.storage import ledger_read, nodes, sources, usage
@@ -61,6 +61,7 @@ class LiveFeed:
         """How many entries of each tenant's tree were read."""
         self._told: list[Told] = []
         self._prefixes = states.PrefixRates()
+        self._running = running.Running(tools.settings.live_silent_s)
         self._sources: list[SourceRow] = []
         self._centers: dict[str, str] = {}
         self._names: dict[str, str] = {}
@@ -122,6 +123,7 @@ class LiveFeed:
                 self._forget(began_s)
                 if not self._wanted:
                     self._thread = None
+                    self._running.clear()
                     return
                 self._advance()
             for call in self._listeners:
@@ -169,6 +171,8 @@ class LiveFeed:
             self._failing = words
         self._read_once |= self._wanted.keys()
         self._prefixes.note(self._told, now_s)
+        if not self._failing:
+            self._running.note(self._told, self._entry, now_s)
         self._bound()
         self._advanced_s = now_s
         self._views.clear()
@@ -241,6 +245,7 @@ class LiveFeed:
             self._totals[shared] = view.totals(calls, now_ns, settings.live_window_s)
         counted = self._totals[shared]
         table, more = view.rows(counted.calls, scope, names, now_ns)
+        runs = self._running.of(scope, self._centers) if scope.calls else []
         dropped_ns = max((self._windows[t].dropped_ns for t in counted.calls if t in self._windows), default=0)
         return View(
             datetime.datetime.fromtimestamp(now_ns / NS, datetime.UTC),
@@ -255,7 +260,15 @@ class LiveFeed:
             self._lines(scope) if scope.sources else None,
             view.newest(counted.calls, names) if scope.calls else None,
             self._failing,
+            running.lines(runs, scope.order, names, (self._now_s(), now_ns), settings.live_lines_max)
+            if scope.calls
+            else None,
+            self._running.count(scope, runs) if scope.calls else 0,
         )
+
+    def _entry(self, tenant_id: str, request: str) -> Call | None:
+        window = self._windows.get(tenant_id)
+        return window.find(request) if window is not None else None
 
     def _lines(self, scope: Scope) -> list[states.SourceLine]:
         shown = [s for s in self._sources if scope.sources in ("*", s.tenant_id)]

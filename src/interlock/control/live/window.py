@@ -45,6 +45,7 @@ class Call(msgspec.Struct, gc=False):
     method: str
     priced: bool
     shadow: bool
+    attempts: int = 0
 
     @property
     def failed(self) -> bool:
@@ -117,6 +118,10 @@ class Window:
         last = len(self._calls)
         return [self._calls[last - 1 - n] for n in range(min(count, last))]
 
+    def find(self, request: str) -> Call | None:
+        """The call or refusal with this request id, while it is kept."""
+        return self._by_request.get(request)
+
     def prune(self, now_ns: int) -> None:
         """Drop what is too old."""
         oldest_ns = now_ns - self._window_ns
@@ -179,6 +184,7 @@ def _call(entry: _Leaf) -> Call:
         method=name(entry.energy.method),
         priced=entry.cost.price not in ("", "none"),
         shadow=shadow,
+        attempts=entry.where.attempts,
     )
 
 
