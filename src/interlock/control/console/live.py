@@ -14,6 +14,7 @@ from interlock.control.console.page import Page
 from interlock.control.console.places import visible
 from interlock.control.console.stream import BEAT, EventStream
 from interlock.control.live.hub import Event, Hub, Subscriber
+from interlock.control.live.quality import KINDS
 from interlock.control.live.view import BY, FILTERS, ORDERS, Row, Scope, View
 from interlock.control.live.window import SHADOW
 from interlock.control.permissions import Action
@@ -41,7 +42,7 @@ TITLES = {
     "principal": "caller",
     "tenant": "tenant",
 }
-SECTIONS = ("note", "tiles", "running", "sources", "table", "calls")
+SECTIONS = ("note", "tiles", "running", "sources", "table", "quality", "calls")
 LEDGER_FIELDS = ("source", "model", "team", "principal")
 """What the Ledger's search can be narrowed to."""
 
@@ -208,6 +209,7 @@ def _given(scope: Scope, view: View) -> dict[str, Any]:
         "row_path": row_path,
         "source_path": source_path,
         "not_completed": NOT_COMPLETED,
+        "kinds": [kind for kind in KINDS if any(row.get(kind.name) is not None for row in view.quality)],
         "orders": [(each, look.path(order=each), each == scope.order) for each in ORDERS],
     }
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from interlock.control.live.figures import Figures, Point, figures, points
+from interlock.control.live.quality import QualityRow, Score, Verdict, quality
 from interlock.control.live.running import RunningLine
 from interlock.control.live.states import SourceLine
 from interlock.control.live.window import SHADOW, Call, Window
@@ -97,6 +98,11 @@ class View(msgspec.Struct, frozen=True):
     running: list[RunningLine] | None = None
     running_count: int = 0
     """How many run, whether or not they are in `running`."""
+    quality: list[QualityRow] = []
+    verdicts: list[Verdict] = []
+    """Of aliases with a canary."""
+    scores: list[Score] | None = None
+    """From feedback; None where nobody knows any."""
 
     @property
     def looked_at(self) -> set[str]:
@@ -140,12 +146,13 @@ class Totals(NamedTuple):
     calls: dict[str, list[Call]]
     total: Figures
     points: list[Point]
+    quality: list[QualityRow]
 
 
 def totals(calls: dict[str, list[Call]], now_ns: int, window_s: int) -> Totals:
     """Figures and chart of these calls."""
     together = [call for each in calls.values() for call in each]
-    return Totals(calls, figures(together, now_ns), points(together, now_ns, window_s))
+    return Totals(calls, figures(together, now_ns), points(together, now_ns, window_s), quality(together))
 
 
 def rows(calls: Mapping[str, Sequence[Call]], scope: Scope, names: Names, now_ns: int) -> tuple[list[Row], int]:
