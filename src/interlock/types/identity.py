@@ -158,6 +158,10 @@ class SignIn(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the button says; "": the issuer's host."""
 
 
+BY_TOKEN = "jwt_"  # noqa: S105 - not a secret
+"""What the id of a principal begins with that an issuer vouches for, and that nobody declares."""
+
+
 class Issuer(msgspec.Struct, frozen=True, omit_defaults=True):
     """A JWT issuer a tenant trusts, and how its claims become a principal.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 from typing import Any
@@ -176,5 +177,5 @@ def test_places_of_a_sample_are_even(first: int, count: int, some: int) -> None:
     found = places(first, count, some)
     assert len(set(found)) == some and found == sorted(found)
     assert first <= found[0] and found[-1] < first + count
-    gaps = [b - a for a, b in zip(found, found[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(found)]
     assert not gaps or max(gaps) - min(gaps) <= 1

@@ -16,9 +16,7 @@ def group(who: str, model: str, becomes: str = "denied") -> Group:
 def test_the_grid_is_no_larger_than_wanted_and_says_what_it_left_out(
     callers: int, offers: int, callers_max: int, offers_max: int
 ) -> None:
-    grid = grid_of(
-        (group(f"p{n}", f"m{k}") for n in range(callers) for k in range(offers)), callers_max, offers_max
-    )
+    grid = grid_of((group(f"p{n}", f"m{k}") for n in range(callers) for k in range(offers)), callers_max, offers_max)
     assert len(grid.rows) == min(callers, callers_max) and len(grid.offers) == min(offers, offers_max)
     assert grid.left_callers == callers - len(grid.rows) and grid.left_offers == offers - len(grid.offers)
     assert all(cells == [(3, 0)] * len(grid.offers) for _, cells in grid.rows)

@@ -126,7 +126,8 @@ class Sessions:
                     raise Unauthenticated("the identity provider is trusted no longer", code="no_session")
                 who = f"{session.name} ({issuer.value.issuer})"
                 declared = principals.by_name(conn, session.tenant_id, session.name)
-                if declared is not None and not declared.value.active:
+                own = principals.get(conn, session.principal_id)
+                if any(each is not None and not each.value.active for each in (declared, own)):
                     raise Unauthenticated("the account is switched off", code="inactive_principal")
                 reach = reach_of(issuer.value.tenant_id)
                 held = tuple(Binding(role, reach) for role in roles_of_groups(issuer.value, session.groups))

@@ -45,7 +45,11 @@ STREAM = {"what__stream": True, "result__chunks": 3}
         ("declined", {"compared": {"refused": True}}, {"compared": {"refused": False}}),
         ("agreed", {"compared": {"equal": True}}, {"compared": {"equal": False}}),
         ("malformed", {"result__state": "failed", "result__code": "upstream_malformed"}, {}),
-        ("malformed", {"result__state": "failed", "result__code": "untranslatable"}, {"result__code": "upstream_error"}),
+        (
+            "malformed",
+            {"result__state": "failed", "result__code": "untranslatable"},
+            {"result__code": "upstream_error"},
+        ),
         ("broken", {**STREAM, "result__state": "interrupted"}, STREAM),
         ("left", {**STREAM, "result__state": "disconnected"}, STREAM),
         ("retried", {"where__attempts": 2}, {}),
