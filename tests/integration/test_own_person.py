@@ -118,9 +118,11 @@ def test_who_signed_in_at_a_provider_calls_as_the_principal_of_their_tokens(scen
     scene.at.groups["alice"] = ["grp-dev", "grp-f", "grp-r"]
     again = Person(scene, "alice")
     assert send(again).status_code == 200
-    assert scene.person(key.principal_id).team_ids == _principal(
-        found.value, PrincipalKind.user, "alice", {"groups": scene.at.groups["alice"]}
-    ).team_ids != as_token.team_ids
+    assert (
+        scene.person(key.principal_id).team_ids
+        == _principal(found.value, PrincipalKind.user, "alice", {"groups": scene.at.groups["alice"]}).team_ids
+        != as_token.team_ids
+    )
     mine = scene.key()
     assert again.post("/sign-out").status_code == 303
     assert scene.running.owner.get(f"/tenants/acme/keys/{mine.name}")["state"] == "revoked"

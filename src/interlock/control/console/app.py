@@ -34,6 +34,7 @@ from interlock.control.console import (
     policy_wizard,
     proof_page,
     quota_pages,
+    sign_out,
     signin,
     source_pages,
     usage_page,
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 MODULES = (
     signin,
+    sign_out,
     oidc,
     live,
     health,
