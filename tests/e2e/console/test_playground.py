@@ -206,7 +206,7 @@ def test_the_administrator_is_told_what_is_missing_and_where(admin: Tab) -> None
     page.wait_for_selector(".play-missing li >> nth=1")
     told = page.inner_text(".play-missing")
     assert "No policy in force lets admin of platform call a model" in told and "platform's own tenant" in told
-    admin.seen("playground-missing")
+    admin.fits(1280)
     page.click("text=See which policies were asked")
     page.wait_for_load_state()
     assert "admin" in page.inner_text("main") and page.locator("[role=alert]").count() == 0
