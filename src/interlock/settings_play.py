@@ -54,13 +54,13 @@ class PlaySettings(LiveSettings):
         2, "Exports that pages of one control process make or verify at the same time.", group="console", minimum=1
     )
     alias_compare_entries_max: int = setting(
-        12_000,
+        4000,
         "Entries of the ledger that an alias's page looks at to compare its ways; of a longer time an even sample.",
         group="console",
         minimum=100,
     )
     alias_compare_calls_max: int = setting(
-        3000, "Calls of such a sample that are compared.", group="console", minimum=100
+        1500, "Calls of such a sample that are compared.", group="console", minimum=100
     )  # fmt: skip
     policy_grid_callers_max: int = setting(
         25, "Callers in the grid of what a draft of policies would change; the list below it has them all.",

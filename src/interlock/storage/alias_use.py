@@ -59,13 +59,13 @@ def span(conn: Connection[Any], tenant_id: str, since_ns: int, until_ns: int) ->
 
 
 def leaves_at(
-    conn: Connection[Any], tenant_id: str, alias: str, since_ns: int, until_ns: int, places: list[int], limit: int
+    conn: Connection[Any], tenant_id: str, alias: str, since_ns: int, until_ns: int, places: list[int]
 ) -> list[bytes]:
-    """Of the entries at these places, the leaves of calls through the alias within [since, until), at most `limit`."""
+    """Of the entries at these places, in their order, the leaves of calls through the alias within [since, until)."""
     rows = conn.execute(
         "SELECT leaf FROM interlock.ledger_entries WHERE tenant_id = %s AND position = ANY(%s) AND at_ns >= %s"
-        " AND at_ns < %s AND kind = 'call' AND position(%s::bytea IN leaf) > 0 LIMIT %s",
-        (tenant_id, places, since_ns, until_ns, _mark(alias), limit),
+        " AND at_ns < %s AND kind = 'call' AND position(%s::bytea IN leaf) > 0 ORDER BY position",
+        (tenant_id, places, since_ns, until_ns, _mark(alias)),
     )
     return [bytes(leaf) for (leaf,) in rows]
 

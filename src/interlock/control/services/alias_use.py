@@ -185,13 +185,10 @@ def sample(
     count = behind - first
     if count <= most:
         return compare(conn, tenant_id, alias, since_ns, until_ns)
-    some = min(most, calls_max)
-    looked = places(first, count, some)
-    found = alias_use.leaves_at(conn, tenant_id, alias, since_ns, until_ns, looked, some)
-    more = min(most, some * calls_max // max(1, len(found)))
-    if more > some + some // 4:  # the alias has few of the calls: look at more of them
-        looked = places(first, count, more)
-        found = alias_use.leaves_at(conn, tenant_id, alias, since_ns, until_ns, looked, calls_max)
+    looked = places(first, count, most)
+    found = alias_use.leaves_at(conn, tenant_id, alias, since_ns, until_ns, looked)
+    if len(found) > calls_max:
+        found = [found[n] for n in places(0, len(found), calls_max)]
     made = report(alias, since_ns, until_ns, found, complete=False)
     return msgspec.structs.replace(made, sampled=len(looked), entries=count)
 
