@@ -53,8 +53,8 @@ FROM (SELECT *, convert_to('{"at":' || at || ',"clock":' || at || ',"contents":[
     || '","result":{"bytes":1200,"chunks":0,"code":"","finish":["stop"],"state":"' || state || '","status":200},'
     || '"times":{"first_us":' || 20000 + n %% 400000 || ',"total_us":' || 30000 + n %% 900000
     || '},"tokens":{"cache_write":0,"cached":0,"completion":40,"origin":"engine","prompt":250},"tree":"'
-    || %(tenant)s || '","v":1,"what":{"alias":"","class":"","data_class":1,"dialect":"openai","mode":"balanced",'
-    || '"model":"' || model || '","operation":"chat","recording":"full","stream":false,"workload":"interactive"},'
+    || %(tenant)s || '","v":1,"what":{"alias":"' || alias
+    || '","class":"","data_class":1,"dialect":"openai","mode":"balanced","model":"' || model || '","operation":"chat","recording":"full","stream":false,"workload":"interactive"},'
     || '"where":{"attempts":1,"engine":"vllm","engine_version":"0.11.0","model":"' || model || '","name":"' || source
     || '","off_prem":false,"served":"' || model || '","source":"src_bench","version":""},"who":{"auth":"api_key",'
     || '"credential":"key_bench","delegation":"","delegator":"","kind":"user","principal":"' || who || '","subject":"'
@@ -63,6 +63,7 @@ FROM (SELECT *, convert_to('{"at":' || at || ',"clock":' || at || ',"contents":[
         CASE WHEN n %% 40 = 0 THEN 'refusal' ELSE 'call' END AS kind, 'req_bench_' || to_hex(n) AS request,
         (%(teams)s::text[])[1 + n %% cardinality(%(teams)s::text[])] AS team,
         (%(people)s::text[])[1 + n %% cardinality(%(people)s::text[])] AS who,
+        CASE WHEN n %% 8 = 0 THEN 'assistant' ELSE '' END AS alias,
         'source-' || n %% 4 AS source, 'model-' || n %% %(models)s AS model,
         CASE WHEN n %% 40 = 0 THEN 'refused' WHEN n %% 199 = 0 THEN 'failed' ELSE 'completed' END AS state
       FROM generate_series(0, %(count)s - 1) AS n) AS made) AS whole

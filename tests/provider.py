@@ -38,6 +38,10 @@ class Provider:
         self.key: jwk.Key = RSA
         self.iss: str | None = None
         """What its answers say for `iss`; None: its own name, "": nothing."""
+        self.after_logout: set[str] = set()
+        """Where browsers may be sent when they have signed out (`post_logout_redirect_uris`)."""
+        self.ended: list[dict[str, str]] = []
+        """What was asked of the end_session_endpoint."""
         self.document: dict[str, Any] = {}
         """Laid over the discovery document."""
         self.codes: dict[str, dict[str, str]] = {}
@@ -58,6 +62,7 @@ class Provider:
             "authorization_endpoint": f"{self.name}/authorize",
             "token_endpoint": f"{self.name}/token",
             "jwks_uri": f"{self.name}/jwks",
+            "end_session_endpoint": f"{self.name}/end-session",
             "response_types_supported": ["code"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["RS256"],
@@ -142,6 +147,16 @@ def provider() -> Iterator[Provider]:
             elif parts.path == "/authorize":
                 wrong = made.wrong(asked)
                 self.say(400 if wrong else 200, wrong or self.choices(parts.query), "text/html")
+            elif parts.path == "/end-session":
+                made.ended.append(asked)
+                to = asked.get("post_logout_redirect_uri", "")
+                if to not in made.after_logout or asked.get("client_id") not in made.clients:
+                    self.say(200, "<!doctype html><title>Signed out</title>Signed out.", "text/html")
+                    return
+                self.send_response(302)
+                self.send_header("location", f"{to}?{urlencode({'state': asked.get('state', '')})}")
+                self.send_header("content-length", "0")
+                self.end_headers()
             elif parts.path == "/consent" and not made.wrong(asked):
                 self.send_response(302)
                 self.send_header("location", made.answer(asked, asked.get("user", "")))

@@ -27,6 +27,24 @@ class LiveSettings(WaitSettings):
         group="live",
         minimum=1_048_576,
     )
+    live_running_max: int = setting(
+        200,
+        "Calls that run which a gateway node tells of while somebody watches, about 300 bytes each, once a second: of"
+        " each tenant as many as of the others, and at most 300 of a worker.",
+        group="live",
+        minimum=1,
+    )
+    live_lines_max: int = setting(
+        50, "Lines of the live view's list of requests: those that run, then those that just ended.", group="live",
+        minimum=1,
+    )  # fmt: skip
+    live_silent_s: int = setting(
+        60,
+        "How long the live view shows a call that its gateway node does not tell of any more, and that no entry of the"
+        " ledger says the end of.",
+        group="live",
+        minimum=5,
+    )
     console_streams_max: int = setting(
         200, "Live pages that one control process keeps open streams to.", group="live", minimum=1
     )

@@ -53,3 +53,25 @@ class PlaySettings(LiveSettings):
     console_exports_max: int = setting(
         2, "Exports that pages of one control process make or verify at the same time.", group="console", minimum=1
     )
+    alias_compare_entries_max: int = setting(
+        4000,
+        "Entries of the ledger that an alias's page looks at to compare its ways; of a longer time an even sample.",
+        group="console",
+        minimum=100,
+    )
+    alias_compare_calls_max: int = setting(
+        1500, "Calls of such a sample that are compared.", group="console", minimum=100
+    )  # fmt: skip
+    policy_grid_callers_max: int = setting(
+        25, "Callers in the grid of what a draft of policies would change; the list below it has them all.",
+        group="console", minimum=1,
+    )  # fmt: skip
+    policy_grid_offers_max: int = setting(
+        8, "Models at sources in that grid.", group="console", minimum=1
+    )  # fmt: skip
+    policy_changes_page_max: int = setting(
+        50, "Changes on a page of the list below that grid.", group="console", minimum=1
+    )  # fmt: skip
+    policy_calls_listed_max: int = setting(
+        50, "Logged calls that a comparison of policies lists as examples.", group="console", minimum=1
+    )  # fmt: skip

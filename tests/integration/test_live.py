@@ -20,9 +20,11 @@ from interlock.control.live import feed as feeds
 from interlock.control.live.view import Scope
 from interlock.control.main import listen, run_control
 from interlock.errors import StoreError
+from interlock.gateway.running import RunningCalls
 from interlock.gateway.teller import Teller
 from interlock.settings import Settings
 from interlock.storage import nodes
+from interlock.types.running import NodeTold, RunningCall, WorkerCalls
 from interlock.types.source import SourceState
 from tests.unit.control.live.leaves import leaf, refusal
 
@@ -43,6 +45,7 @@ tenants:
 """
 HOSTILE = '<img src=x onerror="x()">{{7*7}}'
 PASSWORD = "correct horse battery"
+NO_CALLS = RunningCalls(list, 1)
 SETTINGS: dict[str, Any] = {"console_streams_max": 4, "console_streams_own_max": 2, "live_calls_max": 100}
 
 
@@ -282,9 +285,9 @@ def test_nodes_tell_often_only_while_somebody_watches(scene: Scene, postgres_url
                 ('[{"name": "m"}]',),
             )
         state = SourceState(found[0], 3, 2, 1, 250, True, False, "open", False)
-        unknown = Teller("node-2", postgres_url, Settings(), lambda: [state])
+        unknown = Teller("node-2", postgres_url, Settings(), lambda: [state], NO_CALLS)
         assert asyncio.run(told(unknown)) is None, "it has no row yet"
-        teller = Teller("node-1", postgres_url, Settings(), lambda: [state])
+        teller = Teller("node-1", postgres_url, Settings(), lambda: [state], NO_CALLS)
         assert asyncio.run(told(teller)) is False
         (source,) = running.owner.get("/live")["sources"]
         assert (source["inflight"], source["waiting"], source["state"]) == (3, 2, "breaker open")
@@ -293,6 +296,67 @@ def test_nodes_tell_often_only_while_somebody_watches(scene: Scene, postgres_url
             conn.execute("UPDATE interlock.nodes SET sources = %s", (b"of another version",))
         with store.platform() as conn:
             assert nodes.told(conn, 10) == []
+
+
+def tell(scene: Scene, epoch: str, *calls: RunningCall) -> None:
+    """What a node of one worker tells, as its teller writes it."""
+    store, now = scene.control.store, scene.control.tools.now()
+    counts = {each.tenant_id: sum(c.tenant_id == each.tenant_id for c in calls) for each in calls}
+    with store.node() as conn:
+        nodes.seen(conn, nodes.Node("runner", 1, 1, now, now))
+        data = msgspec.msgpack.encode(NodeTold([], [WorkerCalls(epoch, calls, counts)]))
+        conn.execute(
+            "UPDATE interlock.nodes SET sources = %s, sources_at = clock_timestamp() WHERE name = 'runner'", (data,)
+        )
+
+
+def running(scene: Scene, tenant: str, request: str, **changed: Any) -> RunningCall:
+    """A call that runs, of somebody of this tenant."""
+    found = {"asked": HOSTILE, "age_ms": 1000, "state": "streaming", "source": f"{tenant}-source", **changed}
+    who = "rosa" if tenant == "acme" else "gina"
+    principal = str(scene.running.owner.get(f"/tenants/{tenant}/principals/{who}")["id"])
+    return RunningCall(request, scene.id(tenant), "", principal, **found)
+
+
+def test_running_calls_are_of_ones_own_tenant_until_their_entry_is_there(scene: Scene) -> None:
+    until_free(scene)
+    mine = running(scene, "acme", "req_mine", pieces=3, why="alias fast; 2 of 2", attempts=2)
+    tell(scene, "e1", mine, running(scene, "globex", "req_other", age_ms=9000))
+    view = until_view(scene, "acme", lambda v: v["running"])
+    (line,) = view["running"]
+    assert (line["request"], line["who"], line["tenant"], line["tokens"]) == ("req_mine", "rosa", "acme", 3)
+    assert line["attempts"] == 2 and line["why"] == "alias fast; 2 of 2" and view["running_count"] == 1
+    olga, admin = scene.browser("acme/olga"), scene.browser("admin")
+    with olga.stream() as hers:
+        assert hers.event() is not None
+        text = olga.ask("GET", "/")[2]
+        for said in (text, hers.text):
+            assert "req_mine" in said and "req_other" not in said and "globex" not in said
+        assert "<img src=x" not in text and "/console/calls/acme/req_mine" not in text, "there is no record yet"
+        assert "req_other" in admin.ask("GET", "/")[2]
+        assert scene.running.owner.get("/live?order=longest")["running"][0]["request"] == "req_other"
+        assert scene.running.owner.get("/live?tenant=globex&source=acme-source")["running"] == []
+        assert scene.running.owner.call("GET", "/live?order=loudest")[0] == 400
+        add(scene.control.store, scene.id("acme"), leaf(1, time.time() - 1, request="req_mine"))
+        tell(scene, "e1")
+        hers.until("/console/calls/acme/req_mine", 5)
+    assert "admin" in scene.looks("globex"), "who sees a running call looks at it"
+
+
+def test_a_killed_workers_call_is_marked_and_its_node_may_be_of_another_version(scene: Scene) -> None:
+    tell(scene, "e1", running(scene, "acme", "req_killed"))
+    until_view(scene, "acme", lambda v: [c["state"] for c in v["running"] if c["request"] == "req_killed"])
+    tell(scene, "e2")
+    view = until_view(
+        scene, "acme", lambda v: [c for c in v["running"] if c["request"] == "req_killed" and c["state"] == "lost"]
+    )
+    assert view["running_count"] == 0
+    with scene.control.store.node() as conn:
+        old = msgspec.msgpack.encode([SourceState("src_1", 1, 0, 0, 0, True, False, "closed", False)])
+        conn.execute("UPDATE interlock.nodes SET sources = %s WHERE name = 'runner'", (old,))
+    with scene.control.store.platform() as conn:
+        (told,) = [each for each in nodes.told(conn, 200) if each.node == "runner"]
+    assert told.workers is None and told.states[0].id == "src_1", "an earlier version tells of its sources"
 
 
 def quiet(scene: Scene) -> None:

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from starlette.testclient import TestClient
 
 from interlock.control.app import make_app
 from interlock.control.console.sessions import Sessions, digest
 from interlock.control.console.upstream import gateway_url
-from interlock.errors import Denied, LimitExceeded, Unauthenticated, Unavailable
+from interlock.errors import LimitExceeded, Unauthenticated, Unavailable
 from interlock.storage import keys, nodes, principals, tenants
 from interlock.storage.nodes import Node
 from interlock.testing import answers, faults
@@ -174,13 +173,6 @@ def test_who_may_not_is_refused_before_anything_is_made(scene: Scene) -> None:
     assert dora.send({**ASK, "key": "il_live_x"}).status_code == 400, "nothing else is passed on"
     assert dora.send({**ASK, "messages": [{"role": "system", "content": "x"}]}).status_code == 400
     assert len(scene.called()) == calls
-
-
-def test_who_signed_in_at_an_identity_provider_is_told_why_not(scene: Scene) -> None:
-    sessions, token = scene.session("dora")
-    session, actor = sessions.find(token)
-    with pytest.raises(Denied, match="identity provider"):
-        sessions.calls.key(digest(token), msgspec.structs.replace(session, method="oidc"), actor)
 
 
 def test_a_key_made_while_somebody_signs_out_works_no_more(scene: Scene) -> None:

@@ -70,6 +70,14 @@ def _show(view: dict[str, Any]) -> None:
             for s in view["sources"]
         ]
         table(lines, ("source", "state", "in flight", "seats", "running", "queue", "why"))
+    if view["running"]:
+        put("")
+        running = [
+            (c["request"], c["state"], c["tenant"], c["who"], c["model"] or c["asked"], c["source"], c["why"],
+             _known(c["tokens"]), _ms(c["age_ms"] * 1000))
+            for c in view["running"][:CALLS]
+        ]  # fmt: skip
+        table(running, ("running", "state", "tenant", "caller", "model", "source", "why there", "tokens", "for"))
     if view["calls"]:
         put("")
         calls = [

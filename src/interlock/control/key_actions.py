@@ -27,12 +27,19 @@ from interlock.storage import keys as stored_keys
 from interlock.storage import principals as stored_principals
 from interlock.storage import tenants as stored_tenants
 from interlock.storage.changes import Change
-from interlock.types.identity import Scope
+from interlock.types.identity import BY_TOKEN, Scope
 
 if TYPE_CHECKING:
     from interlock.control.apply import Reason
     from interlock.control.services.base import Tx
     from interlock.control.web import Api
+
+
+FROM_PROVIDER = (
+    "you signed in at an identity provider, whose word for you ends with your account there; a key would outlive it."
+    " Programs call models as you with a token of that provider. For a key of your own ask an administrator to declare"
+    " a principal for you"
+)
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -130,6 +137,8 @@ def _keys_of(tx: Tx, actor: Actor) -> list[Any]:
 
 def _myself(tx: Tx, actor: Actor) -> str:
     """The name of the principal that the actor is. Raises Denied for who signed in but was never declared here."""
+    if actor.principal_id.startswith(BY_TOKEN):
+        raise Denied(FROM_PROVIDER, code="no_principal")
     stored = stored_principals.get(tx.conn, actor.principal_id)
     if stored is None or not stored.value.active or stored.value.tenant_id != actor.tenant_id:
         raise Denied("keys belong to declared principals; ask an administrator to declare you", code="no_principal")

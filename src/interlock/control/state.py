@@ -47,6 +47,7 @@ from interlock.storage import sources as stored_sources
 from interlock.storage import teams as stored_teams
 from interlock.storage import tenants as stored_tenants
 from interlock.storage.table import Stored
+from interlock.types.identity import BY_TOKEN
 
 _PAGE = 1000
 
@@ -90,11 +91,14 @@ def _tenant(tx: Tx, tenant_id: str, name: str, entries: dict[Ref, Entry], closed
     for member in members:
         tx.names.learn(member.value.id, member.value.name)
     for member in members:
+        if member.value.id.startswith(BY_TOKEN):
+            continue  # nobody declares it: an identity provider vouches for it
         entries[Ref("principal", name, member.value.name)] = Entry(principals.spec_of(member.value, tx.names))
     now_s = int(tx.by.at.timestamp())
     newest = {}
     for key in _pages(lambda after: stored_keys.page(conn, tenant_id=tenant_id, after=after, limit=_PAGE)):
-        newest[key.value.name] = key
+        if not key.value.principal_id.startswith(BY_TOKEN):
+            newest[key.value.name] = key
     for key_name, key in newest.items():
         _key(tx, Ref("key", name, key_name), key, now_s, entries, closed)
     _policies_and_aliases(tx, tenant_id, name, entries)

@@ -131,6 +131,10 @@ class ColdStart:
             if self._paused and exchange is not None:
                 exchange.on_pause()
 
+    def told(self) -> tuple[Call, str]:
+        """See Waits."""
+        return self._call, "an engine that is starting"
+
     def _changed(self, now_ns: int) -> bool:
         """Whether one of the engines can take the call, or none is on its way any more."""
         links, board = self._runtime.state.links, self._runtime.board

@@ -149,6 +149,10 @@ class Claiming:
         self._runtime.waiting.add(self)
         self._number = self._runtime.claims.ask(self)
 
+    def told(self) -> tuple[Call, str]:
+        """See Waits."""
+        return self._call, "the claim of its idempotency key"
+
     def message(self, number: int) -> KeyClaim:
         """The claim as it is sent."""
         return KeyClaim(

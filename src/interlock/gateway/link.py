@@ -10,6 +10,7 @@
                      KeyAnswer   what there is under an idempotency key
                      StatePart, StateAnswer   stored responses
                      FeedbackAnswer   whose call it is that somebody gives feedback on
+                     TellCalls   somebody watches: which calls run
                      Ping        answered here, so that a stuck worker is found
     worker -> node   Ready       serving, on this snapshot
                      Runs        now runs on this snapshot
@@ -20,6 +21,7 @@
                      KeyClaim, KeyEnd   a call claims an idempotency key; how it ended
                      StateWanted, StateKept, StateDropped   stored responses: read, keep, delete
                      FeedbackClaim   somebody gives feedback on a call
+                     CallsTold   the calls that run
                      Pong        its event loop turns
 
 Either end sees the other one die as the end of the stream: a worker whose node is gone stops as if told to, so no
@@ -37,6 +39,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 
 from interlock.errors import InterlockError
+from interlock.types.running import WorkerCalls
 
 LINK_FD = 0
 """The worker's end is its standard input, so that a worker needs no arguments."""
@@ -312,6 +315,18 @@ class FeedbackAnswer(msgspec.Struct, frozen=True, tag_field="is", tag="feedback_
     data_class: int = 0
 
 
+class TellCalls(msgspec.Struct, frozen=True, tag_field="is", tag="tell_calls"):
+    """Somebody watches: tell of at most `most` calls that run."""
+
+    most: int
+
+
+class CallsTold(msgspec.Struct, frozen=True, tag_field="is", tag="calls_told"):
+    """The answer to TellCalls."""
+
+    calls: WorkerCalls
+
+
 class Ping(msgspec.Struct, frozen=True, tag_field="is", tag="ping"):
     """Are you there? Answered by the worker's end itself."""
 
@@ -334,6 +349,7 @@ ToWorker = (
     | StatePart
     | StateAnswer
     | FeedbackAnswer
+    | TellCalls
     | Ping
 )
 ToNode = (
@@ -348,6 +364,7 @@ ToNode = (
     | KeyEnd
     | State
     | FeedbackClaim
+    | CallsTold
     | Pong
 )
 In = TypeVar("In")

@@ -40,6 +40,7 @@ from interlock.gateway.feed import DatabaseStore, SnapshotFeed, Store
 from interlock.gateway.keeper import Keeper
 from interlock.gateway.lender import Lender
 from interlock.gateway.link import (
+    CallsTold,
     Configure,
     FeedbackClaim,
     KeyClaim,
@@ -53,6 +54,7 @@ from interlock.gateway.link import (
 )
 from interlock.gateway.listen import Listening
 from interlock.gateway.metered import MeterService
+from interlock.gateway.running import RunningCalls
 from interlock.gateway.slots import RETIRED_EXIT, Slot
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
@@ -221,7 +223,8 @@ class GatewayNode:
         )
         self.canary_keeper.load()
         self.keeper = Keeper(settings.database_url, settings, lambda: self.slots)
-        self.teller = Teller(self.name, settings.database_url, settings, self.watcher.states)
+        self.calls_now = RunningCalls(lambda: self.slots, settings.live_running_max)
+        self.teller = Teller(self.name, settings.database_url, settings, self.watcher.states, self.calls_now)
         self.metrics.before_publish(self._fill)
 
     async def _serve(self) -> None:
@@ -385,6 +388,7 @@ class GatewayNode:
         self.seats.clear_worker(slot)
         self.meters.died(slot)
         self.lender.died(slot)
+        self.calls_now.died(slot)
         if not self._stopping.is_set():
             self.metrics.worker_restarts.add()
 
@@ -430,6 +434,10 @@ class GatewayNode:
     def state(self, slot: int, message: State) -> None:
         """See `slots.Host`."""
         self.keeper.ask(slot, message)
+
+    def calls(self, slot: int, message: CallsTold) -> None:
+        """See `slots.Host`."""
+        self.calls_now.told(slot, message)
 
     # -- the rest
 

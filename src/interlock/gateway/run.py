@@ -109,6 +109,11 @@ class Run(Account):
         """The attempt that answers, or the one that failed last."""
         return self._attempt
 
+    @property
+    def rank(self) -> int:
+        """Of the candidate that was tried last; -1 before the first."""
+        return self._rank
+
     def begin(self) -> None:
         """Start with the first candidate."""
         self.runtime.runs.add(self)

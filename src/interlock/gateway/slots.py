@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from interlock.gateway.link import (
+    CallsTold,
     Configure,
     FeedbackClaim,
     KeyClaim,
@@ -91,6 +92,9 @@ class Host(Protocol):
 
     def state(self, slot: int, message: State) -> None:
         """The slot's worker reads, keeps or deletes stored responses."""
+
+    def calls(self, slot: int, message: CallsTold) -> None:
+        """The slot's worker tells which calls run."""
 
 
 class Slot:
@@ -244,6 +248,8 @@ class Slot:
                 self._host.key(self.number, message)
             case StateWanted() | StateKept() | StateDropped():
                 self._host.state(self.number, message)
+            case CallsTold():
+                self._host.calls(self.number, message)
 
     def _closed(self, process: Process) -> Callable[[LinkError | None], None]:
         def closed(error: LinkError | None) -> None:

@@ -124,6 +124,9 @@ class Looking:
             self._leave(error.code)
             self._sink.respond(*RESPONSES.error(error))
 
+    def told(self) -> None:
+        """See Waits: it is no call."""
+
     def on_disconnect(self) -> None:
         """See Exchange. A deletion that was asked for is not taken back."""
         if not self._over:

@@ -154,6 +154,10 @@ class Recalling:
         runtime.waiting.add(self)
         self._number = runtime.states.want(turn.owner, turn.previous, self, alone=False, make_key=turn.store)
 
+    def told(self) -> tuple[Call, str]:
+        """See Waits."""
+        return self._call, "the conversation that it goes on with"
+
     def answered(self, answer: StateAnswer, parts: list[StatePart]) -> None:
         """What there is."""
         if self._over:
@@ -309,6 +313,9 @@ class Keeping:
         """It is not stored, as far as we know."""
         self._runtime.states.forget(self._number)
         self._finish(error.code)
+
+    def told(self) -> None:
+        """See Waits: its call runs."""
 
     def _finish(self, result: str) -> None:
         if not self._over:

@@ -41,6 +41,9 @@ class Waits(Protocol):
     def end(self, error: InterlockError) -> None:
         """Give up now."""
 
+    def told(self) -> tuple[Call, str] | None:
+        """For people who watch: the call that waits, and for what. None when it is no call, or one that runs."""
+
 
 class Waiting:
     """The exchange of such a call. Once it runs, what the caller does reaches the run."""
@@ -68,6 +71,10 @@ class Waiting:
         self._runtime.waiting.add(self)
         self._runtime.metrics.budget_waits.add()
         self._runtime.treasury.want(short, self)
+
+    def told(self) -> tuple[Call, str]:
+        """See Waits."""
+        return self._call, "a share of a budget"
 
     def again(self) -> None:
         """Something has changed: the share may be large enough, or it is known that it will not be."""

@@ -30,6 +30,7 @@ from interlock.gateway.http.protocol import Server
 from interlock.gateway.idempotency import Claims
 from interlock.gateway.identify import Authenticator
 from interlock.gateway.link import (
+    CallsTold,
     Configure,
     FeedbackAnswer,
     KeyAnswer,
@@ -46,12 +47,14 @@ from interlock.gateway.link import (
     StateAnswer,
     StatePart,
     Stop,
+    TellCalls,
     ToNode,
     ToWorker,
     worker_end,
 )
 from interlock.gateway.links import Link, open_link
 from interlock.gateway.receipts import Receipts
+from interlock.gateway.running import running_calls
 from interlock.gateway.runtime import Runtime
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
@@ -275,6 +278,8 @@ class Worker:
             self.credentials.check(float("inf"))
         elif isinstance(message, Measured):
             self.desk.measured(message)
+        elif isinstance(message, TellCalls):
+            self._tell_calls(message.most)
         elif self.runtime is not None:
             self._from_database(message)
 
@@ -382,6 +387,10 @@ class Worker:
     def _report_work(self) -> None:
         assert self.runtime is not None  # noqa: S101 - periodic tasks begin after start
         self.desk.report(self.runtime.runs)
+
+    def _tell_calls(self, most: int) -> None:
+        if self.runtime is not None:
+            self._tell(CallsTold(running_calls(self.runtime, self.clock.mono_ns(), most)))
 
     def _cut_revoked(self, view: SnapshotView) -> None:
         """End running calls of keys that were revoked with `cut`."""

@@ -2,6 +2,7 @@
 
 Discovery (OpenID Connect Discovery 1.0), authorization request and code exchange (RFC 6749, RFC 7636 with S256), the
 `iss` parameter (RFC 9207), and what an ID token must say besides being signed (OpenID Connect Core, section 3.1.3.7).
+Signing out there (OpenID Connect RP-Initiated Logout 1.0).
 Signature, issuer, audience and times are checked by `interlock.identity.tokens`.
 """
 
@@ -26,8 +27,11 @@ DISCOVERY = "/.well-known/openid-configuration"
 PROVIDERS_KEPT = 64
 PROVIDER_NS = 300_000_000_000
 """How long a discovery document is believed."""
+HINT_CHARS_MAX = 6000
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
 
 
 class SignInRefused(InterlockError):
@@ -45,6 +49,8 @@ class Provider(NamedTuple):
     token_endpoint: str
     names_itself: bool
     basic: bool
+    end_session_endpoint: str = ""
+    """"": it has none that can be used."""
 
 
 class Providers:
@@ -100,6 +106,7 @@ async def discover(client: SafeClient, issuer: str, timeout_s: float) -> Provide
         _endpoint(found, "token_endpoint"),
         found.get("authorization_response_iss_parameter_supported") is True,
         isinstance(ways, list) and ("client_secret_basic" in ways or "client_secret_post" not in ways),
+        _optional(found, "end_session_endpoint"),
     )
 
 
@@ -120,6 +127,16 @@ def authorization_url(
     }
     before = "&" if urlsplit(provider.authorization_endpoint).query else "?"
     return provider.authorization_endpoint + before + urlencode(asked)
+
+
+def end_session_url(provider: Provider, login: SignIn, *, id_token: str, redirect_uri: str, state: str) -> str:
+    """Where the browser is sent to sign out there (section 2). `id_token` "": none was kept. A long one is left out:
+    addresses are bounded, and `client_id` names the client as well."""
+    asked = {"client_id": login.client_id, "post_logout_redirect_uri": redirect_uri, "state": state}
+    if id_token and len(id_token) <= HINT_CHARS_MAX:
+        asked = {"id_token_hint": id_token, **asked}
+    before = "&" if urlsplit(provider.end_session_endpoint).query else "?"
+    return provider.end_session_endpoint + before + urlencode(asked)
 
 
 def code_of(provider: Provider, answer: Mapping[str, str]) -> str:
@@ -188,6 +205,17 @@ async def _within(waited: Awaitable[_T], timeout_s: float) -> _T:
             return await waited
     except TimeoutError:
         raise FetchError(f"no answer within {timeout_s:g} s") from None
+
+
+def _optional(found: Mapping[str, Any], name: str) -> str:
+    """An endpoint that need not be there; one that cannot be used counts as none."""
+    if found.get(name) is None:
+        return ""
+    try:
+        return _endpoint(found, name)
+    except FetchError as error:
+        logger.warning("%s of issuer %s: %s", name, found.get("issuer"), error.message)
+        return ""
 
 
 def _endpoint(found: Mapping[str, Any], name: str) -> str:

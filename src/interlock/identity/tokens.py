@@ -24,7 +24,7 @@ from interlock.identity.jwks import KeyStore
 from interlock.policy.cache import Generations
 from interlock.settings import Settings
 from interlock.types.clock import Clock
-from interlock.types.identity import AdminRole, Caller, Issuer, Principal, PrincipalKind, Scope
+from interlock.types.identity import BY_TOKEN, AdminRole, Caller, Issuer, Principal, PrincipalKind, Scope
 
 ALGORITHMS = frozenset(
     ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA")
@@ -261,7 +261,7 @@ def _principal(issuer: Issuer, kind: PrincipalKind, name: str, claims: Mapping[s
     """A principal that lives as long as its token. Its id is the same in every token of the same subject."""
     digest = hashlib.sha256(f"{issuer.id}\0{kind.value}\0{name}".encode()).digest()
     return Principal(
-        id="jwt_" + base64.b32encode(digest[:15]).decode().lower(),
+        id=BY_TOKEN + base64.b32encode(digest[:15]).decode().lower(),
         tenant_id=issuer.tenant_id,
         kind=kind,
         name=name,

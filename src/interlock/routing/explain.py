@@ -78,6 +78,26 @@ def header(decision: RouteDecision, number: int) -> str:
     return "".join(ch if " " <= ch <= "~" else "?" for ch in text)
 
 
+def brief(target: Target | None, decision: RouteDecision | None, rank: int) -> str:
+    """In a few words, how the candidate of this rank (from 0; -1: none yet) was found: "alias fast; 2 of 3; overflow".
+
+    The whole decision is in the call's record.
+    """
+    if target is None:
+        return ""
+    if target.alias:
+        words = f"alias {target.alias}{_ARMS.get(target.canary, '')}"
+    elif target.kind == "auto":
+        words = f"chosen: {target.mode}"
+    else:
+        words = "asked for by name" if target.kind == "model" else "asked for at this source"
+    if decision is None or not 0 <= rank < len(decision.candidates):
+        return words
+    chosen = decision.candidates[rank]
+    place = f"; {rank + 1} of {len(decision.candidates)}" if len(decision.candidates) > 1 else ""
+    return words + place + ("; overflow" if chosen.overflow else "")
+
+
 def no_candidate(decision: RouteDecision) -> InterlockError:
     """The error for a decision without candidates.
 

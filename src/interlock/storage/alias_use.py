@@ -42,6 +42,34 @@ def leaves(conn: Connection[Any], tenant_id: str, alias: str, since_ns: int, unt
     return [bytes(leaf) for (leaf,) in rows]
 
 
+def span(conn: Connection[Any], tenant_id: str, since_ns: int, until_ns: int) -> tuple[int, int]:
+    """Places of a tenant's tree that entries of [since, until) are at, from the first to behind the last; (0, 0): none.
+    Entries are placed about in the order of their instants, so some that are late may be beyond."""
+    first = conn.execute(
+        "SELECT position FROM interlock.ledger_entries WHERE tenant_id = %s AND at_ns >= %s AND at_ns < %s"
+        " ORDER BY at_ns LIMIT 1",
+        (tenant_id, since_ns, until_ns),
+    ).fetchone()
+    last = conn.execute(
+        "SELECT position FROM interlock.ledger_entries WHERE tenant_id = %s AND at_ns >= %s AND at_ns < %s"
+        " ORDER BY at_ns DESC LIMIT 1",
+        (tenant_id, since_ns, until_ns),
+    ).fetchone()
+    return (first[0], last[0] + 1) if first is not None and last is not None else (0, 0)
+
+
+def leaves_at(
+    conn: Connection[Any], tenant_id: str, alias: str, since_ns: int, until_ns: int, places: list[int]
+) -> list[bytes]:
+    """Of the entries at these places, in their order, the leaves of calls through the alias within [since, until)."""
+    rows = conn.execute(
+        "SELECT leaf FROM interlock.ledger_entries WHERE tenant_id = %s AND position = ANY(%s) AND at_ns >= %s"
+        " AND at_ns < %s AND kind = 'call' AND position(%s::bytea IN leaf) > 0 ORDER BY position",
+        (tenant_id, places, since_ns, until_ns, _mark(alias)),
+    )
+    return [bytes(leaf) for (leaf,) in rows]
+
+
 def _mark(alias: str) -> bytes:
     """What the leaf of a call through an alias has, and no other leaf.
 

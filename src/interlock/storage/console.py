@@ -36,7 +36,8 @@ class Login(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A signed-in person. `groups`: as the identity provider named them when they signed in."""
+    """A signed-in person. `groups`: as the identity provider named them at the sign-in. `id_token`: of that sign-in,
+    sealed under a key that follows from the session's token; "" when it is not kept."""
 
     csrf: str
     method: str
@@ -48,6 +49,7 @@ class Session(msgspec.Struct, frozen=True):
     created_at: datetime
     seen_at: datetime
     expires_at: datetime
+    id_token: str = ""
 
 
 def set_password(conn: Connection[Any], principal_id: str, password_hash: str, at: datetime) -> None:
@@ -124,7 +126,7 @@ def begin_session(conn: Connection[Any], token_hash: bytes, session: Session) ->
         "SELECT ctid FROM interlock.console_sessions WHERE expires_at < %s LIMIT %s FOR UPDATE SKIP LOCKED))",
         (session.created_at, EXPIRED_AT_ONCE),
     )
-    given = {"token_hash": token_hash, **msgspec.structs.asdict(session), "groups": Jsonb(session.groups)}
+    given = {"token_hash": token_hash, **msgspec.structs.asdict(session), "groups": Jsonb(_said(session))}
     conn.execute(
         "INSERT INTO interlock.console_sessions (token_hash, csrf, method, principal_id, name, tenant_id, issuer_id,"
         " groups, created_at, seen_at, expires_at) VALUES (%(token_hash)s, %(csrf)s, %(method)s, %(principal_id)s,"
@@ -141,7 +143,16 @@ def session(conn: Connection[Any], token_hash: bytes) -> Session | None:
             " FROM interlock.console_sessions WHERE token_hash = %s",
             (token_hash,),
         ).fetchone()
-    return msgspec.convert(row, Session) if row is not None else None
+    if row is None:
+        return None
+    if isinstance(row["groups"], dict):
+        row |= row["groups"]
+    return msgspec.convert(row, Session)
+
+
+def _said(session: Session) -> list[str] | dict[str, Any]:
+    """What the provider said, as the column `groups` has it: the groups alone, or with the sealed ID token."""
+    return {"groups": session.groups, "id_token": session.id_token} if session.id_token else session.groups
 
 
 def seen(conn: Connection[Any], token_hash: bytes, at: datetime) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import dict_row
 
+from interlock.types.running import NodeTold, WorkerCalls
 from interlock.types.source import SourceState
 
 
@@ -64,39 +65,44 @@ def forget(conn: Connection[Any], *, not_seen_since: datetime) -> int:
 
 
 class Told(NamedTuple):
-    """What a node told of its sources, and how many seconds ago, by the database's clock."""
+    """What a node told, and how many seconds ago, by the database's clock. `workers`: the calls that run there, None
+    when it did not tell of calls."""
 
     node: str
     seconds_ago: float
     states: list[SourceState]
+    workers: list[WorkerCalls] | None = None
 
 
-_encode_states = msgspec.msgpack.Encoder().encode
-_decode_states = msgspec.msgpack.Decoder(list[SourceState]).decode
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(NodeTold | list[SourceState]).decode
 
 
-async def tell(conn: AsyncConnection[Any], name: str, states: list[SourceState]) -> bool | None:
-    """Write what a node knows of its sources into its row. Returns whether somebody watches; None without a row."""
+async def tell(conn: AsyncConnection[Any], name: str, told: NodeTold) -> bool | None:
+    """Write what a node tells into its row. Returns whether somebody watches; None without a row."""
     cursor = await conn.execute(
         "UPDATE interlock.nodes SET sources = %s, sources_at = clock_timestamp() WHERE name = %s"
         " RETURNING EXISTS (SELECT FROM interlock.live_watch WHERE until_at > clock_timestamp())",
-        (_encode_states(states), name),
+        (_encode(told), name),
     )
     row = await cursor.fetchone()
     return None if row is None else bool(row[0])
 
 
 def told(conn: Connection[Any], limit: int) -> list[Told]:
-    """What nodes told of their sources, of at most `limit` nodes. What no version of ours wrote is left out."""
+    """What nodes told, of at most `limit` nodes. What no version of ours wrote is left out."""
     rows = conn.execute(
         "SELECT name, extract(epoch FROM clock_timestamp() - sources_at)::float8, sources FROM interlock.nodes"
         " WHERE sources IS NOT NULL ORDER BY name LIMIT %s",
         (limit,),
     )
     out = []
-    for name, seconds_ago, states in rows:
+    for name, seconds_ago, text in rows:
         try:
-            out.append(Told(name, seconds_ago, _decode_states(states)))
+            said = _decode(text)
+            if isinstance(said, list):  # a node of an earlier version tells of its sources only
+                said = NodeTold(said)
+            out.append(Told(name, seconds_ago, said.sources, said.workers))
         except msgspec.MsgspecError:
             continue  # a node of another version
     return out

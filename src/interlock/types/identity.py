@@ -159,6 +159,12 @@ class SignIn(msgspec.Struct, frozen=True, omit_defaults=True):
     scopes: tuple[str, ...] = ("openid", "profile", "email")
     label: str = ""
     """What the button says; "": the issuer's host."""
+    end_session: bool = False
+    """Signing out of the console signs out at the provider too, where that has an `end_session_endpoint`."""
+
+
+BY_TOKEN = "jwt_"  # noqa: S105 - not a secret
+"""What the id of a principal begins with that an issuer vouches for, and that nobody declares."""
 
 
 class Issuer(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -41,6 +41,46 @@ def test_a_call_appears_without_reload_and_leads_to_its_evidence(admin: Tab, dem
     assert request in page.inner_text("h1") and "was chosen" in page.inner_text("main")
 
 
+@contextmanager
+def long_calls(demo: Stack, count: int, tokens: int = 300) -> Iterator[None]:
+    """Calls of rosa's that take a while, until the end of the context."""
+    key = demo.key("acme", "rosa-laptop")
+    callers = [
+        threading.Thread(
+            target=demo.chat, args=(key,), kwargs={"text": f"Tell a story, {n}.", "stream": True, "max_tokens": tokens}
+        )
+        for n in range(count)
+    ]
+    for each in callers:
+        each.start()
+    try:
+        yield
+    finally:
+        for each in callers:
+            each.join()
+
+
+def test_a_running_call_is_shown_until_it_leads_to_its_record(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    admin.go("/console/?tenant=acme")
+    page.wait_for_selector("#live-state[data-state=live]")
+    page.wait_for_timeout(6000)  # by then its node knows that somebody watches
+    with long_calls(demo, 1):
+        page.wait_for_selector("tr[data-key^='run/']", timeout=8_000)
+        line = page.inner_text("tr[data-key^='run/']")
+        assert "rosa" in line and "research" in line and "chosen: balanced" in line
+    page.wait_for_selector("tr[data-key^='run/'] a", timeout=8_000)
+    assert "record of req_" in (page.get_attribute("tr[data-key^='run/'] a", "aria-label") or "")
+    assert "completed" in page.inner_text("tr[data-key^='run/']")
+    page.click("tr[data-key^='run/'] a")
+    page.wait_for_load_state()
+    assert "was chosen" in page.inner_text("main")
+    admin.go("/console/?tenant=acme")
+    page.click("nav[aria-label='Order of running calls'] a >> nth=1")
+    page.wait_for_load_state()
+    assert "order=longest" in page.url and "longest" in page.inner_text("[aria-current=true] >> nth=0")
+
+
 def test_numbers_lead_to_their_records(admin: Tab, demo: Stack) -> None:
     page = admin.page
     called(demo, "And a point?")
@@ -71,7 +111,7 @@ def test_a_pause_holds_and_a_lost_stream_comes_back(admin: Tab, demo: Stack) -> 
     assert page.locator(row(page, request)).count() == 0 and "paused" in page.inner_text("#live-state")
     page.click("#live-pause")
     page.wait_for_selector(row(page, request), timeout=5_000)
-    page.focus("#live nav a >> nth=1")
+    page.focus("#live nav[aria-label='Figures by'] a >> nth=1")
     page.context.set_offline(True)
     page.wait_for_timeout(100)
     page.evaluate("0")  # an open stream outlives this; a new page's does not begin
@@ -168,7 +208,9 @@ def test_it_serves_everybody(admin: Tab, demo: Stack) -> None:
     with priced(demo) if SHOTS else nullcontext(), traffic(demo):
         if SHOTS:
             admin.page.wait_for_timeout(25_000)  # so that there is something to see
-        admin.look("/console/", "live")
+        with long_calls(demo, 3, 350) if SHOTS else nullcontext():
+            admin.page.wait_for_timeout(3_000 if SHOTS else 0)
+            admin.look("/console/", "live")
         admin.look("/console/?tenant=acme&by=team")
         admin.look("/console/health", "health")
 

@@ -20,11 +20,12 @@ def example(demo: Stack) -> Iterator[Provider]:
         spec = {
             "issuer": made.name, "audience": "interlock", "jwks_url": f"{made.name}/jwks",
             "group_roles": {"grp-admins": "auditor"},
-            "login": {"client_id": "console", "label": "Example ID"},
+            "login": {"client_id": "console", "label": "Example ID", "end_session": True},
         }  # fmt: skip
         assert demo.admin("POST", "/tenants/platform/issuers", spec).status == 201
         path = f"/tenants/platform/issuers/{made.name}"
-        made.redirects = {f"{demo.control}/console/sign-in/{demo.admin('GET', path).json()['id']}/callback"}
+        place = f"{demo.control}/console/sign-in/{demo.admin('GET', path).json()['id']}"
+        made.redirects, made.after_logout = {f"{place}/callback"}, {f"{place}/signed-out"}
         try:
             yield made
         finally:
@@ -48,7 +49,10 @@ def test_alice_clicks_through_her_provider_into_the_console_and_out(tab: Tab, de
     (cookie,) = page.context.cookies(demo.control)
     assert (cookie["name"], cookie["sameSite"], cookie["httpOnly"]) == ("__Host-interlock", "Lax", True)
     page.click("text=Sign out")
-    page.wait_for_url(f"{demo.control}/console/sign-in")
+    page.wait_for_url(f"{demo.control}/console/sign-in/*/signed-out?**")
+    assert "at your identity provider too" in page.inner_text("[role=status]")
+    assert page.context.cookies(demo.control) == [] and len(example.ended) == 1
+    tab.fits(1280)
     page.click("text=Example ID")
     page.click("text=Continue as mallory")
     page.wait_for_url(f"{demo.control}/**")

@@ -15,6 +15,7 @@ from interlock.testing import answers
 from interlock.testing.engine import ScriptedEngine
 from interlock.testing.script import Received, Step
 from tests.e2e.stack import Stack, fetch, until
+from tests.provider import provider
 
 from .conftest import Tab
 from .people import PASSWORD, person
@@ -221,3 +222,46 @@ def _gone(engine: ScriptedEngine) -> bool:
     """Whether whoever waited for the slow answer left."""
     slow = [call for call in engine.calls if b'"slow"' in call.body]
     return bool(slow) and slow[-1].ended == "gone"
+
+
+def test_the_administrator_is_told_what_is_missing_and_where(admin: Tab) -> None:
+    page = admin.page
+    admin.go("/console/playground")
+    page.wait_for_selector(".play-missing li >> nth=1")
+    told = page.inner_text(".play-missing")
+    assert "No policy in force lets admin of platform call a model" in told and "platform's own tenant" in told
+    admin.fits(1280)
+    page.click("text=See which policies were asked")
+    page.wait_for_load_state()
+    assert "admin" in page.inner_text("main") and page.locator("[role=alert]").count() == 0
+    admin.go("/console/playground")
+    page.click("text=Draft a policy")
+    page.wait_for_load_state()
+    assert "template" in page.inner_text("main").lower()
+
+
+def test_somebody_of_an_identity_provider_calls_as_themselves(tab: Tab, demo: Stack) -> None:
+    with provider() as made:
+        made.clients, made.groups = {"console": ""}, {"alice": ["grp-dev", "grp-research"]}
+        spec = {
+            "issuer": made.name, "audience": "interlock", "jwks_url": f"{made.name}/jwks",
+            "group_roles": {"grp-dev": "auditor"}, "group_teams": {"grp-research": "research"},
+            "login": {"client_id": "console", "label": "Example ID"},
+        }  # fmt: skip
+        assert demo.admin("POST", "/tenants/acme/issuers", spec).status == 201
+        path = f"/tenants/acme/issuers/{made.name}"
+        made.redirects = {f"{demo.control}/console/sign-in/{demo.admin('GET', path).json()['id']}/callback"}
+        try:
+            tab.go("/console/sign-in?tenant=acme&to=/console/playground")
+            tab.page.click("text=Example ID")
+            tab.page.click("text=Continue as alice")
+            tab.page.wait_for_selector("text=You may call")
+            ask(tab, "Hello")
+            tab.page.locator("#log-a").locator("text=Recorded as").wait_for(timeout=30_000)
+            tab.page.click("#log-a >> text=Record in the ledger")
+            tab.page.wait_for_load_state()
+            words = tab.page.inner_text("main")
+            assert "alice" in words and "team research" in words, "recorded as their own call"
+        finally:
+            assert demo.admin("DELETE", path).status < 300
+    tab.complaints[:] = [each for each in tab.complaints if not each.startswith(f"asked {made.name}/")]

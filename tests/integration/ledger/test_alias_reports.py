@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import time
 from typing import Any
@@ -10,16 +12,20 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from interlock.cli import aliases as cli
-from interlock.control.services.alias_use import share, spread
+from interlock.control.services.alias_use import places, sample, share, spread
 from interlock.ledger.sums import decode_leaf, key_of
 from interlock.storage import ledger_read
 from interlock.types.record import Comparison, Record
 from interlock.types.request import Target
 from tests.integration.control_client import Running
 from tests.integration.ledger.test_usage import Books, running
+from tests.integration.live_scene import add
+from tests.unit.control.live.leaves import leaf
 from tests.unit.ledger.support import attempt, intent, outcome
 
 __all__ = ["running"]
@@ -127,3 +133,49 @@ def test_a_shadows_leaf_adds_to_no_team_and_no_principal() -> None:
     )
     key = key_of(leaf, ZoneInfo("UTC"))
     assert (key.team_id, key.principal_id, key.request_class) == ("", "", "shadow:a")
+
+
+def canonical(number: int, at_s: float, alias: str, **changed: Any) -> bytes:
+    """A leaf as the ledger writes it."""
+    made = json.loads(leaf(number, at_s, request=f"{alias}_{number}", what__alias=alias, **changed))
+    return json.dumps(made, sort_keys=True, separators=(",", ":")).encode()
+
+
+def test_a_long_time_is_sampled_evenly_and_a_short_one_is_read(running: Running) -> None:
+    books = Books(running)
+    tenant, now = books.tenant, time.time()
+    fails = {"result__state": "failed"}
+    made = [
+        canonical(n, now - 4000 + n, "often" if n % 2 else "other", **(fails if n % 10 == 1 else {}))
+        for n in range(2000)
+    ]
+    add(running.control.store, tenant, *made, canonical(9000, now - 90, "rare"))
+    settings = dataclasses.replace(
+        running.control.settings, alias_compare_entries_max=1000, alias_compare_calls_max=100
+    )
+
+    def compared(alias: str, since_s: float) -> Any:
+        with running.control.store.tenant(tenant) as conn:
+            return sample(conn, tenant, alias, int((now - since_s) * 1e9), int(now * 1e9), settings)
+
+    long = compared("often", 5000)
+    (arm,) = long.arms
+    assert not long.complete and long.sampled < long.entries and long.entries >= 2001
+    assert 90 <= arm.calls <= 100 and arm.failed.low_milli <= 200 <= arm.failed.high_milli
+    few = compared("rare", 5000)
+    assert few.sampled == 1000 and not few.complete
+    short = compared("often", 2989.5)
+    assert short.entries == short.sampled == 0 and short.complete, "few enough: all of it is read"
+    assert short.arms[0].calls == sum(1 for n in range(1011, 2000) if n % 2)
+    none = compared("often", 10)
+    assert none.arms == [] and none.sampled == 0
+
+
+@given(st.integers(0, 10**9), st.integers(1, 10**7), st.integers(1, 500))
+def test_places_of_a_sample_are_even(first: int, count: int, some: int) -> None:
+    some = min(some, count)
+    found = places(first, count, some)
+    assert len(set(found)) == some and found == sorted(found)
+    assert first <= found[0] and found[-1] < first + count
+    gaps = [b - a for a, b in itertools.pairwise(found)]
+    assert not gaps or max(gaps) - min(gaps) <= 1

@@ -254,7 +254,10 @@ def _compared(visit: Visit, at: At) -> alias_use.CompareReport | None:
     until_ns = visit.api.tools.clock.wall_ns()
     with visit.api.store.tenant(found.value.id) as conn:
         since_ns = until_ns - int(asked) * DAY_NS
-        return alias_use.compare(conn, found.value.id, at.stored.value.name, since_ns, until_ns)
+        name = at.stored.value.name
+        if visit.query.get("whole"):
+            return alias_use.compare(conn, found.value.id, name, since_ns, until_ns)
+        return alias_use.sample(conn, found.value.id, name, since_ns, until_ns, visit.api.tools.settings)
 
 
 def _known_models(visit: Visit) -> list[str]:

@@ -37,6 +37,7 @@ from interlock.control.console import (
     policy_wizard,
     proof_page,
     quota_pages,
+    sign_out,
     signin,
     source_pages,
     usage_page,
@@ -55,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 MODULES = (
     signin,
+    sign_out,
     oidc,
     live,
     health,

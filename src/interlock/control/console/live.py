@@ -14,7 +14,8 @@ from interlock.control.console.page import Page
 from interlock.control.console.places import visible
 from interlock.control.console.stream import BEAT, EventStream
 from interlock.control.live.hub import Event, Hub, Subscriber
-from interlock.control.live.view import BY, FILTERS, Row, Scope, View
+from interlock.control.live.quality import KINDS
+from interlock.control.live.view import BY, FILTERS, ORDERS, Row, Scope, View
 from interlock.control.live.window import SHADOW
 from interlock.control.permissions import Action
 from interlock.control.services.live import scope_of
@@ -41,7 +42,7 @@ TITLES = {
     "principal": "caller",
     "tenant": "tenant",
 }
-SECTIONS = ("note", "tiles", "sources", "table", "calls")
+SECTIONS = ("note", "tiles", "running", "sources", "table", "quality", "calls")
 LEDGER_FIELDS = ("source", "model", "team", "principal")
 """What the Ledger's search can be narrowed to."""
 
@@ -57,6 +58,8 @@ class Look(NamedTuple):
         """This look, or one that differs, as an address."""
         scope = self.scope
         query = {"tenant": self.tenant, "by": scope.by}
+        if scope.order != ORDERS[0]:
+            query["order"] = scope.order
         if scope.field and not changed.keys() & set(FILTERS):
             query[scope.field] = scope.value
         return page + "?" + urlencode(query | changed)
@@ -68,7 +71,7 @@ def page(visit: Visit, _: Sessions) -> Response:
         return visit.go("/console/health")
     look, hub = _look(visit), _hub(visit)
     view = hub.feed.view(look.scope)
-    _record(visit, hub, {line.tenant for line in view.calls or ()})
+    _record(visit, hub, view.looked_at)
     columns = [(name, TITLES[name]) for name in _columns(look.scope)]
     return visit.page(
         "live.html",
@@ -155,7 +158,8 @@ def _look(visit: Visit) -> Look:
     if tenant == ALL and field and by in ("source", "model"):
         by = "tenant"
     name = "" if tenant == ALL else tenant
-    scope = scope_of(visit.api.store, visit.who(), name, by, field, visit.query.get(field, "") if field else "")
+    scope = scope_of(visit.api.store, visit.who(), name, by, field, visit.query.get(field, "") if field else "",
+                     visit.query.get("order") or ORDERS[0])  # fmt: skip
     return Look(scope, tenant, ([ALL] if everything else []) + names)
 
 
@@ -205,6 +209,8 @@ def _given(scope: Scope, view: View) -> dict[str, Any]:
         "row_path": row_path,
         "source_path": source_path,
         "not_completed": NOT_COMPLETED,
+        "kinds": [kind for kind in KINDS if any(row.get(kind.name) is not None for row in view.quality)],
+        "orders": [(each, look.path(order=each), each == scope.order) for each in ORDERS],
     }
 
 

@@ -123,7 +123,8 @@ def _signed_in(visit: Visit, sessions: Sessions, issuer: Issuer, under_way: Logi
         name=proven.caller.principal.name,
         tenant_id=issuer.tenant_id,
         issuer_id=issuer.id,
-        groups=sorted(groups_of(issuer, proven.claims) & set(issuer.group_roles)),
+        id_token=id_token if login.end_session else "",
+        groups=sorted(groups_of(issuer, proven.claims) & (set(issuer.group_roles) | set(issuer.group_teams))),
     )
 
 

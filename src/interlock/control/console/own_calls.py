@@ -1,4 +1,5 @@
-"""Calls that signed-in people make themselves: each session has a short-lived API key of its own principal.
+"""Calls that signed-in people make themselves: each session has a short-lived API key of its own principal. People of
+an identity provider have the one that their bearer tokens stand for (`own_person`).
 
 The key is made by the keys service when it is first needed, with the scope `infer` only, and is kept in the memory of
 this process alone: no browser, file or log ever has it. So the gateway governs and records such a call as any other of
@@ -13,15 +14,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interlock.control.apply import Reason
+from interlock.control.console.own_person import own_person
 from interlock.control.identity import WRITE_LOCK
 from interlock.control.permissions import Action, require
 from interlock.control.plan import Ref
 from interlock.control.services import keys as key_service
 from interlock.control.services.base import Tx
-from interlock.errors import Denied, LimitExceeded, NotFound, Unauthenticated
+from interlock.errors import LimitExceeded, NotFound, Unauthenticated
 from interlock.storage import console, keys, tenants
 from interlock.storage.changes import Author
-from interlock.types.identity import Scope
+from interlock.types.identity import DataClass, Scope
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -33,10 +35,6 @@ if TYPE_CHECKING:
 FRESH_S = 30
 """A key with less time than this left is not used for another call."""
 NAME_CHARS = 16
-BY_PROVIDER = (
-    "You signed in at an identity provider. The playground makes a short-lived key of an account that Interlock itself"
-    " keeps, and has none for you; call the gateway with a token of your provider instead."
-)
 
 
 class _Held(NamedTuple):
@@ -55,10 +53,8 @@ class OwnCalls:
 
     def key(self, hashed: bytes, session: Session, actor: Actor) -> str:
         """The key of a session (`hashed`: the digest of its token), made when there is none. Raises Denied for who may
-        not use the playground where they are, or signed in at an identity provider; StoreError."""
+        not use the playground where they are; StoreError."""
         require(actor.bindings, Action.playground_use, actor.tenant_id)
-        if session.method != "password":
-            raise Denied(BY_PROVIDER, code="no_own_key")
         with self._lock:
             now_s = self._now_s()
             held = self._held.get(hashed)
@@ -104,7 +100,10 @@ class OwnCalls:
         reason = Reason("a call in the console's playground")
         with self._api.configurator.acting(actor, ref, Action.playground_use, reason) as tx:
             scopes = (Scope.infer,)
-            made = key_service.mint(tx, session.tenant_id, session.principal_id, ref.name, scopes, not_after_s)
+            data_class = own_person(tx, session) if session.method == "oidc" else DataClass.internal
+            made = key_service.mint(
+                tx, session.tenant_id, session.principal_id, ref.name, scopes, not_after_s, data_class
+            )
         with self._api.store.platform() as conn:
             over = console.session(conn, hashed) is None
             if over:  # signed out meanwhile, when there was no key to revoke yet

@@ -11,8 +11,8 @@ from starlette.responses import Response
 from interlock.control.apply import Reason
 from interlock.control.console.call_page import told_of
 from interlock.control.console.calls import line_of
-from interlock.control.console.own_calls import BY_PROVIDER
 from interlock.control.console.page import Page
+from interlock.control.console.play_missing import missing
 from interlock.control.console.sessions import digest
 from interlock.control.console.streamed import Streamed
 from interlock.control.console.upstream import Gateway, context_for, gateway_url, relay
@@ -71,18 +71,16 @@ def page(visit: Visit, _: Sessions) -> Response:
     actor = visit.who()
     require(actor.bindings, Action.playground_use, actor.tenant_id)
     trouble, url = "", ""
-    if visit.session is not None and visit.session.method != "password":
-        trouble = BY_PROVIDER
-    else:
-        try:
-            url = gateway_url(visit.api)
-        except InterlockError as e:
-            trouble = e.message
+    try:
+        url = gateway_url(visit.api)
+    except InterlockError as e:
+        trouble = e.message
     return visit.page("playground.html", trouble=trouble, gateway=url, modes=MODES, tenant=_tenant_name(visit))
 
 
 async def models(visit: Visit, sessions: Sessions) -> Response:
-    """The names that the visitor may call, as the gateway lists them for them: {"models": [{"name", "kind"}]}."""
+    """The names that the visitor may call, as the gateway lists them for them: {"models": [{"name", "kind"}],
+    "missing"}. Without any, `missing` says what that is for."""
     try:
         gateway = await _gateway(visit, sessions)
         try:
@@ -91,7 +89,7 @@ async def models(visit: Visit, sessions: Sessions) -> Response:
             await gateway.close()
     except InterlockError as e:
         return Json({"problem": e.message}, e.status)
-    return Json({"models": found})
+    return Json({"models": found, "missing": [] if found else await run_in_threadpool(missing, visit)})
 
 
 async def send(visit: Visit, sessions: Sessions) -> Response:

@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 EXAMPLES_MAX = 10_000
 """Changed decisions that are listed; the counts are of all."""
-ROWS = 50
-CALLERS_MAX = 25
-OFFERS_MAX = 8
-CALLS_LISTED = 50
 DAYS = 7
 DAYS_MAX = 400
 
@@ -91,8 +87,8 @@ def grouped(examples: Iterable[whatif.CellChange]) -> list[Group]:
     return out
 
 
-def grid_of(groups: Iterable[Group]) -> Grid:
-    """The callers and offers with changes, CALLERS_MAX by OFFERS_MAX at most."""
+def grid_of(groups: Iterable[Group], callers_max: int, offers_max: int) -> Grid:
+    """The callers and offers with changes, `callers_max` by `offers_max` at most."""
     cells: dict[tuple[str, tuple[str, str]], list[int]] = {}
     for g in groups:
         who = f"{g.who} for {g.acting_for}" if g.acting_for else g.who
@@ -101,10 +97,10 @@ def grid_of(groups: Iterable[Group]) -> Grid:
         cell[g.becomes == "permitted"] += g.decisions
     callers = list(dict.fromkeys(who for who, _ in cells))
     offers = list(dict.fromkeys(offer for _, offer in cells))
-    columns = offers[:OFFERS_MAX]
+    columns = offers[:offers_max]
     rows = [(who, [(c[0], c[1]) for c in (cells.get((who, o), [0, 0]) for o in columns)]) for who in callers]
-    left = len(callers) - CALLERS_MAX, len(offers) - OFFERS_MAX
-    return Grid(columns, rows[:CALLERS_MAX], max(0, left[0]), max(0, left[1]))
+    left = len(callers) - callers_max, len(offers) - offers_max
+    return Grid(columns, rows[:callers_max], max(0, left[0]), max(0, left[1]))
 
 
 def show(visit: Visit, _: Sessions) -> Response:
@@ -149,7 +145,9 @@ def _period(visit: Visit) -> comparing.Period:
     if not (days.isascii() and days.isdigit()) or not 1 <= int(days[:9]) <= DAYS_MAX:
         raise BadRequest(f"days is a whole number from 1 to {DAYS_MAX}", param="days")
     now = visit.api.tools.clock.wall_ns()
-    return comparing.Period(max(0, now - int(days) * 86_400 * 1_000_000_000), 0, CALLS_LISTED)
+    return comparing.Period(
+        max(0, now - int(days) * 86_400 * 1_000_000_000), 0, visit.api.tools.settings.policy_calls_listed_max
+    )
 
 
 def _page(
@@ -163,6 +161,8 @@ def _page(
     with reading(visit, scope, Action.policy_history) as tx:
         base = base_of(tx, scope)
     api = visit.api
+    settings = api.tools.settings
+    rows = settings.policy_changes_page_max
     changes = differences(base.in_force, base.policies)
     matrix = comparing.matrix(api.store, api.tools, scope.tenant_id, base.policies, EXAMPLES_MAX) if changes else None
     groups = grouped(matrix.examples) if matrix else []
@@ -176,18 +176,18 @@ def _page(
         base=base,
         changes=changes,
         matrix=matrix,
-        groups=groups[(number - 1) * ROWS : number * ROWS],
+        groups=groups[(number - 1) * rows : number * rows],
         total=len(groups),
         listed=sum(g.decisions for g in groups),
         number=number,
-        pages=-(-len(groups) // ROWS),
-        grid=grid_of(groups),
+        pages=-(-len(groups) // rows),
+        grid=grid_of(groups, settings.policy_grid_callers_max, settings.policy_grid_offers_max),
         calls=calls,
         trial=trial,
         days=visit.form.get("days", str(DAYS)),
         reason=visit.form.get("reason", "") if error else "",
-        calls_max=api.tools.settings.what_if_calls_max,
-        cells_max=api.tools.settings.what_if_cells_max,
+        calls_max=settings.what_if_calls_max,
+        cells_max=settings.what_if_cells_max,
         error=error,
     )
 

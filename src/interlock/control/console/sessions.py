@@ -6,8 +6,11 @@ issuer that is trusted no longer, end it.
 
 from __future__ import annotations
 
+import base64
 import datetime
 import hashlib
+import hmac
+import os
 import secrets
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,6 +23,7 @@ from interlock.control.permissions import Binding
 from interlock.errors import Denied, Unauthenticated
 from interlock.identity.oidc import Providers
 from interlock.identity.tokens import roles_of_groups
+from interlock.ledger.vault import KeyWrapper, VaultError
 from interlock.storage import bindings, console, issuers, principals, tenants
 from interlock.storage.console import Session
 
@@ -34,6 +38,19 @@ SEEN_S = 30
 def digest(token: str) -> bytes:
     """What of a token is kept."""
     return hashlib.sha256(token.encode()).digest()
+
+
+def _sealer(token: str) -> KeyWrapper:
+    """Seals under a key that follows from the token: the database, which has its hash alone, opens nothing."""
+    return KeyWrapper(hmac.digest(token.encode(), b"interlock console id token", "sha256"), os.urandom)
+
+
+def _seal(token: str, id_token: str) -> str:
+    return base64.b64encode(_sealer(token).wrap(id_token.encode(), _context(token))).decode()
+
+
+def _context(token: str) -> str:
+    return f"session {digest(token).hex()}"
 
 
 class Sessions:
@@ -59,10 +76,13 @@ class Sessions:
         tenant_id: str,
         issuer_id: str = "",
         groups: Sequence[str] = (),
+        id_token: str = "",
     ) -> str:
-        """Somebody has proven who they are; returns the token. Raises Denied when they have no administrative role."""
+        """Somebody has proven who they are; returns the token. Raises Denied when they have no administrative role.
+        `id_token`: kept, sealed, for when they sign out at their provider."""
         tools = self._api.tools
         now = tools.now()
+        token = secrets.token_urlsafe(TOKEN_BYTES)
         session = Session(
             csrf=secrets.token_urlsafe(TOKEN_BYTES),
             method=method,
@@ -71,12 +91,12 @@ class Sessions:
             tenant_id=tenant_id,
             issuer_id=issuer_id,
             groups=list(groups),
+            id_token=_seal(token, id_token) if id_token else "",
             created_at=now,
             seen_at=now,
             expires_at=now + datetime.timedelta(milliseconds=tools.settings.console_session_ms),
         )
         self._actor(session)
-        token = secrets.token_urlsafe(TOKEN_BYTES)
         with self._api.store.platform() as conn:
             console.begin_session(conn, digest(token), session)
         return token
@@ -97,6 +117,14 @@ class Sessions:
             if use and (now - session.seen_at).total_seconds() >= SEEN_S:
                 console.seen(conn, hashed, now)
         return session, self._actor(session)
+
+    @staticmethod
+    def id_token(token: str, session: Session) -> str:
+        """The ID token that a session of this token began with; "" when none was kept."""
+        try:
+            return _sealer(token).unwrap(base64.b64decode(session.id_token), _context(token)).decode()
+        except (VaultError, ValueError):
+            return ""
 
     def end(self, token: str) -> None:
         """Sign out: also the keys that were made for the session end, with what runs by them."""
@@ -126,7 +154,8 @@ class Sessions:
                     raise Unauthenticated("the identity provider is trusted no longer", code="no_session")
                 who = f"{session.name} ({issuer.value.issuer})"
                 declared = principals.by_name(conn, session.tenant_id, session.name)
-                if declared is not None and not declared.value.active:
+                own = principals.get(conn, session.principal_id)
+                if any(each is not None and not each.value.active for each in (declared, own)):
                     raise Unauthenticated("the account is switched off", code="inactive_principal")
                 reach = reach_of(issuer.value.tenant_id)
                 held = tuple(Binding(role, reach) for role in roles_of_groups(issuer.value, session.groups))

@@ -1,4 +1,4 @@
-"""Signing in and out: the pages that are open to everybody."""
+"""Signing in: the pages that are open to everybody."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlencode, urlsplit
 
 from interlock.control.console import passwords
 from interlock.control.console.page import Page
-from interlock.control.console.visit import COOKIE, check_csrf, check_same_site, safe_path
+from interlock.control.console.visit import COOKIE, check_same_site, safe_path
 from interlock.control.services.base import Names
 from interlock.errors import InterlockError, NotFound
 from interlock.storage import console, issuers, tenants
@@ -38,14 +38,15 @@ def form(visit: Visit, _: Sessions) -> Response:
     return show(visit)
 
 
-def show(visit: Visit, *, wrong: str = "", status: int = 200) -> Response:
-    """The form, with what went wrong."""
+def show(visit: Visit, *, wrong: str = "", done: str = "", status: int = 200) -> Response:
+    """The form, with what went wrong, or was done."""
     goes_to = safe_path(visit.form.get("to") or visit.query.get("to", ""))
     name = visit.form.get("name", "")[:NAME_MAX]
     return visit.page(
         "sign_in.html",
         status,
         wrong=wrong,
+        done=done,
         goes_to=goes_to,
         name=name,
         insecure=not _secure(visit),
@@ -120,17 +121,7 @@ def _proven(visit: Visit, tenant: str, name: str, password: str) -> tuple[str, s
     return (account.principal_id, tenant_id) if right else None
 
 
-def sign_out(visit: Visit, sessions: Sessions) -> Response:
-    """The session ends here and in the database."""
-    check_csrf(visit)
-    sessions.end(visit.token)
-    answer = visit.go("/console/sign-in")
-    answer.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
-    return answer
-
-
 PAGES = (
     Page("GET", "/sign-in", form, open=True),
     Page("POST", "/sign-in", sign_in, open=True),
-    Page("POST", "/sign-out", sign_out),
 )

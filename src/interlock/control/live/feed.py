@@ -15,15 +15,17 @@ from collections.abc import Callable, Mapping
 import msgspec
 import psycopg
 
-from interlock.control.live import states, view
+from interlock.control.live import quality, running, states, view
+from interlock.control.live.quality import Scores, Verdict
 from interlock.control.live.view import Scope, View
-from interlock.control.live.window import Window
+from interlock.control.live.window import Call, Window
 from interlock.control.services import base
 from interlock.errors import InterlockError
-from interlock.storage import ledger_read, nodes, sources, usage
+from interlock.storage import aliases, ledger_read, nodes, sources, usage
 from interlock.storage.nodes import Told
 from interlock.storage.pool import Store
 from interlock.storage.sources import SourceRow
+from interlock.types.snapshot import Canary
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +40,16 @@ NAMES_S = 30.0
 """How long a name, a cost centre or the list of sources is remembered."""
 READ = 500
 """Entries read at a time."""
-SOURCES_MAX, NODES_MAX = 500, 200
+SOURCES_MAX, NODES_MAX, ALIASES_MAX = 500, 200, 2000
 NS = 1_000_000_000
 
 
 class LiveFeed:
     """One control process's. Any thread may ask; `close` ends its own."""
 
-    def __init__(self, store: Store, tools: base.Tools) -> None:
+    def __init__(self, store: Store, tools: base.Tools, scores: Scores | None = None) -> None:
         self._store = store
+        self._scores = scores
         self._tools = tools
         self._lock = threading.RLock()
         self._stop = threading.Event()
@@ -61,8 +64,10 @@ class LiveFeed:
         """How many entries of each tenant's tree were read."""
         self._told: list[Told] = []
         self._prefixes = states.PrefixRates()
+        self._running = running.Running(tools.settings.live_silent_s)
         self._sources: list[SourceRow] = []
         self._centers: dict[str, str] = {}
+        self._canaries: dict[tuple[str, str], Canary] = {}
         self._names: dict[str, str] = {}
         self._remembered_s = -NAMES_S
         self._asked_s = -ASK_S
@@ -122,6 +127,7 @@ class LiveFeed:
                 self._forget(began_s)
                 if not self._wanted:
                     self._thread = None
+                    self._running.clear()
                     return
                 self._advance()
             for call in self._listeners:
@@ -155,6 +161,12 @@ class LiveFeed:
                 if now_s - self._remembered_s >= NAMES_S:
                     self._sources = [stored.value for stored in sources.page(conn, limit=SOURCES_MAX)]
                     self._centers = usage.cost_centers(conn)
+                    known = aliases.page(conn, limit=ALIASES_MAX)
+                    self._canaries = {
+                        (each.value.tenant_id, each.value.name): each.value.canary
+                        for each in known
+                        if each.value.canary is not None
+                    }
                     self._names.clear()
                     self._remembered_s = now_s
                 every = "" in self._wanted
@@ -169,6 +181,8 @@ class LiveFeed:
             self._failing = words
         self._read_once |= self._wanted.keys()
         self._prefixes.note(self._told, now_s)
+        if not self._failing:
+            self._running.note(self._told, self._entry, now_s)
         self._bound()
         self._advanced_s = now_s
         self._views.clear()
@@ -241,6 +255,7 @@ class LiveFeed:
             self._totals[shared] = view.totals(calls, now_ns, settings.live_window_s)
         counted = self._totals[shared]
         table, more = view.rows(counted.calls, scope, names, now_ns)
+        runs = self._running.of(scope, self._centers) if scope.calls else []
         dropped_ns = max((self._windows[t].dropped_ns for t in counted.calls if t in self._windows), default=0)
         return View(
             datetime.datetime.fromtimestamp(now_ns / NS, datetime.UTC),
@@ -255,7 +270,23 @@ class LiveFeed:
             self._lines(scope) if scope.sources else None,
             view.newest(counted.calls, names) if scope.calls else None,
             self._failing,
+            running.lines(runs, scope.order, names, (self._now_s(), now_ns), settings.live_lines_max)
+            if scope.calls
+            else None,
+            self._running.count(scope, runs) if scope.calls else 0,
+            counted.quality,
+            self._verdicts(scope) if not scope.field else [],
+            list(self._scores(scope.tenant_id)) if self._scores is not None else None,
         )
+
+    def _verdicts(self, scope: Scope) -> list[Verdict]:
+        shown = quality.verdicts(self._canaries, scope.tenant_id)
+        names = self._named({tenant_id for tenant_id, _, _ in shown if tenant_id})
+        return [Verdict(alias, names.get(t, t), canary.state, canary.ended_why) for t, alias, canary in shown]
+
+    def _entry(self, tenant_id: str, request: str) -> Call | None:
+        window = self._windows.get(tenant_id)
+        return window.find(request) if window is not None else None
 
     def _lines(self, scope: Scope) -> list[states.SourceLine]:
         shown = [s for s in self._sources if scope.sources in ("*", s.tenant_id)]

@@ -164,5 +164,5 @@ _encode = msgspec.json.Encoder().encode
 
 def _event(sections: Mapping[str, str], points: list[Point], view: View) -> Event:
     data = b"event: live\ndata: " + _encode(_Payload(sections, points, view.window_s)) + b"\n\n"
-    tenants = {line.tenant for line in view.calls or ()} if "calls" in sections else ()
+    tenants = view.looked_at if sections.keys() & {"calls", "running"} else ()
     return Event(data, tuple(sorted(tenants)))

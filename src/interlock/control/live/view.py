@@ -9,6 +9,8 @@ from typing import NamedTuple
 import msgspec
 
 from interlock.control.live.figures import Figures, Point, figures, points
+from interlock.control.live.quality import QualityRow, Score, Verdict, quality
+from interlock.control.live.running import RunningLine
 from interlock.control.live.states import SourceLine
 from interlock.control.live.window import SHADOW, Call, Window
 from interlock.errors import BadRequest
@@ -17,6 +19,8 @@ BY = ("source", "model", "team", "cost_center", "principal", "tenant")
 """What the table can be by; by tenant only over all tenants."""
 FILTERS = ("source", "model", "cost_center")
 """What figures can be narrowed to."""
+ORDERS = ("newest", "longest")
+"""Of the calls that run: those that came last first, or those that have run for longest."""
 ROWS_MAX = 50
 LINES = 20
 NS = 1_000_000_000
@@ -24,7 +28,8 @@ NS = 1_000_000_000
 
 class Scope(NamedTuple):
     """Whose figures, and what of them may be seen. `tenant_id` "": all tenants. `sources`: "*" all sources, "" none,
-    else the id of the tenant whose own are shown. `calls`: whether single calls are shown."""
+    else the id of the tenant whose own are shown. `calls`: whether single calls are shown. `order`: of those that
+    run."""
 
     tenant_id: str
     by: str
@@ -32,11 +37,14 @@ class Scope(NamedTuple):
     value: str = ""
     sources: str = ""
     calls: bool = False
+    order: str = ORDERS[0]
 
     def checked(self) -> Scope:
         """This scope. Raises BadRequest when there is no such column."""
         if self.by not in BY or (self.by == "tenant" and self.tenant_id):
             raise BadRequest(f"by is one of {', '.join(BY)}; tenant only over all tenants", param="by")
+        if self.order not in ORDERS:
+            raise BadRequest(f"requests are in the order {' or '.join(ORDERS)}", param="order")
         if self.field and self.field not in FILTERS:
             raise BadRequest(f"figures are narrowed by {', '.join(FILTERS)}", param=self.field)
         return self
@@ -87,6 +95,19 @@ class View(msgspec.Struct, frozen=True):
     sources: list[SourceLine] | None
     calls: list[Line] | None
     failing: str = ""
+    running: list[RunningLine] | None = None
+    running_count: int = 0
+    """How many run, whether or not they are in `running`."""
+    quality: list[QualityRow] = []
+    verdicts: list[Verdict] = []
+    """Of aliases with a canary."""
+    scores: list[Score] | None = None
+    """From feedback; None where nobody knows any."""
+
+    @property
+    def looked_at(self) -> set[str]:
+        """Names of the tenants whose single calls are in it."""
+        return {line.tenant for each in (self.calls, self.running) for line in each or ()}
 
 
 class Names(NamedTuple):
@@ -125,12 +146,13 @@ class Totals(NamedTuple):
     calls: dict[str, list[Call]]
     total: Figures
     points: list[Point]
+    quality: list[QualityRow]
 
 
 def totals(calls: dict[str, list[Call]], now_ns: int, window_s: int) -> Totals:
     """Figures and chart of these calls."""
     together = [call for each in calls.values() for call in each]
-    return Totals(calls, figures(together, now_ns), points(together, now_ns, window_s))
+    return Totals(calls, figures(together, now_ns), points(together, now_ns, window_s), quality(together))
 
 
 def rows(calls: Mapping[str, Sequence[Call]], scope: Scope, names: Names, now_ns: int) -> tuple[list[Row], int]:

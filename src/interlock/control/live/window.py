@@ -12,6 +12,7 @@ from interlock.ledger import sums
 
 CALL_BYTES = 800
 """Memory of a call with its place in the window, without the text that is its own (measured: see tests)."""
+FINISH_CHARS = 60
 SHADOW = "(shadow)"
 """Stands for team and caller of a shadow: nobody asked for it."""
 
@@ -45,6 +46,17 @@ class Call(msgspec.Struct, gc=False):
     method: str
     priced: bool
     shadow: bool
+    attempts: int = 0
+    finish: str = ""
+    """Why its source says that it ended; of several choices, all reasons."""
+    streamed: bool = False
+    """Text of a stream was forwarded."""
+    reserved: bool = False
+    """Nobody told what it used."""
+    declined: bool | None = None
+    """Of a shadow's answer that was compared: the model declined."""
+    agreed: bool | None = None
+    """Likewise: it was the same as the caller's."""
 
     @property
     def failed(self) -> bool:
@@ -64,6 +76,13 @@ class _Where(sums.Where, frozen=True):
 
 class _Result(sums.Result, frozen=True):
     code: str = ""
+    finish: tuple[str, ...] = ()
+    chunks: int = 0
+
+
+class _Compared(msgspec.Struct, frozen=True):
+    equal: bool = False
+    refused: bool = False
 
 
 class _Money(sums.Money, frozen=True):
@@ -81,6 +100,7 @@ class _Leaf(sums.Leaf, frozen=True, kw_only=True):
     result: _Result = _Result()
     cost: _Money = _Money()
     times: _Times = _Times()
+    compared: _Compared | None = None
 
 
 _decode = msgspec.json.Decoder(_Leaf).decode
@@ -116,6 +136,10 @@ class Window:
         """At most `count` calls, the last of the tree first."""
         last = len(self._calls)
         return [self._calls[last - 1 - n] for n in range(min(count, last))]
+
+    def find(self, request: str) -> Call | None:
+        """The call or refusal with this request id, while it is kept."""
+        return self._by_request.get(request)
 
     def prune(self, now_ns: int) -> None:
         """Drop what is too old."""
@@ -179,6 +203,12 @@ def _call(entry: _Leaf) -> Call:
         method=name(entry.energy.method),
         priced=entry.cost.price not in ("", "none"),
         shadow=shadow,
+        attempts=entry.where.attempts,
+        finish=name(" ".join(sorted(set(entry.result.finish)))[:FINISH_CHARS]),
+        streamed=entry.what.stream and entry.result.chunks > 0,
+        reserved=entry.tokens.origin == "reserved",
+        declined=entry.compared.refused if entry.compared is not None else None,
+        agreed=entry.compared.equal if entry.compared is not None else None,
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 from psycopg import Connection
 
 from interlock.control.services.base import Names
+from interlock.settings import Settings
 from interlock.storage import alias_use
 from interlock.types.record import Comparison
 
@@ -90,7 +91,8 @@ class Agreement(msgspec.Struct, frozen=True):
 
 
 class CompareReport(msgspec.Struct, frozen=True):
-    """An alias over a period. `complete` is false when there were more calls than are looked at: the newest count."""
+    """An alias over a period. `complete` is false when there were more calls than are looked at: the newest count; or,
+    when `sampled` is not 0, those among so many of the period's `entries`, spread evenly over it."""
 
     alias: str
     since: datetime.datetime
@@ -98,6 +100,8 @@ class CompareReport(msgspec.Struct, frozen=True):
     complete: bool
     arms: list[Arm]
     agreement: list[Agreement]
+    sampled: int = 0
+    entries: int = 0
 
 
 class _What(msgspec.Struct):
@@ -168,6 +172,30 @@ def compare(conn: Connection[Any], tenant_id: str, alias: str, since_ns: int, un
     """How the ways through the alias did within the period."""
     found = alias_use.leaves(conn, tenant_id, alias, since_ns, until_ns, CALLS_MAX + 1)
     return report(alias, since_ns, until_ns, found[:CALLS_MAX], complete=len(found) <= CALLS_MAX)
+
+
+def sample(
+    conn: Connection[Any], tenant_id: str, alias: str, since_ns: int, until_ns: int, settings: Settings
+) -> CompareReport:
+    """`compare` within a bounded time, whatever the length of the period: when it has more than
+    `alias_compare_entries_max` entries, of so many, spread evenly over it, and of at most `alias_compare_calls_max`
+    calls through the alias among these."""
+    most, calls_max = settings.alias_compare_entries_max, settings.alias_compare_calls_max
+    first, behind = alias_use.span(conn, tenant_id, since_ns, until_ns)
+    count = behind - first
+    if count <= most:
+        return compare(conn, tenant_id, alias, since_ns, until_ns)
+    looked = places(first, count, most)
+    found = alias_use.leaves_at(conn, tenant_id, alias, since_ns, until_ns, looked)
+    if len(found) > calls_max:
+        found = [found[n] for n in places(0, len(found), calls_max)]
+    made = report(alias, since_ns, until_ns, found, complete=False)
+    return msgspec.structs.replace(made, sampled=len(looked), entries=count)
+
+
+def places(first: int, count: int, some: int) -> list[int]:
+    """`some` of the `count` places from `first` on, spread evenly: the middle of each of as many equal parts."""
+    return [first + (2 * n + 1) * count // (2 * some) for n in range(some)]
 
 
 def report(alias: str, since_ns: int, until_ns: int, leaves: Iterable[bytes], *, complete: bool) -> CompareReport:

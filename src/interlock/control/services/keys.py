@@ -150,7 +150,13 @@ def delete(tx: Tx, tenant_id: str, name: str, revision: int | None = None) -> No
 
 
 def mint(
-    tx: Tx, tenant_id: str, principal_id: str, name: str, scopes: tuple[Scope, ...], not_after_s: int = 0
+    tx: Tx,
+    tenant_id: str,
+    principal_id: str,
+    name: str,
+    scopes: tuple[Scope, ...],
+    not_after_s: int = 0,
+    data_class: DataClass = DataClass.internal,
 ) -> Minted:
     """A key without limits for a principal, whatever keys of that name there are. `not_after_s`: Unix seconds, 0: it
     has no end."""
@@ -160,6 +166,7 @@ def mint(
         principal_id=principal_id,
         scopes=tuple(s.value for s in scopes),
         not_after_s=not_after_s,
+        data_class=data_class,
         name=name,
     )
     return _mint(tx, key, "create")

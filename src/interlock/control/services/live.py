@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interlock.control.identity import reach_of, tenant_of
-from interlock.control.live.view import Scope
+from interlock.control.live.view import ORDERS, Scope
 from interlock.control.permissions import Action, decide, require
 
 if TYPE_CHECKING:
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from interlock.storage.pool import Store
 
 
-def scope_of(store: Store, actor: Actor, tenant: str, by: str, field: str = "", value: str = "") -> Scope:
+def scope_of(
+    store: Store, actor: Actor, tenant: str, by: str, field: str = "", value: str = "", order: str = ORDERS[0]
+) -> Scope:
     """The scope of a look at a tenant, by its name, or at all of them (""). Raises NotFound, Denied, BadRequest.
 
     Figures are for who may read usage there, single calls for who may read its ledger. Sources that the platform
@@ -27,4 +29,4 @@ def scope_of(store: Store, actor: Actor, tenant: str, by: str, field: str = "", 
         return decide(actor.bindings, action, where).allowed
 
     sources = "*" if may(Action.source_read, None) else tenant_id if may(Action.source_read, reach) else ""
-    return Scope(tenant_id, by, field, value, sources, may(Action.ledger_read, reach)).checked()
+    return Scope(tenant_id, by, field, value, sources, may(Action.ledger_read, reach), order).checked()

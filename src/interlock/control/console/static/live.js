@@ -21,7 +21,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const keyOf = (node) => node.nodeType === 1 ? node.dataset.key : undefined;
       if (here && here.nodeName === next.nodeName && keyOf(here) === keyOf(next)) {
         if (here.nodeType === 1) {
-          for (const { name } of [...here.attributes]) if (!next.hasAttribute(name)) here.removeAttribute(name);
+          for (const { name } of [...here.attributes]) if (!next.hasAttribute(name) && name !== "open") here.removeAttribute(name);  // what somebody unfolded stays
           for (const { name, value } of next.attributes) if (here.getAttribute(name) !== value) here.setAttribute(name, value);
           patch(here, next);
         } else if (here.nodeValue !== next.nodeValue) here.nodeValue = next.nodeValue;

@@ -25,6 +25,21 @@ function ask(letter, messages) {
   return out;
 }
 
+// What stands between this account and a model, and where that is changed. As text: names are in it.
+function tellMissing(said, missing) {
+  const list = make("ul", "play-missing");
+  for (const { words, path, link } of missing) {
+    const item = make("li", "", words + " ");
+    if (path) {
+      const way = make("a", "", link);
+      way.href = path;
+      item.append(way);
+    }
+    list.append(item);
+  }
+  if (missing.length) said.after(list);
+}
+
 async function loadModels() {
   const said = $("models-said");
   try {
@@ -44,7 +59,8 @@ async function loadModels() {
       }
     }
     said.textContent = found.models.length ? `You may call ${found.models.length} by name.`
-      : "No policy of your tenant lets you call a model, so calls will be refused. An administrator can change that.";
+      : "You may call no model yet, so calls will be refused.";
+    if (!found.models.length) tellMissing(said, found.missing || []);
   } catch (error) {
     said.textContent = "The list of models could not be had: " + (error.message || "no answer");
   }
