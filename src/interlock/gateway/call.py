@@ -73,6 +73,8 @@ class Call:
     """Until when it waits for an engine that is starting; 0: it does not."""
     admitted = False
     """It was admitted before it waited for an engine."""
+    begun = False
+    """The head of its stream has left while it waited so: what is told from here on is told in the stream."""
     charged = False
     """A source has worked on it, or may have."""
     intent_seq = -1

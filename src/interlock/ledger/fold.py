@@ -21,6 +21,7 @@ from interlock.types.record import (
     EpochClose,
     EpochOpen,
     EpochRecovered,
+    Held,
     Intent,
     Interrupted,
     Outcome,
@@ -105,8 +106,8 @@ class EpochFold:
         match record:
             case Refusal():
                 yield self.seen_ns, CallRecords(self.epoch, record.call, (), refusal=record)
-            case Alive() | Interrupted():
-                pass  # an interrupted call is its own epoch's
+            case Alive() | Held() | Interrupted():
+                pass  # an interrupted call is its own epoch's; one that is held is made or refused later
             case _:
                 yield self.seen_ns, record
 

@@ -23,6 +23,7 @@ from interlock.types.record import (
     EpochClose,
     EpochOpen,
     EpochRecovered,
+    Held,
     Intent,
     Interrupted,
     Outcome,
@@ -206,7 +207,9 @@ class _EpochTail:
         if isinstance(record, EpochOpen):
             self._to_wall_ns = record.wall_ns - record.mono_ns
             wall_ns = record.wall_ns
-        elif isinstance(record, (Intent, Refusal, Interrupted, EpochRecovered, EpochClose, EnergyMeasured, Alive)):
+        elif isinstance(
+            record, (Intent, Refusal, Interrupted, EpochRecovered, EpochClose, EnergyMeasured, Alive, Held)
+        ):
             wall_ns = record.wall_ns
         elif isinstance(record, Chunk):
             return

@@ -18,6 +18,7 @@ from interlock.types.record import (
     EpochClose,
     EpochOpen,
     EpochRecovered,
+    Held,
     Intent,
     Interrupted,
     Outcome,
@@ -108,6 +109,8 @@ def _words(record: Record) -> str:
             return f"{record.uj} uJ ({record.method})"
         case Alive():
             return ""
+        case Held():
+            return f"{record.asked} by {record.principal_id} in {record.tenant_id} waits for an engine"
         case EpochClose():
             return f"after #{record.last_seq}"
         case Interrupted():
