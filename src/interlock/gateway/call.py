@@ -75,8 +75,8 @@ class Call:
     """It was admitted before it waited for an engine."""
     begun = False
     """The head of its stream has left while it waited so: what is told from here on is told in the stream."""
-    charged = False
-    """A source has worked on it, or may have."""
+    charged: bool | None = None
+    """A source has worked on it, or may have; None: it is not settled."""
     intent_seq = -1
     request_class = ""
     work: Work | None = None
