@@ -391,7 +391,7 @@ def waits_for(gateway: WorkerHarness, engine: ScriptedEngine, what: str) -> Iter
     if what == "engine":
         yield
         return
-    engine.script(answers.answer(delay_ms=2_000))
+    engine.script(answers.answer(delay_ms=20_000))
     with connected(gateway) as sock:
         sock.sendall(raw_request(gateway, CHAT))
         eventually(lambda: engine.calls)

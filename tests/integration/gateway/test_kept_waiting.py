@@ -4,6 +4,7 @@ the SDKs do not notice, and what fails afterwards is told in the stream."""
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,29 +46,40 @@ def early_heads(gateway: WorkerHarness, waits_for: str) -> float:
 
 @contextmanager
 def full(
-    *, seconds: float = 0.6, engine: ScriptedEngine | None = None, **settings: Any
-) -> Iterator[tuple[WorkerHarness, ScriptedEngine]]:
-    """A gateway whose only seat is taken by a call, which ends `seconds` after it was taken."""
-    engine = engine or ScriptedEngine(models=("m",))
+    *, opens: bool = True, engine: ScriptedEngine | None = None, **settings: Any
+) -> Iterator[tuple[WorkerHarness, threading.Event]]:
+    """A gateway whose only seat is taken by a call, which ends when the event is set: a while after another call's
+    stream was kept open, or when the test says so."""
+    engine, opened = engine or ScriptedEngine(models=("m",)), threading.Event()
     usual = engine.default
 
     def holds(received: Received) -> Iterator[Step]:
-        yield Pause(int(seconds * 1000))
+        while not opened.is_set():
+            yield Pause(5)
         yield from usual(received)  # type: ignore[misc]
 
     def world(url: str) -> World:
         kind = SourceKind.anthropic if engine.kind == "anthropic" else SourceKind.openai
         return World([source("own", url, kind=kind, limits=SourceLimits(concurrency=1))])
 
+    def watch() -> None:
+        while opens and not opened.is_set() and not early_heads(gateway, "seat"):
+            time.sleep(0.02)
+        opened.wait(0.4 if opens else 30)
+        opened.set()
+
     with serving(world, engine, **SOON, **settings) as (gateway, _):
         engine.script(holds)
-        first = threading.Thread(target=ask, args=(gateway, CHAT))
+        first, watching = threading.Thread(target=ask, args=(gateway, CHAT)), threading.Thread(target=watch)
         first.start()
         eventually(lambda: engine.calls)
+        watching.start()
         try:
-            yield gateway, engine
+            yield gateway, opened
         finally:
+            opened.set()
             first.join(5)
+            watching.join(5)
 
 
 # -- for a seat
@@ -122,7 +134,7 @@ def test_a_response_begins_once() -> None:
 
 
 def test_who_gets_no_seat_is_told_in_the_stream_and_the_sdks_raise() -> None:
-    short: dict[str, Any] = {"seconds": 1.5, "queue_wait_ms_interactive": 400}
+    short: dict[str, Any] = {"opens": False, "queue_wait_ms_interactive": 1_000}
     with full(**short) as (gateway, _), gpt(gateway) as client:
         stream = client.chat.completions.create(model="m", messages=SAID, stream=True)
         with pytest.raises(openai.APIError, match="No allowed source had a seat") as raised:
@@ -144,15 +156,16 @@ def test_who_gets_no_seat_is_told_in_the_stream_and_the_sdks_raise() -> None:
 
 
 def test_the_idempotency_key_of_a_call_that_waited_in_vain_is_free_again() -> None:
-    with full(seconds=1, queue_wait_ms_interactive=400) as (gateway, _):
+    with full(opens=False, queue_wait_ms_interactive=1_000) as (gateway, opened):
         answer = ask(gateway, STREAM, idempotency_key="one")
         assert events(answer.body)[0]["error"]["code"] == "queue_timeout"
+        opened.set()
         eventually(lambda: len(gateway.records_of(Outcome)) == 2)
         assert text_of(events(ask(gateway, STREAM, idempotency_key="one").body)) == answers.TEXT
 
 
 def test_a_call_that_is_not_streamed_and_a_dialect_without_comments_keep_their_status() -> None:
-    with full(seconds=1, queue_wait_ms_interactive=300) as (gateway, _):
+    with full(opens=False, queue_wait_ms_interactive=400) as (gateway, _):
         assert (ask(gateway, CHAT).status, ask(gateway, STREAM, "/api/chat").status) == (503, 503)
         assert [early_heads(gateway, each) for each in ("seat", "engine", "answer")] == [0, 0, 0]
 
@@ -171,7 +184,7 @@ def test_another_source_takes_a_stream_that_was_kept_open_and_the_record_says_wh
 
         def fails_once(received: Received) -> Iterator[Step]:
             tries.append(received)
-            yield Pause(350)
+            yield Pause(1_000)
             answer = answers.error(500) if len(tries) == 1 else answers.answer()
             yield from answer(received)  # type: ignore[misc]
 
@@ -200,6 +213,25 @@ def test_a_head_that_leaves_with_the_first_event_names_the_source() -> None:
 
 
 # -- for an engine
+
+
+def test_a_call_that_met_a_dead_engine_is_kept_open_until_the_next_one_is_there() -> None:
+    engine = ScriptedEngine(models=("m",))
+    with engine.in_thread():
+        world = World([source("s", engine.base_url, engine_state="ready")])
+    with WorkerHarness(world, **SOON) as gateway, ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(ask, gateway, STREAM)
+        eventually(lambda: early_heads(gateway, "engine") == 1)
+        again = ScriptedEngine(models=("m",), port=int(engine.base_url.rsplit(":", 1)[1]))
+        (only,) = world.sources
+        gateway.change(World([msgspec.structs.replace(only, engine_state="restarting")], world.people))
+        time.sleep(0.3)
+        with again.in_thread():
+            gateway.call(lambda: gateway.board.renew(gateway.board.row("src_s")))
+            gateway.change(World([only], world.people))
+            answer = waits.result(5)
+        assert (answer.status, text_of(events(answer.body))) == (200, answers.TEXT)
+        assert [a.number for a in gateway.records_of(Attempt)] == [0, 1]
 
 
 def cold(url: str) -> World:
@@ -247,7 +279,7 @@ def test_the_sdks_do_not_notice_that_a_stream_waited_for_an_engine(dialect: str)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
 def test_who_waited_for_an_engine_in_vain_is_told_in_the_stream(path: str) -> None:
     body = {"model": "m", "input": "Say.", "stream": True, "store": False} if "resp" in path else MESSAGE
-    with serving(cold, cold_start_wait_ms=500, **SOON) as (gateway, engine):
+    with serving(cold, cold_start_wait_ms=1_500, **SOON) as (gateway, engine):
         answer = ask(gateway, body, path)
         assert answer.status == 200 and answer.body.endswith(b"<cut>") and b"[DONE]" not in answer.body
         assert answer.body.startswith(PING if path == "/v1/messages" else COMMENT)
