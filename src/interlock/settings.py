@@ -104,7 +104,10 @@ class Settings(RoutingSettings):
         120_000, "How long a reader may take nothing before its call is cut.", group="gateway", minimum=1
     )
     keepalive_comment_ms: int = setting(
-        15_000, "Silence on a stream after which a keep-alive comment is sent.", group="gateway", minimum=100
+        15_000,
+        "Silence on a stream, also before its first event, after which a keep-alive comment is sent.",
+        group="gateway",
+        minimum=100,
     )
     calls_max: int = setting(4096, "Calls in progress per worker; more are refused.", group="gateway", minimum=1)
     completion_tokens_default: int = setting(

@@ -20,6 +20,7 @@ from interlock.types.record import (
     EpochClose,
     EpochOpen,
     EpochRecovered,
+    Held,
     Intent,
     Interrupted,
     Outcome,
@@ -121,7 +122,7 @@ class EpochBook:
     def _take(self, record: Record, place: Place) -> None:
         if self.closed:
             self.problems.append(f"epoch {self.epoch}: {type(record).__name__} after EpochClose")
-        if isinstance(record, Alive):
+        if isinstance(record, (Alive, Held)):
             return
         if isinstance(record, EpochOpen):
             self.pid = record.pid

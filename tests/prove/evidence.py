@@ -13,14 +13,19 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def commit() -> str:
+def commit(root: Path = ROOT) -> str:
     """The commit that is checked out, as git's own files name it; "" outside a checkout."""
-    git = ROOT / ".git"
+    git = root / ".git"
     try:
+        if git.is_file():  # one of several worktrees: its own HEAD, the branches of all
+            git = root / git.read_text().strip().removeprefix("gitdir: ")
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref: "):
             return head
         name = head.removeprefix("ref: ")
+        shared = git / "commondir"
+        if shared.exists():
+            git = git / shared.read_text().strip()
         if (git / name).exists():
             return (git / name).read_text().strip()
         packed = (git / "packed-refs").read_text().splitlines()

@@ -121,6 +121,8 @@ def prove(*, seconds: float, seed: int, progress: bool = True) -> dict[str, Any]
                 for name in ("INTERACTIVE", "BATCH", "BACKGROUND")
             },
             "INTERLOCK_LEASE_RETRY_MS": "200",
+            # A head that leaves before the answer names no source, and callers are asked which one they got.
+            "INTERLOCK_KEEPALIVE_COMMENT_MS": "120000",
         }
         site = Site(home.parent, server, **environment)
         try:

@@ -19,7 +19,12 @@ from tests.engines import free_port
 from .engines import ADAPTER, Vllm, ended, last_words, make_adapter, missing
 from .site import Site, Tap, configure
 
-SETTINGS = {"INTERLOCK_WORKERS": "2", "INTERLOCK_HEALTH_FAILURES_MAX": "8"}
+SETTINGS = {
+    "INTERLOCK_WORKERS": "2",
+    "INTERLOCK_HEALTH_FAILURES_MAX": "8",
+    # On a busy machine a first event takes longer; a head that leaves before it names no source, which tests ask for.
+    "INTERLOCK_KEEPALIVE_COMMENT_MS": "120000",
+}
 """Four seconds until the probes say that an instance is lost: on a busy machine, time for calls to find out first."""
 
 _figures: list[str] = []

@@ -30,6 +30,8 @@ RETURN_S = 5.0
 """Longest time from the moment the engine's queue is empty until a call goes there again."""
 MEASURE_S, OVERLOAD_S = 10.0, 60.0
 OVERLOAD = 1.2
+TRIES = 3
+"""So often is it measured anew what the engine can do, when what was offered turns out to be less."""
 BOUND_EVERY = 5
 """Of the overload's calls, every fifth is of the tenant that must stay in the EU: less than the engine can do."""
 BUSY_MIN = 0.85
@@ -230,18 +232,22 @@ def test_a_minute_at_120_percent_sends_away_the_excess_and_nothing_that_must_sta
                 tasks.append(asyncio.create_task(one(client, tenant, number)))
             return list(await asyncio.gather(*tasks))
 
-    per_s = asyncio.run(capacity())
-    assert per_s > 0
-    queues = Queues(site)
-    queues.start()
-    try:
-        calls = asyncio.run(overload(1 / (OVERLOAD * per_s)))
-    finally:
-        queues.stop()
-    assert all(call.text for call in calls)
-    assert {call.source for call in calls if call.tenant == "globex"} == {"near"}, "who must stay has stayed"
-    free = [call for call in calls if call.tenant == "acme"]
-    over = [call for call in free if call.source == "far"]
+    for _ in range(TRIES):
+        per_s = asyncio.run(capacity())
+        assert per_s > 0
+        queues = Queues(site)
+        queues.start()
+        try:
+            calls = asyncio.run(overload(1 / (OVERLOAD * per_s)))
+        finally:
+            queues.stop()
+        assert all(call.text for call in calls)
+        assert {call.source for call in calls if call.tenant == "globex"} == {"near"}, "who must stay has stayed"
+        free = [call for call in calls if call.tenant == "acme"]
+        over = [call for call in free if call.source == "far"]
+        if over or max(near[0] for _, near, _ in queues.seen) > WAITING_MAX:
+            break  # else the machine was slower while it was measured: this was no overload
+        until(lambda: site.near.queue() == (0, 0), 120, "the engine to be idle", 0.05)
     assert 0 < len(over) <= EXCESS_MAX * len(free), "the excess, and no more, went elsewhere"
     names = site.names()
     for call in over:

@@ -73,8 +73,10 @@ class Call:
     """Until when it waits for an engine that is starting; 0: it does not."""
     admitted = False
     """It was admitted before it waited for an engine."""
-    charged = False
-    """A source has worked on it, or may have."""
+    begun = False
+    """The head of its stream has left while it waited so: what is told from here on is told in the stream."""
+    charged: bool | None = None
+    """A source has worked on it, or may have; None: it is not settled."""
     intent_seq = -1
     request_class = ""
     work: Work | None = None

@@ -5,6 +5,9 @@ limits, and before its intent: nothing has been decided for it yet. When an engi
 again under the snapshot then in force, as if it had been asked just then: what was revoked meanwhile is refused. It
 keeps its number, and what it was admitted with.
 
+The caller of a stream gets comments meanwhile (`keepalive_comment_ms`), when a `Held` record is durable that says so;
+from then on its call is refused in the stream. Of a call that has a receipt coming nothing leaves before its intent.
+
 A call with an idempotency key does not wait so: whoever has one can ask again without being answered twice.
 
 A call that was made already, and found that nothing listens where an engine of ours was (`Parked`), waits in the same
@@ -15,18 +18,22 @@ would do so each time.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from interlock.errors import LogError
 from interlock.gateway.call import Call
+from interlock.gateway.http.exchange import EVENT_STREAM
 from interlock.gateway.idempotency import IDEMPOTENCY_KEY
+from interlock.gateway.stages.record import record_held
 from interlock.gateway.waiting import ClientGone
 from interlock.types.source import ENGINE_COLD, EngineState
 
 if TYPE_CHECKING:
     from interlock.errors import EngineStarting, InterlockError
     from interlock.gateway.attempt import Attempt
-    from interlock.gateway.http.exchange import Exchange
+    from interlock.gateway.http.exchange import Exchange, Headers, Sink
     from interlock.gateway.runtime import Runtime
 
 
@@ -88,6 +95,24 @@ class Parked:
         self._runtime.cold -= 1
 
 
+class Begun:
+    """A sink whose head has left."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.write = sink.write
+        self.write_chunks = sink.write_chunks
+        self.end = sink.end
+        self.abort = sink.abort
+
+    def start(self, status: int, headers: Headers) -> None:
+        """See Sink."""
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:  # noqa: ARG002
+        """See Sink. What is no stream cannot be told any more: the caller sees that it has not got everything."""
+        self._sink.abort()
+
+
 class ColdStart:
     """The exchange of such a call. Once it runs, what the caller does reaches the run."""
 
@@ -110,6 +135,9 @@ class ColdStart:
         self._exchange: Exchange | None = None
         self._paused = False
         self._over = False
+        self._told = call.begun
+        """It was asked, or need not be, whether comments may leave."""
+        self._last_sent_ns = call.started_ns
 
     def begin(self) -> None:
         """Wait."""
@@ -130,6 +158,35 @@ class ColdStart:
             exchange = self._exchange = self._again(self._renewed(), self._runtime)
             if self._paused and exchange is not None:
                 exchange.on_pause()
+        elif now_ns - self._last_sent_ns >= self._runtime.settings.keepalive_comment_ms * 1_000_000:
+            self._keep_open()
+
+    def _keep_open(self) -> None:
+        """The caller has heard nothing for long. What is sent is durable first: that the call waits."""
+        call, log = self._call, self._runtime.log
+        if call.parsed is None or not call.parsed.stream or not call.face.keepalive or call.receipt is not None:
+            return
+        if call.begun and not self._paused:
+            self._comment()
+        elif not self._told:
+            self._told = True
+            with contextlib.suppress(LogError):  # which ends the wait itself
+                log.on_durable(record_held(call, log), self._held)
+
+    def _held(self, error: LogError | None) -> None:
+        call = self._call
+        if error is not None or self._over:
+            return
+        self._runtime.metrics.early_heads.add(("engine",))
+        call.begun = True
+        limits = call.limit_lines() if call.limit_lines is not None else b""
+        call.sink.start(200, EVENT_STREAM + call.id_headers() + limits)
+        call.sink = Begun(call.sink)
+        self._comment()
+
+    def _comment(self) -> None:
+        self._call.sink.write(self._call.face.keepalive)
+        self._last_sent_ns = self._runtime.swept_ns
 
     def told(self) -> tuple[Call, str]:
         """See Waits."""
@@ -159,7 +216,7 @@ class ColdStart:
         call.seed = old.seed
         call.admission, old.admission = old.admission, None
         call.reserved_tokens, call.limit_lines = old.reserved_tokens, old.limit_lines
-        call.admitted = True
+        call.admitted, call.begun = True, old.begun
         call.cold_until_ns = old.cold_until_ns
         return call
 

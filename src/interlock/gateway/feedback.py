@@ -195,6 +195,9 @@ class Giving:
         else:
             self._record(message)
 
+    def told(self) -> None:
+        """See Waits: it is no call."""
+
     def sweep(self, now_ns: int) -> None:
         """Go on without the node after a while: the ledger will find the call."""
         if now_ns >= self._deadline_ns and not self._over:

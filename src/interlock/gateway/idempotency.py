@@ -319,8 +319,8 @@ class Capture:
             self._sink.end()
 
     def abort(self) -> None:
-        """See Sink."""
-        self._claiming.tell_end("lost")
+        """See Sink. Of a stream that was kept open while its call waited in vain, no source has seen anything."""
+        self._claiming.tell_end("free" if self._call.charged is False else "lost")
         if self._sink is not None:
             self._sink.abort()
 

@@ -154,13 +154,13 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
     if error.level >= logging.ERROR:
         log.log(error.level, "call refused", extra={"request_id": call.id, "code": error.code})
     if call.identity is None or isinstance(error, LogError):
-        call.sink.respond(status, headers, body)
+        _tell(call, error, status, headers, body)
         return
     try:
         seq = record_refusal(call, error, runtime.log)
     except LogError:
         # The log is what refuses: the caller is told so, and nothing was done that a record would speak of.
-        call.sink.respond(status, headers, body)
+        _tell(call, error, status, headers, body)
         return
 
     line = runtime.receipts.line(call, status, call.face.name) if call.receipt is not None else b""
@@ -171,6 +171,15 @@ def refuse(call: Call, error: InterlockError, runtime: Runtime) -> None:
         if log_error is not None and isinstance(error, Replayed):
             call.sink.respond(*call.face.error(log_error))
         else:
-            call.sink.respond(status, headers + line if log_error is None else headers, body)
+            _tell(call, error, status, headers + line if log_error is None else headers, body)
 
     runtime.log.on_durable(seq, durable)
+
+
+def _tell(call: Call, error: InterlockError, status: int, headers: bytes, body: bytes) -> None:
+    """Answer with an error: whole, or in the stream that has begun while the call waited."""
+    if not call.begun:
+        call.sink.respond(status, headers, body)
+        return
+    call.sink.write(call.face.error_event(error))
+    call.sink.abort()

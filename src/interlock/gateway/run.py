@@ -6,6 +6,9 @@ Ways through:
                     \\-> relay: forward ... -> stream_complete -> outcome durable -> end
                                           \\-> stream_broken   -> outcome durable -> error event, connection cut
     on_disconnect, cut: source cancelled, outcome appended
+
+A stream that has to wait, for a seat, an engine or its first event, is kept open: when its intent is durable its head
+leaves, with comments after it. Such a head names no source, for another may answer in the end.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from interlock.gateway.account import NOTHING_USED, Account
 from interlock.gateway.attempt import Attempt
 from interlock.gateway.cold import UNSEEN_CODE, Parked
 from interlock.gateway.faces.openai import COMMENT, OPENAI
+from interlock.gateway.http.exchange import EVENT_STREAM
 from interlock.gateway.leaving import leaving
 from interlock.gateway.seats import sent_away
 from interlock.gateway.trace import tried
@@ -55,7 +59,6 @@ HARMLESS_CODES = FINAL_CODES | {
     STALE_CODE,
 }
 """Failures that say nothing about the source's health: they do not count for its circuit breaker."""
-EVENT_STREAM = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 JSON = b"content-type: application/json\r\n"
 
 
@@ -66,6 +69,8 @@ class Run(Account):
     paused = False
     ended = False
     head_sent = False
+    _kept_open: bool | None = None
+    """Whether comments may leave: the intent is durable. None: not asked for yet."""
     _index = 0
     _rank = -1
     _resends = 0
@@ -313,12 +318,12 @@ class Run(Account):
             first_ns=self.runtime.clock.mono_ns(),
         )
 
-    def forward(self, data: bytes) -> None:
-        """Recorded events of a stream leave for the caller."""
+    def forward(self, data: bytes, *, named: bool = True) -> None:
+        """Recorded events of a stream leave for the caller. `named`: who answers is known, and said in the head."""
         out = self.out
         if not self.head_sent:
             self.head_sent = True
-            out.start(200, self._headers(EVENT_STREAM))
+            out.start(200, self._headers(EVENT_STREAM, named=named))
         if data:
             out.write(data)
         self._last_sent_ns = self.runtime.swept_ns
@@ -450,7 +455,7 @@ class Run(Account):
     def _answer_error(self, error: InterlockError, relay: Relay | None) -> None:
         sink, face = self.call.sink, self.call.face
         error.request_id = self.call.id
-        if not self.head_sent and (relay is None or not relay.events):
+        if not self.head_sent and not self.call.begun and (relay is None or not relay.events):
             code, headers, body = face.error(error)
             sink.respond(code, headers + self._headers(b"", status=code), body)
             return
@@ -474,7 +479,7 @@ class Run(Account):
         self._leave()
         log.critical("outcome not recorded", extra={"request_id": self.call.id, "code": error.code})
         self.runtime.metrics.requests.add((self.call.operation, "failed"))
-        if self.head_sent:
+        if self.head_sent or self.call.begun:
             self.call.sink.abort()
             return
         error.request_id = self.call.id
@@ -542,19 +547,33 @@ class Run(Account):
             return
         if now_ns - self._last_sent_ns < self.runtime.settings.keepalive_comment_ms * 1_000_000:
             return
-        attempt = self._attempt
-        if attempt is not None and attempt.durable:
-            # What is translated on the way out gets the pivot's comment, and makes of it what its dialect has.
-            self.forward(self.call.face.keepalive if self.out is self.call.sink else COMMENT)
+        if self._kept_open is None:
+            self._kept_open = False
+            self.runtime.log.on_durable(self.call.intent_seq, self._keep_open)
+        elif self._kept_open:
+            self._comment()
+
+    def _keep_open(self, error: LogError | None) -> None:
+        """The call is on record (P1): what is no part of an answer may leave. A log that fails ends the call itself."""
+        self._kept_open = error is None
+        if self._kept_open and not self.ended and not self.paused:
+            self._comment()
+
+    def _comment(self) -> None:
+        if not self.head_sent and not self.call.begun:
+            waits_for = "seat" if self.ticket is not None else "engine" if self._parked is not None else "answer"
+            self.runtime.metrics.early_heads.add((waits_for,))
+        # What is translated on the way out gets the pivot's comment, and makes of it what its dialect has.
+        self.forward(self.call.face.keepalive if self.out is self.call.sink else COMMENT, named=False)
 
     # -- what is sent along
 
-    def _headers(self, kind: bytes, answer: bytes = b"", *, status: int = 200) -> Headers:
-        call, attempt = self.call, self._attempt
+    def _headers(self, kind: bytes, answer: bytes = b"", *, status: int = 200, named: bool = True) -> Headers:
+        call, attempt = self.call, self._attempt if named else None
         lines = kind + call.id_headers()
         if attempt is not None:
             lines += attempt.link.offer_headers(attempt.offer)
-        if self._rank >= 0 and call.route is not None:
+        if named and self._rank >= 0 and call.route is not None:
             lines += self.runtime.decision_line(call.route, self._rank)
         if call.limit_lines is not None:
             lines += call.limit_lines()
@@ -564,6 +583,7 @@ class Run(Account):
             lines += leaving(call.alias)
         if call.workload or self.waited_ms:
             lines += b"x-interlock-workload: %b\r\n" % call.workload.name.encode()
+        if named and (call.workload or self.waited_ms):
             lines += b"x-interlock-waited-ms: %d\r\n" % self.waited_ms
         return lines
 

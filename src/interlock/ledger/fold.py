@@ -22,6 +22,7 @@ from interlock.types.record import (
     EpochOpen,
     EpochRecovered,
     Feedback,
+    Held,
     Intent,
     Interrupted,
     Outcome,
@@ -114,8 +115,8 @@ class EpochFold:
                 yield self.seen_ns, CallRecords(self.epoch, record.call, (), refusal=record)
             case Alive():
                 self._calls_said = max(self._calls_said, record.calls)
-            case Interrupted():
-                pass  # an interrupted call is its own epoch's
+            case Held() | Interrupted():
+                pass  # an interrupted call is its own epoch's; one that is held is made or refused later
             case _:
                 yield self.seen_ns, record
 

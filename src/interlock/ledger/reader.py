@@ -24,6 +24,7 @@ from interlock.types.record import (
     EpochOpen,
     EpochRecovered,
     Feedback,
+    Held,
     Intent,
     Interrupted,
     Outcome,
@@ -208,7 +209,7 @@ class _EpochTail:
             self._to_wall_ns = record.wall_ns - record.mono_ns
             wall_ns = record.wall_ns
         elif isinstance(
-            record, (Intent, Refusal, Interrupted, EpochRecovered, EpochClose, EnergyMeasured, Alive, Feedback)
+            record, (Intent, Refusal, Interrupted, EpochRecovered, EpochClose, EnergyMeasured, Alive, Feedback, Held)
         ):
             wall_ns = record.wall_ns
         elif isinstance(record, Chunk):

@@ -19,6 +19,7 @@ from interlock.types.record import (
     EpochOpen,
     EpochRecovered,
     Feedback,
+    Held,
     Intent,
     Interrupted,
     Outcome,
@@ -114,6 +115,8 @@ def _words(record: Record) -> str:
             said += ["corrected"] if record.corrected else []
             who = f"{record.principal_id} for {record.delegator_id}" if record.delegator_id else record.principal_id
             return f"{record.request} by {who} in {record.tenant_id}: {', '.join(filter(None, said))} {record.reason}"
+        case Held():
+            return f"{record.asked} by {record.principal_id} in {record.tenant_id} waits for an engine"
         case EpochClose():
             return f"after #{record.last_seq}"
         case Interrupted():

@@ -132,6 +132,11 @@ class Metrics:
             "Calls that waited for an engine that was starting, by how that ended: resumed, refused or gone.",
             ("outcome",),
         )
+        self.early_heads = self._counter(
+            "interlock_early_heads_total",
+            "Streams kept open before their first event, by what they waited for then: seat, engine or answer.",
+            ("waits_for",),
+        )
         self.policy_trials = self._counter(
             "interlock_policy_trials_total",
             "Calls that policies which only report were evaluated for, by what they would have made of them.",

@@ -1,6 +1,7 @@
 """What is written down: the kinds of record in the log, in the order in which one call produces them.
 
     EpochOpen                     a worker starts
+    Held                          the caller of a stream is told to wait, before anything is decided
     Intent                        a call was admitted and is about to be made (or was refused: Refusal)
       Attempt                     one try at one offer begins
       Chunk ...                   streamed text, before it is forwarded
@@ -345,6 +346,19 @@ class Feedback(msgspec.Struct, frozen=True, array_like=True, tag=13):
     comment: str = ""
 
 
+class Held(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """A streamed call that waits for an engine to start, before anything is decided for it. Durable before its caller
+    gets the head of a stream and comments. An Intent or a Refusal follows; neither, if its worker died meanwhile: then
+    no call was made, and nothing is charged. `asked`: the model, as the caller named it."""
+
+    call: int
+    wall_ns: int
+    tenant_id: str
+    principal_id: str
+    delegator_id: str
+    asked: str
+
+
 Record = (
     EpochOpen
     | Intent
@@ -359,6 +373,7 @@ Record = (
     | EnergyMeasured
     | Alive
     | Feedback
+    | Held
 )
 
 

@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from interlock.ledger.files import Files
 from interlock.ledger.log import RecordLog
 from interlock.testing import answers, faults
 from interlock.testing.engine import ScriptedEngine
-from interlock.types.record import Attempt, Chunk, Intent, Outcome, Refusal
-from interlock.types.source import Labels
+from interlock.types.record import Attempt, Chunk, Held, Intent, Outcome, Refusal
+from interlock.types.source import Labels, SourceLimits
 from tests.gateway import WorkerHarness, World, source
 from tests.integration.gateway.client import (
     CHAT,
@@ -29,6 +30,7 @@ from tests.integration.gateway.client import (
     events,
     eventually,
     raw_request,
+    read_all,
     read_until,
     serving,
     text_of,
@@ -377,3 +379,53 @@ def test_a_call_that_a_full_disk_cut_off_does_not_stay_open_in_the_log(disk: Dis
         eventually(lambda: gateway.records_of(Outcome))
         (outcome,) = gateway.records_of(Outcome)
         assert (outcome.state, outcome.usage.origin) == ("cut", "reserved") and outcome.usage.total_tokens
+
+
+@contextmanager
+def waits_for(gateway: WorkerHarness, engine: ScriptedEngine, what: str) -> Iterator[None]:
+    """The next call has to wait for an engine, or for a seat."""
+    (only,) = gateway.world.sources
+    state = "starting" if what == "engine" else ""
+    changed = msgspec.structs.replace(only, engine_state=state, limits=SourceLimits(concurrency=1))
+    gateway.change(World([changed], gateway.world.people))
+    if what == "engine":
+        yield
+        return
+    engine.script(answers.answer(delay_ms=20_000))
+    with connected(gateway) as sock:
+        sock.sendall(raw_request(gateway, CHAT))
+        eventually(lambda: engine.calls)
+        yield
+
+
+@pytest.mark.parametrize("what", ["seat", "engine"])
+def test_a_stream_that_waits_is_kept_open_only_when_that_is_on_record(disk: Disk, what: str) -> None:
+    with serving(keepalive_comment_ms=100) as (gateway, engine), waits_for(gateway, engine, what):
+        disk.hold()
+        with connected(gateway) as sock:
+            sock.sendall(raw_request(gateway, STREAM))
+            assert disk.waiting.wait(5)
+            sock.settimeout(4 * SHORT_S)
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+            disk.let_go()
+            sock.settimeout(5)
+            assert b"data:" not in read_until(sock, b": keep-alive")
+            kind = Intent if what == "seat" else Held
+            assert gateway.records_of(kind)[-1].call == len(gateway.records_of(Attempt)) + 1
+
+
+@pytest.mark.parametrize("what", ["seat", "engine"])
+def test_a_disk_that_breaks_while_a_stream_is_kept_open_ends_it_without_an_answer(disk: Disk, what: str) -> None:
+    with (
+        serving(keepalive_comment_ms=100) as (gateway, engine),
+        waits_for(gateway, engine, what),
+        connected(gateway) as sock,
+    ):
+        sock.sendall(raw_request(gateway, STREAM))
+        read_until(sock, b": keep-alive")
+        disk.sync_error = errno.EIO
+        answer = ask(gateway, {**CHAT, "model": "nope"})  # something that has to be durable
+        assert answer.status in (404, 503)
+        rest = read_all(sock)
+        assert b'"delta"' not in rest and b"[DONE]" not in rest and not rest.endswith(b"0\r\n\r\n")

@@ -23,7 +23,7 @@ from interlock.ledger.recovery import recover
 from interlock.storage import ledger_read, shipping
 from interlock.storage.pool import Store
 from interlock.types.clock import SystemClock
-from interlock.types.record import Alive, EnergyMeasured, Intent, request_id
+from interlock.types.record import Alive, EnergyMeasured, Held, Intent, request_id
 from tests.integration.gateway.client import CHAT, ask
 from tests.integration.ledger.harness import inbox, opened, serving, shipper_for
 from tests.integration.ledger.history import History
@@ -144,6 +144,7 @@ def test_an_open_call_holds_the_watermark_and_time_moves_it(store: Store, tmp_pa
         begun = msgspec.structs.replace(intent(1), wall_ns=now_ns)
         for record in (Alive(now_ns - 5), begun, attempt(1), Alive(now_ns + 10)):
             log.append(record)
+        log.append(Held(3, now_ns - 5, "ten_acme", "pri_alice", "", "m"))  # and no more of it: it is no call
         await written(log)
         shipper.pass_once()
         assert watermark() == now_ns, "a call that runs may end at any time, and belongs to when it began"

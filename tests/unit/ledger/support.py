@@ -18,7 +18,7 @@ from interlock.settings import Settings
 from interlock.types.clock import SystemClock
 from interlock.types.decision import Candidate, RouteDecision
 from interlock.types.identity import DataClass
-from interlock.types.record import Attempt, Intent, Outcome, Refusal
+from interlock.types.record import Attempt, Held, Intent, Outcome, Refusal
 from interlock.types.request import Features, Target
 from interlock.types.usage import Usage
 
@@ -59,6 +59,10 @@ def intent(call: int, *, body: bytes = b'{"model":"m"}', reserved: int = 100) ->
         body=body,
         reserved_tokens=reserved,
     )
+
+
+def held(call: int) -> Held:
+    return Held(call, 1_753_000_000_000_000_000 + call, "ten_1", "prn_1", "", "m")
 
 
 def refusal(call: int) -> Refusal:

@@ -15,7 +15,7 @@ from interlock.types.clock import SystemClock
 from interlock.types.record import EpochRecovered, Interrupted, request_id
 from interlock.types.usage import Cost
 
-from .support import attempt, intent, open_log, outcome, refusal, run, written
+from .support import attempt, held, intent, open_log, outcome, refusal, run, written
 
 CLOCK = SystemClock()
 
@@ -73,6 +73,23 @@ def test_open_calls_are_found_exactly_once(tmp_path: Path) -> None:
         again = open_log(tmp_path)
         assert recover(tmp_path, into=again, clock=CLOCK) == []
         await again.close()
+
+    run(main)
+
+
+def test_a_call_that_was_only_held_was_not_made(tmp_path: Path) -> None:
+    async def main() -> None:
+        dead = open_log(tmp_path)
+        for record in (held(1), held(2), intent(2), held(3), refusal(3)):
+            dead.append(record)
+        await written(dead)
+        dead.abandon()
+        log = open_log(tmp_path)
+        (recovered,) = recover(tmp_path, into=log, clock=CLOCK)
+        assert recovered.interrupted == 1 and [each.call for each in interrupted(tmp_path)] == [2]
+        found = [find_call(tmp_path, request_id(dead.epoch, call)) for call in (1, 2, 3)]
+        assert [each and each.state for each in found] == [None, "interrupted", "refused"]
+        await log.close()
 
     run(main)
 

@@ -16,6 +16,7 @@ from interlock.types.record import (
     EpochClose,
     EpochOpen,
     EpochRecovered,
+    Held,
     Intent,
     Interrupted,
     Outcome,
@@ -39,6 +40,7 @@ RECORDS: list[Record] = [
     EpochClose(EPOCH, 1, 7),
     Interrupted(EPOCH, 1, 1, 0, 1, 2, 3, True),
     EpochRecovered(EPOCH, 1, 7, 1, 5),
+    Held(3, 1, "ten_acme", "pri_alice", "", "auto"),
 ]
 
 

@@ -12,6 +12,9 @@ Headers = bytes
 """Header lines as they are sent, each ended by CR LF; made by `header_line` or known to be safe."""
 
 
+EVENT_STREAM: Headers = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+
+
 def header_line(name: bytes, value: bytes) -> bytes:
     """One header line. A line break or NUL in the value, which would start a header of its own, becomes a space."""
     if b"\r" in value or b"\n" in value or b"\0" in value:

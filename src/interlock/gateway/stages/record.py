@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from interlock.errors import BadRequest
 from interlock.types.identity import Recording
-from interlock.types.record import Intent, Refusal
+from interlock.types.record import Held, Intent, Refusal
 
 if TYPE_CHECKING:
     from interlock.errors import InterlockError
@@ -63,6 +63,17 @@ def record_intent(call: Call, log: RecordLog) -> None:
             trials=call.trials,
             shadow_of=call.shadow_of,
         )
+    )
+
+
+def record_held(call: Call, log: RecordLog) -> int:
+    """Append that a call waits of which nothing is decided yet; returns the record's sequence number."""
+    identity, features = call.identity, call.features
+    assert identity is not None and features is not None  # noqa: S101 - stage order
+    caller = identity.caller
+    delegator_id = caller.delegator.id if caller.delegator is not None else ""
+    return log.append(
+        Held(call.number, call.wall_ns, identity.tenant_id, caller.principal.id, delegator_id, features.asked)
     )
 
 
