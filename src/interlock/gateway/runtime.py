@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from interlock.gateway.affinity import placement_of
 from interlock.gateway.http.exchange import header_line
 from interlock.gateway.seats import Seats
 from interlock.gateway.tally import Tally
@@ -113,6 +114,7 @@ class Runtime:
             settings.answers_max,
             settings.image_tokens_max,
         )
+        self.placement = placement_of(settings)
         self.latencies: dict[str, int] = {}
         """First-byte latency by offer key, in millionths, as this worker has seen it. Recorded with each decision's
         candidates, so that a replay does not need it."""

@@ -28,6 +28,9 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
     completion_tokens_max: int = 0
     purpose: str = ""
     workload: Workload = Workload.interactive
+    affinity: int = 0
+    """Which calls are to find each other's prefix in an engine's cache: a slot from 1 to `SLOTS` of
+    `interlock.routing.placement`, 0 for none. Known only where one model has several replicas."""
 
 
 class Target(msgspec.Struct, frozen=True, array_like=True):
