@@ -5,29 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interlock.routing.placement import slot
-from interlock.types.decision import Placement
 from interlock.types.identity import Recording
 from interlock.wire.opening import opening, session
 
 if TYPE_CHECKING:
     from interlock.gateway.call import Call
-    from interlock.settings import Settings
 
 SESSION = b"x-interlock-session"
 SESSION_BYTES_MAX = 256
 """Bytes of a caller's own word for its conversation that tell it from others."""
-
-
-def placement_of(settings: Settings) -> Placement | None:
-    """The bounds on placing replicas; None when calls are not placed by their conversations."""
-    if not settings.placement_text_bytes_max:
-        return None
-    return Placement(
-        settings.placement_load_slack,
-        settings.placement_load_factor_milli,
-        settings.placement_kv_permille_max,
-        settings.placement_wait_ms_max,
-    )
 
 
 def affinity_of(call: Call, text_bytes_max: int) -> int:

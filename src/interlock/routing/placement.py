@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from interlock.routing.draws import mix
 from interlock.types.decision import Placement
 from interlock.types.source import LoadReading, Offer, loaded_bit
+
+if TYPE_CHECKING:
+    from interlock.settings import Settings
 
 SLOTS = 4096
 """So few that a slot in a record fits very many texts, and enough to spread evenly over a hundred replicas."""
@@ -53,6 +56,16 @@ class Placed(NamedTuple):
     key: str
     place: int
     beyond: str
+
+
+def bounds_of(settings: Settings) -> Placement:
+    """The bounds that a gateway with these settings places by."""
+    return Placement(
+        settings.placement_load_slack,
+        settings.placement_load_factor_milli,
+        settings.placement_kv_permille_max,
+        settings.placement_wait_ms_max,
+    )
 
 
 def slot(key: bytes, parts: Iterable[bytes]) -> int:
