@@ -90,10 +90,9 @@ def replicated(offers: Sequence[Offer]) -> bool:
     return len({offer.model.name for offer in offers}) < len(offers)
 
 
-def alike(offer: Offer) -> tuple[object, ...]:
-    """What the replicas of a model have in common."""
-    model = offer.model
-    return model.name, model.version, model.quality_milli, model.price, model.power, offer.source.labels.on_prem
+def alike(offer: Offer) -> tuple[str, str, bool]:
+    """What the replicas of a model have in common, besides their scores."""
+    return offer.model.name, offer.model.version, offer.source.labels.on_prem
 
 
 def shared_latencies(able: Sequence[tuple[Offer, LoadReading]], latency: dict[str, int]) -> dict[str, int]:
@@ -103,7 +102,7 @@ def shared_latencies(able: Sequence[tuple[Offer, LoadReading]], latency: dict[st
     a replica, and one that gets no calls for it never gets another one. What waits there now does count (`place`). A
     model that is known not to be loaded keeps its own.
     """
-    best: dict[tuple[object, ...], int] = {}
+    best: dict[tuple[str, str, bool], int] = {}
     kinds = {}
     for offer, reading in able:
         if reading.loaded >= 0 and not reading.loaded & loaded_bit(offer.model.name):
