@@ -31,7 +31,7 @@ from interlock.metering.shared import HEADER_WORDS, LOCK, UNLOCK, USER_WORD, WOR
 from interlock.settings import Settings
 from interlock.types.source import LoadReading
 
-MAGIC = b"ilBoard1"
+MAGIC = b"ilBoard2"
 MASK = (1 << 64) - 1
 
 CONFIRMED = USER_WORD
