@@ -15,7 +15,7 @@ from interlock.routing.choose import decide
 from interlock.routing.placement import SLOTS, rank, slot
 from interlock.routing.replay import replay
 from interlock.types.decision import Placement, RouteDecision
-from interlock.types.identity import DataClass
+from interlock.types.identity import DataClass, Workload
 from interlock.types.record import Intent
 from interlock.types.request import Features, Target
 from interlock.types.source import Labels, LoadReading, Model, Offer, Source, SourceKind, SourceLimits
@@ -60,10 +60,15 @@ def home(affinity: int, offers: tuple[Offer, ...]) -> str:
 
 
 placed_cases = st.builds(
-    lambda case, affinity: case | {"features": msgspec.structs.replace(case["features"], affinity=affinity)},
+    lambda case, affinity, workload: (
+        case
+        | {"features": msgspec.structs.replace(case["features"], affinity=affinity, workload=workload)}
+        | {"placement": BOUNDS}
+    ),
     cases(),
     slots,
-).map(lambda case: case | {"placement": BOUNDS})
+    st.sampled_from(Workload),
+)
 
 
 @given(placed_cases, st.randoms(use_true_random=False))
