@@ -11,6 +11,7 @@ from interlock.gateway.learned import Learned
 from interlock.gateway.seats import Seats
 from interlock.gateway.tally import Tally
 from interlock.routing.explain import header
+from interlock.routing.placement import bounds_of
 from interlock.routing.score import latency_micro
 from interlock.types.identity import DataClass
 from interlock.wire.openai import Limits
@@ -118,6 +119,8 @@ class Runtime:
             settings.answers_max,
             settings.image_tokens_max,
         )
+        self.placement = bounds_of(settings) if settings.placement_text_bytes_max else None
+        """The bounds on placing replicas; None: calls are not placed by their conversations."""
         self.latencies: dict[str, int] = {}
         """First-byte latency by offer key, in millionths, as this worker has seen it. Recorded with each decision's
         candidates, so that a replay does not need it."""
