@@ -36,8 +36,9 @@ _SEVERITIES = ("critical", "warning", "info")
 
 
 class Thing(msgspec.Struct, frozen=True):
-    """One thing that a rule watches. `value` in the rule's unit, the last that was known. `status`: ok, pending, firing,
-    resolved or unknown. `unknown_since`: it cannot be read since then, also where it fires still. `shown`: the value with its unit."""
+    """One thing that a rule watches. `value`: the last that was known, in the rule's unit; `shown`: with its unit.
+    `status`: ok, pending, firing, resolved or unknown. `unknown_since`: it cannot be read since then, also where it
+    fires still."""
 
     subject: str
     status: str
