@@ -58,6 +58,16 @@ class Unsettled(NamedTuple):
     recorded: tuple[int, ...]
 
 
+def _body_limits(settings: Settings) -> Limits:
+    return Limits(
+        settings.messages_max,
+        settings.template_tokens_per_message,
+        settings.json_depth_max,
+        settings.answers_max,
+        settings.image_tokens_max,
+    )
+
+
 class Runtime:
     """Everything the stages need besides the call. `state` changes with each snapshot; the rest is for life."""
 
@@ -112,13 +122,7 @@ class Runtime:
         self.unsettled: list[Unsettled] = []
         self.shadows: set[Beside] = set()
         """Calls that are to be compared with their aliases' shadows, until that is done."""
-        self.body_limits = Limits(
-            settings.messages_max,
-            settings.template_tokens_per_message,
-            settings.json_depth_max,
-            settings.answers_max,
-            settings.image_tokens_max,
-        )
+        self.body_limits = _body_limits(settings)
         self.placement = bounds_of(settings) if settings.placement_text_bytes_max else None
         """The bounds on placing replicas; None: calls are not placed by their conversations."""
         self.latencies: dict[str, int] = {}
