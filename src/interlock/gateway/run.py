@@ -20,6 +20,7 @@ from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidat
 from interlock.gateway.account import NOTHING_USED, Account
 from interlock.gateway.attempt import Attempt
 from interlock.gateway.cold import UNSEEN_CODE, Parked
+from interlock.gateway.counting import counted
 from interlock.gateway.faces.openai import COMMENT, OPENAI
 from interlock.gateway.http.exchange import EVENT_STREAM
 from interlock.gateway.leaving import leaving
@@ -411,7 +412,7 @@ class Run(Account):
             self._recharge(attempt)
             self._answer_log_error(log_error)
             return
-        self._count(outcome, first_ns)
+        counted(self, self._attempt, outcome, first_ns)
         if state == "disconnected":
             runtime.log.sync_within(runtime.settings.stream_sync_ms)
             if self._charged is not None:
@@ -586,17 +587,3 @@ class Run(Account):
         if named and (call.workload or self.waited_ms):
             lines += b"x-interlock-waited-ms: %d\r\n" % self.waited_ms
         return lines
-
-    def _count(self, outcome: Outcome, first_ns: int) -> None:
-        runtime, attempt = self.runtime, self._attempt
-        tally = runtime.tally(self.call.operation, attempt.link.source.name, outcome.model) if attempt else None
-        if attempt is None or tally is None:
-            runtime.metrics.requests.add((self.call.operation, outcome.state))
-            runtime.metrics.request_seconds.observe_us((self.call.operation,), outcome.total_us)
-        else:
-            first_us = (first_ns - attempt.sent_ns) // 1000 if first_ns else -1
-            tally.count(outcome, first_us, attempt.relay.events if attempt.relay is not None else 0)
-            if first_us >= 0:
-                runtime.observe_latency(attempt.offer.key, first_us)
-        if runtime.on_finished is not None:
-            runtime.on_finished(self, outcome)
