@@ -412,7 +412,7 @@ class Run(Account):
             self._recharge(attempt)
             self._answer_log_error(log_error)
             return
-        counted(self, self._attempt, outcome, first_ns)
+        self._count(outcome, first_ns)
         if state == "disconnected":
             runtime.log.sync_within(runtime.settings.stream_sync_ms)
             if self._charged is not None:
@@ -587,3 +587,6 @@ class Run(Account):
         if named and (call.workload or self.waited_ms):
             lines += b"x-interlock-waited-ms: %d\r\n" % self.waited_ms
         return lines
+
+    def _count(self, outcome: Outcome, first_ns: int) -> None:
+        counted(self, self._attempt, outcome, first_ns)
