@@ -22,6 +22,7 @@ from interlock.control.routes import (
     live,
     policies,
     quotas,
+    rerouting,
     resources,
     system,
     usage,
@@ -55,6 +56,7 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(usage.router())
     admin.include_router(live.router())
     admin.include_router(policies.router())
+    admin.include_router(rerouting.router())
     admin.include_router(budgets.router())
     admin.include_router(quotas.router())
     admin.include_router(alias_use.router())
