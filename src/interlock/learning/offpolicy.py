@@ -17,6 +17,7 @@ from bootstrap samples of the calls, in each of which those means are taken agai
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -153,7 +154,7 @@ def _half(influence: Numbers, effective: float) -> float:
     number = len(influence)
     error = float(np.sqrt((influence**2).sum() / max(number - 1, 1) / number))
     counted = max(effective, 2.0)
-    return _student(counted - 1) * max(error * (counted / (counted - 1)) ** 0.5, 1 / (effective + 4))
+    return _student(counted - 1) * max(error * sqrt(counted / (counted - 1)), 1 / (effective + 4))
 
 
 def _student(freedom: float) -> float:

@@ -38,7 +38,9 @@ def report(**quality: object) -> Rerouted:
 def test_no_figure_stands_without_its_interval_and_source() -> None:
     text = lines(report())
     cost = next(line for line in text if "cost:" in line)
-    assert "0.002000 (0.001000 to 0.003000)" in cost and "70 as logged, 25 by means" in cost and "not known of 5" in cost
+    assert (
+        "0.002000 (0.001000 to 0.003000)" in cost and "70 as logged, 25 by means" in cost and "not known of 5" in cost
+    )
     assert any("energy: the data cannot tell" in line for line in text)
     assert any("quality (DR): 0.500 (0.400 to 0.600)" in line and "80 calls with feedback" in line for line in text)
     assert any("20 were not: what was recorded of them was erased" in line for line in text)
@@ -49,14 +51,14 @@ def test_that_the_data_cannot_tell_is_in_text_and_picture() -> None:
     found = report(tells=False, why=("20.0% of <traffic>",), untried=(Untried("new", 0.2),))
     assert any("cannot tell of quality: 20.0% of <traffic>" in line for line in lines(found))
     assert any("new would get 20.0%" in line for line in lines(found))
-    root = ElementTree.fromstring(svg(found))  # noqa: S314 - our own text
+    root = ElementTree.fromstring(svg(found))
     described = root.find("{http://www.w3.org/2000/svg}desc")
     assert described is not None and described.text is not None and "20.0% of <traffic>" in described.text
     assert "The data cannot tell" in "".join(root.itertext())
 
 
 def test_the_picture_has_words_and_every_mark_is_inside() -> None:
-    root = ElementTree.fromstring(svg(report()))  # noqa: S314 - our own text
+    root = ElementTree.fromstring(svg(report()))
     assert root.get("role") == "img" and root.get("aria-labelledby") == "title desc"
     for mark in ("circle", "rect"):
         marks = root.findall(f"{{http://www.w3.org/2000/svg}}{mark}")
