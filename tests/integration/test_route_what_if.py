@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from interlock.cli.client import AdminClient
+from interlock.cli.main import main
 from interlock.errors import InterlockError
 from tests.integration.test_learning import COURT, GOOD_AT, KITCHEN, PRICE, Scene, scene, until
 from tests.prove.ledger import _interlock
@@ -191,7 +192,9 @@ def test_who_may_ask_and_what_is_refused(traffic: Traffic) -> None:
         assert rows is not None and rows[0] >= 2, "every look is on record"
 
 
-def test_the_command_tells_it_and_draws_it(traffic: Traffic, tmp_path: Path) -> None:
+def test_the_command_tells_it_and_draws_it(
+    traffic: Traffic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     environment = {**traffic.scene.stack.environment, "INTERLOCK_HOME": str(traffic.scene.stack.base / "control")}
     url = f"http://127.0.0.1:{traffic.scene.stack.ports['control']}"
     picture = tmp_path / "x.svg"
@@ -202,6 +205,13 @@ def test_the_command_tells_it_and_draws_it(traffic: Traffic, tmp_path: Path) -> 
     assert found["decisions"]["calls"] == traffic.calls and found["changes"][0]["kind"] == "tenant"
     drawn = picture.read_text()
     assert drawn.startswith("<svg") and "<title" in drawn and "<desc" in drawn
+    monkeypatch.setenv("INTERLOCK_HOME", environment["INTERLOCK_HOME"])
+    arguments = ["route", "what-if", "--tenant", "globex", "--url", url, "--plot", str(tmp_path / "y.svg")]
+    capsys.readouterr()
+    assert main(arguments) == 1 and not (tmp_path / "y.svg").exists()
+    said = capsys.readouterr()
+    assert "The data cannot tell of quality: no call has a reward" in said.out and "nothing to plot" in said.err
+    assert main([*arguments, "--weights", "speed=1"]) == 1 and "write [MODE:]quality" in capsys.readouterr().err
 
 
 def test_a_call_whose_record_was_erased_is_said_to_be_left_out(traffic: Traffic) -> None:

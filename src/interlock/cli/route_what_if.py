@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from interlock.cli.common import AsJson, Ca, Home, InTenant, Url, client_of
 from interlock.cli.config import read_files
 from interlock.cli.output import put, put_json
 from interlock.cli.policy_life import Since, Until, instant
-from interlock.errors import ConfigError
+from interlock.errors import BadRequest, ConfigError
 
 _PARTS = ("quality", "cost", "latency", "energy")
 MILLI = 1000
@@ -75,8 +76,10 @@ def _show(answer: dict[str, Any], plot: str, as_json: bool) -> None:
     if plot:
         try:
             Path(plot).write_text(svg(found), encoding="utf-8")
-        except OSError as e:
-            raise ConfigError(f"{plot} cannot be written: {e.strerror}", param="plot") from None
+        except (BadRequest, OSError) as e:  # what was found is printed already
+            why = e.message if isinstance(e, BadRequest) else f"{plot} cannot be written: {e.strerror}"
+            sys.stderr.write(f"interlock: {why}\n")
+            raise typer.Exit(1) from None
 
 
 def _weights(text: str) -> dict[str, Any]:

@@ -99,6 +99,6 @@ def test_what_is_counted_is_bounded() -> None:
     listed = shares.shares()
     assert len(listed) == GROUPS_MAX + 1 and listed[-1].name == OTHERS and sum(s.before for s in listed) == shares.calls
     tally = Tally({})
-    tally.add(None, "erased", None, {})
+    tally.add(None, "erased", None)
     told = tally.decisions(whole=True)
     assert (told.calls, told.again, told.left_out) == (1, 0, {"erased": 1})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
-from math import inf, isnan
+from math import inf, isnan, nan
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from interlock.cli.main import main
 from interlock.errors import ConfigError
 from interlock.learning.estimator import Estimator
 from interlock.learning.evaluation.data import load
-from interlock.learning.evaluation.drift import with_better
+from interlock.learning.evaluation.drift import Drift, Moved, with_better
 from interlock.learning.evaluation.metrics import aiq, cost_at_95, gap_recovered, hull, interval
 from interlock.learning.evaluation.published import expected_as_published
+from interlock.learning.evaluation.report import drift_words
+from interlock.learning.evaluation.run import Report
 from interlock.learning.evaluation.splits import split
 from interlock.learning.prompt import read
 from tests.unit.learning.samples import folder
@@ -183,6 +186,14 @@ def test_how_quickly_changes_are_noticed_is_measured(tmp_path: Path, capsys: pyt
     assert failing["requests"] <= 300 and failing["after"] <= 0.2 * failing["before"]
     assert back["reached"] == 0 or (back["requests"] > 0 and back["after"] >= 0.8 * failing["before"])
     assert new["before"] == 0 and new["after"] > 0.3
+
+
+def test_what_was_never_noticed_is_said_so() -> None:
+    moved = [Moved("a model fails", 5, 4, 100.0, 10.0, 0.6, 0.1), Moved("it works again", 5, 0, nan, nan, 0.1, 0.1)]
+    nothing = cast("Any", None)
+    first, second = drift_words(Report(nothing, 1, 1, [], {}, [], Drift(300, moved)))[1:]
+    assert "100 (10) requests, in 4 of 5 splits" in first and "from 60.0% to 10.0%" in first
+    assert "it works again: never" in second and drift_words(Report(nothing, 1, 1, [], {}, [])) == []
 
 
 def test_what_is_published_before_any_prompt_is_read_is_the_models_means() -> None:

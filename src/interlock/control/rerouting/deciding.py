@@ -61,7 +61,7 @@ class Again(NamedTuple):
     """A call that was decided again. `task`: what its prompt was taken for, "": it was not read. `read`: with signals.
     `logged`: the chance of each arm as it was; empty: it was denied. `first`: the arm that was put first,
     `chance_micro` its recorded chance. `expected`: outcome of each arm that may come first on any side, in millionths,
-    by what was known of the models at that time."""
+    by what was known of the models at that time. `verbosity`: as in `Known`."""
 
     task: str
     read: bool
@@ -71,14 +71,17 @@ class Again(NamedTuple):
     expected: Mapping[str, int]
     now: Choice
     then: Choice
+    verbosity: Mapping[str, int]
 
 
 class Known(NamedTuple):
-    """A snapshot version as far as decisions need it."""
+    """A snapshot version as far as decisions need it. `verbosity`: how long each arm's answers were known to be, in
+    thousandths of the mean."""
 
     past: Past
     catalog: Catalog
     expectations: Expectations | None
+    verbosity: Mapping[str, int]
 
 
 class Pasts:
@@ -106,7 +109,9 @@ class Pasts:
             expectations = Expectations(past.weights) if past.weights is not None else None
         except (NotFound, SnapshotError, ValueError):
             return None
-        return Known(past, Catalog(self._tenant_id, offers_of(past.sources), past.aliases), expectations)
+        catalog = Catalog(self._tenant_id, offers_of(past.sources), past.aliases)
+        arms = past.weights.arms if past.weights is not None else ()
+        return Known(past, catalog, expectations, {arm.arm: arm.verbosity_milli for arm in arms})
 
 
 class _Call(NamedTuple):
@@ -146,7 +151,8 @@ def again(record: Decided | None, pasts: Pasts, now: Ways, then: Ways) -> Again 
     by_now, by_then = _choice(call, now), _choice(call, then)
     arms = {arm, *logged, *by_now.spread, *by_then.spread}
     expected = _expected(call, arms, known.catalog, now.catalog, then.catalog)
-    return Again(_task(record, known), bool(record.features.signals), logged, arm, chance, expected, by_now, by_then)
+    read = bool(record.features.signals)
+    return Again(_task(record, known), read, logged, arm, chance, expected, by_now, by_then, known.verbosity)
 
 
 def _task(record: Decided, known: Known) -> str:

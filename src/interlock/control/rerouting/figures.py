@@ -144,7 +144,7 @@ def _cost(row: Row, choice: Choice, offers: Mapping[str, Offer], cell: int, know
     per_token = (rates.cost(Usage(usage.prompt_tokens, 0, MICRO)).nusd - fixed) / MICRO
     if cell >= 0:
         return _Use(float(fixed), per_token, cell, MEANS)
-    ratio = row.verbosity.get(choice.arm, 1000) / row.verbosity.get(row.answered.arm, 1000)
+    ratio = row.again.verbosity.get(choice.arm, 1000) / row.again.verbosity.get(row.answered.arm, 1000)
     return _Use(fixed + per_token * usage.completion_tokens * ratio, 0.0, -1, VERBOSITY)
 
 
@@ -163,7 +163,7 @@ def _energy(row: Row, choice: Choice, offers: Mapping[str, Offer], cell: int) ->
     if not power.method:
         return None
     prompt = usage.prompt_tokens * power.input_uj_per_token
-    ratio = row.verbosity.get(choice.arm, 1000) / row.verbosity.get(row.answered.arm, 1000)
+    ratio = row.again.verbosity.get(choice.arm, 1000) / row.again.verbosity.get(row.answered.arm, 1000)
     completion = usage.completion_tokens * ratio * power.output_uj_per_token
     return _Use((prompt + completion + power.call_uj) / UJ_PER_J, 0.0, -1, DECLARED)
 

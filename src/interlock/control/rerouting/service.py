@@ -13,7 +13,7 @@ from interlock.control.comparing import Asker, Period, alone
 from interlock.control.plan import Change
 from interlock.control.replay import Decided
 from interlock.control.rerouting.change import Otherwise, Ways, checked, ways
-from interlock.control.rerouting.deciding import Again, Pasts, again
+from interlock.control.rerouting.deciding import Pasts, again
 from interlock.control.rerouting.report import Changed, Decisions, Rerouted
 from interlock.control.rerouting.tally import Answered, Tally, answered_of
 from interlock.control.services import ledger, looks
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from interlock.control.apply import Configurator
 
 _PAGE = 500
-_NO_VERBOSITY: dict[str, int] = {}
 
 
 class Proposed(NamedTuple):
@@ -48,8 +47,7 @@ def what_if(asker: Asker, configurator: Configurator, tenant_id: str, proposed: 
         calls = _Calls(asker, tenant_id, period)
         pasts = Pasts(tenant_id, calls.past, asker.tools.settings.what_if_snapshots_max)
         for found in calls.each(asker.tools.settings.what_if_calls_max):
-            decided = again(found.record, pasts, now, then)
-            tally.add(found.record, decided, found.answered, _verbosity(found.record, decided, pasts))
+            tally.add(found.record, again(found.record, pasts, now, then), found.answered)
         looks.note(
             asker.store,
             asker.tools,
@@ -93,16 +91,6 @@ def _sides(
             supposed = whatif.ground(conn, tenant_id, now_ns)
             changes = plan.changes
     return changes, ways(there, tenant_id), ways(supposed, tenant_id, otherwise)
-
-
-def _verbosity(record: Decided | None, found: Again | str, pasts: Pasts) -> dict[str, int]:
-    """How long each arm's answers were known to be."""
-    if record is None or isinstance(found, str):
-        return _NO_VERBOSITY
-    known = pasts.of(record.snapshot_version)
-    if known is None or known.past.weights is None:
-        return _NO_VERBOSITY
-    return {arm.arm: arm.verbosity_milli for arm in known.past.weights.arms}
 
 
 def _notes(told: Decisions, now: Ways, then: Ways) -> tuple[str, ...]:

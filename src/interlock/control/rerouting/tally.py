@@ -38,7 +38,6 @@ class Row(NamedTuple):
 
     again: Again
     answered: Answered
-    verbosity: Mapping[str, int]
 
 
 class Tally:
@@ -58,9 +57,7 @@ class Tally:
         """Calls that were made, and would be under the change."""
         self.rows: list[Row] = []
 
-    def add(
-        self, record: Decided | None, found: Again | str, answered: Answered | None, verbosity: Mapping[str, int]
-    ) -> None:
+    def add(self, record: Decided | None, found: Again | str, answered: Answered | None) -> None:
         """One call. `found`: how it was decided again, or why not. `answered`: None when it was not made."""
         self._counts["calls"] += 1
         if isinstance(found, str) or record is None:
@@ -92,7 +89,7 @@ class Tally:
             for arm, chance in then.spread.items():
                 if not found.logged.get(arm):
                     self.untried[arm] += chance
-            self.rows.append(Row(found, answered, verbosity))
+            self.rows.append(Row(found, answered))
 
     def decisions(self, *, whole: bool) -> Decisions:
         """What was counted. `whole`: every call of the period was added."""
