@@ -147,7 +147,7 @@ def parts(
         return found
     names = Names(conn)
     names.learn_all({part.department for part in found.parts})
-    return found._replace(parts=[part._replace(department=names.of(part.department)) for part in found.parts])
+    return found._replace(parts=[usage.Part(names.of(team), *rest) for team, *rest in found.parts])
 
 
 def _dimensions(by: Sequence[str]) -> list[str]:
