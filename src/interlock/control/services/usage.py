@@ -147,7 +147,8 @@ def parts(
         return found
     names = Names(conn)
     names.learn_all({part.department for part in found.parts})
-    return found._replace(parts=[usage.Part(names.of(team), *rest) for team, *rest in found.parts])
+    named = [usage.Part(names.of(team), model, slot, figures) for team, model, slot, figures in found.parts]
+    return found._replace(parts=named)
 
 
 def _dimensions(by: Sequence[str]) -> list[str]:
