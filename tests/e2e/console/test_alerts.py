@@ -99,7 +99,9 @@ def test_channels_are_made_and_tried_and_lead_nowhere_private(admin: Tab, demo: 
     tenant: str = demo.admin("GET", "/tenants/acme").json()["id"]
     folder = Path(demo.home, "credentials", tenant)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "hook").write_text("a signing secret of more than 24 bytes")
+    secret = folder / "hook"
+    secret.touch(0o600)
+    secret.write_text("a signing secret of more than 24 bytes")
     admin.go(ACME)
     page.click("text=Add a webhook")
     page.fill("#f-name", "on-call")

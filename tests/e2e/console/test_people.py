@@ -54,8 +54,7 @@ def test_somebody_is_added_to_a_team_and_calls_with_a_key(admin: Tab, demo: Stac
     assert page.is_checked(f"{form} [value=signals]"), "what was typed is kept"
     page.fill(f"{form} [name=name]", "dora")
     page.click(f"{form} button")
-    page.wait_for_load_state()
-    assert page.inner_text("h1") == "dora"
+    page.wait_for_selector("h1:text-is('dora')")
 
     form = "form:has([name=scopes])"
     page.click("summary >> text=Make a key")

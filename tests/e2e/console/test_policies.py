@@ -121,7 +121,7 @@ def _draft(olga: Tab) -> None:
     page.click("text=Who could then do what?")
     page.wait_for_load_state()
     words = page.inner_text("main")
-    assert "▼ loses" in words and "rosa" in words and "closed-weeks" in words
+    assert "▼ loses" in words and "felix" in words and "closed-weeks" in words
     page.fill("#f-days", "30")
     words = press(olga, "Decide them under the draft", "how many would it hit?")
     assert "calls of the last 30 days would be decided otherwise" in words and "▼ refused" in words
