@@ -23,6 +23,7 @@ from interlock.control.routes import (
     policies,
     quotas,
     resources,
+    router,
     system,
     usage,
 )
@@ -53,6 +54,7 @@ def make_app(api: Api, metrics: ControlMetrics | None = None) -> FastAPI:
     admin.include_router(ledger_follow.router())
     admin.include_router(ledger_evidence.router())
     admin.include_router(usage.router())
+    admin.include_router(router.router())
     admin.include_router(live.router())
     admin.include_router(policies.router())
     admin.include_router(budgets.router())

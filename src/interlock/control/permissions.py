@@ -70,6 +70,8 @@ class Action(StrEnum):
     ledger_rotate_key = "ledger.rotate_key"
     ledger_retire_node = "ledger.retire_node"
     usage_read = "usage.read"
+    router_read = "router.read"
+    router_write = "router.write"
     playground_use = "playground.use"
 
 
@@ -150,6 +152,8 @@ RULES: dict[Action, Rule] = {
         AdminRole.owner, "giving up what a node has not shipped concerns every tenant", platform_only=True
     ),
     Action.usage_read: _rule(AdminRole.auditor, "who used and spent what is for those who account for it"),
+    Action.router_read: _rule(AdminRole.auditor, "what was learned of answers is learned of who asked and judged them"),
+    Action.router_write: _rule(AdminRole.admin, "what is said of a model, or forgotten, decides which one answers"),
     Action.playground_use: _rule(AdminRole.developer, "who builds tries models out, as themselves and as governed"),
 }
 

@@ -26,6 +26,7 @@ PREFIXES = {
     "policy_draft": "pdr",
     "canary": "can",
     "quota_request": "qrq",
+    "router_prior": "rpr",
 }
 """What an id may name, and the prefix it then has."""
 

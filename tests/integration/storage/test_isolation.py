@@ -51,6 +51,7 @@ LEDGER_TABLES = (
     "ledger_entries_2026_05",
 )
 """The last three: months, made as the control process makes them."""
+ROUTER_TABLES = ("router_states", "router_priors", "router_resets")
 FEEDBACK_TABLES = ("call_feedback", "feedback_waiting")
 RESPONSE_TABLES = ("stored_response_keys", "stored_responses")
 BUDGET_TABLES = ("budgets", "budget_periods", "budget_leases", "budget_charges", "budget_alerts")
@@ -93,6 +94,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "canary_reports",
         *RESPONSE_TABLES,
         *FEEDBACK_TABLES,
+        *ROUTER_TABLES,
     }
     crossing = {role.name for role in roles.ROLES if role.crosses_tenants}
     for table, enabled, forced, owner in found:

@@ -112,14 +112,14 @@ def report(conn: Connection[Any], tenant_id: str, by: Sequence[str], first: date
         row = dict(zip(dimensions, values, strict=True))
         if tenant_id and row["tenant_id"] != tenant_id:
             continue
-        key = tuple(_shown(name, row, names, centers) for name in by)
+        key = tuple(shown_value(name, row, names, centers) for name in by)
         sums[key] = sums.get(key, Sums()).plus(each)
     said: dict[tuple[str, ...], tuple[int, int]] = {}
     for values, calls, reward_micro in feedback.sums(conn, dimensions, first, after):
         row = dict(zip(dimensions, values, strict=True))
         if tenant_id and row["tenant_id"] != tenant_id:
             continue
-        key = tuple(_shown(name, row, names, centers) for name in by)
+        key = tuple(shown_value(name, row, names, centers) for name in by)
         before = said.get(key, (0, 0))
         said[key] = (before[0] + calls, before[1] + reward_micro)
     total = Sums()
@@ -130,7 +130,8 @@ def report(conn: Connection[Any], tenant_id: str, by: Sequence[str], first: date
     return Report(first, after, list(by), rows, _row({}, total, counts, rewards))
 
 
-def _shown(name: str, row: dict[str, Any], names: Names, centers: dict[str, str]) -> str:
+def shown_value(name: str, row: dict[str, Any], names: Names, centers: dict[str, str]) -> str:
+    """A value of a column of COLUMNS as a report has it, from a row by dimension."""
     value = row[COLUMNS[name]]
     if name == "month":
         return f"{value:%Y-%m}"
