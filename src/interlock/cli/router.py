@@ -1,4 +1,4 @@
-"""`interlock route profiles`, `reset`, `set`, `unset`: what the router has learned of a tenant, and what counts of it."""
+"""`interlock route profiles`, `reset`, `set`, `unset`: what the router learned of a tenant, and what counts of it."""
 
 from __future__ import annotations
 
