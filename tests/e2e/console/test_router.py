@@ -56,7 +56,7 @@ def teach(demo: Stack, key: str, rng: random.Random, number: int) -> None:
 @pytest.fixture(scope="module")
 def learners(demo: Stack) -> Iterator[Learners]:
     """A tenant with three models, taught until the router knows them, and then calls that it decides."""
-    engines = [ScriptedEngine(kind="openai", models=[name]) for name in GOOD]
+    engines = [ScriptedEngine(kind="openai", models=(name,)) for name in GOOD]
     with engines[0].in_thread(), engines[1].in_thread(), engines[2].in_thread():
         sources = [
             {
@@ -115,6 +115,10 @@ def test_what_was_learned_is_shown_to_everybody(learners: Learners, admin: Tab) 
     assert "code" in words, "tasks have plain words"
     assert admin.page.locator(".lines-chart canvas").count() >= 2
     assert admin.page.locator("nav >> text=Router").count() == 1
+    admin.go("/console/?tenant=learners&by=model")
+    admin.page.wait_for_selector("th:has-text('Quality')")
+    admin.page.click("a[aria-label^='Quality'] >> nth=0")
+    admin.page.wait_for_url("**/console/router?tenant=learners")
 
 
 def test_a_model_is_set_and_unset_with_a_reason(learners: Learners, tab: Tab, demo: Stack) -> None:
@@ -157,7 +161,7 @@ def test_who_may_only_look_is_shown_no_form_and_refused(learners: Learners, tab:
     assert tab.page.locator("main form[method=post]").count() == 0
     csrf = tab.page.get_attribute("body", "data-csrf") or ""
     for path, more in (("say", {"arm": "small-1b", "quality": "0.5", "outcomes": "10"}), ("forget", {"arm": ""})):
-        form = {"csrf": csrf, "tenant": "learners", "reason": "no", **more}
+        form: dict[str, str | float | bool] = {"csrf": csrf, "tenant": "learners", "reason": "no", **more}
         answer = tab.page.request.post(
             f"{demo.control}/console/router/{path}", form=form, headers={"origin": demo.control}
         )

@@ -172,6 +172,8 @@ def _show(visit: Visit, form: str, error: InterlockError | None) -> Response:
         may_write=may_write,
         may_switch=visit.may(Action.tenant_update, tenant_id),
         choices=_choices(state, router_actions.arms_of(api.store, tenant_id)) if may_write else [],
+        long_run_milli=api.tools.settings.explore_share_milli,
+        cold_calls=api.tools.settings.explore_cold_calls,
         outcomes_max=api.tools.settings.learning_set_outcomes_max,
         form=form,
         error=error,
@@ -180,15 +182,21 @@ def _show(visit: Visit, form: str, error: InterlockError | None) -> Response:
 
 def rows(state: State) -> list[ArmRow]:
     """The table of models and tasks. Pure."""
-    best = [max((arm.tasks[task.number].mean_micro for arm in state.arms), default=0) for task in state.tasks]
-    top = max((arm.mean.mean_micro for arm in state.arms), default=0)
+    known = [arm for arm in state.arms if arm.mean.outcomes or arm.set is not None]
+    best = [max((arm.tasks[task.number].mean_micro for arm in known), default=-1) for task in state.tasks]
+    top = max((arm.mean.mean_micro for arm in known), default=-1)
     return [
-        ArmRow(arm, _mark(arm.mean, top), [_mark(cell, best[number]) for number, cell in enumerate(arm.tasks)])
+        ArmRow(
+            arm,
+            _mark(arm.mean, top if arm in known else -1),
+            [_mark(cell, best[number] if arm in known else -1) for number, cell in enumerate(arm.tasks)],
+        )
         for arm in state.arms
     ]
 
 
 def _mark(cell: Cell, best_micro: int) -> Mark:
+    """`best_micro` -1: nothing is known of the model, so that it is not the best."""
     low, high = cell.low_micro // 1000, cell.high_micro // 1000
     return Mark(cell, low, max(high - low, 8), cell.mean_micro // 1000, cell.mean_micro == best_micro)
 
@@ -211,7 +219,12 @@ def share_chart(shares: Shares, order: list[str]) -> dict[str, Any]:
         lines.append({"label": "others", "values": [_percent(n, of) for n, of in zip(rest, totals, strict=True)]})
     tried = [_percent(step.tried, of) for step, of in zip(steps, totals, strict=True)]
     lines.append({"label": "tried another", "values": tried})
-    return {"at": [step.at.timestamp() for step in steps], "unit": "%", "lines": lines if steps else []}
+    return {
+        "at": [step.at.timestamp() for step in steps],
+        "unit": "%",
+        "span": _span(shares),
+        "lines": lines if steps else [],
+    }
 
 
 def quality_chart(shares: Shares) -> dict[str, Any]:
@@ -221,6 +234,7 @@ def quality_chart(shares: Shares) -> dict[str, Any]:
     return {
         "at": [step.at.timestamp() for step in steps],
         "unit": "",
+        "span": _span(shares),
         "lines": [{"label": "said of answers", "values": values}] if steps else [],
     }
 
@@ -234,7 +248,12 @@ def drift_chart(past: router.History, order: list[str]) -> dict[str, Any]:
         for arm in arms
     ]
     at = [each.made_at.timestamp() for each in states if each.made_at is not None]
-    return {"at": at, "unit": "", "lines": lines if len(states) > 1 else []}
+    return {"at": at, "unit": "", "span": [], "lines": lines if len(states) > 1 else []}
+
+
+def _span(shares: Shares) -> list[float]:
+    """What the time axis shows, Unix seconds."""
+    return [shares.since.timestamp(), shares.until.timestamp()]
 
 
 def _place(arm: str, order: list[str]) -> tuple[int, str]:

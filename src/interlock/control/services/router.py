@@ -189,6 +189,17 @@ def means(weights: Weights | None) -> dict[str, int]:
     return {arm.arm: overall(arm, weights.task_shares_micro).mean_micro for arm in weights.arms}
 
 
+def by_model(weights: Weights | None) -> dict[str, int]:
+    """As `means`, by the model's name: of several versions the one with the most outcomes tells."""
+    found: dict[str, tuple[float, int]] = {}
+    for arm in weights.arms if weights is not None else ():
+        cell = overall(arm, weights.task_shares_micro) if weights is not None else None
+        name = arm.arm.partition("@")[0]
+        if cell is not None and (name not in found or cell.outcomes > found[name][0]):
+            found[name] = (cell.outcomes, cell.mean_micro)
+    return {name: mean for name, (_, mean) in found.items()}
+
+
 def _arm(arm: ArmWeights, weights: Weights, said: Prior | None) -> Arm:
     origins = {name: count for name, count in arm.origins.items() if name != SET}
     if arm.origins.get(SET):

@@ -45,7 +45,11 @@ def described(surfaces: bytes, tasks: int) -> list[str]:
     if len(surfaces) != tasks * len(SIGNALS):
         return [""] * tasks
     values = memoryview(surfaces).cast("b")
-    return [_words([values[task * len(SIGNALS) + i] for i in range(len(SIGNALS))]) for task in range(tasks)]
+    found = [_words([values[task * len(SIGNALS) + i] for i in range(len(SIGNALS))]) for task in range(tasks)]
+    return [
+        f"{words}; from others of that kind by its words" if words and found.count(words) > 1 else words
+        for words in found
+    ]
 
 
 def _words(row: Sequence[int]) -> str:

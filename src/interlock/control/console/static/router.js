@@ -6,17 +6,18 @@ const charts = [];
 function draw() {
   for (const chart of charts.splice(0)) chart.destroy();
   for (const at of document.querySelectorAll(".lines-chart")) {
-    const { at: times, unit, lines } = JSON.parse(at.dataset.series);
+    const { at: times, unit, span, lines } = JSON.parse(at.dataset.series);
     const ink = getComputedStyle(at).color, line = getComputedStyle(at.closest(".card")).borderTopColor;
     const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
     const stamp = (s) => new Date(s * 1000).toISOString();
-    const long = times[times.length - 1] - times[0] > 172800;
+    const [from, to] = span.length ? span : [times[0], times[times.length - 1]];
+    const label = to - from > 172800 ? (s) => stamp(s).slice(5, 10) : to - from > 600 ? (s) => stamp(s).slice(11, 16) : (s) => stamp(s).slice(11, 19);
     const told = (v) => (v == null ? "–" : unit ? `${v} ${unit}` : v.toFixed(2));
-    charts.push(new uPlot({
+    const chart = new uPlot({
       width: at.clientWidth, height: 200, cursor: { y: false }, tzDate: (s) => uPlot.tzDate(new Date(s * 1000), "Etc/UTC"),
-      scales: { y: { range: () => [0, unit ? 100 : 1] } },
+      scales: { x: { range: () => [from, to > from ? to : from + 1] }, y: { range: () => [0, unit ? 100 : 1] } },
       axes: [
-        { ...axis, space: 70, values: (_, ticks) => ticks.map((s) => (long ? stamp(s).slice(5, 10) : stamp(s).slice(11, 16))) },
+        { ...axis, space: 70, values: (_, ticks) => ticks.map(label) },
         { ...axis, size: 54, values: (_, ticks) => ticks.map((v) => (unit ? `${v} ${unit}` : v.toFixed(1))) },
       ],
       series: [
@@ -26,7 +27,11 @@ function draw() {
           points: { show: times.length < 40, size: 5 }, value: (_, v) => told(v),
         })),
       ],
-    }, [times, ...lines.map(({ values }) => values)], at));
+    }, [times, ...lines.map(({ values }) => values)], at);
+    const latest = () => chart.setLegend({ idx: times.length - 1 }, false);
+    chart.over.addEventListener("mouseleave", latest);
+    latest();
+    charts.push(chart);
   }
 }
 
