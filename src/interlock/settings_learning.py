@@ -42,6 +42,13 @@ class LearningSettings(AlertSettings):
     learning_tenants_max: int = setting(
         256, "Tenants that are learned about; the first ones by id.", group="learning", minimum=1
     )
+    learning_set_outcomes_max: int = setting(
+        10_000,
+        "The most outcomes that what an administrator says of a model may count as.",
+        group="learning",
+        minimum=1,
+        maximum=1_000_000,
+    )
     explore_share_milli: int = setting(
         20,
         "Thousandths of a tenant's calls that may go to another model than the best, to learn about it; 0: none.",

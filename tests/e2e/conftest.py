@@ -20,6 +20,8 @@ def demo() -> Iterator[Stack]:
         "INTERLOCK_LEDGER_CHECKPOINT_S": "1",
         "INTERLOCK_LEDGER_QUIET_CHECKPOINT_S": "2",
         "INTERLOCK_JWKS_HOSTS_PRIVATE": "127.0.0.1",
+        "INTERLOCK_LEARNING_INTERVAL_MS": "500",
+        "INTERLOCK_LEARNING_PUBLISH_MS": "1000",
     }
     with temporary_home() as home, running(home, demo=True, environment=environment) as stack:
         note(f"interlock up --demo on an empty home: ready in {stack.ready_s:.1f} s")

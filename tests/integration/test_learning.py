@@ -167,6 +167,73 @@ def _replayed(scene: Scene, requests: list[str]) -> None:
         assert "route" in found["decided"]
 
 
+def test_what_was_learned_is_shown_and_what_is_said_of_a_model_counts(scene: Scene) -> None:
+    admin = scene.stack.admin()
+    shares: dict[str, Any] = {}
+
+    def counted() -> bool:
+        shares.update(admin.call("GET", "/tenants/acme/router/shares"))
+        return bool(shares["calls"] >= 130)
+
+    until(counted, "decided calls in the ledger")
+    assert 0 < shares["tried"] < shares["calls"] and shares["whole"]
+    assert {arm for step in shares["steps"] for arm in step["arms"]} == {"cook", "lawyer"}
+    assert shares["regret"]["regret_micro"] == max(0, shares["regret"]["best_micro"] - shares["regret"]["got_micro"])
+    assert admin.call("GET", "/tenants/globex/router/shares")["calls"] == 0
+    report = admin.call("GET", "/tenants/acme/router/quality", query={"by": "model,team"})
+    assert {row["by"]["team"] for row in report["rows"]} == {"research"} and len(report["rows"]) == 2
+    learner: dict[str, Any] = {}
+
+    def told() -> bool:
+        learner.update(admin.call("GET", "/diagnosis")["learner"])
+        return bool(learner["published"] >= 1)
+
+    until(told, "the learner to tell of itself")
+    assert learner["outcomes"] >= 200 and learner["entries"] >= 400 and learner["seen_s_ago"] < 30
+    admin.call("PUT", "/tenants/acme/router/arms/cook", {"quality": 0.02, "outcomes": 10_000}, reason="a test")
+    state: dict[str, Any] = {}
+
+    def in_force() -> bool:
+        state.update(admin.call("GET", "/tenants/acme/router"))
+        return not state["waiting"]
+
+    until(in_force, "a state with what was said")
+    cook = next(arm for arm in state["arms"] if arm["arm"] == "cook")
+    assert cook["mean"]["mean_micro"] < 100_000 and "set by admin" in cook["origins"]
+    until(lambda: scene.ask("auto", KITCHEN)[1]["offer"].startswith("lawyer"), "calls that go by it")
+    admin.call("DELETE", "/tenants/acme/router/arms/cook", why="a test")
+
+    def unsaid() -> bool:
+        arms = admin.call("GET", "/tenants/acme/router")["arms"]
+        return all(not name.startswith("set") for arm in arms for name in arm["origins"])
+
+    until(unsaid, "a state without")
+
+
+def test_what_is_forgotten_stays_forgotten_whatever_the_ledger_has(scene: Scene) -> None:
+    admin = scene.stack.admin()
+    before = admin.call("GET", "/tenants/acme/router")
+    admin.call("POST", "/tenants/acme/router/reset", {"arm": "cook"}, reason="a test")
+    scene.teach(2)
+    state: dict[str, Any] = {}
+
+    def anew() -> bool:
+        state.update(admin.call("GET", "/tenants/acme/router"))
+        return {arm["arm"] for arm in state["arms"]} == {"cook", "lawyer"}
+
+    until(anew, "a state of the learner that began anew")
+    arms = {arm["arm"]: arm for arm in state["arms"]}
+    assert sum(arms["cook"]["origins"].values()) <= 10, "only what came since"
+    assert sum(arms["lawyer"]["origins"].values()) >= 100, "the other one is known as before"
+    assert state["version"] > before["version"]
+    admin.call("POST", "/tenants/acme/router/reset", {}, reason="a test")
+    until(lambda: scene.ask("auto", COURT)[1]["router"] == "0", "priors decide")
+    time.sleep(1.5)
+    assert admin.call("GET", "/tenants/acme/router")["outcomes"] <= 10, "the learner does not bring it back"
+    scene.teach(110)
+    until(lambda: int(scene.ask("auto", COURT)[1]["router"]) > state["version"], "learned anew")
+
+
 def test_of_a_call_whose_content_may_not_be_kept_nothing_is_read(scene: Scene) -> None:
     _, decision = scene.ask("auto", COURT, interlock={"recording": "metadata"})
     assert int(decision["router"]) > 0

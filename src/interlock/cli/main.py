@@ -32,6 +32,7 @@ from interlock.cli import (
     route_eval,
     route_simulate,
     route_what_if,
+    router,
     run,
     sources,
     usage,
@@ -61,6 +62,7 @@ app.add_typer(imports.app, name="import")
 records.route_app.command("eval")(route_eval.evaluate)
 records.route_app.command("simulate")(route_simulate.simulate)
 records.route_app.command("what-if")(route_what_if.what_if)
+router.add_to(records.route_app)
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)
 records.ledger_app.add_typer(holds.app, name="hold")

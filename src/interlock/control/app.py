@@ -27,6 +27,7 @@ from interlock.control.routes import (
     quotas,
     rerouting,
     resources,
+    router,
     system,
     usage,
 )
@@ -95,6 +96,7 @@ def _admin_routes() -> tuple[BaseRoute, ...]:
     admin.include_router(ledger_follow.router())
     admin.include_router(ledger_evidence.router())
     admin.include_router(usage.router())
+    admin.include_router(router.router())
     admin.include_router(live.router())
     admin.include_router(policies.router())
     admin.include_router(rerouting.router())

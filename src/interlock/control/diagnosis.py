@@ -24,9 +24,20 @@ from interlock.identity.jwks import JwksFetcher
 from interlock.settings import Settings
 from interlock.sources.client import SourceClient
 from interlock.sources.credentials import CredentialStore
-from interlock.storage import bindings, issuers, keys, migrate, nodes, roles, snapshots, sources, tenants
+from interlock.storage import (
+    bindings,
+    issuers,
+    keys,
+    learner_status,
+    migrate,
+    nodes,
+    roles,
+    snapshots,
+    sources,
+    tenants,
+)
 from interlock.storage.sources import SourceRow
-from interlock.types.identity import Scope
+from interlock.types.identity import Scope, Tenant
 from interlock.types.source import Source
 
 LISTED_MAX = 100
@@ -92,6 +103,17 @@ class LagFacts(msgspec.Struct, frozen=True):
     behind_s: float
 
 
+class LearnerFacts(msgspec.Struct, frozen=True):
+    """The process that learns, as it told of itself. Counts are since it started."""
+
+    host: str
+    seen_s_ago: float
+    published: int
+    outcomes: int
+    entries: int
+    behind: int
+
+
 class ControlFacts(msgspec.Struct, frozen=True):
     """What the control process knows. Times are Unix seconds by the clock that is named."""
 
@@ -119,6 +141,10 @@ class ControlFacts(msgspec.Struct, frozen=True):
     """Administrative roles of principals without a key that could use them."""
     not_recorded: tuple[str, ...] = ()
     """Tenants of whose calls less than everything is kept."""
+    learning_tenants: int = 0
+    """Tenants that the router learns of."""
+    learner: LearnerFacts | None = None
+    """None: nothing ever learned."""
 
 
 def gather(api: Api) -> ControlFacts:
@@ -142,7 +168,9 @@ def gather(api: Api) -> ControlFacts:
         idle = tuple(sorted(_idle_roles(conn, names, int(clock_s))))
         trusted = issuers.everything(conn)
         owners = {issuer.id: names.of(issuer.tenant_id) for issuer in trusted}
-        less = tuple(t.name for t in tenants.everything(conn) if t.recording)
+        everyone = tenants.everything(conn)
+        less = tuple(t.name for t in everyone if t.recording)
+        learner = _learner(learner_status.read(conn), clock_s)
         shown = [
             (row, names.of(row.tenant_id), tuple(names.of(t) for t in row.granted_to), row.name in lately)
             for row in rows
@@ -178,7 +206,22 @@ def gather(api: Api) -> ControlFacts:
         issuers=tuple(IssuerFacts(owners[i.id], i.issuer, failing.get(i.id, "")) for i in trusted),
         idle_roles=idle[:LISTED_MAX],
         not_recorded=less[:LISTED_MAX],
+        learning_tenants=_learning(everyone, settings),
+        learner=learner,
     )
+
+
+def _learning(everyone: list[Tenant], settings: Settings) -> int:
+    if settings.learning == "off":
+        return 0
+    return sum(t.active and t.learning != "off" and t.id != tenants.PLATFORM_TENANT for t in everyone)
+
+
+def _learner(status: learner_status.Status | None, clock_s: float) -> LearnerFacts | None:
+    if status is None:
+        return None
+    seen = round(clock_s - status.seen_at.timestamp(), 3)
+    return LearnerFacts(status.host, seen, status.published, status.outcomes, status.entries, status.behind)
 
 
 def _node(node: nodes.Node, clock_s: float, version: int) -> NodeFacts:

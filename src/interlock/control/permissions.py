@@ -72,6 +72,8 @@ class Action(StrEnum):
     usage_read = "usage.read"
     alert_read = "alert.read"
     alert_write = "alert.write"
+    router_read = "router.read"
+    router_write = "router.write"
     playground_use = "playground.use"
 
 
@@ -154,6 +156,8 @@ RULES: dict[Action, Rule] = {
     Action.usage_read: _rule(AdminRole.auditor, "who used and spent what is for those who account for it"),
     Action.alert_read: _rule(AdminRole.auditor, "what fires shows what is used, denied and failing"),
     Action.alert_write: _rule(AdminRole.admin, "a rule decides who is told, and a channel where things are sent"),
+    Action.router_read: _rule(AdminRole.auditor, "what was learned of answers is learned of who asked and judged them"),
+    Action.router_write: _rule(AdminRole.admin, "what is said of a model, or forgotten, decides which one answers"),
     Action.playground_use: _rule(AdminRole.developer, "who builds tries models out, as themselves and as governed"),
 }
 

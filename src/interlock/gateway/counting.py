@@ -22,5 +22,10 @@ def counted(run: Run, attempt: Attempt | None, outcome: Outcome, first_ns: int) 
         tally.count(outcome, first_us, attempt.relay.events if attempt.relay is not None else 0)
         if first_us >= 0:
             runtime.observe_latency(attempt.offer.key, first_us)
+    decided = run.call.route
+    if decided is not None and decided.router_version:
+        runtime.metrics.learned.add(())
+        if decided.best:
+            runtime.metrics.tried.add(())
     if runtime.on_finished is not None:
         runtime.on_finished(run, outcome)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random import Generator
 
 from interlock.learning.linear import NOISE, Linear, features
-from interlock.learning.prompt import Prompt
+from interlock.learning.prompt import SURFACE, Prompt
 from interlock.learning.tasks import Numbers, Tasks
 from interlock.learning.understanding import Understanding
 
@@ -69,6 +69,7 @@ class Estimator:
         self._next_look = FIRST_LOOK
         self._off = np.zeros(len(prices))
         self._watched = np.zeros(len(prices))
+        self._surfaces, self._read = np.zeros((1, len(SURFACE))), np.zeros(1)
         self.outcomes = 0
         self.looks = 0
         """How often prompts were looked at anew."""
@@ -100,6 +101,11 @@ class Estimator:
         seen = features(meaning, surface)
         return self.linear.expected(seen), self.linear.doubt(seen)
 
+    def surfaces(self) -> Numbers:
+        """The mean standardised surface of each task's prompts, tasks by `SURFACE`."""
+        means: Numbers = self._surfaces / np.maximum(self._read, 1)[:, None]
+        return means
+
     def _readable(self) -> bool:
         return sum(seen.prompt is not None for seen in self._remembered) >= FIRST_LOOK // 2
 
@@ -111,7 +117,10 @@ class Estimator:
             self.tasks.learn_somewhere(seen.model, seen.outcome)
             return
         meaning, surface = self.understanding.view(seen.prompt)
-        self.tasks.learn(seen.model, self.understanding.task_of(meaning), seen.outcome)
+        task = self.understanding.task_of(meaning)
+        self._surfaces[task] += surface
+        self._read[task] += 1
+        self.tasks.learn(seen.model, task, seen.outcome)
         if self.linear is not None:
             self.linear.learn(seen.model, features(meaning, surface), seen.outcome)
 
@@ -122,7 +131,9 @@ class Estimator:
         self.understanding = Understanding(prompts, self._rng)
         if self._with_linear:
             self.linear = Linear(len(self._prices), self._fade)
-        self.tasks = Tasks(len(self._prices), len(self.understanding.tasks), self._prices, self._fade, self._priors)
+        number = len(self.understanding.tasks)
+        self.tasks = Tasks(len(self._prices), number, self._prices, self._fade, self._priors)
+        self._surfaces, self._read = np.zeros((number, len(SURFACE))), np.zeros(number)
         for seen in self._remembered:
             self._take_in(seen)
 

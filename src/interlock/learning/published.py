@@ -138,6 +138,11 @@ def centres_of(understanding: Understanding) -> bytes:
     return _signals(understanding.tasks).tobytes()
 
 
+def surfaces_of(surfaces: NDArray[np.float64]) -> bytes:
+    """The mean surfaces of tasks as signals."""
+    return _signals(surfaces.astype(np.float32)).tobytes()
+
+
 def linear_of(weights: NDArray[np.float64]) -> bytes:
     """Linear weights of one arm (`WIDTH` values) as millionths per step of a signal."""
     steps = weights * MICRO

@@ -21,7 +21,7 @@ OF_PRICE = 8.0
 """Outcomes that a model's price counts for."""
 OF_MODEL = 30.0
 """Outcomes that a model's mean and a task's deviation count for."""
-_Z95 = 1.96
+Z95 = 1.96
 
 
 class Capability(NamedTuple):
@@ -99,7 +99,7 @@ class Tasks:
 
     def capability(self, model: int, task: int) -> Capability:
         """One cell, to be shown."""
-        mean, half = float(self.expected()[model, task]), _Z95 * float(self.doubt()[model, task])
+        mean, half = float(self.expected()[model, task]), Z95 * float(self.doubt()[model, task])
         return Capability(mean, max(mean - half, 0.0), min(mean + half, 1.0), float(self._count[model, task]))
 
     def _estimate(self) -> Numbers:

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.random import Generator
 
 from interlock.learning.estimator import Estimator
+from interlock.learning.linear import WIDTH
 from interlock.learning.prompt import Prompt
-from interlock.learning.published import MICRO, centres_of, linear_of, words_of
-from interlock.learning.tasks import Numbers
-from interlock.types.learned import ArmWeights, Capability, Profile, Weights, Words
+from interlock.learning.published import MICRO, centres_of, linear_of, surfaces_of, words_of
+from interlock.learning.tasks import OF_MODEL, Z95, Numbers
+from interlock.types.learned import SET, ArmWeights, Capability, Profile, Weights, Words
 
 KEEP = 0.998
 """What is left of a call's weight in its offer's profile, and in the length of answers, after each later one."""
@@ -50,6 +51,16 @@ class Arm(NamedTuple):
 
     price: float
     prior: float | None = None
+
+
+class Said(NamedTuple):
+    """What an administrator says of an arm: its expected outcome in [0, 1], which counts as that many outcomes do."""
+
+    quality: float
+    outcomes: int
+
+
+NOTHING_SAID = Said(0.0, 0)
 
 
 class Told(NamedTuple):
@@ -118,6 +129,7 @@ class Trainer:
         self._profiles: dict[str, _Seen] = {}
         self._lengths: dict[str, list[float]] = {}
         self._origins: dict[str, Counter[str]] = {}
+        self._said: dict[str, Said] = {}
         self._looked = -1
         self._words = 0
         self.choices = 0
@@ -133,6 +145,10 @@ class Trainer:
         if kept != self._arms:
             self._arms = kept
             self._over_again()
+
+    def said(self, said: Mapping[str, Said]) -> None:
+        """What administrators say of arms now, instead of what they said before."""
+        self._said = dict(said)
 
     def call(self, told: Told) -> None:
         """A call that ended."""
@@ -177,14 +193,16 @@ class Trainer:
             money,
             centres_of(understanding) if understanding is not None else b"",
             tuple(round(MICRO * float(s)) for s in shares),
-            tuple(
-                arm_weights(name, number, estimator, self._verbosity(name), self._origins.get(name, {}))
-                for number, name in enumerate(self._arms)
-            ),
+            tuple(self._weights_of(name, number, estimator) for number, name in enumerate(self._arms)),
             tuple(seen.profile(offer) for offer, seen in sorted(self._profiles.items())),
             self._plan.data_class_max,
+            surfaces_of(estimator.surfaces()) if understanding is not None else b"",
         )
         return weights, words
+
+    def _weights_of(self, name: str, number: int, estimator: Estimator) -> ArmWeights:
+        said = self._said.get(name, NOTHING_SAID)
+        return arm_weights(name, number, estimator, self._verbosity(name), self._origins.get(name, {}), said)
 
     def _verbosity(self, name: str) -> int:
         means = {
@@ -244,23 +262,44 @@ class Trainer:
 
 
 def arm_weights(
-    name: str, number: int, estimator: Estimator, verbosity_milli: int = 1000, origins: Mapping[str, int] = _NO_ORIGINS
+    name: str,
+    number: int,
+    estimator: Estimator,
+    verbosity_milli: int = 1000,
+    origins: Mapping[str, int] = _NO_ORIGINS,
+    said: Said = NOTHING_SAID,
 ) -> ArmWeights:
-    """What an estimator knows of its model of this number, as it is published."""
-    tasks = estimator.tasks.counts().shape[1]
-    cells = [estimator.tasks.capability(number, task) for task in range(tasks)]
-    doubts = estimator.tasks.doubt()[number]
+    """What is expected of an arm, as it is published: what an estimator knows of its model of this number, and what
+    somebody says of it, each by how much it counts for.
+
+    Both are blended here and not in what is learned, so that no other arm changes by it, it does not fade, and unsaying
+    it leaves no trace.
+    """
+    counts = estimator.tasks.counts()[number]
+    part = said.outcomes / (said.outcomes + float(counts.sum())) if said.outcomes else 0.0
+    mean = (1 - part) * estimator.tasks.expected()[number] + part * said.quality
+    borrowed = min(float(counts.sum()), OF_MODEL) + 1 + said.outcomes
+    doubts = np.sqrt(mean * (1 - mean) / (counts + borrowed))
+    linear = b""
+    if estimator.linear is not None:
+        constant = np.eye(1, WIDTH)[0] * said.quality
+        linear = linear_of((1 - part) * estimator.linear.weights()[number] + part * constant)
+    known = Counter(origins) + Counter({SET: said.outcomes} if said.outcomes else {})
     return ArmWeights(
         name,
-        linear_of(estimator.linear.weights()[number]) if estimator.linear is not None else b"",
-        tuple(round(MICRO * float(d)) for d in doubts),
+        linear,
+        tuple(_micro(d) for d in doubts),
         tuple(
-            Capability(round(MICRO * c.mean), round(MICRO * c.low), round(MICRO * c.high), round(1000 * c.outcomes))
-            for c in cells
+            Capability(_micro(m), _micro(max(m - Z95 * d, 0.0)), _micro(min(m + Z95 * d, 1.0)), round(1000 * float(c)))
+            for m, d, c in zip(mean, doubts, counts, strict=True)
         ),
         verbosity_milli,
-        dict(sorted(origins.items())),
+        dict(sorted(known.items())),
     )
+
+
+def _micro(value: float) -> int:
+    return round(MICRO * float(value))
 
 
 def _family(arm: str) -> str:

@@ -29,6 +29,7 @@ PREFIXES = {
     "alert_rule": "alr",
     "alert_channel": "alc",
     "alert_event": "ale",
+    "router_prior": "rpr",
 }
 """What an id may name, and the prefix it then has."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import Connection
@@ -60,3 +60,29 @@ def clear(conn: Connection[Any], tenant_id: str) -> bool:
     if gone:
         snapshots.mark_dirty(conn, [weights_part(tenant_id), words_part(tenant_id)])
     return gone
+
+
+class Published(NamedTuple):
+    """A state that was once in force. `snapshot`: the first version of the snapshot that had it."""
+
+    snapshot: int
+    weights: Weights | None
+
+
+def history(conn: Connection[Any], tenant_id: str, limit: int) -> tuple[list[Published], int]:
+    """At most `limit` of a tenant's states, evenly spread over all there are, newest first and always with it; and how
+    many there are. None is where everything was forgotten. The platform's transaction.
+
+    INVARIANT: of this tenant's part only, whose name has its id.
+    """
+    part = weights_part(tenant_id)
+    row = conn.execute("SELECT count(*) FROM interlock.snapshot_part WHERE name = %s", (part,)).fetchone()
+    there = int(row[0]) if row else 0
+    rows = conn.execute(
+        "SELECT p.version, p.body FROM interlock.snapshot_part AS p JOIN (SELECT version, row_number() OVER"
+        " (ORDER BY version DESC) - 1 AS place FROM interlock.snapshot_part WHERE name = %(part)s) AS n"
+        " ON n.version = p.version WHERE p.name = %(part)s AND n.place %% %(step)s = 0"
+        " ORDER BY p.version DESC LIMIT %(limit)s",
+        {"part": part, "step": max(1, -(-there // limit)), "limit": limit},
+    )
+    return [Published(v, msgspec.msgpack.decode(bytes(b), type=Weights | None)) for v, b in rows], there

@@ -113,6 +113,10 @@ class Metrics:
             "interlock_overflows_total", "Calls that went to this source because a better one was saturated.",
             ("source",),
         )  # fmt: skip
+        self.learned = self._counter("interlock_route_learned_total", "Ended calls decided by what was learned.")
+        self.tried = self._counter(
+            "interlock_route_tried_total", "Ended calls that went to another model than the best, to learn about it."
+        )
         self._declare_refusals()
         self._declare_queue()
 

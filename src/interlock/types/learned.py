@@ -17,6 +17,8 @@ from interlock.types.source import Model
 
 LEARNED = ("words/", "weights/")
 """How names of the parts begin that hold what was learned."""
+SET = "set"
+"""The origin of what an administrator says."""
 SIGNAL_ONE = 127
 """The signal that stands for 1.0."""
 
@@ -56,7 +58,8 @@ class ArmWeights(msgspec.Struct, frozen=True, array_like=True):
     `weights`: int32, little-endian: millionths of outcome for the constant, then per signal and step of it. Empty when
     only tasks tell. `doubts_micro`: standard deviation of what is expected, per task. `capabilities`: per task.
     `verbosity_milli`: tokens of its answers beside the mean of all arms, in thousandths. `origins`: where outcomes came
-    from, how many of each ("feedback", "validation", "judge", "evaluation").
+    from, how many of each ("feedback", "validation", "judge", "evaluation"; `SET`: as how many the word of an
+    administrator counts).
     """
 
     arm: str
@@ -100,6 +103,8 @@ class Weights(msgspec.Struct, frozen=True, array_like=True):
     profiles: tuple[Profile, ...] = ()
     data_class_max: int = 0
     """The highest data class of calls with which others than the best are tried."""
+    surfaces: bytes = b""
+    """int8, one row per task: the mean surface signals of its prompts, to be shown. Nothing is decided by it."""
 
 
 class Estimates(NamedTuple):
@@ -120,7 +125,12 @@ class Estimates(NamedTuple):
 
 def arm_of(model: Model) -> str:
     """The name under which outcomes of a model count: a version that is known is a model of its own."""
-    return f"{model.name}@{model.version}" if model.version else model.name
+    return arm_named(model.name, model.version)
+
+
+def arm_named(model: str, version: str) -> str:
+    """The arm of an answer of this model; `version` "": unknown."""
+    return f"{model}@{version}" if version else model
 
 
 def words_part(tenant_id: str) -> str:

@@ -51,6 +51,7 @@ LEDGER_TABLES = (
     "ledger_entries_2026_05",
 )
 """The last three: months, made as the control process makes them."""
+ROUTER_TABLES = ("router_states", "router_priors", "router_resets")
 FEEDBACK_TABLES = ("call_feedback", "feedback_waiting")
 RESPONSE_TABLES = ("stored_response_keys", "stored_responses")
 ALERT_TABLES = ("alert_rules", "alert_channels", "alert_states", "alert_events", "alert_deliveries")
@@ -96,6 +97,7 @@ def test_every_table_with_a_tenant_is_isolated(bare: psycopg.Connection[Any]) ->
         "canary_reports",
         *RESPONSE_TABLES,
         *FEEDBACK_TABLES,
+        *ROUTER_TABLES,
     }
     crossing = {role.name for role in roles.ROLES if role.crosses_tenants}
     for table, enabled, forced, owner in found:

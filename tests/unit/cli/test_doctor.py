@@ -17,6 +17,7 @@ from interlock.control.diagnosis import (
     IssuerFacts,
     KeyFacts,
     LagFacts,
+    LearnerFacts,
     NodeFacts,
     SourceFacts,
 )
@@ -58,6 +59,8 @@ SOUND = ControlFacts(
     lags=(LagFacts("a", "e" * 16, 2.0),),
     sources=(SOURCE, msgspec.structs.replace(SOURCE, name="cloud", kind="openai", engine_version="", answers="")),
     issuers=(IssuerFacts("acme", "https://id", ""),),
+    learning_tenants=2,
+    learner=LearnerFacts("box", 4.0, 3, 500, 9_000, 20),
 )
 HERE = MachineFacts(
     version="1.0",
@@ -117,6 +120,9 @@ CLUSTER: list[tuple[dict[str, Any], str, str]] = [
     ({"control_host": "0.0.0.0", "metrics_key": True}, "control_tls", "wrong"),
     ({"control_host": "::", "control_tls": True}, "control_metrics", "wrong"),
     ({"not_recorded": ("acme",)}, "recording", "weak"),
+    ({"learner": None}, "learner_silent", "weak"),
+    ({"learner": LearnerFacts("box", 301.0, 3, 500, 9_000, 20)}, "learner_silent", "weak"),
+    ({"learner": LearnerFacts("box", 4.0, 3, 500, 9_000, 20_001)}, "learner_behind", "weak"),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.control.console.page import Page
 from interlock.control.permissions import Action
-from interlock.storage import ledger_read, nodes, snapshots, sources, tenants
+from interlock.storage import learner_status, ledger_read, nodes, snapshots, sources, tenants
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NODE_SILENT_S = 30
 """A node that was not seen for this long counts as gone: it tells of itself every few seconds."""
+LEARNER_SILENT_S = 300
 LEDGER_LATE_S = 120
 """A ledger that is complete only up to this long ago is behind."""
 SHOWN_MAX = 200
@@ -49,6 +50,7 @@ def page(visit: Visit, _: Sessions) -> Response:
         head = snapshots.head(conn) if whole else None
         rows = nodes.page(conn, limit=SHOWN_MAX) if whole else []
         found = sources.page(conn, limit=SHOWN_MAX) if visit.may(Action.source_read) else []
+        learner = learner_status.read(conn) if whole else None
         known = tenants.page(conn, limit=SHOWN_MAX)
         seen = [t.value for t in known if visit.may(Action.ledger_read, t.value.id)]
         ledgers = [(t, ledger_read.latest_checkpoint(conn, t.id)) for t in seen]
@@ -64,6 +66,8 @@ def page(visit: Visit, _: Sessions) -> Response:
         sources=[stored.value for stored in found],
         ledgers=[_ledger(t.name, c, now) for t, c in ledgers if c is not None],
         failing=api.sequencer.failing,
+        learner=learner,
+        learner_silent=learner is not None and (now - learner.seen_at).total_seconds() > LEARNER_SILENT_S,
     )
 
 

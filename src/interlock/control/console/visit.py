@@ -52,6 +52,7 @@ NAVIGATION = (
     Place("Set up", "Policies", "/console/policies", Action.policy_read),
     Place("Set up", "My keys", "/console/keys", Action.key_write_own),
     Place("Set up", "Sources", "/console/sources", Action.source_read),
+    Place("Set up", "Router", "/console/router", Action.router_read),
     Place("Set up", "Aliases", "/console/aliases", Action.alias_read),
 )
 

@@ -14,6 +14,9 @@ BEHIND_MAX = 5
 """Versions that a node may be behind: a snapshot takes a moment to arrive."""
 LAG_S_MAX = 60.0
 INBOX_ROWS_MAX = 10_000
+LEARNER_SILENT_S = 300.0
+LEARNER_BEHIND_MAX = 20_000
+"""Entries that the learner may not have read yet: what a busy hour leaves it."""
 CLOCK_WEAK_S = 2.0
 """Clocks that are further apart make the order of what two machines recorded hard to read."""
 
@@ -266,6 +269,28 @@ def recording(facts: ControlFacts) -> Iterator[Finding]:
         )
 
 
+def learner(facts: ControlFacts) -> Iterator[Finding]:
+    """A learner that is silent, or behind, while there is something to learn. Routing goes on with what it knows."""
+    if not facts.learning_tenants:
+        return
+    known = facts.learner
+    if known is None or known.seen_s_ago > LEARNER_SILENT_S:
+        since = "was never heard of" if known is None else f"was not heard of for {known.seen_s_ago:.0f} s"
+        yield Finding(
+            "weak",
+            "learner_silent",
+            f"the router is to learn of {facts.learning_tenants} tenants, and the learner {since}",
+            "run `interlock worker`, or turn learning off (setting learning, or a tenant's learning)",
+        )
+    elif known.behind > LEARNER_BEHIND_MAX:
+        yield Finding(
+            "weak",
+            "learner_behind",
+            f"the learner on {known.host} has {known.behind} entries of the ledger still to read",
+            "give it more of a processor; what it publishes meanwhile rests on older calls",
+        )
+
+
 def _alive(seen_s_ago: float) -> bool:
     return seen_s_ago <= NODE_SILENT_S
 
@@ -282,4 +307,5 @@ CHECKS: tuple[Callable[[ControlFacts], Iterable[Finding]], ...] = (
     issuers,
     exposure,
     recording,
+    learner,
 )

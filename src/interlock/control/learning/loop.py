@@ -1,15 +1,18 @@
 """The learner: reads what is new in each tenant's ledger, and publishes what the router is to expect.
 
 One process of an installation learns at a time (an advisory lock of its session); others wait for it to go. It keeps
-nothing of its own: when it starts it reads each tenant's last entries again. It works in the name of one tenant at a
-time, so that row-level security keeps what it reads and what it writes apart.
+nothing of its own: when it starts it reads each tenant's last entries again, but for what it was told to forget. It
+works in the name of one tenant at a time, so that row-level security keeps what it reads and what it writes apart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import logging
+import os
 import secrets
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -21,13 +24,15 @@ from psycopg import Connection
 
 from interlock.control.learning.samples import Samples
 from interlock.errors import InterlockError
-from interlock.learning.trainer import Arm, Plan, Trainer
+from interlock.learning.published import MICRO
+from interlock.learning.trainer import Arm, Plan, Said, Trainer
 from interlock.ledger.vault import KeyWrapper
 from interlock.routing.catalog import Catalog, offers_of
 from interlock.settings import Settings
-from interlock.storage import feedback, learned, ledger_read, sources, tenants
+from interlock.storage import feedback, learned, learner_status, ledger_read, router_guidance, sources, tenants
 from interlock.storage.ledger_keys import LedgerKeys, read_key
 from interlock.storage.pool import Store, connect
+from interlock.storage.router_guidance import EVERYTHING, Guidance
 from interlock.types.clock import Clock
 from interlock.types.identity import DataClass, Tenant
 from interlock.types.learned import arm_of
@@ -37,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 _LOCK = 0x1EA2
 _FEEDBACK_PER_LOOK = 500
+TELL_S = 10
+"""How often it tells of itself."""
 NUSD_PER_USD = 1_000_000_000
 UNSAID_MILLI = 500
 """The prior of a model that nobody gave one."""
@@ -45,7 +52,7 @@ UNSAID_MILLI = 500
 class _Pupil:
     """What is learned of one tenant, and how far its ledger was read."""
 
-    def __init__(self, tenant_id: str, trainer: Trainer, samples: Samples, start: int) -> None:
+    def __init__(self, tenant_id: str, trainer: Trainer, samples: Samples, start: int, guidance: Guidance) -> None:
         self.tenant_id = tenant_id
         self.trainer = trainer
         self.samples = samples
@@ -53,8 +60,10 @@ class _Pupil:
         self.said = start
         self.published_ns = 0
         self.version = 0
-        self.told = (-1, -1)
-        """Calls and outcomes that the last state rests on."""
+        self.told: tuple[int, int, dict[str, tuple[int, int]]] = (-1, -1, {})
+        """Calls, outcomes and words of administrators that the last state rests on."""
+        self.guidance = guidance
+        self.behind = 0
 
 
 class Learner:
@@ -65,7 +74,11 @@ class Learner:
         self._settings = settings
         self._clock = clock
         self._pupils: dict[str, _Pupil] = {}
+        self._started = self._now()
+        self._told_ns = 0
         self.published = 0
+        self.outcomes = 0
+        self.entries = 0
 
     def look(self) -> bool:
         """Read what is new of every tenant and publish what is due; whether there is more to read at once.
@@ -85,7 +98,31 @@ class Learner:
         more = False
         for tenant in learning:
             more |= self._look_at(tenant.id, offers)
+        self._tell()
         return more
+
+    def _tell(self) -> None:
+        """How it stands, for whoever looks after the installation."""
+        now_ns = self._clock.mono_ns()
+        if self._told_ns and now_ns - self._told_ns < TELL_S * 1_000_000_000:
+            return
+        self._told_ns = now_ns
+        status = learner_status.Status(
+            socket.gethostname(),
+            os.getpid(),
+            self._started,
+            self._now(),
+            len(self._pupils),
+            self.published,
+            self.outcomes,
+            self.entries,
+            sum(pupil.behind for pupil in self._pupils.values()),
+        )
+        with self._store.platform() as conn:
+            learner_status.tell(conn, status)
+
+    def _now(self) -> datetime.datetime:
+        return datetime.datetime.fromtimestamp(self._clock.wall_ns() / 1e9, datetime.UTC)
 
     def _learns(self, tenant: Tenant) -> bool:
         return self._settings.learning != "off" and tenant.learning != "off"
@@ -96,18 +133,29 @@ class Learner:
                 logger.info("what was learned of a tenant is forgotten", extra={"tenant_id": tenant_id})
 
     def _look_at(self, tenant_id: str, offers: tuple[Offer, ...]) -> bool:
-        pupil = self._pupils.get(tenant_id) or self._begin(tenant_id)
+        pupil = self._guided(tenant_id)
         pupil.trainer.models(_arms(Catalog(tenant_id, offers, ()).by_key.values()))
         more = self._read(pupil)
         trainer, now_ns = pupil.trainer, self._clock.mono_ns()
-        told = (trainer.choices + trainer.tried, trainer.outcomes)
+        told = (trainer.choices + trainer.tried, trainer.outcomes, pupil.guidance.priors)
         due = now_ns - pupil.published_ns >= self._settings.learning_publish_ms * 1_000_000 or not pupil.published_ns
-        if not more and due and trainer.outcomes and told != pupil.told:
-            self._publish(pupil)
+        known = trainer.outcomes or pupil.guidance.priors or pupil.told[2]
+        if not more and due and known and told != pupil.told and self._publish(pupil):
             pupil.told, pupil.published_ns = told, now_ns
         return more
 
-    def _begin(self, tenant_id: str) -> _Pupil:
+    def _guided(self, tenant_id: str) -> _Pupil:
+        """Who learns of a tenant, as administrators want it now: who has to forget something begins anew."""
+        with self._store.tenant(tenant_id) as conn:
+            now = router_guidance.guidance(conn, tenant_id)
+        pupil = self._pupils.get(tenant_id)
+        if pupil is None or pupil.guidance.resets != now.resets:
+            pupil = self._begin(tenant_id, now)
+        pupil.guidance = now
+        pupil.trainer.said({arm: Said(micro / MICRO, outcomes) for arm, (micro, outcomes) in now.priors.items()})
+        return pupil
+
+    def _begin(self, tenant_id: str, guidance: Guidance) -> _Pupil:
         s = self._settings
         plan = Plan(
             s.explore_share_milli / 1000,
@@ -124,10 +172,11 @@ class Learner:
             size = ledger_read.sizes(conn, [tenant_id]).get(tenant_id, 0)
             before = learned.current(conn, tenant_id)
         rng = np.random.default_rng(int.from_bytes(tenant_id.encode()[-8:], "big"))
-        pupil = _Pupil(
-            tenant_id, Trainer(plan, rng), Samples(tenant_id, keys, s), max(-1, size - s.learning_calls_at_start - 1)
-        )
-        pupil.version = before.version if before is not None else 0
+        whole = guidance.resets.get(EVERYTHING)
+        start = max(-1, size - s.learning_calls_at_start - 1, whole.position if whole is not None else -1)
+        pupil = _Pupil(tenant_id, Trainer(plan, rng), Samples(tenant_id, keys, s), start, guidance)
+        versions = [reset.version for reset in guidance.resets.values()]
+        pupil.version = max([before.version if before is not None else 0, *versions])
         self._pupils[tenant_id] = pupil
         return pupil
 
@@ -136,27 +185,40 @@ class Learner:
         limit = self._settings.learning_calls_per_look
         trainer, samples = pupil.trainer, pupil.samples
         with self._store.tenant(pupil.tenant_id) as conn:
-            _size, found = ledger_read.following(conn, pupil.tenant_id, pupil.position, limit)
+            size, found = ledger_read.following(conn, pupil.tenant_id, pupil.position, limit)
+            forgotten = pupil.guidance.forgotten
             for each in found:
                 leaf = msgspec.json.decode(each.leaf)
                 told, outcomes = samples.of_call(conn, leaf)
-                if told is not None:
+                if told is not None and not forgotten(told.arm, each.position):
                     trainer.call(told)
                 for outcome in outcomes:
-                    trainer.outcome(outcome)
+                    if not forgotten(outcome.arm, each.position):
+                        trainer.outcome(outcome)
+                        self.outcomes += 1
                 pupil.position = each.position
             said = feedback.read_since(conn, pupil.tenant_id, pupil.said, _FEEDBACK_PER_LOOK)
             for row in said:
                 if row.reward_micro is not None:
                     of = samples.of_feedback(conn, row.request, row.model, row.version, row.reward_micro)
-                    if of is not None:
+                    if of is not None and not forgotten(of.arm, row.position):
                         trainer.outcome(of)
+                        self.outcomes += 1
                 pupil.said = row.position
+        self.entries += len(found)
+        pupil.behind = max(0, size - 1 - pupil.position)
         return len(found) == limit or len(said) == _FEEDBACK_PER_LOOK
 
-    def _publish(self, pupil: _Pupil) -> None:
+    def _publish(self, pupil: _Pupil) -> bool:
+        """Put what is known in force; False when something of it is to be forgotten since it was read.
+
+        INVARIANT: who has something forgotten waits for this transaction, or this sees what is to be forgotten.
+        """
         weights, words = pupil.trainer.state(pupil.version + 1, self._clock.wall_ns() // 1_000_000_000)
         with self._store.tenant(pupil.tenant_id) as conn:
+            router_guidance.in_turn(conn, pupil.tenant_id)
+            if router_guidance.guidance(conn, pupil.tenant_id).resets != pupil.guidance.resets:
+                return False
             learned.publish(conn, pupil.tenant_id, weights, words)
         pupil.version += 1
         self.published += 1
@@ -167,6 +229,7 @@ class Learner:
             pupil.trainer.outcomes,
             extra={"tenant_id": pupil.tenant_id},
         )
+        return True
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`. Waits while another process learns, and while the database is away."""

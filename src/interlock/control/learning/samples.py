@@ -21,6 +21,7 @@ from interlock.ledger.vault import SubjectKey, VaultError
 from interlock.settings import Settings
 from interlock.storage import ledger_read
 from interlock.storage.ledger_keys import Erased, LedgerKeys
+from interlock.types.learned import arm_named
 from interlock.wire.asked import asked_text
 
 AGAIN_NS = 600 * 1_000_000_000
@@ -177,11 +178,6 @@ class Samples:
 
 
 _PROMPTS = ("messages", "input", "prompt")
-
-
-def arm_named(model: str, version: str) -> str:
-    """The arm of an answer, as `types.learned.arm_of` has it for the model."""
-    return f"{model}@{version}" if version else model
 
 
 def told_of(leaf: dict[str, Any]) -> Told:

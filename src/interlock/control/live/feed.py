@@ -19,9 +19,9 @@ from interlock.control.live import quality, running, states, view
 from interlock.control.live.quality import Scores, Verdict
 from interlock.control.live.view import Scope, View
 from interlock.control.live.window import Call, Window
-from interlock.control.services import base
+from interlock.control.services import base, router
 from interlock.errors import InterlockError
-from interlock.storage import aliases, ledger_read, nodes, sources, usage
+from interlock.storage import aliases, learned, ledger_read, nodes, sources, usage
 from interlock.storage.nodes import Told
 from interlock.storage.pool import Store
 from interlock.storage.sources import SourceRow
@@ -72,6 +72,7 @@ class LiveFeed:
         self._remembered_s = -NAMES_S
         self._asked_s = -ASK_S
         self._advanced_s = -STALE_S
+        self._qualities: dict[str, tuple[float, Mapping[str, int]]] = {}
         self._views: dict[Scope, View] = {}
         self._totals: dict[tuple[str, str, str], view.Totals] = {}
         self._failing = ""
@@ -256,6 +257,8 @@ class LiveFeed:
         counted = self._totals[shared]
         table, more = view.rows(counted.calls, scope, names, now_ns)
         runs = self._running.of(scope, self._centers) if scope.calls else []
+        if scope.by == "model" and scope.tenant_id:
+            table = view.judged(table, self._learned(scope.tenant_id))
         dropped_ns = max((self._windows[t].dropped_ns for t in counted.calls if t in self._windows), default=0)
         return View(
             datetime.datetime.fromtimestamp(now_ns / NS, datetime.UTC),
@@ -296,6 +299,22 @@ class LiveFeed:
                 ended[call.source] = ended.get(call.source, 0) + 1
         whose = f"call of {self._named({scope.tenant_id})[scope.tenant_id]}" if scope.tenant_id else "call"
         return states.lines(shown, self._told, self._prefixes, ended, f"no {whose} ended there in the window")
+
+    def _learned(self, tenant_id: str) -> Mapping[str, int]:
+        """What a tenant's router expects of models, at most NAMES_S old.
+
+        INVARIANT: read in the name of the tenant.
+        """
+        at_s, known = self._qualities.get(tenant_id, (-NAMES_S, {}))
+        if self._now_s() - at_s >= NAMES_S:
+            try:
+                with self._store.tenant(tenant_id) as conn:
+                    known = router.by_model(learned.current(conn, tenant_id))
+            except (InterlockError, psycopg.Error):
+                pass
+            self._qualities = {t: q for t, q in self._qualities.items() if t in self._wanted}
+            self._qualities[tenant_id] = (self._now_s(), known)
+        return known
 
     def _named(self, ids: set[str]) -> Mapping[str, str]:
         unknown = ids - self._names.keys()

@@ -51,11 +51,13 @@ class Scope(NamedTuple):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A line of the table. `name`: "" for calls that have none. `tenant`: its name, "" where tenants are together."""
+    """A line of the table. `name`: "" for calls that have none. `tenant`: its name, "" where tenants are together.
+    `quality_micro`: what the tenant's router expects of a model, in millionths of [0, 1]; null: nothing is learned."""
 
     name: str
     tenant: str
     figures: Figures
+    quality_micro: int | None = None
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -171,6 +173,11 @@ def rows(calls: Mapping[str, Sequence[Call]], scope: Scope, names: Names, now_ns
         for tenant_id, name in largest
     ]
     return out, len(groups) - len(largest)
+
+
+def judged(rows: Sequence[Row], qualities: Mapping[str, int]) -> list[Row]:
+    """Lines of models with what the router expects of each."""
+    return [msgspec.structs.replace(row, quality_micro=qualities.get(row.name)) for row in rows]
 
 
 def _key(call: Call, tenant_id: str, by: str, centers: Mapping[str, str]) -> str:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from interlock.control.learning.samples import arm_named
 from interlock.control.replay import Decided
 from interlock.control.rerouting.deciding import Again
 from interlock.control.rerouting.report import Decisions, Group, Share
+from interlock.types.learned import arm_named
 from interlock.types.record import Intent
 from interlock.types.usage import Usage
 

@@ -105,14 +105,14 @@ def report(conn: Connection[Any], tenant_id: str, by: Sequence[str], first: date
     found = usage.report(conn, dimensions, first, after, ROWS_MAX + 1)
     if len(found) > ROWS_MAX:
         raise BadRequest(f"the report has more than {ROWS_MAX} lines: take fewer days, or columns", param="by")
-    words = _Words(conn, by, (values for values, _ in found))
+    words = Words(conn, by, (values for values, _ in found))
     sums: dict[tuple[str, ...], Sums] = {}
     for values, each in found:
         if tenant_id and values[0] != tenant_id:
             continue
         key = words.key(values)
         sums[key] = sums[key].plus(each) if key in sums else each
-    said = _said(conn, tenant_id, words, first, after)
+    said = said_of(conn, tenant_id, words, first, after)
     total = Sums()
     for each in sums.values():
         total = total.plus(each)
@@ -126,7 +126,7 @@ def top(
     total of all, and how many lines it has more. `by`: columns of `report`, without month, at least one."""
     columns = [name if name == "cost_center" else COLUMNS[name] for name in by]
     found = usage.top(conn, tenant_id, columns, first, after, figure, lines_max)
-    words = _Words(conn, by, (values for values, _ in found.rows))
+    words = Words(conn, by, (values for values, _ in found.rows))
     sums: dict[tuple[str, ...], Sums] = {}
     for values, each in found.rows:
         key = tuple(
@@ -134,7 +134,7 @@ def top(
             for name, value in zip(by, values, strict=True)
         )
         sums[key] = sums[key].plus(each) if key in sums else each
-    said = _said(conn, tenant_id, words, first, after)
+    said = said_of(conn, tenant_id, words, first, after)
     return _report(by, first, after, sums, found.total, said), found.lines - len(found.rows)
 
 
@@ -156,7 +156,7 @@ def _dimensions(by: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(["tenant_id", *(COLUMNS[name] for name in by)]))
 
 
-class _Words:
+class Words:
     """What a report calls the values of its `_dimensions`."""
 
     def __init__(self, conn: Connection[Any], by: Sequence[str], found: Iterable[Sequence[Any]]) -> None:
@@ -188,8 +188,8 @@ class _Words:
         return self.names.of(value) if name in _NAMED and value else str(value)
 
 
-def _said(
-    conn: Connection[Any], tenant_id: str, words: _Words, first: date, after: date
+def said_of(
+    conn: Connection[Any], tenant_id: str, words: Words, first: date, after: date
 ) -> dict[tuple[str, ...], tuple[int, int]]:
     """Calls with a reward and the sum of their rewards, by the report's lines."""
     said: dict[tuple[str, ...], tuple[int, int]] = {}

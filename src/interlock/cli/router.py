@@ -1,0 +1,148 @@
+"""`interlock route profiles`, `reset`, `set`, `unset`: what the router learned of a tenant, and what counts of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from interlock.cli.common import AsJson, Ca, Home, InTenant, Reason, Url, client_of, reason_or
+from interlock.cli.output import put, put_json, table
+
+Arm = Annotated[str, typer.Argument(metavar="MODEL", help="The model, as `route profiles` names it.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("profiles")(profiles)
+    app.command("reset")(reset)
+    app.command("set")(set_)
+    app.command("unset")(unset)
+
+
+def profiles(
+    tenant: InTenant,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what the router has learned of a tenant: quality per model and task, and what was seen of each offer."""
+    found = client_of(home, url, ca).call("GET", _path(tenant))
+    if as_json:
+        put_json(found)
+        return
+    how = {"on": "on", "observe": "observe: it learns, and priors decide", "off": "off"}[found["learning"]]
+    put(f"Learning is {how}.")
+    for each in found["waiting"]:
+        put(f"{each['arm']}: {each['quality_micro'] / 1e6:.2f} as {each['outcomes']} outcomes, set by {each['by']};"
+            " the next state has it.")  # fmt: skip
+    if not found["version"]:
+        put("Nothing is learned yet.")
+        return
+    put(
+        f"State {found['version']} of {found['made_at'][:19].replace('T', ' ')} UTC, from {found['outcomes']} outcomes."
+        f" At most {found['explore_share_micro'] / 1e4:.1f} % of calls try another model than the best."
+    )
+    for task in found["tasks"]:
+        words = task["words"] or "nothing plain tells them apart"
+        put(f"Task {task['number']}: {task['share_micro'] / 1e4:.0f} % of prompts: {words}")
+    put("")
+    rows = [
+        (
+            arm["arm"],
+            *_figure(arm["mean"]),
+            *(f"{cell['mean_micro'] / 1e6:.2f}" for cell in arm["tasks"]),
+            ", ".join(f"{name} {count}" for name, count in arm["origins"].items()),
+        )
+        for arm in found["arms"]
+    ]
+    table(rows, ("MODEL", "QUALITY", "WITHIN", "OUTCOMES", *(f"TASK {t['number']}" for t in found["tasks"]), "FROM"))
+    put("")
+    table([_profile(each) for each in found["profiles"]],
+          ("OFFER", "CALLS", "FAILED", "FIRST BYTE", "PER TOKEN", "USD/CALL", "J/CALL"))  # fmt: skip
+
+
+def reset(
+    tenant: InTenant,
+    model: Annotated[str, typer.Option(help="Forget this model only, as `route profiles` names it.")] = "",
+    reason: Reason = "",
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    as_json: AsJson = False,
+) -> None:
+    """Forget what the router has learned of a tenant, or of one model there."""
+    words = reason_or(reason, f"route reset {model}".strip())
+    done = client_of(home, url, ca).call("POST", f"{_path(tenant)}/reset", {"arm": model}, reason=words)
+    if as_json:
+        put_json(done)
+    else:
+        put(f"What was learned of {model or 'all models'} is forgotten: {done['outcomes']} outcomes.")
+
+
+def set_(
+    model: Arm,
+    tenant: InTenant,
+    quality: Annotated[float, typer.Option(min=0, max=1, help="What to expect of its answers, from 0 to 1.")],
+    outcomes: Annotated[int, typer.Option(min=1, help="As how many outcomes this counts.")] = 100,
+    reason: Reason = "",
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say what to expect of a model; it counts beside what was seen, and does not fade."""
+    body = {"quality": quality, "outcomes": outcomes}
+    words = reason_or(reason, f"route set {model}")
+    made = client_of(home, url, ca).call("PUT", _arm(tenant, model), body, reason=words)
+    if as_json:
+        put_json(made)
+    else:
+        put(f"Model {model} of {tenant} is expected at {quality:.2f}, as {outcomes} outcomes would have it.")
+
+
+def unset(
+    model: Arm,
+    tenant: InTenant,
+    reason: Reason = "",
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    as_json: AsJson = False,
+) -> None:
+    """Unsay what was said of a model: what was learned counts alone again."""
+    answer = client_of(home, url, ca).call("DELETE", _arm(tenant, model), why=reason_or(reason, f"route unset {model}"))
+    if as_json:
+        put_json(answer)
+    else:
+        put(f"Nothing is set of model {model} of {tenant} any more.")
+
+
+def _path(tenant: str) -> str:
+    return f"/tenants/{quote(tenant, safe='')}/router"
+
+
+def _arm(tenant: str, model: str) -> str:
+    return f"{_path(tenant)}/arms/{quote(model, safe='/')}"
+
+
+def _figure(cell: dict[str, Any]) -> tuple[str, str, str]:
+    low, high = cell["low_micro"] / 1e6, cell["high_micro"] / 1e6
+    return f"{cell['mean_micro'] / 1e6:.2f}", f"{low:.2f} - {high:.2f}", f"{cell['outcomes']:.0f}"
+
+
+def _profile(each: dict[str, Any]) -> tuple[str, ...]:
+    def known(value: int | None, scale: float, form: str) -> str:
+        return "-" if value is None else format(value / scale, form)
+
+    return (
+        each["offer"],
+        f"{each['calls']}",
+        f"{each['failure_micro'] / 1e4:.1f} %",
+        known(each["first_byte_us"], 1e3, ".0f") + (" ms" if each["first_byte_us"] is not None else ""),
+        known(each["token_us"], 1e3, ".1f") + (" ms" if each["token_us"] is not None else ""),
+        known(each["cost_nusd"], 1e9, ".6f"),
+        known(each["energy_uj"], 1e6, ".1f"),
+    )

@@ -1,0 +1,191 @@
+"""The Router page in a real browser, over what the demo's own learner made of calls and of what was said of them."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from interlock.testing.engine import ScriptedEngine
+from tests.e2e.stack import Stack, fetch, until
+
+from .conftest import Tab
+
+PLACE = "/console/router?tenant=learners"
+AT = "/tenants/learners/router"
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">{{1000003*7}}"
+WORDS = ["statute", "appeal", "liability", "verdict", "clause", "tort", "evidence", "court", "counsel", "damages"]
+NAMES = ["total", "index", "queue", "parse", "buffer", "nodes", "merge", "token", "stack", "cache"]
+DISHES = ["soup", "bread", "stew", "salad", "curry", "pie", "pasta", "rice", "beans", "cake"]
+GOOD = {"lawyer-8b": (0.95, 0.25, 0.6), "coder-8b": (0.3, 0.95, 0.6), "small-1b": (0.5, 0.45, 0.85)}
+"""How often an answer of each model to a question of law, of code and of the kitchen is liked."""
+PRICE = {"lawyer-8b": 0.4, "coder-8b": 0.4, "small-1b": 0.05}
+
+
+class Learners(NamedTuple):
+    """The tenant that was taught, and its administrator's and auditor's ways in."""
+
+    key: str
+    passwords: dict[str, str]
+
+
+def prompt(kind: int, rng: random.Random) -> str:
+    if kind == 0:
+        parts = (f"Whether the {rng.choice(WORDS)} bears on the {rng.choice(WORDS)} is in dispute." for _ in range(9))
+        return " ".join(parts)
+    if kind == 1:
+        lines = [f"    {rng.choice(NAMES)} = {rng.choice(NAMES)}[{{{rng.choice(NAMES)}}}];" for _ in range(6)]
+        return f"def {rng.choice(NAMES)}({rng.choice(NAMES)}):\n" + "\n".join(lines) + "\n    return;"
+    return f"How do I make {rng.choice(DISHES)} with {rng.choice(DISHES)}?"
+
+
+def teach(demo: Stack, key: str, rng: random.Random, number: int) -> None:
+    """Calls, and what is thought of their answers."""
+    for n in range(number):
+        kind, name = rng.randrange(3), list(GOOD)[n % len(GOOD)]
+        answer = demo.chat(key, name, prompt(kind, rng))
+        assert answer.status == 200, answer.body
+        liked = rng.random() < GOOD[name][kind]
+        said = {"request_id": answer.request_id, "thumb": "up" if liked else "down"}
+        assert fetch(demo.gateway, "/v1/feedback", key, said).status in (200, 202)
+
+
+@pytest.fixture(scope="module")
+def learners(demo: Stack) -> Iterator[Learners]:
+    """A tenant with three models, taught until the router knows them, and then calls that it decides."""
+    engines = [ScriptedEngine(kind="openai", models=(name,)) for name in GOOD]
+    with engines[0].in_thread(), engines[1].in_thread(), engines[2].in_thread():
+        sources = [
+            {
+                "name": f"s-{engine.models[0]}",
+                "kind": "openai",
+                "url": engine.base_url,
+                "granted_to": ["learners"],
+                "labels": {"region": "eu", "on_prem": True},
+                "models": [
+                    {
+                        "name": engine.models[0],
+                        "price": {
+                            "input_usd_per_mtok": PRICE[engine.models[0]],
+                            "output_usd_per_mtok": PRICE[engine.models[0]],
+                        },
+                    }
+                ],
+            }
+            for engine in engines
+        ]
+        policy = {"id": "models", "template": "team-may-use-models", "parameters": {"team": "all", "models": [*GOOD]}}
+        tenant = {
+            "name": "learners",
+            "teams": [{"name": "all"}],
+            "principals": [{"name": "alice", "teams": ["all"]}, {"name": "ada"}, {"name": "aud"}],
+            "keys": [{"name": "alice", "principal": "alice"}],
+            "roles": [{"principal": "ada", "role": "admin"}, {"principal": "aud", "role": "auditor"}],
+            "policies": [policy],
+        }
+        files = [{"name": "x.json", "text": json.dumps({"sources": sources, "tenants": [tenant]})}]
+        applied = demo.admin("POST", "/apply", {"files": files})
+        assert applied.status == 200, applied.body
+        passwords = {name: f"a long password of {name}" for name in ("ada", "aud")}
+        for name, word in passwords.items():
+            path = f"/tenants/learners/principals/{name}/password"
+            assert demo.admin("POST", path, {"password": word}).status == 200
+        key = applied.json()["keys"]["learners"]["alice"]
+        try:
+            rng = random.Random(5)
+            teach(demo, key, rng, 360)
+            until(lambda: len(demo.admin("GET", AT).json()["tasks"]) > 1, 60, "tasks to be told apart")
+            for _ in range(150):
+                demo.chat(key, "auto", prompt(rng.randrange(3), rng))
+            until(lambda: demo.admin("GET", f"{AT}/shares").json()["calls"] > 100, 60, "calls decided by it")
+            yield Learners(key, passwords)
+        finally:
+            assert demo.admin("DELETE", "/tenants/learners").status == 200
+            for source in sources:
+                assert demo.admin("DELETE", f"/sources/{source['name']}").status == 200
+
+
+def test_what_was_learned_is_shown_to_everybody(learners: Learners, admin: Tab) -> None:
+    admin.look(PLACE, "router")
+    words = admin.page.inner_text("main")
+    assert "lawyer-8b" in words and "best" in words and "outcomes" in words
+    assert "code" in words, "tasks have plain words"
+    assert admin.page.locator(".lines-chart canvas").count() >= 2
+    assert admin.page.locator("nav >> text=Router").count() == 1
+    admin.go("/console/?tenant=learners&by=model")
+    admin.page.wait_for_selector("th:has-text('Quality')")
+    admin.page.click("a[aria-label^='Quality'] >> nth=0")
+    admin.page.wait_for_url("**/console/router?tenant=learners")
+
+
+def test_a_model_is_set_and_unset_with_a_reason(learners: Learners, tab: Tab, demo: Stack) -> None:
+    page = tab.page
+    tab.go("/")
+    tab.sign_in("learners/ada", learners.passwords["ada"])
+    tab.go(PLACE)
+    page.click("summary:has-text('Set what to expect')")
+    page.select_option("#f-say-arm", "small-1b")
+    page.fill("#f-say-quality", "7")
+    page.fill("#f-say-reason", HOSTILE)
+    page.click("form[aria-label=Set] button")
+    assert "from 0 to 1" in page.inner_text("[role=alert]")
+    assert page.input_value("#f-say-reason") == HOSTILE, "what was typed is kept"
+    page.fill("#f-say-quality", "0.2")
+    page.fill("#f-say-outcomes", "500")
+    page.click("form[aria-label=Set] button")
+    assert "Said of small-1b" in page.inner_text("[role=status]")
+    assert HOSTILE in page.inner_text("main") and page.title() != "owned"
+    assert page.locator("img[src=x]").count() == 0
+
+    def in_force() -> bool:
+        arms = demo.admin("GET", AT).json()["arms"]
+        return any(arm["arm"] == "small-1b" and arm["origins"].get("set by ada") == 500 for arm in arms)
+
+    until(in_force, 30, "a state with what was set")
+    page.reload()
+    assert "set by ada: 500" in page.inner_text("#models >> xpath=ancestor::section")
+    page.click("summary[aria-label='Unset small-1b']")
+    page.fill("form[aria-label='Unset small-1b'] [name=reason]", "over")
+    page.click("form[aria-label='Unset small-1b'] button")
+    assert "Nothing is set of small-1b" in page.inner_text("[role=status]")
+
+
+def test_who_may_only_look_is_shown_no_form_and_refused(learners: Learners, tab: Tab, demo: Stack) -> None:
+    tab.go("/")
+    tab.sign_in("learners/aud", learners.passwords["aud"])
+    tab.go(PLACE)
+    assert "Quality of models" in tab.page.inner_text("main")
+    assert tab.page.locator("main form[method=post]").count() == 0
+    csrf = tab.page.get_attribute("body", "data-csrf") or ""
+    for path, more in (("say", {"arm": "small-1b", "quality": "0.5", "outcomes": "10"}), ("forget", {"arm": ""})):
+        form: dict[str, str | float | bool] = {"csrf": csrf, "tenant": "learners", "reason": "no", **more}
+        answer = tab.page.request.post(
+            f"{demo.control}/console/router/{path}", form=form, headers={"origin": demo.control}
+        )
+        assert answer.status == 403, path
+    assert tab.page.request.get(f"{demo.control}/console/router?tenant=acme").status == 404
+    assert demo.admin("GET", AT).json()["version"] > 0
+
+
+def test_learning_is_switched_and_forgotten(learners: Learners, admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    admin.go(PLACE)
+    page.click("summary:has-text('Switch learning')")
+    page.select_option("#f-learning", "observe")
+    page.fill("#f-switch-reason", "a look first")
+    page.click("form[aria-label='Switch learning'] button")
+    assert "Learning of learners is observe" in page.inner_text("[role=status]")
+    assert "still go by the priors" in page.inner_text("main")
+    page.click("summary:has-text('Forget what was learned')")
+    page.select_option("#f-forget-arm", "")
+    page.fill("#f-forget-reason", "the models were replaced")
+    page.click("form[aria-label=Forget] button")
+    assert "is forgotten" in page.inner_text("[role=status]")
+    assert demo.admin("GET", AT).json()["version"] == 0
+    assert "nothing yet" in page.inner_text("main")
+    admin.look(PLACE, "router-empty")
+    page.goto(demo.control + PLACE + "&hours=5")
+    assert "hours is one of" in page.inner_text("body")

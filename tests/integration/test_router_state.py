@@ -1,0 +1,212 @@
+"""What the router learned, over a real database: who sees it, what is forgotten, what is said of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from interlock.control.services.router import learning_of, shown
+from interlock.settings import Settings
+from interlock.storage import learned, router_guidance
+from interlock.types.identity import Tenant
+from interlock.types.learned import Weights, weights_part
+
+from . import router_samples
+from .control_client import Admin, Running, control_over
+
+SOURCES = """
+sources:
+  - name: gpu
+    kind: openai
+    url: http://127.0.0.1:9/
+    granted_to: ["*"]
+    labels: {region: eu, on_prem: true}
+    models: [{name: large, version: 2026-01}, {name: small}]
+"""
+TENANT = """
+  - name: NAME
+    principals: [{name: dev, kind: user}, {name: ada, kind: user}, {name: aud, kind: user}]
+    keys:
+      - {name: NAME-dev, principal: dev, scopes: [admin]}
+      - {name: NAME-ada, principal: ada, scopes: [admin]}
+      - {name: NAME-aud, principal: aud, scopes: [admin]}
+    roles:
+      - {principal: dev, role: developer}
+      - {principal: ada, role: admin}
+      - {principal: aud, role: auditor}
+"""
+AT = "/tenants/acme/router"
+
+
+class Scene:
+    """Two tenants, each with people, and a state of acme's."""
+
+    def __init__(self, running: Running, people: dict[str, Admin]) -> None:
+        self.running = running
+        self.people = people
+        self.store = running.control.store
+        with self.store.platform() as conn:
+            rows = conn.execute("SELECT name, id FROM interlock.tenants")
+            self.ids: dict[str, str] = dict(rows)
+
+    def publish(self, state: Weights, tenant: str = "acme") -> None:
+        router_samples.publish(self.store, self.ids[tenant], state)
+        self.running.control.compiler.compile_once()
+
+    def current(self, tenant: str = "acme") -> Weights | None:
+        with self.store.tenant(self.ids[tenant]) as conn:
+            return learned.current(conn, self.ids[tenant])
+
+    def changes(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.running.owner.get("/tenants/acme/changes?limit=100")["items"]
+        return [each for each in found if each["action"].startswith("router")]
+
+
+@pytest.fixture(scope="module")
+def whole(postgres_url: str) -> Iterator[Scene]:
+    with control_over(postgres_url, learning_set_outcomes_max=5_000) as running:
+        text = SOURCES + "tenants:" + TENANT.replace("NAME", "acme") + TENANT.replace("NAME", "globex")
+        made = running.owner.apply(text)["keys"]
+        yield Scene(running, {name: running.as_(key) for keys in made.values() for name, key in keys.items()})
+
+
+@pytest.fixture
+def scene(whole: Scene) -> Scene:
+    """With a state of acme's in force, and nothing of globex."""
+    whole.publish(router_samples.weights())
+    return whole
+
+
+def test_the_state_is_shown_in_plain_words(scene: Scene) -> None:
+    found = scene.people["acme-aud"].get(AT)
+    assert (found["learning"], found["in_force"], found["version"]) == ("on", True, 7)
+    assert [task["words"] for task in found["tasks"]] == ["long prompts", "much code, few letters", ""]
+    assert [task["share_micro"] for task in found["tasks"]] == list(router_samples.SHARES)
+    large, small = found["arms"]
+    assert (large["arm"], small["arm"]) == ("large@2026-01", "small"), "the best first"
+    assert large["mean"]["mean_micro"] == 450_000 + 255_000 + 160_000
+    assert large["origins"] == {"feedback": 140, "validation": 40}
+    assert small["tasks"][1] == {"mean_micro": 400_000, "low_micro": 320_000, "high_micro": 480_000, "outcomes": 60.0}
+    assert found["profiles"][1]["cost_nusd"] is None and found["profiles"][1]["first_byte_us"] == 90_000
+    assert found["explore_data_class_max"] == "internal"
+
+
+def test_a_tenant_sees_its_own_only_and_auditors_change_nothing(scene: Scene) -> None:
+    for person in ("globex-ada", "globex-aud"):
+        for path in ("", "/history", "/quality", "/shares"):
+            assert scene.people[person].call("GET", AT + path)[0] == 404
+        assert scene.people[person].call("POST", f"{AT}/reset", {})[0] == 404
+        assert scene.people[person].call("PUT", f"{AT}/arms/small", {"quality": 0})[0] == 404
+        assert scene.people[person].call("DELETE", f"{AT}/arms/small")[0] == 404
+    assert scene.people["globex-aud"].get("/tenants/globex/router")["arms"] == []
+    assert scene.people["globex-aud"].get("/tenants/globex/router/history")["states"] == []
+    assert scene.people["acme-dev"].call("GET", AT)[0] == 403
+    for method, path, body in (
+        ("POST", "/reset", {}),
+        ("PUT", "/arms/small", {"quality": 0.5}),
+        ("DELETE", "/arms/small", None),
+    ):
+        assert scene.people["acme-aud"].call(method, AT + path, body)[0] == 403
+    assert scene.current() == router_samples.weights()
+
+
+def test_past_states_are_the_tenants_own_newest_first(scene: Scene) -> None:
+    for version in range(8, 14):
+        scene.publish(router_samples.weights(version, good=500_000 + version))
+    scene.publish(router_samples.weights(99, good=1), "globex")
+    found = scene.people["acme-aud"].get(f"{AT}/history?limit=3")
+    assert found["there"] >= 7 and len(found["states"]) == 3
+    versions = [each["version"] for each in found["states"]]
+    assert versions[0] == 13 and versions == sorted(versions, reverse=True) and 99 not in versions
+    assert found["states"][0]["arms"]["large@2026-01"] == round(500_013 * 0.5) + 255_000 + 160_000
+    assert scene.people["acme-aud"].call("GET", f"{AT}/history?limit=0")[0] == 400
+    globex = scene.people["globex-aud"].get("/tenants/globex/router/history")
+    assert [each["version"] for each in globex["states"]] == [99]
+    with scene.store.tenant(scene.ids["globex"]) as conn:
+        learned.clear(conn, scene.ids["globex"])
+
+
+def test_forgetting_one_model_takes_it_out_and_is_on_record(scene: Scene) -> None:
+    before = len(scene.changes())
+    done = scene.people["acme-ada"].do("POST", f"{AT}/reset", {"arm": "small", "reason": "its weights were replaced"})
+    assert done["arm"] == "small" and done["outcomes"] == 180
+    left = scene.current()
+    assert left is not None and [each.arm for each in left.arms] == ["large@2026-01"] and left.version == 8
+    newest = scene.changes()[0]
+    assert len(scene.changes()) == before + 1
+    assert (newest["action"], newest["actor"], newest["reason"]) == ("router.reset", "ada", "its weights were replaced")
+    assert newest["after"]["arm"] == "small" and newest["before"]["version"] == 7
+    with scene.store.tenant(scene.ids["acme"]) as conn:
+        now = router_guidance.guidance(conn, scene.ids["acme"])
+    at = done["position"]
+    assert now.forgotten("small", at) and not now.forgotten("small", at + 1)
+    assert not now.forgotten("large@2026-01", at)
+    assert scene.people["acme-ada"].call("POST", f"{AT}/reset", {"arm": "small"})[0] == 404
+
+
+def test_forgetting_everything_leaves_nothing_and_what_was_said(scene: Scene) -> None:
+    scene.people["acme-ada"].do("PUT", f"{AT}/arms/large@2026-01", {"quality": 0.75, "outcomes": 300})
+    scene.people["acme-ada"].do("POST", f"{AT}/reset")
+    assert scene.current() is None
+    found = scene.people["acme-aud"].get(AT)
+    assert (found["version"], found["in_force"], found["arms"]) == (0, False, [])
+    assert [each["arm"] for each in found["waiting"]] == ["large@2026-01"]
+    scene.running.control.compiler.compile_once()
+    with scene.store.platform() as conn:
+        states, _ = learned.history(conn, scene.ids["acme"], 5)
+    assert states[0].weights is None, "the snapshot has nothing of it"
+    with scene.store.tenant(scene.ids["acme"]) as conn:
+        now = router_guidance.guidance(conn, scene.ids["acme"])
+    assert now.forgotten("large@2026-01", now.resets[""].position) and set(now.resets) == {""}
+    scene.people["acme-ada"].do("DELETE", f"{AT}/arms/large@2026-01")
+
+
+def test_what_is_said_of_a_model_is_on_record_and_bounded(scene: Scene) -> None:
+    ada, path = scene.people["acme-ada"], f"{AT}/arms/large@2026-01"
+    made = ada.do("PUT", path, {"quality": 0.25, "outcomes": 400, "reason": "our evaluation of March"})
+    assert (made["quality_micro"], made["outcomes"], made["by"]) == (250_000, 400, "ada")
+    assert made["why"] == "our evaluation of March"
+    said = scene.changes()[0]
+    assert (said["action"], said["reason"]) == ("router_prior.set", "our evaluation of March")
+    assert ada.do("PUT", path, {"quality": 0.5, "outcomes": 5_000})["quality_micro"] == 500_000
+    assert ada.call("PUT", path, {"quality": 0.5, "outcomes": 5_001})[0] == 400
+    assert ada.call("PUT", path, {"quality": 1.5})[0] == 400
+    assert ada.call("PUT", path, {"quality": 0.5}, reason="")[0] == 400
+    assert ada.call("PUT", f"{AT}/arms/nothing/of/the/kind", {"quality": 0.5})[0] == 404
+    arms = (router_samples.arm("large@2026-01", (1, 2, 3), set=5_000),)
+    scene.publish(msgspec.structs.replace(router_samples.weights(), arms=arms))
+    found = ada.get(AT)
+    assert found["arms"][0]["origins"] == {"set by ada": 5_000} and found["waiting"] == []
+    ada.do("DELETE", path)
+    assert scene.changes()[0]["action"] == "router_prior.delete"
+    assert ada.call("DELETE", path)[0] == 404
+    assert scene.people["globex-ada"].get("/tenants/globex/router")["waiting"] == []
+
+
+def test_quality_by_task_is_of_the_state_and_otherwise_of_feedback(scene: Scene) -> None:
+    aud = scene.people["acme-aud"]
+    by_task = aud.get(f"{AT}/quality?by=model,task")
+    assert len(by_task["rows"]) == 6 and by_task["tasks"]["1"] == "much code, few letters"
+    assert by_task["rows"][0]["sources"] == {"feedback": 140, "validation": 40}
+    assert aud.get(f"{AT}/quality?by=model,team")["rows"] == []
+    for wrong in ("model,nothing", "model,model", "task", "team,task", "tenant"):
+        assert aud.call("GET", f"{AT}/quality?by={wrong}")[0] == 400, wrong
+    assert aud.get(f"{AT}/shares?hours=48")["regret"] is None
+    assert aud.call("GET", f"{AT}/shares?hours=5000")[0] == 400
+
+
+def test_learning_that_the_installation_does_not_do_is_off() -> None:
+    acme = Tenant(id="ten_a", name="acme")
+    assert learning_of(acme, Settings()) == "on"
+    assert learning_of(acme, Settings(learning="off")) == "off" and learning_of(None, Settings()) == "off"
+    assert not shown(router_samples.weights(), {}, "observe").in_force
+
+
+def test_the_part_of_another_tenant_is_never_read(scene: Scene) -> None:
+    assert weights_part(scene.ids["acme"]) != weights_part(scene.ids["globex"])
+    with scene.store.tenant(scene.ids["globex"]) as conn:
+        assert learned.current(conn, scene.ids["acme"]) is None
+        assert router_guidance.all_of(conn, scene.ids["acme"]) == []
