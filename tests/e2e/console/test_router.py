@@ -121,6 +121,22 @@ def test_what_was_learned_is_shown_to_everybody(learners: Learners, admin: Tab) 
     admin.page.wait_for_url("**/console/router?tenant=learners")
 
 
+def test_the_command_line_shows_and_changes_the_same(learners: Learners, demo: Stack) -> None:
+    found = demo.ok("route", "profiles", "-t", "learners")
+    words = demo.run("route", "profiles", "-t", "learners").out
+    assert found["version"] > 0 and "Learning is on." in words and "lawyer-8b" in words and "TASK 0" in words
+    assert "small-1b" in words and "s-small-1b::small-1b" in words and "feedback" in words
+    made = demo.ok(
+        "route", "set", "coder-8b", "-t", "learners", "--quality", "0.9", "--outcomes", "50", "-m", "measured"
+    )
+    assert (made["quality_micro"], made["why"]) == (900_000, "measured")
+    assert "is set of model coder-8b" in demo.run("route", "unset", "coder-8b", "-t", "learners").out
+    assert demo.run("route", "unset", "coder-8b", "-t", "learners").code == 1
+    assert demo.run("route", "reset", "-t", "learners", "--model", "nothing").code == 1
+    done = demo.ok("route", "reset", "-t", "learners", "--model", "smollm2", "-m", "never used here")
+    assert done["arm"] == "smollm2" and done["outcomes"] == 0
+
+
 def test_a_model_is_set_and_unset_with_a_reason(learners: Learners, tab: Tab, demo: Stack) -> None:
     page = tab.page
     tab.go("/")

@@ -30,7 +30,7 @@ function draw() {
     }, [times, ...lines.map(({ values }) => values)], at);
     const latest = () => chart.setLegend({ idx: times.length - 1 }, false);
     chart.over.addEventListener("mouseleave", latest);
-    latest();
+    requestAnimationFrame(latest); // the legend is there when the chart was drawn
     charts.push(chart);
   }
 }
