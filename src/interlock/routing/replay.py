@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from interlock.routing.choose import CUT_CODES, decide
+from interlock.routing.choose import CUT_CODES
+from interlock.routing.steps import decide_steps
 from interlock.types.decision import Candidate, Reason, RouteDecision
 from interlock.types.learned import Estimates
 from interlock.types.record import Intent, Refusal
@@ -65,7 +66,7 @@ def _again(
     offers: Mapping[str, Offer],
     estimates: Estimates | None,
 ) -> RouteDecision:
-    return decide(
+    return decide_steps(
         features,
         target,
         known,

@@ -1,0 +1,195 @@
+"""A cascade through a whole worker: what is tried, held, given, recorded and charged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from interlock.routing.replay import replay
+from interlock.testing import answers, faults
+from interlock.testing.engine import ScriptedEngine
+from interlock.testing.script import Received, Script
+from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome, StepEnd
+from interlock.types.snapshot import Alias, Cascade, CascadeStep
+from interlock.types.source import Labels, Price
+from tests.gateway import WorkerHarness, World, model, source, template
+from tests.integration.gateway.client import CHAT, ask, events, serving
+
+BODY = {**CHAT, "model": "a", "max_tokens": 5}
+STREAM = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
+GOOD, BAD = '{"a": 1}', "no JSON at all"
+CHEAP = Price(10**9, 10**9, 2 * 10**9)
+DEAR = Price(10**10, 10**10, 2 * 10**10)
+MODELS = ("one", "two", "three")
+Build = Callable[[str], World]
+
+
+def world(
+    *steps: str,
+    checks: tuple[str, ...] = ("json",),
+    labels: Labels | None = None,
+    given: dict[str, Any] | None = None,
+    **more: Any,
+) -> Build:
+    cascade = Cascade(tuple(CascadeStep(step) for step in steps or MODELS[:2]), checks, **(given or {}))
+    alias = Alias("a", cascade=cascade)
+
+    def build(url: str) -> World:
+        prices = {"one": CHEAP, "two": DEAR, "three": DEAR}
+        sources = [
+            source(f"s-{name}", url, model(name, price=prices[name]), **({"labels": labels} if labels else {}))
+            for name in MODELS
+        ]
+        return World(sources, aliases=[alias], **more)
+
+    return build
+
+
+def engine_of(**scripts: Script) -> ScriptedEngine:
+    """By model, how it answers; otherwise with JSON."""
+    fine = answers.answer(GOOD)
+    return ScriptedEngine(models=MODELS, default=lambda r: scripts.get(r.json["model"], fine)(r))
+
+
+def said(answer: Any) -> str:
+    text: str = json.loads(answer.body)["choices"][0]["message"]["content"]
+    return text
+
+
+def asked(engine: ScriptedEngine) -> list[str]:
+    return [received.json["model"] for received in engine.calls]
+
+
+def steps_of(gateway: WorkerHarness) -> list[StepEnd]:
+    return gateway.records_of(StepEnd)
+
+
+def test_an_answer_that_passes_is_given_and_nothing_else_is_asked() -> None:
+    with serving(world(), engine_of()) as (gateway, engine):
+        answer = ask(gateway, BODY)
+        assert answer.status == 200 and said(answer) == GOOD
+        assert asked(engine) == ["one"]
+        assert answer.headers["x-interlock-cascade"] == "step=1/2; checks=json:passed"
+        (step,) = steps_of(gateway)
+        (outcome,) = gateway.records_of(Outcome)
+        assert (step.step, step.passed, step.checks, step.body) == (0, True, ("json:passed",), b"")
+        assert outcome.stop == "passed" and outcome.cost == step.cost and outcome.usage == step.usage
+
+
+@pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "streamed"])
+def test_an_answer_that_does_not_pass_is_never_seen_and_the_next_step_is_asked(body: dict[str, Any]) -> None:
+    with serving(world(), engine_of(one=answers.answer(BAD))) as (gateway, engine):
+        answer = ask(gateway, body)
+        assert answer.status == 200 and b"no JSON" not in answer.body and b"no JSON" not in str(answer.headers).encode()
+        assert asked(engine) == ["one", "two"]
+        first, second = steps_of(gateway)
+        (outcome,) = gateway.records_of(Outcome)
+        assert (first.model, first.passed, first.checks) == ("one", False, ("json:failed",))
+        assert BAD.encode() in first.body
+        assert outcome.model == "two" and outcome.attempt == 1
+        assert outcome.cost.nusd == first.cost.nusd + second.cost.nusd and first.cost.nusd > 0 < second.cost.nusd
+        assert outcome.usage.total_tokens == first.usage.total_tokens + second.usage.total_tokens
+        if "stream" in body:
+            assert answer.headers["x-interlock-cascade"] == "step=2/2; checks=json:failed"
+            assert [json.loads(e)["choices"] for e in events(answer.body) if e != "[DONE]"][-1] == []
+            assert outcome.stop == "last" and second.checks == ()
+        else:
+            assert said(answer) == GOOD
+            assert answer.headers["x-interlock-cascade"] == "step=2/2; checks=json:failed,json:passed"
+            assert outcome.stop == "passed" and second.checks == ("json:passed",)
+
+
+def test_a_held_step_of_a_stream_is_given_as_a_stream() -> None:
+    with serving(world(), engine_of()) as (gateway, engine):
+        answer = ask(gateway, STREAM)
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        told = [json.loads(e) for e in events(answer.body) if e != "[DONE]"]
+        text = "".join(c["delta"].get("content", "") for e in told for c in e["choices"])
+        assert text == GOOD and told[-1]["usage"]["total_tokens"] > 0 and events(answer.body)[-1] == "[DONE]"
+        assert "stream" not in engine.calls[0].json and "stream_options" not in engine.calls[0].json
+        assert answer.headers["x-interlock-cascade"] == "step=1/2; checks=json:passed"
+
+
+def test_each_step_has_its_record_before_anything_goes_up() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def script(text: str) -> Script:
+        def run(received: Received) -> Any:
+            seen.append((len(gateway.records_of(Attempt)), len(steps_of(gateway))))
+            return answers.answer(text)(received)
+
+        return run
+
+    off_prem = Labels(region="eu", on_prem=False)
+    engine = engine_of(one=script(BAD), two=script(BAD), three=script(GOOD))
+    with serving(world(*MODELS, labels=off_prem), engine) as (gateway, _):
+        assert ask(gateway, BODY).status == 200
+        assert seen == [(1, 0), (2, 1), (3, 2)]
+
+
+def test_the_decision_replays() -> None:
+    with serving(world(*MODELS), engine_of(one=answers.answer(BAD))) as (gateway, _):
+        ask(gateway, BODY)
+        (intent,) = gateway.records_of(Intent)
+        assert [c.offer for c in intent.route.candidates] == ["s-one::one", "s-two::two", "s-three::three"]
+        assert replay(intent, gateway.view.catalog("ten_acme").by_key).differences == ()
+
+
+def test_a_step_that_policy_does_not_allow_is_left_out() -> None:
+    policies = [template("team-models", "team-may-use-models", "ten_acme", team="research", models=["one", "three"])]
+    with serving(world(*MODELS, policies=policies), engine_of(one=answers.answer(BAD))) as (gateway, engine):
+        answer = ask(gateway, BODY)
+        assert answer.status == 200 and asked(engine) == ["one", "three"]
+        assert answer.headers["x-interlock-cascade"] == "step=3/3; checks=json:failed,json:passed"
+        (intent,) = gateway.records_of(Intent)
+        assert [c.offer for c in intent.route.candidates] == ["s-one::one", "s-three::three"]
+
+
+def test_a_step_fails_over_and_then_the_next_one_is_tried() -> None:
+    with serving(world(), engine_of(one=answers.error(500, "it broke"))) as (gateway, engine):
+        answer = ask(gateway, BODY)
+        assert answer.status == 200 and asked(engine) == ["one", "two"]
+        assert [e.code for e in gateway.records_of(AttemptEnd)] == ["upstream_error"]
+        assert [s.step for s in steps_of(gateway)] == [1]
+
+
+def test_what_there_is_is_given_when_the_next_step_fails() -> None:
+    with serving(world(), engine_of(one=answers.answer(BAD), two=answers.error(500, "it broke"))) as (gateway, engine):
+        answer = ask(gateway, BODY)
+        assert answer.status == 200 and said(answer) == BAD and asked(engine) == ["one", "two"]
+        assert answer.headers["x-interlock-cascade"] == "step=1/2; checks=json:failed; stop=failed"
+        (outcome,) = gateway.records_of(Outcome)
+        assert (outcome.model, outcome.attempt, outcome.stop, outcome.state) == ("one", 0, "failed", "completed")
+
+
+def test_money_stops_it() -> None:
+    with serving(world(given={"money_nusd_max": 1000}), engine_of(one=answers.answer(BAD))) as (gateway, engine):
+        answer = ask(gateway, BODY)
+        assert said(answer) == BAD and asked(engine) == ["one"]
+        assert answer.headers["x-interlock-cascade"] == "step=1/2; checks=json:failed; stop=money"
+
+
+def test_time_stops_it() -> None:
+    given = {"time_ms_max": 300}
+    slow = engine_of(one=answers.answer(BAD), two=faults.never_answers())
+    with serving(world(given=given), slow) as (
+        gateway,
+        engine,
+    ):
+        answer = ask(gateway, BODY)
+        assert said(answer) == BAD and asked(engine) == ["one", "two"]
+        first, second = steps_of(gateway)
+        assert (second.code, second.usage.origin) == ("time", "reserved")
+        (outcome,) = gateway.records_of(Outcome)
+        assert outcome.stop == "time" and outcome.cost.nusd == first.cost.nusd + second.cost.nusd
+
+
+def test_what_is_too_large_to_be_held_is_not_given() -> None:
+    engine = engine_of(one=answers.answer("x" * 5000))
+    with serving(world(), engine, cascade_answer_bytes_max=2048) as (gateway, _):
+        answer = ask(gateway, BODY)
+        assert said(answer) == GOOD
+        assert [e.code for e in gateway.records_of(AttemptEnd)] == ["upstream_too_large"]
