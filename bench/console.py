@@ -54,7 +54,8 @@ FROM (SELECT *, convert_to('{"at":' || at || ',"clock":' || at || ',"contents":[
     || '"times":{"first_us":' || 20000 + n %% 400000 || ',"total_us":' || 30000 + n %% 900000
     || '},"tokens":{"cache_write":0,"cached":0,"completion":40,"origin":"engine","prompt":250},"tree":"'
     || %(tenant)s || '","v":1,"what":{"alias":"' || alias
-    || '","class":"","data_class":1,"dialect":"openai","mode":"balanced","model":"' || model || '","operation":"chat","recording":"full","stream":false,"workload":"interactive"},'
+    || '","class":"","data_class":1,"dialect":"openai","mode":"balanced","model":"' || model
+    || '","operation":"chat","recording":"full","stream":false,"workload":"interactive"},'
     || '"where":{"attempts":1,"engine":"vllm","engine_version":"0.11.0","model":"' || model || '","name":"' || source
     || '","off_prem":false,"served":"' || model || '","source":"src_bench","version":""},"who":{"auth":"api_key",'
     || '"credential":"key_bench","delegation":"","delegator":"","kind":"user","principal":"' || who || '","subject":"'

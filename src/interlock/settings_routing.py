@@ -57,6 +57,35 @@ class RoutingSettings(LearningSettings):
         minimum=-1,
     )
 
+    # -- placement
+    placement_text_bytes_max: int = setting(
+        4096,
+        "Bytes of a conversation's opening that decide which replica it goes to; 0: replicas only share their load.",
+        group="placement",
+        minimum=0,
+    )
+    placement_load_slack: int = setting(
+        4, "Calls that a replica may have, whatever its replicas have.", group="placement", minimum=1
+    )
+    placement_load_factor_milli: int = setting(
+        1250,
+        "Thousandths of its replicas' mean load above which a replica's conversations go to the next one.",
+        group="placement",
+        minimum=1000,
+    )
+    placement_kv_permille_max: int = setting(
+        950,
+        "Thousandths of its KV cache in use above which a replica stands behind its replicas.",
+        group="placement",
+        minimum=1,
+    )
+    placement_wait_ms_max: int = setting(
+        2000,
+        "Predicted wait in its queue above which a replica stands behind its replicas; 0: none does for that.",
+        group="placement",
+        minimum=0,
+    )
+
     # -- routing
     breaker_failures: int = setting(
         5, "Failures in a row that open a source's circuit breaker.", group="routing", minimum=1

@@ -4,7 +4,8 @@ serves each conversation, and no other tenant's.
 Users of three tenants, each with a key of their own, talk in turns: each turn sends the whole conversation so far, and
 carries a marker that names user and turn. The engine is simulated, with vLLM's paged prefix cache: it answers with the
 marker it was asked, and notes what it found cached under which salt. All users send the same long system prompt, so
-that what one tenant's calls leave in the cache would be found by another's, if it could be.
+that what one tenant's calls leave in the cache would be found by another's, if it could be. With several engines each
+conversation is to stay with one of them, whichever worker its calls come to.
 """
 
 from __future__ import annotations
@@ -131,11 +132,12 @@ def _streamed(data: bytes) -> str:
     return "".join(pieces).strip()
 
 
-def prove(*, users: int, turns: int, seed: int, progress: bool = True) -> dict[str, Any]:
-    """`users` conversations of `turns` turns at once; returns the evidence."""
+def prove(*, users: int, turns: int, seed: int, progress: bool = True, replicas: int = 1) -> dict[str, Any]:
+    """`users` conversations of `turns` turns at once, before so many engines; returns the evidence."""
     rng = random.Random(f"sessions {seed}")
     people = [Who(name=f"u{n}", tenant=TENANTS[n % len(TENANTS)]) for n in range(users)]
-    with site(people) as (gateway, notes):
+    names = tuple(f"own{number}" for number in range(replicas))
+    with site(people, names) as (gateway, notes):
         talking = [User(who, n, gateway.port, random.Random(rng.randrange(1 << 30))) for n, who in enumerate(people)]
 
         async def all_of_them() -> None:
@@ -154,29 +156,34 @@ def prove(*, users: int, turns: int, seed: int, progress: bool = True) -> dict[s
         failures.append("nothing was proved: no call reached the engine")
     if figures["own_conversation_cached"] < OWN_MIN:
         failures.append(f"only {figures['own_conversation_cached']:.0%} of later turns found the last one cached")
+    if figures["stayed"] < OWN_MIN or len(figures["by_engine"]) < replicas:
+        failures.append(f"{figures['stayed']:.0%} of conversations stayed with one engine: {figures['by_engine']}")
     if progress:
         sys.stderr.write(f"sessions: {figures}, {len(failures)} failures in {took_s:.0f} s\n")
     return {"seed": seed, "users": users, "turns": turns, **figures, "failures": failures[:100]}
 
 
 @contextlib.contextmanager
-def site(people: list[Who]) -> Iterator[tuple[Gateway, Path]]:
-    """A node of two workers before one simulated vLLM; the engine's notes."""
+def site(people: list[Who], names: tuple[str, ...]) -> Iterator[tuple[Gateway, Path]]:
+    """A node of two workers before simulated vLLMs of these names; the engines' notes."""
     with tempfile.TemporaryDirectory(prefix="interlock-prove-", ignore_cleanup_errors=True) as name:
         home = Path(name)
         notes = home / "engine.notes"
         (home / "pepper").write_bytes(PEPPER)
-        arguments = ["tests.prove.simulated", str(notes), json.dumps({"own": SHAPE})]
+        arguments = ["tests.prove.simulated", str(notes), json.dumps(dict.fromkeys(names, SHAPE))]
         engine = Process(arguments, os.environ, home / "engine.err", ready_fd=False)
         made = None
         try:
             urls = engine.ready()
             assert urls is not None, "the engine did not start"
-            own = source("own", urls["own"], kind=SourceKind.vllm, limits=SourceLimits(concurrency=64))
-            parts, head = World([own], people=people).parts(1)
+            limits = SourceLimits(concurrency=64)
+            own = [source(name, urls[name], kind=SourceKind.vllm, limits=limits) for name in names]
+            parts, head = World(own, people=people).parts(1)
             folder = SnapshotFolder(home / "node" / "snapshot", deltas_max=16)
             folder.store(SnapshotView.from_parts(parts, head, cache_max=64), None, parts)
             settings = {"log_level": "warning", "stop_grace_ms": 3000, "workers": 2}
+            # Who has which home is chance, and must not move conversations here.
+            settings["placement_load_factor_milli"] = 1000 * len(names) + 1000
             made = Gateway(home, people, urls, settings, {}, free_port())
             made.start()
             yield made, notes
@@ -234,7 +241,7 @@ def _salts(calls: list[dict[str, Any]]) -> list[str]:
         failures.append("two tenants share a salt")
     if any("" in found for found in salts.values()):
         failures.append("a call had no salt")
-    first = {}
+    first: dict[str, dict[str, Any]] = {}
     for call in sorted(calls, key=lambda c: c["at_ns"]):
         first.setdefault(call["marker"].partition(".")[0], call)
     failures += [
@@ -247,6 +254,9 @@ def _figures(talking: list[User], calls: list[dict[str, Any]]) -> dict[str, Any]
     first = [turn.took_s for user in talking for turn in user.turns if turn.number == 0]
     later = [turn.took_s for user in talking for turn in user.turns if turn.number]
     prompts = {c["marker"]: c["prompt_tokens"] for c in calls}
+    at: dict[str, set[str]] = defaultdict(set)
+    for call in calls:
+        at[call["marker"].rpartition(".")[0]].add(call["source"])
     own = []
     for call in calls:
         user, _, number = call["marker"].rpartition(".")
@@ -260,6 +270,8 @@ def _figures(talking: list[User], calls: list[dict[str, Any]]) -> dict[str, Any]
 
     return {
         "calls": len(calls),
+        "by_engine": dict(Counter(c["source"] for c in calls)),
+        "stayed": round(sum(len(sources) == 1 for sources in at.values()) / max(1, len(at)), 4),
         "by_tenant": dict(Counter(c["marker"].partition(".")[0] for c in calls)),
         "first_turn_ms": {"p50": ms(first, 50), "p95": ms(first, 95)},
         "later_turns_ms": {"p50": ms(later, 50), "p95": ms(later, 95)},

@@ -84,7 +84,8 @@ def _pump(come: socket.socket, go: socket.socket, note: bytearray | None) -> Non
 
 
 def document(vllm: dict[str, Vllm], tap: Tap) -> dict[str, Any]:
-    """Two sources, the same engine again behind the tap, and four tenants of which globex must stay in the EU."""
+    """Two sources, one engine again behind the tap, and four tenants of which globex must stay in the EU; and for a
+    fifth both engines again as replicas of each other."""
     price = {"input_usd_per_mtok": 0.1, "output_usd_per_mtok": 0.2}
     near = {
         "name": "near",
@@ -109,13 +110,19 @@ def document(vllm: dict[str, Vllm], tap: Tap) -> dict[str, Any]:
         | {"labels": {"region": "eu"}, "extra_fields": rule}
         for rule in TAPPED
     ]
-    acme, globex, initech, umbrella = (_tenant(name) for name in ("acme", "globex", "initech", "umbrella"))
+    twins = [
+        {"name": f"twin-{name}", "kind": "vllm", "url": vllm[name].url, "granted_to": ["hooli"]}
+        | {"labels": {"region": "eu"}, "price": price, "limits": {"waiting_max": 64}}
+        for name in ("near", "far")
+    ]
+    tenants = [_tenant(name) for name in ("acme", "globex", "initech", "umbrella", "hooli")]
+    acme, globex, *_ = tenants
     acme["aliases"] = [{"name": "wordy", "targets": [{"model": MODEL, "source": "near"}], "max_tokens": 5000}]
     acme["policies"][0]["parameters"] = {"team": "all", "models": "*", "features": ["multiply"]}
     globex["policies"].append(
         {"id": "stay-in-europe", "template": "region-stays-in-region", "parameters": {"regions": ["eu"]}}
     )
-    return {"sources": [near, far, *tapped], "tenants": [acme, globex, initech, umbrella]}
+    return {"sources": [near, far, *tapped, *twins], "tenants": tenants}
 
 
 def _tenant(name: str) -> dict[str, Any]:

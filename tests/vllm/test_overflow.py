@@ -36,8 +36,9 @@ BOUND_EVERY = 5
 """Of the overload's calls, every fifth is of the tenant that must stay in the EU: less than the engine can do."""
 BUSY_MIN = 0.85
 """Least share of looks at the engine, while it was offered too much, at which all its slots were taken."""
-EXCESS_MAX = 0.45
-"""Most of the free tenant's calls that went elsewhere: a sixth of all is the excess, and the queue moves."""
+EXCESS_SPARE = 0.2
+"""So much more of all calls may go elsewhere than the excess, as the queue moves. What the engine can do is measured
+before and after, for on a busy machine it changes."""
 
 
 class Served(NamedTuple):
@@ -248,7 +249,9 @@ def test_a_minute_at_120_percent_sends_away_the_excess_and_nothing_that_must_sta
         if over or max(near[0] for _, near, _ in queues.seen) > WAITING_MAX:
             break  # else the machine was slower while it was measured: this was no overload
         until(lambda: site.near.queue() == (0, 0), 120, "the engine to be idle", 0.05)
-    assert 0 < len(over) <= EXCESS_MAX * len(free), "the excess, and no more, went elsewhere"
+    until(lambda: site.near.queue() == (0, 0), 120, "the engine to be idle", 0.05)
+    excess = 1 - min(per_s, asyncio.run(capacity())) / (OVERLOAD * per_s)
+    assert 0 < len(over) <= (excess + EXCESS_SPARE) * len(calls), "the excess, and no more, went elsewhere"
     names = site.names()
     for call in over:
         reading = site.readings(site.record(call.request_id, Intent), names)["near"]

@@ -30,6 +30,7 @@ from interlock.cli import (
     policy,
     records,
     route_eval,
+    route_simulate,
     run,
     sources,
     usage,
@@ -57,6 +58,7 @@ app.add_typer(console.app, name="console")
 app.add_typer(policy.app, name="policy")
 app.add_typer(imports.app, name="import")
 records.route_app.command("eval")(route_eval.evaluate)
+records.route_app.command("simulate")(route_simulate.simulate)
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)
 records.ledger_app.add_typer(holds.app, name="hold")

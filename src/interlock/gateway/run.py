@@ -20,6 +20,7 @@ from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidat
 from interlock.gateway.account import NOTHING_USED, Account
 from interlock.gateway.attempt import Attempt
 from interlock.gateway.cold import UNSEEN_CODE, Parked
+from interlock.gateway.counting import counted
 from interlock.gateway.faces.openai import COMMENT, OPENAI
 from interlock.gateway.failures import FINAL_CODES, HARMLESS_CODES, STALE_CODE
 from interlock.gateway.http.exchange import EVENT_STREAM
@@ -584,15 +585,4 @@ class Run(Account):
         return lines
 
     def _count(self, outcome: Outcome, first_ns: int) -> None:
-        runtime, attempt = self.runtime, self._attempt
-        tally = runtime.tally(self.call.operation, attempt.link.source.name, outcome.model) if attempt else None
-        if attempt is None or tally is None:
-            runtime.metrics.requests.add((self.call.operation, outcome.state))
-            runtime.metrics.request_seconds.observe_us((self.call.operation,), outcome.total_us)
-        else:
-            first_us = (first_ns - attempt.sent_ns) // 1000 if first_ns else -1
-            tally.count(outcome, first_us, attempt.relay.events if attempt.relay is not None else 0)
-            if first_us >= 0:
-                runtime.observe_latency(attempt.offer.key, first_us)
-        if runtime.on_finished is not None:
-            runtime.on_finished(self, outcome)
+        counted(self, self._attempt, outcome, first_ns)

@@ -11,6 +11,7 @@ from interlock.gateway.learned import Learned
 from interlock.gateway.seats import Seats
 from interlock.gateway.tally import Tally
 from interlock.routing.explain import header
+from interlock.routing.placement import bounds_of
 from interlock.routing.score import latency_micro
 from interlock.types.identity import DataClass
 from interlock.wire.openai import Limits
@@ -55,6 +56,16 @@ class Unsettled(NamedTuple):
     hold: Hold
     charged: tuple[int, ...]
     recorded: tuple[int, ...]
+
+
+def _body_limits(settings: Settings) -> Limits:
+    return Limits(
+        settings.messages_max,
+        settings.template_tokens_per_message,
+        settings.json_depth_max,
+        settings.answers_max,
+        settings.image_tokens_max,
+    )
 
 
 class Runtime:
@@ -111,13 +122,9 @@ class Runtime:
         self.unsettled: list[Unsettled] = []
         self.shadows: set[Beside] = set()
         """Calls that are to be compared with their aliases' shadows, until that is done."""
-        self.body_limits = Limits(
-            settings.messages_max,
-            settings.template_tokens_per_message,
-            settings.json_depth_max,
-            settings.answers_max,
-            settings.image_tokens_max,
-        )
+        self.body_limits = _body_limits(settings)
+        self.placement = bounds_of(settings) if settings.placement_text_bytes_max else None
+        """The bounds on placing replicas; None: calls are not placed by their conversations."""
         self.latencies: dict[str, int] = {}
         """First-byte latency by offer key, in millionths, as this worker has seen it. Recorded with each decision's
         candidates, so that a replay does not need it."""

@@ -39,6 +39,8 @@ class State:
         self.links = links
         """By source id."""
         self._salt_secret = salt_secret
+        self.placement_key = hmac.digest(salt_secret, b"placement", hashlib.sha256)
+        """What conversations are hashed under: the same on all nodes of the installation."""
         self._salts: dict[str, str] = {}
         self._salts_max = salts_max
 

@@ -8,6 +8,9 @@ The order of candidates, first to last:
 4. then the shorter queue, then fewer calls running: replicas of one model share their load this way;
 5. then an order drawn from the seed, so that idle replicas take turns.
 
+A call with an affinity goes to the replicas of one model in the order of `placement` instead, where the first of them
+stood. Of 2 the latency is then the replicas' best one.
+
 Now and then the best candidate of another model is put before all of them, to learn about it (`routing.explore`).
 
 INVARIANT: the candidates are a subset of the offers passed in. Policy has decided; this only orders.
@@ -25,11 +28,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
+import msgspec
+
 from interlock.routing.constraints import may_not_fit, out_of_service, unable
 from interlock.routing.draws import mix
 from interlock.routing.explore import DOUBT_MAX_MICRO, Option, chances, drawn
+from interlock.routing.placement import Placed, Replica, alike, place, shared_latencies
 from interlock.routing.score import MICRO, UNKNOWN_MICRO, WEIGHTS, Weights, scored
-from interlock.types.decision import Candidate, Reason, RouteDecision
+from interlock.types.decision import Candidate, Placement, Reason, RouteDecision
 from interlock.types.learned import Estimates, arm_of
 from interlock.types.request import Features, Target
 from interlock.types.source import LoadReading, Offer, loaded_bit
@@ -55,6 +61,8 @@ def decide(
     candidates_max: int = 50,
     estimates: Estimates | None = None,
     seed: int = 0,
+    placement: Placement | None = None,
+    beyond: Mapping[str, str] | None = None,
 ) -> RouteDecision:
     """Order the offers that policy allows for one request. Pure: the same arguments give the same decision.
 
@@ -64,6 +72,9 @@ def decide(
     - `latencies`: by `Offer.key`, in millionths (`score.latency_micro`); an offer without one counts as unknown.
     - `candidates_max`: most candidates kept; the worst are dropped, and one reason says how many.
     - `estimates`: what is expected of each model for this prompt; without them their priors count.
+    - `placement`: the bounds on placing replicas by `features.affinity`; without both they only share their load.
+    - `beyond`: why replicas are beyond these bounds, by `Offer.key`, where that is known already: of a decision that
+      was cut, whose other replicas are not.
 
     `candidates` may be empty: `explain.no_candidate` makes the error of it.
     """
@@ -80,7 +91,11 @@ def decide(
             return RouteDecision(target.mode, (), (reason,), considered, version, seed, task)
         candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0], reading, estimates)
         return RouteDecision(target.mode, (candidate,), (), considered, version, seed, task)
-    request = _Request(features, target, readings, open_breakers, latencies, weights, estimates, seed)
+    if not features.affinity:
+        placement = None
+    request = _Request(
+        features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, beyond
+    )
     return _decide_many(request, offers, candidates_max)
 
 
@@ -132,6 +147,8 @@ class _Request(NamedTuple):
     weights: Weights
     estimates: Estimates | None
     seed: int
+    placement: Placement | None
+    beyond: Mapping[str, str] | None
 
 
 _Ranked = tuple[int, int, bool, int, int, str, Candidate, bool]
@@ -143,8 +160,8 @@ _MERIT = 5
 
 
 def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int) -> RouteDecision:
-    features, target, readings, open_breakers, latencies, weights, estimates, seed = request
-    ranked: list[_Ranked] = []
+    features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, _ = request
+    able: list[tuple[Offer, LoadReading]] = []
     rejected: list[Reason] = []
     considered: dict[str, LoadReading] = {}
     for offer in offers:
@@ -156,14 +173,19 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
         reason = unable(features, target, offer) or out_of_service(offer, reading, source_id in open_breakers)
         if reason is not None:
             rejected.append(reason)
-            continue
+        else:
+            able.append((offer, reading))
+    if placement is not None:
+        latencies = shared_latencies(able, {o.key: latencies.get(o.key, UNKNOWN_MICRO) for o, _ in able})
+    ranked: list[_Ranked] = []
+    for offer, reading in able:
         queue, busy = load_of(offer, reading)
         candidate = _candidate(offer, features, weights, latencies, queue, reading, estimates)
         ranked.append(
             (
                 _disfavour(features, target, offer),
                 -candidate.score_micro,
-                not source.labels.on_prem,
+                not offer.source.labels.on_prem,
                 queue,
                 busy,
                 offer.key,
@@ -173,6 +195,8 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
         )
     ranked.sort()
     _take_turns(ranked, seed)
+    if placement is not None:
+        ranked = _placed(ranked, able, request)
     rejected.sort(key=_offer_of)
     kept = _own_first(ranked, weights) if features.workload else _overflow_last(ranked)
     chance, best = MICRO, ""
@@ -191,6 +215,7 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
         estimates.task if estimates is not None else -1,
         chance,
         best,
+        placement,
     )
 
 
@@ -207,15 +232,15 @@ def _try_another(
         return MICRO, ""
     by_key = {offer.key: offer for offer in offers}
     firsts: dict[str, int] = {}
-    for place, candidate in enumerate(kept):
+    for number, candidate in enumerate(kept):
         one = merits[candidate.offer]
         offer = by_key[candidate.offer]
-        if not place or (one[0] == best[0] and not one[-1] and not candidate.overflow and _priced(offer)):
-            firsts.setdefault(arm_of(offer.model), place)
+        if not number or (one[0] == best[0] and not one[-1] and not candidate.overflow and _priced(offer)):
+            firsts.setdefault(arm_of(offer.model), number)
     if len(firsts) < 2:
         return MICRO, ""
     options = [
-        _option(kept[place], by_key[kept[place].offer], arm, request, estimates) for arm, place in firsts.items()
+        _option(kept[number], by_key[kept[number].offer], arm, request, estimates) for arm, number in firsts.items()
     ]
     likely = chances(options, estimates.share_micro, estimates.money_micro)
     taken = drawn(likely, request.seed)
@@ -276,6 +301,34 @@ def _take_turns(ranked: list[_Ranked], seed: int) -> None:
         start = end
 
 
+def _placed(ranked: list[_Ranked], able: Sequence[tuple[Offer, LoadReading]], request: _Request) -> list[_Ranked]:
+    """Replicas of one model that are equal by preference and score: together, in the order of the call's affinity,
+    where the first of them stood."""
+    kinds, of = {}, {}
+    for offer, reading in able:
+        kinds[offer.key] = alike(offer)
+        of[offer.key] = reading
+    groups: dict[tuple[object, ...], list[_Ranked]] = {}
+    for row in ranked:
+        groups.setdefault((row[:_PREFERENCE], kinds[row[5]]), []).append(row)
+    out: list[_Ranked] = []
+    for group in groups.values():
+        if len(group) == 1:
+            out += group
+            continue
+        rows = {row[5]: row for row in group}
+        for each in _order(request, [Replica(row[5], of[row[5]], row[3], row[4]) for row in group]):
+            row = rows[each.key]
+            candidate = msgspec.structs.replace(row[6], place=each.place, beyond=each.beyond)
+            out.append((*row[:6], candidate, row[7]))
+    return out
+
+
+def _order(request: _Request, replicas: Sequence[Replica]) -> list[Placed]:
+    assert request.placement is not None  # noqa: S101 - asked only then
+    return place(request.features.affinity, replicas, request.placement, request.beyond)
+
+
 def _overflow_last(ranked: list[_Ranked]) -> list[Candidate]:
     """Free candidates, then saturated ones. A free one that was preferred less than a saturated one is marked."""
     full = [r for r in ranked if r[-1]]
@@ -308,9 +361,7 @@ def _merit(c: Candidate, weights: Weights) -> int:
 
 
 def _marked(c: Candidate) -> Candidate:
-    return Candidate(
-        c.offer, c.score_micro, c.quality_micro, c.cost_micro, c.latency_micro, c.energy_micro, c.load_micro, True
-    )
+    return msgspec.structs.replace(c, overflow=True)
 
 
 def _left_over(dropped: int, candidates_max: int) -> Reason:

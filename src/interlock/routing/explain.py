@@ -160,6 +160,8 @@ def reading_words(reading: LoadReading) -> str:
     ours = f", {reading.inflight} of ours in flight"
     if reading.waiting >= 0 and reading.inflight_since:
         ours += f" ({reading.inflight_since} of them not in these figures)"
+    if reading.stay_ms >= 0:
+        ours += f", there for {reading.stay_ms} ms on average"
     loaded = f", models loaded: {reading.loaded.bit_count()}" if reading.loaded >= 0 else ""
     return f"{load}{ours}{kv}{loaded}{state}{health}"
 
@@ -215,10 +217,20 @@ def _place(i: int, candidates: Sequence[Candidate], mode: str) -> str:
     return f"{i + 1}. {c.offer}: score {c.score_micro / MICRO:.3f} ({parts}), {load}{_why(i, candidates)}."
 
 
+_PLACES = {1: "the home", 2: "the next place", 3: "the third place"}
+_BEYOND = {
+    "load": ", and behind its replicas because it has more than its share of the load",
+    "wait": ", and behind its replicas because the predicted wait there is too long",
+    "kv": ", and behind its replicas because its KV cache is full",
+}
+
+
 def _why(i: int, candidates: Sequence[Candidate]) -> str:
     c = candidates[i]
     if c.overflow:
         return "; overflow: a preferred source is saturated"
+    if c.place:
+        return f"; {_PLACES.get(c.place, f'place {c.place}')} of its conversation{_BEYOND.get(c.beyond, '')}"
     if i == 0:
         return ""
     before = candidates[i - 1]

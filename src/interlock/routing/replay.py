@@ -47,12 +47,13 @@ def replay(call: Intent | Refusal, offers: Mapping[str, Offer], estimates: Estim
     if features is None or target is None or recorded is None:
         raise ValueError("the call was refused before its offers were ordered")
     cut = any(reason.code in CUT_CODES for reason in recorded.rejected)
+    beyond = {c.offer: c.beyond for c in recorded.candidates} if cut else None
     if cut:
         recorded = _kept(recorded)
     considered = _considered(recorded, () if cut else call.permits)
     missing = [f"{key} is not in the snapshot given" for key in considered if key not in offers]
     known = [offers[key] for key in considered if key in offers]
-    again = _again(features, target, recorded, known, offers, estimates)
+    again = _again(features, target, recorded, known, offers, estimates, beyond)
     if cut:
         again = _kept(again)
     return Replay(again, tuple(missing + compare(recorded, again)))
@@ -65,6 +66,7 @@ def _again(
     known: list[Offer],
     offers: Mapping[str, Offer],
     estimates: Estimates | None,
+    beyond: Mapping[str, str] | None,
 ) -> RouteDecision:
     return decide_steps(
         features,
@@ -78,6 +80,8 @@ def _again(
         candidates_max=len(known) + 1,
         estimates=estimates,
         seed=recorded.seed,
+        placement=recorded.placement,
+        beyond=beyond,
     )
 
 
@@ -114,10 +118,11 @@ def _considered(recorded: RouteDecision, permits: Iterable[Reason]) -> list[str]
 
 
 def _kept(decision: RouteDecision) -> RouteDecision:
-    """What can be compared of a decision that was cut: whether a candidate took an excess depended on the others."""
+    """What can be compared of a decision that was cut: whether a candidate took an excess, and its place among
+    replicas, depended on the others."""
     return msgspec.structs.replace(
         decision,
-        candidates=tuple(msgspec.structs.replace(c, overflow=False) for c in decision.candidates),
+        candidates=tuple(msgspec.structs.replace(c, overflow=False, place=0, beyond="") for c in decision.candidates),
         rejected=tuple(r for r in decision.rejected if r.code not in CUT_CODES),
     )
 

@@ -58,4 +58,5 @@ def decide_steps(
         readings=tuple(sorted({name: reading for part in parts for name, reading in part.readings}.items())),
         chance_micro=MICRO,
         best="",
+        placement=next((part.placement for part in parts if part.placement is not None), None),
     )

@@ -31,7 +31,7 @@ from interlock.metering.shared import HEADER_WORDS, LOCK, UNLOCK, USER_WORD, WOR
 from interlock.settings import Settings
 from interlock.types.source import LoadReading
 
-MAGIC = b"ilBoard1"
+MAGIC = b"ilBoard2"
 MASK = (1 << 64) - 1
 
 CONFIRMED = USER_WORD
@@ -42,11 +42,11 @@ WORKER_WORDS = 4
 
 FAILURES, OPEN_UNTIL, PROBES, PROBES_END, COOL_UNTIL = 2, 3, 4, 5, 6
 LOAD = 8
-"""Eight words: sequence, waiting, running, KV cache permille, flags, read at, calls that are in it, check."""
-WAITED, GATE = 7, 16
+"""Nine words: sequence, waiting, running, KV cache permille, flags, read at, calls that are in it, stay (ms), check."""
+WAITED, GATE = 7, 17
 """While either is set, calls enter by `interlock.gateway.seats`: until when calls wait for the source's seats
 (monotonic ns; any worker), and whether the engine's own queue is full (the node)."""
-COLUMNS = 17
+COLUMNS = 18
 """A word of each worker: calls ever entered above INFLIGHT_BITS bits of calls in flight.
 All offsets are words in a row; 0 and 1 are its digest."""
 INFLIGHT_BITS = 20
@@ -62,10 +62,10 @@ READ_TRIES = 16
 NS_PER_MS = 1_000_000
 
 
-Load = tuple[int, int, int, int, bool, bool, int, int, int]
+Load = tuple[int, int, int, int, bool, bool, int, int, int, int]
 """Sequence, waiting, running, KV cache permille, healthy, saturated, read at (monotonic ns), calls entered by then,
-models loaded."""
-UNKNOWN: Load = (0, -1, -1, -1, True, False, 0, 0, -1)
+models loaded, stay (ms)."""
+UNKNOWN: Load = (0, -1, -1, -1, True, False, 0, 0, -1, -1)
 
 
 class WorkerState(NamedTuple):
@@ -98,8 +98,8 @@ class Board:
         self._probes_max = settings.breaker_probes
         self._first = HEADER_WORDS + self.workers * WORKER_WORDS
         self._column = self._first + COLUMNS + (worker or 0)
-        self._read = struct.Struct("@Q3q4Q").unpack_from
-        self._write = struct.Struct("@3q4Q").pack_into
+        self._read = struct.Struct("@Q3q3QqQ").unpack_from
+        self._write = struct.Struct("@3q3QqQ").pack_into
         self._columns = struct.Struct(f"@{self.workers}Q").unpack_from
         self._loads: dict[int, Load] = {}
         self._known: dict[str, tuple[int, int, int]] = {}
@@ -186,12 +186,13 @@ class Board:
         entered: int | None = None,
         loaded: int = -1,
         full: bool = False,
+        stay_ms: int = -1,
     ) -> None:
         """The node tells what it read of an engine (-1: unknown; `read_at_ns` 0: never read) and what it makes of it.
 
         `entered`: how many of the calls that ever entered are in its figures, `self.entered(row)` from before it was
-        asked or fewer. Without it those sent until now count as known to the engine. `loaded`: see `LoadReading`.
-        `full`: its queue should get no more without a look at who wants it most.
+        asked or fewer. Without it those sent until now count as known to the engine. `loaded`, `stay_ms`: see
+        `LoadReading`. `full`: its queue should get no more without a look at who wants it most.
         """
         self._words[self._first + row * self._stride + GATE] = int(full)
         at = self._first + row * self._stride + LOAD
@@ -200,9 +201,11 @@ class Board:
         flags = (HEALTHY if healthy else 0) | (SATURATED if saturated else 0)
         if loaded >= 0:
             flags |= LOADED_KNOWN | loaded << LOADED_SHIFT
-        check = (sequence + waiting + running + kv_permille + flags + read_at_ns + mark) & MASK
+        check = (sequence + waiting + running + kv_permille + flags + read_at_ns + mark + stay_ms) & MASK
         self._words[at] = sequence - 1
-        self._write(self._buffer, (at + 1) * WORD, waiting, running, kv_permille, flags, read_at_ns, mark, check)
+        self._write(
+            self._buffer, (at + 1) * WORD, waiting, running, kv_permille, flags, read_at_ns, mark, stay_ms, check
+        )
         self._words[at] = sequence
 
     def reading(self, row: int, now_ns: int) -> LoadReading:
@@ -211,7 +214,7 @@ class Board:
         load = self._loads.get(row)
         if load is None or self._words[base + LOAD] != load[0]:
             load = self._load(row)
-        _, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark, loaded = load
+        _, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark, loaded, stay_ms = load
         calls = sum(self._columns(self._buffer, (base + COLUMNS) * WORD))
         inflight = calls & INFLIGHT_MASK
         since = (calls >> INFLIGHT_BITS) - mark
@@ -223,7 +226,16 @@ class Board:
         if age_ms > self._age_ms_max:
             return LoadReading(-1, -1, -1, inflight, since, age_ms, healthy, False)
         return LoadReading(
-            waiting, running, kv_permille, inflight, since, age_ms if age_ms > 0 else 0, healthy, saturated, loaded
+            waiting,
+            running,
+            kv_permille,
+            inflight,
+            since,
+            age_ms if age_ms > 0 else 0,
+            healthy,
+            saturated,
+            loaded,
+            stay_ms,
         )
 
     def _load(self, row: int) -> Load:
@@ -231,11 +243,11 @@ class Board:
         at = self._first + row * self._stride + LOAD
         for _ in range(READ_TRIES):
             words: tuple[int, ...] = self._read(self._buffer, at * WORD)
-            sequence, waiting, running, kv_permille, flags, read_at_ns, mark, check = words
-            if not sequence & 1 and sequence == self._words[at] and sum(words[:7]) & MASK == check:
+            sequence, waiting, running, kv_permille, flags, read_at_ns, mark, stay_ms, check = words
+            if not sequence & 1 and sequence == self._words[at] and sum(words[:8]) & MASK == check:
                 healthy, saturated = flags & HEALTHY != 0, flags & SATURATED != 0
                 loaded = flags >> LOADED_SHIFT if flags & LOADED_KNOWN else -1
-                load = sequence, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark, loaded
+                load = sequence, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark, loaded, stay_ms
                 self._loads[row] = load
                 return load
         return UNKNOWN

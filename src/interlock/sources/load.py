@@ -30,6 +30,7 @@ from interlock.sources.board import Board
 from interlock.sources.credentials import CredentialStore
 from interlock.sources.fetch import Answer, fetch
 from interlock.sources.requests import build_get
+from interlock.sources.stay import Stay
 from interlock.sources.transport import Pool, target_of
 from interlock.types.clock import Clock
 from interlock.types.source import EngineState, Source, SourceKind, SourceLimits, SourceState, loaded_bit
@@ -256,6 +257,8 @@ class _Watch:
         self.apart = 0
         """Calls that are not (`not_taken_up`)."""
         self.marks = Marks()
+        self.stay = Stay()
+        self.stay_ms = -1
         self.queue_at_ns = 0
         """When its queue was last known."""
         self.readings = 0
@@ -269,6 +272,7 @@ class _Watch:
             self.load, self.read_at_ns, self.queue_at_ns = before.load, before.read_at_ns, before.queue_at_ns
             self.entered, self.saturated, self.apart = before.entered, before.saturated, before.apart
             self.failures, self.healthy, self.marks = before.failures, before.healthy, before.marks
+            self.stay, self.stay_ms = before.stay, before.stay_ms
 
 
 class LoadWatcher:
@@ -453,6 +457,7 @@ class LoadWatcher:
         # Of now, not of when it was asked: what has ended meanwhile may be missing in the figures for that reason.
         inflight, ever = self._board.calls(watch.row)
         watch.apart = not_taken_up(load, inflight, ever - settled)
+        watch.stay_ms = watch.stay.look(asked_ns, inflight, ever)
         watch.load, watch.read_at_ns, watch.entered = load, asked_ns, entered - watch.apart
         if load.waiting >= 0:
             watch.queue_at_ns = asked_ns
@@ -498,6 +503,7 @@ class LoadWatcher:
             read_at_ns=watch.read_at_ns,
             entered=watch.entered,
             loaded=load.loaded,
+            stay_ms=watch.stay_ms,
             full=watch.saturated or (load.waiting > 0 and load.waiting + watch.apart > watch.source.limits.waiting_max),
         )
 

@@ -202,6 +202,17 @@ def severities(conn: Connection[Any]) -> dict[str, int]:
     return dict(rows)
 
 
+def forget(conn: Connection[Any], before_ns: int) -> int:
+    """Remove the states of things that were gone before an instant (Unix nanoseconds) and that no event names any more.
+    Returns how many."""
+    done = conn.execute(
+        "DELETE FROM interlock.alert_states AS s WHERE s.status = 'gone' AND s.since_ns < %s AND NOT EXISTS"
+        " (SELECT FROM interlock.alert_events AS e WHERE e.rule_id = s.rule_id AND e.subject = s.subject)",
+        (before_ns,),
+    )
+    return done.rowcount
+
+
 def prune(conn: Connection[Any], before: datetime, most: int, batch: int) -> int:
     """Remove events that are older, and the oldest above `most`, unless somebody is still to be told of them; at most
     `batch`. Returns how many."""

@@ -59,6 +59,7 @@ class Metrics:
         self._histograms: list[Histogram] = []
         self._declare_calls()
         self._declare_trials()
+        self._declare_placement()
         self._declare_responses()
         self._declare_log()
         self._declare_snapshot()
@@ -179,6 +180,13 @@ class Metrics:
         )
         self.shadows_dropped = self._counter(
             "interlock_shadows_dropped_total", "Calls drawn for a shadow that were not sent to it, by why.", ("reason",)
+        )
+
+    def _declare_placement(self) -> None:
+        self.placements = self._counter(
+            "interlock_placements_total",
+            "Calls placed among replicas of a model: at the home of their conversation (`home`), or `away` from it.",
+            ("place",),
         )
 
     def _declare_responses(self) -> None:

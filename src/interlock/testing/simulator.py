@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import json
 import math
 from collections import OrderedDict, deque
@@ -85,6 +86,8 @@ class Simulator:
         """Chain hash of a cached block -> how many running jobs use it; least recently used first."""
         self._pinned = 0
         """Blocks in use by running jobs: shared ones once, and their own."""
+        self._idle = 0
+        """Cached blocks that no running job uses."""
 
     def submit(self, prompt: Sequence[str], completion_tokens: int, salt: str = "") -> Job:
         """Queue a sequence. What is cached under one `salt` is found under no other. Raises QueueFull, or ValueError
@@ -143,8 +146,13 @@ class Simulator:
     def fill(self, load: Load) -> None:
         """Write what the metrics page shows."""
         load.running, load.waiting = len(self.running), len(self.waiting)
-        load.kv_ratio = self._pinned / self.shape.kv_blocks
+        load.kv_ratio = self.kv_permille / 1000
         load.prefix_queries, load.prefix_hits = self.prefix_queries, self.prefix_hits
+
+    @property
+    def kv_permille(self) -> int:
+        """Thousandths of the KV cache that running sequences use."""
+        return round(1000 * self._pinned / self.shape.kv_blocks)
 
     def cached_tokens(self, prompt: Sequence[str], salt: str = "") -> int:
         """How many leading tokens of a prompt the cache holds now."""
@@ -180,7 +188,9 @@ class Simulator:
         job.prefill_left = float(len(job.prompt) - job.cached_tokens)
         job.own_blocks = own
         for block in job.blocks:
-            self._shared[block] = self._shared.get(block, 0) + 1
+            users = self._shared.get(block)
+            self._idle -= users == 0
+            self._shared[block] = (users or 0) + 1
             self._shared.move_to_end(block)
         self._pinned += len(new_shared) + own
         job.started_s = self.now_s
@@ -191,14 +201,17 @@ class Simulator:
         for block in job.blocks:
             self._shared[block] -= 1
             self._pinned -= not self._shared[block]
+            self._idle += not self._shared[block]
         self._pinned -= job.own_blocks
 
     def _evict(self) -> None:
         """Drop cached blocks that nobody uses, oldest first, until all fit."""
-        idle = sum(1 for users in self._shared.values() if not users)
-        excess = self._pinned + idle - self.shape.kv_blocks
-        for block in [b for b, users in self._shared.items() if not users][: max(0, excess)]:
-            del self._shared[block]
+        excess = self._pinned + self._idle - self.shape.kv_blocks
+        if excess > 0:
+            unused = (block for block, users in self._shared.items() if not users)
+            for block in list(itertools.islice(unused, excess)):
+                del self._shared[block]
+                self._idle -= 1
 
 
 class SimulatedEngine(ScriptedEngine):

@@ -117,7 +117,8 @@ class Reading(NamedTuple):
 
 
 class AlertState(msgspec.Struct, frozen=True):
-    """What has become of one thing that a rule watches. Instants in Unix nanoseconds, 0: it is not so.
+    """What has become of one thing that a rule watches. Instants in Unix nanoseconds, 0: it is not so. `gone`: it is no
+    longer there, and kept only so that its episodes are counted on should it come back.
 
     `since_ns`: when `status` began. `value`, `words`: the last that were known. `turned_ns`: since when the value has
     been on the other side of the threshold without a gap, in a row of known readings. `unknown_ns`: since when it
@@ -125,7 +126,7 @@ class AlertState(msgspec.Struct, frozen=True):
     be read was told.
     """
 
-    status: Literal["ok", "pending", "firing", "resolved"] = "ok"
+    status: Literal["ok", "pending", "firing", "resolved", "gone"] = "ok"
     since_ns: int = 0
     value: int = 0
     words: str = ""

@@ -49,6 +49,24 @@ class Candidate(msgspec.Struct, frozen=True, array_like=True):
     load_micro: int = 0
     overflow: bool = False
     """True when it stands behind a saturated better one, and takes its excess."""
+    place: int = 0
+    """Its place among its replicas by the call's affinity, 1 the first; 0: it was not placed so."""
+    beyond: str = ""
+    """Why it then stands behind its replicas all the same: "load", "kv", "wait", or ""."""
+
+
+class Placement(msgspec.Struct, frozen=True, array_like=True):
+    """The bounds within which replicas are tried in the order of a call's affinity (`interlock.routing.placement`).
+
+    `load_slack`: calls that a replica may have whatever the others have. `load_factor_milli`: thousandths of the
+    replicas' mean load that it may have. `kv_permille_max`: of its KV cache in use. `wait_ms_max`: predicted wait in
+    its queue; 0: any.
+    """
+
+    load_slack: int
+    load_factor_milli: int
+    kv_permille_max: int
+    wait_ms_max: int
 
 
 class RouteDecision(msgspec.Struct, frozen=True, array_like=True):
@@ -67,3 +85,5 @@ class RouteDecision(msgspec.Struct, frozen=True, array_like=True):
     """How likely the first candidate's model was to be the first, in millionths."""
     best: str = ""
     """The offer that would have been the first, when another model is tried to learn about it."""
+    placement: Placement | None = None
+    """The bounds that replicas were placed by; None when none were."""

@@ -31,6 +31,9 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
     signals: bytes = b""
     """What the router reads of the prompt (`interlock.types.learned`): one signed byte each. Empty when it is not read:
     one model only, nothing learned, or a call of which no content is kept."""
+    affinity: int = 0
+    """Which calls are to find each other's prefix in an engine's cache: a slot from 1 to `SLOTS` of
+    `interlock.routing.placement`, 0 for none. Known only where one model has several replicas."""
 
 
 class TargetStep(msgspec.Struct, frozen=True, array_like=True):

@@ -268,6 +268,8 @@ class LoadReading(msgspec.Struct, frozen=True, array_like=True):
     """The hysteresis state published on the board, not recomputed per request."""
     loaded: int = -1
     """The models in the engine's memory, as a set of `loaded_bit`s; -1: it does not say, or has them all."""
+    stay_ms: int = -1
+    """How long a call of ours was there lately, its wait included, from being sent to its end: a mean; -1: unknown."""
 
 
 class SourceState(msgspec.Struct, frozen=True, array_like=True):

@@ -8,6 +8,7 @@ into the typed fields that decisions need.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -24,7 +25,9 @@ Bound = Annotated[int, msgspec.Meta(le=2**31 - 1)]
 Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
+    """Of a message what decisions look at."""
+
     role: str
     content: str | list[dict[str, Any]] | None = None
 
@@ -67,7 +70,7 @@ class _Common(msgspec.Struct):
 
 
 class _Chat(_Common):
-    messages: list[_Message] = []
+    messages: list[Message] = []
     max_completion_tokens: Bound | None = None
     tools: list[Raw] | None = None
     functions: list[Raw] | None = None
@@ -150,6 +153,8 @@ class Parsed(msgspec.Struct):
     own: Own = NO_OWN
     """The `interlock` field, or `NO_OWN`."""
     workload: str = ""
+    messages: Sequence[Message] = ()
+    """Of a chat, until it is known where it goes."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -270,7 +275,9 @@ def _parse_chat(top: Fields, shape: _Shape, request: _Chat, limits: Limits) -> P
     if shape.watched or images:
         actions = _actions(shape, top, images, remote)
         tokens += images * limits.image_tokens_max - image_bytes
-    return _common("chat", top, shape, request, needs, actions, tokens, prompt_bytes, field, bound, request.n, limits)
+    parsed = _common("chat", top, shape, request, needs, actions, tokens, prompt_bytes, field, bound, request.n, limits)
+    parsed.messages = messages
+    return parsed
 
 
 _ONLY_CHAT: tuple[str, ...] = (_CHAT,)

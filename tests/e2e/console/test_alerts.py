@@ -79,7 +79,7 @@ def test_a_rule_is_set_fires_leads_to_its_evidence_is_silenced_and_deleted(
     page.click("text=Tell nobody until then")
     assert "Nobody is told of trial-budget until" in page.inner_text("[role=status]")
     assert "a trial" in page.inner_text("main")
-    admin.look("/console/alerts/rule?tenant=acme&name=trial-budget")
+    admin.look("/console/alerts/rule?tenant=acme&name=trial-budget", "alert-rule")
     page.fill("form[aria-label=Silence] [name=reason]", "it is over")
     page.click("text=End the silence")
     page.click("text=Change it")

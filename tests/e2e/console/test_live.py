@@ -70,7 +70,7 @@ def test_a_running_call_is_shown_until_it_leads_to_its_record(admin: Tab, demo: 
         line = page.inner_text("tr[data-key^='run/']")
         assert "rosa" in line and "research" in line and "chosen: balanced" in line
     page.wait_for_selector("tr[data-key^='run/'] a", timeout=8_000)
-    assert "record of req_" in (page.get_attribute("tr[data-key^='run/'] a", "aria-label") or "")
+    assert (page.get_attribute("tr[data-key^='run/'] a", "title") or "").startswith("req_")
     assert "completed" in page.inner_text("tr[data-key^='run/']")
     page.click("tr[data-key^='run/'] a")
     page.wait_for_load_state()

@@ -354,7 +354,7 @@ def test_what_cannot_be_read_is_unknown_and_told_when_that_was_asked_for(
         patch.setattr(figures_module.alert_figures, "calls", away)
         assert process.look(15) == []
         thing = people["abe"].get("/alerts/rules/fails?tenant=acme")["things"][0]
-        assert thing["status"] == "ok" and thing["unknown_since"] is not None
+        assert thing["status"] == "unknown" and thing["unknown_since"] is not None
         assert process.look(100) == [("fails", "", "no_data")] and process.look(100) == []
     fail(running, process, *["completed"] * 5)
     assert process.look(1) == [("fails", "", "data_back")] and process.look(1) == []
@@ -526,6 +526,37 @@ def test_events_are_kept_for_their_time_and_number(running: Running, people: dic
     process.send()
     process.look(700)
     assert people["abe"].get("/alerts?tenant=acme")["events"] == []
+
+
+def test_what_is_gone_is_shown_no_more_and_forgotten_in_time(running: Running, people: dict[str, Admin]) -> None:
+    process = Process(running, clock_of_now(running))
+    charge(running, "acme", "month", 95)
+    people["ada"].do("PUT", "/alerts/rules/r?tenant=acme", {"kind": "budget_used", "threshold": 900, "for_s": 0})
+    assert process.look() == [("r", "month", "firing")]
+    narrowed = {"kind": "budget_used", "threshold": 900, "for_s": 0, "scope": {"budget": "another"}}
+    people["ada"].do("PUT", "/alerts/rules/r?tenant=acme", narrowed)
+    assert process.look(15) == [("r", "month", "resolved")] and process.look(15) == []
+    assert people["ada"].get("/alerts/rules/r?tenant=acme")["things"] == []
+    process.look(40 * 86_400)
+    with running.control.store.platform() as conn:
+        assert conn.execute("SELECT count(*) FROM interlock.alert_states").fetchone() == (0,)
+
+
+def test_alerts_go_with_their_tenant(running: Running, hook: Receiver) -> None:
+    running.owner.apply("tenants: [{name: brief, budgets: [{name: b, calls: 1}]}]")
+    channel(running, running.owner, hook, "brief")
+    rule = {"kind": "budget_used", "threshold": 1, "for_s": 0, "channels": ["ops"]}
+    running.owner.do("PUT", "/alerts/rules/r?tenant=brief", rule)
+    charge(running, "brief", "b", 1)
+    process = Process(running, clock_of_now(running))
+    assert process.look() == [("r", "b", "firing")]
+    with running.control.store.platform() as conn:
+        conn.execute("SET LOCAL ROLE interlock_migrator")
+        conn.execute("DELETE FROM interlock.budget_periods")
+        conn.execute("DELETE FROM interlock.budgets WHERE name = 'b'")
+        conn.execute("DELETE FROM interlock.tenants WHERE name = 'brief'")
+    assert process.send() == 1 and hook.got == [], "the channel is gone"
+    assert process.look(15) == []
 
 
 def charge(running: Running, tenant: str, budget: str, used: int) -> None:

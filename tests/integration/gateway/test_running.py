@@ -72,15 +72,17 @@ def test_a_stream_tells_how_much_came_and_how_it_was_found() -> None:
 
 def test_one_tenant_does_not_push_out_another() -> None:
     people = [Who(), Who(name="tom", tenant="other")]
-    with full(people=people) as (gateway, _, _, _doors):
-        for _ in range(6):
-            Caller(gateway, "hold")
-        Caller(gateway, "hold", who="tom")
+    with full(people=people) as (gateway, _, _, doors):
+        callers = [Caller(gateway, "hold") for _ in range(6)]
+        callers.append(Caller(gateway, "hold", who="tom"))
         eventually(lambda: len(told(gateway).calls) == 8)
         some = told(gateway, 3)
         tenants = [each.tenant_id for each in some.calls]
         assert len(set(tenants)) == 2 and len(tenants) == 3
         assert sorted(some.counts.values()) == [1, 7], "how many there are is told anyway"
+        doors.open.set()
+        for caller in callers:
+            caller.join(10)
 
 
 class Slot:

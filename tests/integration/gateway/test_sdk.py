@@ -14,7 +14,7 @@ import pytest
 from interlock.testing import answers, faults
 from interlock.testing.engine import ScriptedEngine
 from interlock.testing.script import Script
-from interlock.types.record import Intent, Outcome
+from interlock.types.record import Feedback, Intent, Outcome
 from tests.gateway import Who, WorkerHarness, World, model, permit_all, source
 from tests.integration.gateway.client import serving
 
@@ -45,6 +45,21 @@ def test_a_chat(served: Served) -> None:
     assert answer.parse().choices[0].message.content == answers.TEXT
     assert answer.headers["x-interlock-request-id"] == answer.headers["x-request-id"]
     assert gateway.records_of(Outcome)[0].state == "completed"
+
+
+def test_feedback_as_the_page_on_it_says(served: Served) -> None:
+    client, gateway, _ = served
+    answer = client.chat.completions.with_raw_response.create(model="m", messages=MESSAGES)
+    request_id = answer.headers["x-interlock-request-id"]
+    taken: Any = client.post("/feedback", cast_to=object, body={"request_id": request_id, "thumb": "up"})
+    assert taken["request_id"] == request_id and taken["kinds"] == ["thumb"]
+    (record,) = gateway.records_of(Feedback)
+    assert (record.request, record.thumb, record.principal_id) == (request_id, "up", "prn_acme_alice")
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.post("/feedback", cast_to=object, body={"request_id": request_id})
+    assert caught.value.code == "no_feedback"
+    with pytest.raises(openai.NotFoundError):
+        client.post("/feedback", cast_to=object, body={"request_id": "req_of_nobody", "thumb": "up"})
 
 
 def test_a_streamed_chat_with_usage(served: Served) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import time
 from typing import Any
@@ -176,6 +175,12 @@ def test_places_of_a_sample_are_even(first: int, count: int, some: int) -> None:
     some = min(some, count)
     found = places(first, count, some)
     assert len(set(found)) == some and found == sorted(found)
-    assert first <= found[0] and found[-1] < first + count
-    gaps = [b - a for a, b in itertools.pairwise(found)]
-    assert not gaps or max(gaps) - min(gaps) <= 1
+    for n, place in enumerate(found):
+        assert n * count // some <= place - first < (n + 1) * count // some, "one of each part"
+
+
+@pytest.mark.parametrize("period", [2, 3, 7, 10, 24, 100])
+def test_a_sample_does_not_keep_step_with_what_it_counts(period: int) -> None:
+    found = places(0, 100_000, 1000)
+    counts = [sum(place % period == beat for place in found) for beat in range(min(period, 10))]
+    assert all(0.5 * 1000 / period <= count <= 1.6 * 1000 / period + 3 for count in counts), counts

@@ -132,10 +132,28 @@ def test_of_a_rule_that_cannot_be_read_everything_is_unknown_and_what_is_gone_is
     assert gone.happened is not None and gone.happened.kind == "resolved" and gone.happened.deliver
 
 
+@given(courses, courses, holding)
+def test_what_is_gone_and_comes_back_has_events_of_its_own(before: Course, after: Course, for_s: int) -> None:
+    """An event is told apart by its episode: one that came again under an old number would not be written."""
+    seen = run(before, rule(for_s, 30))
+    now_ns, _, state, _ = seen[-1]
+    happened = [each for *_, each in seen]
+    state, over = evaluate(rule(for_s, 30), None, state, now_ns)
+    assert state.status == "gone" and evaluate(rule(for_s, 30), None, state, now_ns + NS) == (state, None)
+    happened.append(over)
+    for seconds, value in after:
+        now_ns += seconds * NS
+        state, each = evaluate(rule(for_s, 30), Reading("s", value), state, now_ns)
+        happened.append(each)
+        assert state.status != "gone" or value is None
+    names = [(each.kind, each.episode) for each in happened if each is not None]
+    assert len(set(names)) == len(names)
+
+
 def test_a_source_without_calls_is_unknown_for_a_day_and_then_let_go() -> None:
     failing = AlertRule("alr_1", "ten_1", "r", AlertKind.source_failures, THRESHOLD)
     states = {("alr_1", "gpu"): AlertState("firing", NS, 15, "", episode=1)}
     (step,) = decide(failing, [], states, 10 * NS)
     assert step.after.status == "firing" and step.after.unknown_ns == 10 * NS
     (step,) = decide(failing, [], {("alr_1", "gpu"): step.after}, 86_500 * NS)
-    assert step.after.status == "ok" and step.happened is not None and step.happened.kind == "resolved"
+    assert step.after.status == "gone" and step.happened is not None and step.happened.kind == "resolved"

@@ -83,6 +83,7 @@ def queue(waiting: int, running: int = 8, **more: int | bool) -> LoadReading:
         inflight_since=int(fields["inflight_since"]),
         age_ms=100,
         saturated=bool(fields["saturated"]),
+        stay_ms=int(fields.get("stay_ms", -1)),
     )
 
 

@@ -7,7 +7,7 @@ import msgspec
 from interlock.routing.choose import decide
 from interlock.routing.explain import explain, explain_call, header, reading_words
 from interlock.routing.replay import replay
-from interlock.types.decision import Reason, RouteDecision
+from interlock.types.decision import Placement, Reason, RouteDecision
 from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome
 from interlock.types.request import Features, Target
 from interlock.types.source import LoadReading, Model, Offer, loaded_bit
@@ -177,3 +177,17 @@ def test_a_decision_by_what_is_loaded_replays_and_older_readings_are_read() -> N
     before = msgspec.msgpack.encode([3, 8, 912, 5, 1, 240, False, True])
     assert msgspec.msgpack.decode(before, type=LoadReading) == LoadReading(3, 8, 912, 5, 1, 240, False, True)
     assert reading_words(readings["src_b"]) == "load unknown, 0 of ours in flight, models loaded: 1"
+
+
+def test_where_a_conversation_was_placed_is_told() -> None:
+    among = offers(source("a", "m"), source("b", "m"))
+    asked = msgspec.structs.replace(features(), affinity=7)
+    bounds = Placement(4, 1250, 950, 2000)
+    home = decide(asked, MODEL, among, {}, placement=bounds).candidates[0].offer
+    busy = {f"src_{home[0]}": queue(0, running=9, stay_ms=1500)}
+    told = explain(MODEL, "m", decide(asked, MODEL, among, busy, placement=bounds))
+    assert "; the next place of its conversation." in told.order[0]
+    assert told.order[1].endswith(
+        "; the home of its conversation, and behind its replicas because it has more than its share of the load."
+    )
+    assert any("there for 1500 ms on average" in words for words in told.readings)

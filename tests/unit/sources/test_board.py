@@ -72,6 +72,18 @@ def test_a_reading_is_what_was_published_and_unknown_when_old_or_never_made(node
     assert node.one.reading(row, NOW + 3000 * MS) == LoadReading(-1, -1, -1, 0, 0, 0, False, False)
 
 
+def test_how_long_calls_stay_is_told_with_the_reading_and_checked_with_it(node: Node) -> None:
+    row = node.board.row("src_a")
+    told = {"waiting": 1, "running": 2, "kv_permille": 3, "healthy": True, "saturated": False, "read_at_ns": NOW}
+    node.board.publish(row, **told, stay_ms=12_345)  # type: ignore[arg-type]
+    assert node.two.reading(row, NOW).stay_ms == 12_345
+    node.board.publish(row, **told)  # type: ignore[arg-type]
+    assert node.two.reading(row, NOW).stay_ms == -1
+    node.board._words[node.board._first + row * node.board._stride + LOAD + 7] = 9
+    with Board.open(node.path, worker=None, settings=SETTINGS) as late:
+        assert late.reading(row, NOW) == LoadReading(-1, -1, -1, 0, 0, -1), "a torn value is no value"
+
+
 def test_inflight_since_counts_what_was_sent_after_the_engine_was_asked(node: Node) -> None:
     row = node.board.row("src_a")
     for _ in range(3):

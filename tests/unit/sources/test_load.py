@@ -448,6 +448,24 @@ def test_calls_sent_after_the_reading_in_use_are_counted_even_when_later_reading
     asyncio.run(main())
 
 
+def test_how_long_calls_stay_is_measured_and_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ScriptedEngine(kind="vllm") as engine, _watching(tmp_path) as it:
+            it.watcher.update([_source(engine)])
+            await until(lambda: it.reading().waiting == 0)
+            assert it.reading().stay_ms == -1
+            with Board.open(tmp_path / "board.shm", worker=0, settings=SETTINGS) as worker:
+                row = worker.row("src_1")
+                for _ in range(4):
+                    worker.enter(row, None)
+                await asyncio.sleep(0.4)
+                for _ in range(4):
+                    worker.leave(row)
+                await until(lambda: 200 < it.reading().stay_ms < 700)
+
+    asyncio.run(main())
+
+
 def test_an_engine_whose_figures_lag_is_saturated_by_the_calls_it_does_not_count(tmp_path: Path) -> None:
     """vLLM tells its figures once a step; a step that takes seconds shows an empty queue all the while."""
     limits = SourceLimits(waiting_max=3, waiting_resume=0)

@@ -49,7 +49,7 @@ def _pending(state: AlertState, now_ns: int) -> tuple[AlertState, None]:
     """It does not fire: either a beginning, or not even that."""
     if state.turned_ns:
         return (state, None) if state.status == "pending" else (replace(state, status="pending", since_ns=now_ns), None)
-    if state.status == "pending" or not state.since_ns:
+    if state.status in ("pending", "gone") or not state.since_ns:
         return replace(state, status="ok", since_ns=now_ns), None
     return state, None
 
@@ -75,8 +75,10 @@ def _over(state: AlertState, now_ns: int) -> tuple[AlertState, Happening]:
 
 
 def _gone(state: AlertState, now_ns: int) -> tuple[AlertState, Happening | None]:
+    if state.status == "gone":
+        return state, None
     words = "it is not watched any more"
-    after = AlertState("ok", now_ns, state.value, words, episode=state.episode)
+    after = AlertState("gone", now_ns, state.value, words, episode=state.episode)
     if state.status == "firing":
         return after, Happening("resolved", state.episode, state.value, words, state.told)
     return after, Happening("data_back", state.episode, state.value, words, state.told) if state.no_data else None
@@ -84,6 +86,8 @@ def _gone(state: AlertState, now_ns: int) -> tuple[AlertState, Happening | None]
 
 def _unknown(rule: AlertRule, state: AlertState, now_ns: int) -> tuple[AlertState, Happening | None]:
     after = replace(state, turned_ns=0, unknown_ns=state.unknown_ns or now_ns, since_ns=state.since_ns or now_ns)
+    if after.status == "gone":
+        after = replace(after, status="ok", since_ns=now_ns)
     long = rule.no_data_s and now_ns - after.unknown_ns >= rule.no_data_s * NS
     if after.no_data or not long or after.status == "firing":
         return after, None

@@ -36,8 +36,9 @@ _SEVERITIES = ("critical", "warning", "info")
 
 
 class Thing(msgspec.Struct, frozen=True):
-    """One thing that a rule watches. `value` in the rule's unit, the last that was known. `status`: ok, pending, firing
-    or resolved. `unknown_since`: it cannot be read since then. `shown`: the value with its unit."""
+    """One thing that a rule watches. `value`: the last that was known, in the rule's unit; `shown`: with its unit.
+    `status`: ok, pending, firing, resolved or unknown. `unknown_since`: it cannot be read since then, also where it
+    fires still."""
 
     subject: str
     status: str
@@ -177,7 +178,11 @@ def reading(api: Api, actor: Actor, tenant: str) -> Iterator[tuple[Tx, str]]:
 def rule_view(stored: Stored[AlertRule], states: dict[outbox.Key, AlertState], tools: Tools) -> RuleView:
     """A rule as it is shown."""
     rule, info = stored.value, KINDS[stored.value.kind]
-    things = [_thing(rule, subject, state) for (rule_id, subject), state in states.items() if rule_id == rule.id]
+    things = [
+        _thing(rule, subject, state)
+        for (rule_id, subject), state in states.items()
+        if rule_id == rule.id and state.status != "gone"
+    ]
     silenced = rule.silenced_until_ns > tools.clock.wall_ns()
     return RuleView(
         rule.name,
@@ -274,9 +279,10 @@ class FiringCounts:
 
 
 def _thing(rule: AlertRule, subject: str, state: AlertState) -> Thing:
+    unknown = state.unknown_ns and state.status != "firing"
     return Thing(
         subject,
-        state.status,
+        "unknown" if unknown else state.status,
         _instant(state.since_ns),
         state.value,
         words.shown(state.value, rule.kind.value),

@@ -24,7 +24,8 @@ from interlock.types.alert import AlertKind, AlertRule, AlertState, Channel, Hap
 
 logger = logging.getLogger(__name__)
 
-LET_GO_NS = 86_400 * 1_000_000_000
+NS = 1_000_000_000
+LET_GO_NS = 86_400 * NS
 """A source without a call for so long is not watched any more."""
 PRUNE_S = 600
 PRUNED_AT_ONCE = 1000
@@ -114,6 +115,7 @@ class AlertWatch:
         settings = self._tools.settings
         before = self._tools.now() - datetime.timedelta(days=settings.alerts_keep_days)
         outbox.prune(conn, before, settings.alerts_events_max, PRUNED_AT_ONCE)
+        outbox.forget(conn, int(before.timestamp()) * NS)
 
 
 def decide(rule: AlertRule, read: list[Reading] | None, states: Mapping[Key, AlertState], now_ns: int) -> list[Step]:
@@ -127,7 +129,7 @@ def decide(rule: AlertRule, read: list[Reading] | None, states: Mapping[Key, Ale
     for subject in dict.fromkeys((*found, *known)):
         before = known.get(subject)
         reading = found.get(subject)
-        if reading is None and before is not None and rule.enabled:
+        if reading is None and before is not None and before.status != "gone" and rule.enabled:
             reading = _quiet(rule, subject, before, now_ns)
         after, happened = evaluate(rule, reading, before or AlertState(), now_ns)
         out.append(Step(rule, subject, before, after, happened))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -93,8 +94,14 @@ class Links(NamedTuple):
         return "/console/calls?" + urlencode({**given, "since": self._utc(first), "until": self._utc(after)})
 
     def _utc(self, day: datetime.date) -> str:
-        midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=self.zone)
-        return midnight.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return _utc(day, self.zone)
+
+
+@functools.lru_cache(maxsize=1024)
+def _utc(day: datetime.date, zone: ZoneInfo) -> str:
+    """When a day begins; the same few in every cell of a page."""
+    midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=zone)
+    return midnight.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def unit_of(first: datetime.date, after: datetime.date) -> str:

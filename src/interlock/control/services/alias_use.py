@@ -6,6 +6,7 @@ import datetime
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -20,6 +21,9 @@ USERS_MAX = 10_000
 CALLS_MAX = 50_000
 """Newest calls of a period that are compared; the report says when there were more."""
 Z95 = 1.959964
+MASK = 0xFFFF_FFFF
+SPREAD = 2_654_435_769
+"""2**32 divided by the golden ratio: its multiples, modulo 2**32, are spread evenly (Weyl's sequence)."""
 
 
 class AliasUser(msgspec.Struct, frozen=True):
@@ -194,8 +198,10 @@ def sample(
 
 
 def places(first: int, count: int, some: int) -> list[int]:
-    """`some` of the `count` places from `first` on, spread evenly: the middle of each of as many equal parts."""
-    return [first + (2 * n + 1) * count // (2 * some) for n in range(some)]
+    """`some` (at most `count`) of the `count` places from `first` on: one of each of as many equal parts, at another
+    point of each, so that traffic with a rhythm is not met at one beat only. The same for the same arguments."""
+    edges = [n * count // some for n in range(some + 1)]
+    return [first + at + (n * SPREAD & MASK) * (to - at) // (MASK + 1) for n, (at, to) in enumerate(pairwise(edges))]
 
 
 def report(alias: str, since_ns: int, until_ns: int, leaves: Iterable[bytes], *, complete: bool) -> CompareReport:

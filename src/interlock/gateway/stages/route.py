@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from interlock.errors import EngineStarting, NoCandidate
+from interlock.gateway.affinity import affinity_of
 from interlock.gateway.stages.authorize import authorize
 from interlock.gateway.stages.bar import barred
 from interlock.routing.constraints import cold_sources
 from interlock.routing.explain import no_candidate
+from interlock.routing.placement import replicated
 from interlock.routing.steps import decide_steps
 
 if TYPE_CHECKING:
@@ -26,10 +30,13 @@ COLD_RETRY_AFTER_S = 10
 
 def route(call: Call, runtime: Runtime) -> None:
     """Fill `call.route`. Raises NoCandidate when no allowed source can answer, EngineStarting when one is about to."""
-    target, offers = call.target, call.allowed
+    target, offers, parsed = call.target, call.allowed, call.parsed
     estimates = runtime.learned.estimates(call) if len(offers) > 1 else None
     features = call.features
-    assert features is not None and target is not None  # noqa: S101 - stage order
+    assert features is not None and target is not None and parsed is not None  # noqa: S101 - stage order
+    if runtime.placement is not None and len(offers) > 1 and not features.affinity and replicated(offers):
+        affinity = affinity_of(call, runtime.settings.placement_text_bytes_max)
+        features = call.features = msgspec.structs.replace(features, affinity=affinity)
     now_ns = runtime.clock.mono_ns()
     board, links = runtime.board, call.state.links
     readings: dict[str, LoadReading] = {}
@@ -51,9 +58,13 @@ def route(call: Call, runtime: Runtime) -> None:
         candidates_max=runtime.settings.candidates_max,
         estimates=estimates,
         seed=call.seed,
+        placement=runtime.placement,
     )
     call.route = decision
     if decision.candidates:
+        if decision.placement is not None and decision.candidates[0].place:
+            runtime.metrics.placements.add(("home" if decision.candidates[0].place == 1 else "away",))
+        parsed.messages = ()
         return
     error = no_candidate(decision)
     if call.trial is not None and isinstance(error, NoCandidate):

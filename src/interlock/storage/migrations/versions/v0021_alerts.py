@@ -12,11 +12,12 @@ down_revision = "0020"
 branch_labels = None
 depends_on = None
 
-# What is the platform's has no tenant. Events outlive their rule; deliveries go with their event.
+# What is the platform's has no tenant. Rules and channels go with their tenant; events outlive their rule; deliveries
+# go with their event.
 _TABLES = r"""
 CREATE TABLE interlock.alert_channels (
     id interlock.id PRIMARY KEY,
-    tenant_id interlock.id REFERENCES interlock.tenants,
+    tenant_id interlock.id REFERENCES interlock.tenants ON DELETE CASCADE,
     name interlock.name NOT NULL,
     kind text NOT NULL CHECK (kind IN ('webhook', 'email')),
     url text NOT NULL,
@@ -29,7 +30,7 @@ CREATE TABLE interlock.alert_channels (
 );
 CREATE TABLE interlock.alert_rules (
     id interlock.id PRIMARY KEY,
-    tenant_id interlock.id REFERENCES interlock.tenants,
+    tenant_id interlock.id REFERENCES interlock.tenants ON DELETE CASCADE,
     name interlock.name NOT NULL,
     kind text NOT NULL,
     threshold bigint NOT NULL CHECK (threshold > 0),
@@ -52,7 +53,7 @@ CREATE TABLE interlock.alert_states (
     rule_id interlock.id NOT NULL REFERENCES interlock.alert_rules ON DELETE CASCADE,
     tenant_id interlock.id,
     subject text NOT NULL,
-    status text NOT NULL CHECK (status IN ('ok', 'pending', 'firing', 'resolved')),
+    status text NOT NULL CHECK (status IN ('ok', 'pending', 'firing', 'resolved', 'gone')),
     since_ns bigint NOT NULL,
     value bigint NOT NULL,
     words text NOT NULL,

@@ -1,0 +1,26 @@
+"""What metrics say of a call that ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from interlock.gateway.attempt import Attempt
+    from interlock.gateway.run import Run
+    from interlock.types.record import Outcome
+
+
+def counted(run: Run, attempt: Attempt | None, outcome: Outcome, first_ns: int) -> None:
+    """Count a call whose last try was `attempt`. `first_ns`: the monotonic clock at its first byte, 0: none came."""
+    runtime, operation = run.runtime, run.call.operation
+    tally = runtime.tally(operation, attempt.link.source.name, outcome.model) if attempt else None
+    if attempt is None or tally is None:
+        runtime.metrics.requests.add((operation, outcome.state))
+        runtime.metrics.request_seconds.observe_us((operation,), outcome.total_us)
+    else:
+        first_us = (first_ns - attempt.sent_ns) // 1000 if first_ns else -1
+        tally.count(outcome, first_us, attempt.relay.events if attempt.relay is not None else 0)
+        if first_us >= 0:
+            runtime.observe_latency(attempt.offer.key, first_us)
+    if runtime.on_finished is not None:
+        runtime.on_finished(run, outcome)
