@@ -158,7 +158,7 @@ class CascadeRun(Run):
             return
         least = self._cascade.confidence_min_milli
         verdicts = check(self._checks(), said, self._asked, confidence_min_milli=least)
-        passed = all(verdict == PASSED for _, verdict in verdicts)
+        passed = bool(verdicts) and all(verdict == PASSED for _, verdict in verdicts)
         if self._probed:
             body = _without_logprobs(said)
         usage = answer.usage.usage() if answer.usage is not None else self.call.unknown_usage()

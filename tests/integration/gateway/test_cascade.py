@@ -12,11 +12,13 @@ from interlock.routing.replay import replay
 from interlock.testing import answers, faults
 from interlock.testing.engine import ScriptedEngine
 from interlock.testing.script import Received, Script
-from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome, StepEnd
+from interlock.types.budget import Budget
+from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome, Refusal, StepEnd
 from interlock.types.snapshot import Alias, Cascade, CascadeStep
 from interlock.types.source import Labels, Price
 from tests.gateway import WorkerHarness, World, model, source, template
-from tests.integration.gateway.client import CHAT, ask, events, serving
+from tests.integration.gateway.client import CHAT, ask, connected, events, eventually, raw_request, serving
+from tests.integration.gateway.test_budgets import purse
 
 BODY = {**CHAT, "model": "a", "max_tokens": 5}
 STREAM = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
@@ -94,7 +96,7 @@ def test_an_answer_that_does_not_pass_is_never_seen_and_the_next_step_is_asked(b
         assert outcome.usage.total_tokens == first.usage.total_tokens + second.usage.total_tokens
         if "stream" in body:
             assert answer.headers["x-interlock-cascade"] == "step=2/2; checks=json:failed"
-            assert [json.loads(e)["choices"] for e in events(answer.body) if e != "[DONE]"][-1] == []
+            assert [e["choices"] for e in events(answer.body)[:-1]][-1] == []
             assert outcome.stop == "last" and second.checks == ()
         else:
             assert said(answer) == GOOD
@@ -106,9 +108,9 @@ def test_a_held_step_of_a_stream_is_given_as_a_stream() -> None:
     with serving(world(), engine_of()) as (gateway, engine):
         answer = ask(gateway, STREAM)
         assert answer.headers["content-type"].startswith("text/event-stream")
-        told = [json.loads(e) for e in events(answer.body) if e != "[DONE]"]
+        told = events(answer.body)[:-1]
         text = "".join(c["delta"].get("content", "") for e in told for c in e["choices"])
-        assert text == GOOD and told[-1]["usage"]["total_tokens"] > 0 and events(answer.body)[-1] == "[DONE]"
+        assert text == GOOD and told[-1]["usage"]["total_tokens"] > 0 and answer.body.endswith(b"data: [DONE]\n\n")
         assert "stream" not in engine.calls[0].json and "stream_options" not in engine.calls[0].json
         assert answer.headers["x-interlock-cascade"] == "step=1/2; checks=json:passed"
 
@@ -149,7 +151,7 @@ def test_a_step_that_policy_does_not_allow_is_left_out() -> None:
 
 
 def test_a_step_fails_over_and_then_the_next_one_is_tried() -> None:
-    with serving(world(), engine_of(one=answers.error(500, "it broke"))) as (gateway, engine):
+    with serving(world(), engine_of(one=answers.error(500))) as (gateway, engine):
         answer = ask(gateway, BODY)
         assert answer.status == 200 and asked(engine) == ["one", "two"]
         assert [e.code for e in gateway.records_of(AttemptEnd)] == ["upstream_error"]
@@ -157,7 +159,7 @@ def test_a_step_fails_over_and_then_the_next_one_is_tried() -> None:
 
 
 def test_what_there_is_is_given_when_the_next_step_fails() -> None:
-    with serving(world(), engine_of(one=answers.answer(BAD), two=answers.error(500, "it broke"))) as (gateway, engine):
+    with serving(world(), engine_of(one=answers.answer(BAD), two=answers.error(500))) as (gateway, engine):
         answer = ask(gateway, BODY)
         assert answer.status == 200 and said(answer) == BAD and asked(engine) == ["one", "two"]
         assert answer.headers["x-interlock-cascade"] == "step=1/2; checks=json:failed; stop=failed"
@@ -193,3 +195,151 @@ def test_what_is_too_large_to_be_held_is_not_given() -> None:
         answer = ask(gateway, BODY)
         assert said(answer) == GOOD
         assert [e.code for e in gateway.records_of(AttemptEnd)] == ["upstream_too_large"]
+
+
+def limited(measure: str, amount: int, kind: str = "tenant", on: str = "ten_acme") -> Budget:
+    return Budget(f"bdg_{measure}_{kind}_{on}", "ten_acme", f"{kind} {measure}", kind, (on,), measure, amount)
+
+
+@pytest.mark.parametrize("last", [answers.answer(GOOD), answers.error(500)], ids=["answers", "fails"])
+@pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "streamed"])
+def test_budgets_are_charged_for_every_step_and_reserved_for_all(body: dict[str, Any], last: Script) -> None:
+    budgets = [
+        limited("nusd", 10**9),
+        limited("tokens", 10**6),
+        limited("calls", 10),
+        limited("nusd", 10**9, "model", "one"),
+        limited("nusd", 10**9, "model", "two"),
+    ]
+    with serving(world(budgets=budgets), engine_of(one=answers.answer(BAD), two=last)) as (gateway, _):
+        purse(gateway)
+        assert ask(gateway, body).status == 200
+        (intent,) = gateway.records_of(Intent)
+        (outcome,) = gateway.records_of(Outcome)
+        first, *more = steps_of(gateway)
+        costs = [first.cost.nusd, sum(step.cost.nusd for step in more)]
+        assert costs[0] > 0 and (costs[1] > 0) == (len(more) == 1)
+        reserved = {c.budget: c.reserved for c in intent.charges}
+        charged = dict(zip([c.budget for c in intent.charges], outcome.charged, strict=True))
+        assert charged == {
+            "bdg_nusd_tenant_ten_acme": sum(costs),
+            "bdg_tokens_tenant_ten_acme": sum(step.usage.total_tokens for step in (first, *more)),
+            "bdg_calls_tenant_ten_acme": 1,
+            "bdg_nusd_model_one": costs[0],
+            "bdg_nusd_model_two": costs[1],
+        }
+        assert reserved["bdg_nusd_tenant_ten_acme"] == reserved["bdg_nusd_model_one"] + reserved["bdg_nusd_model_two"]
+        bounds = [attempt.reserved.nusd for attempt in gateway.records_of(Attempt)]
+        assert reserved["bdg_nusd_tenant_ten_acme"] == sum(bounds)
+        assert reserved["bdg_calls_tenant_ten_acme"] == 1
+        assert all(charged[budget] <= reserved[budget] for budget in charged)
+
+
+def test_a_budget_that_is_too_small_for_all_steps_leaves_the_dearest_out() -> None:
+    with serving(world(budgets=[limited("nusd", 200_000)]), engine_of(one=answers.answer(BAD))) as (gateway, engine):
+        purse(gateway)
+        answer = ask(gateway, BODY)
+        (intent,) = gateway.records_of(Intent)
+        assert answer.status == 200 and said(answer) == BAD and asked(engine) == ["one"], intent.charges
+        (outcome,) = gateway.records_of(Outcome)
+        assert outcome.stop == "last" and outcome.charged[0] == steps_of(gateway)[0].cost.nusd
+
+
+@pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "streamed"])
+def test_a_caller_who_leaves_stops_it_and_is_charged_for_what_ran(body: dict[str, Any]) -> None:
+    slow = engine_of(one=answers.answer(BAD), two=faults.never_answers())
+    with serving(world(*MODELS, budgets=[limited("nusd", 10**9)]), slow) as (gateway, engine):
+        purse(gateway)
+        with connected(gateway) as sock:
+            sock.sendall(raw_request(gateway, body))
+            eventually(lambda: asked(engine) == ["one", "two"])
+        eventually(lambda: len(gateway.records_of(Outcome)) == 1)
+        (outcome,) = gateway.records_of(Outcome)
+        first, second = gateway.records_of(Attempt)
+        (step,) = steps_of(gateway)
+        assert outcome.state == "disconnected" and outcome.usage.origin == "reserved"
+        assert outcome.charged == (step.cost.nusd + second.reserved.nusd,) == (outcome.cost.nusd,)
+        assert asked(engine) == ["one", "two"] and first.number == step.attempt
+
+
+def test_a_kept_open_stream_gets_its_answer_behind_comments() -> None:
+    slow = engine_of(one=answers.answer(GOOD, delay_ms=900))
+    with serving(world(), slow, keepalive_comment_ms=100) as (gateway, _):
+        answer = ask(gateway, STREAM)
+        assert answer.status == 200 and answer.body.startswith(b":")
+        text = "".join(c["delta"].get("content", "") for e in events(answer.body)[:-1] for c in e["choices"])
+        assert text == GOOD
+
+
+def test_confidence_is_asked_of_sources_that_can_tell_it_and_is_not_shown() -> None:
+    told = {"content": [{"token": "x", "logprob": -2.0, "bytes": None, "top_logprobs": []}]}
+
+    def with_logprobs(received: Received) -> Any:
+        message = {"role": "assistant", "content": "sure"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
+        if received.json.get("logprobs"):
+            choice["logprobs"] = told
+        return answers.page({"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage})(received)
+
+    for least, models in ((100, ["one"]), (200, ["one", "two"])):
+        given = {"confidence_min_milli": least}
+
+        def build(url: str, given: dict[str, Any] = given) -> World:
+            made = world(checks=("confidence",), given=given)(url)
+            made.sources[0] = source("s-one", url, model("one", abilities=("chat", "logprobs")))
+            return made
+
+        with serving(build, engine_of(one=with_logprobs, two=with_logprobs)) as (gateway, engine):
+            answer = ask(gateway, BODY)
+            assert answer.status == 200 and b"logprobs" not in answer.body and asked(engine) == models
+            assert engine.calls[0].json["logprobs"] is True and all("logprobs" not in c.json for c in engine.calls[1:])
+            verdict = "passed" if len(models) == 1 else "failed"
+            assert steps_of(gateway)[0].checks == (f"confidence:{verdict}",)
+
+
+def test_a_source_that_tells_no_confidence_is_not_passed() -> None:
+    def build(url: str) -> World:
+        made = world(checks=("confidence",), given={"confidence_min_milli": 1})(url)
+        made.sources[:2] = [source(f"s-{name}", url, model(name, abilities=("chat",))) for name in ("one", "two")]
+        return made
+
+    with serving(build, engine_of()) as (gateway, engine):
+        assert ask(gateway, BODY).status == 200 and asked(engine) == ["one", "two"]
+        assert "logprobs" not in engine.calls[0].json
+        assert [(step.checks, step.passed) for step in steps_of(gateway)] == [
+            (("confidence:unknown",), False),
+            ((), False),
+        ]
+
+
+def test_no_content_is_kept_of_a_call_that_keeps_none() -> None:
+    with serving(world(), engine_of(one=answers.answer(BAD))) as (gateway, _):
+        body = {**BODY, "interlock": {"recording": "metadata"}}
+        assert ask(gateway, body).status == 200
+        assert [step.body for step in steps_of(gateway)] == [b"", b""]
+        assert steps_of(gateway)[0].checks == ("json:failed",)
+
+
+def test_embeddings_do_not_cascade() -> None:
+    with serving(world(), engine_of()) as (gateway, engine):
+        answer = ask(gateway, {"model": "a", "input": "x"}, path="/v1/embeddings")
+        intents = gateway.records_of(Intent)
+        assert not steps_of(gateway) and (not intents or intents[0].target.model == "one"), answer
+        refusals = gateway.records_of(Refusal)
+        assert all(r.target is not None and r.target.model == "one" and not r.target.steps for r in refusals)
+        assert intents or refusals
+        assert "two" not in asked(engine)
+
+
+def test_messages_of_anthropics_dialect_cascade() -> None:
+    body = {"model": "a", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+    for stream in (False, True):
+        with serving(world(), engine_of(one=answers.answer(BAD))) as (gateway, engine):
+            answer = ask(gateway, {**body, "stream": stream}, path="/v1/messages")
+            assert answer.status == 200 and b"no JSON" not in answer.body and asked(engine) == ["one", "two"]
+            assert (b"message_stop" in answer.body) == stream and b'a\\"' in answer.body
+        with serving(world(), engine_of()) as (gateway, engine):
+            answer = ask(gateway, {**body, "stream": stream}, path="/v1/messages")
+            assert answer.status == 200 and asked(engine) == ["one"] and b'a\\"' in answer.body
+            assert (b"message_stop" in answer.body) == stream
