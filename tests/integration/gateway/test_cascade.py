@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
+from interlock.control.learning.samples import told_of, verdicts_of
+from interlock.ledger.entry import call_entry, encode_leaf
+from interlock.ledger.proof import shape
+from interlock.ledger.reader import epochs, find_call
+from interlock.ledger.recovery import recover
+from interlock.ledger.vault import SubjectKey
 from interlock.routing.replay import replay
 from interlock.testing import answers, faults
 from interlock.testing.engine import ScriptedEngine
 from interlock.testing.script import Received, Script
 from interlock.types.budget import Budget
-from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome, Refusal, StepEnd
+from interlock.types.clock import SystemClock
+from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome, Refusal, StepEnd, request_id
 from interlock.types.snapshot import Alias, Cascade, CascadeStep
-from interlock.types.source import Labels, Price
+from interlock.types.source import Labels, Price, SourceKind
 from tests.gateway import WorkerHarness, World, model, source, template
 from tests.integration.gateway.client import CHAT, ask, connected, events, eventually, raw_request, serving
 from tests.integration.gateway.test_budgets import purse
+from tests.unit.ledger.support import open_log, run
 
 BODY = {**CHAT, "model": "a", "max_tokens": 5}
 STREAM = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
@@ -343,3 +354,141 @@ def test_messages_of_anthropics_dialect_cascade() -> None:
             answer = ask(gateway, {**body, "stream": stream}, path="/v1/messages")
             assert answer.status == 200 and asked(engine) == ["one"] and b'a\\"' in answer.body
             assert (b"message_stop" in answer.body) == stream
+
+
+def _run_and_wait(url: str, folder: str) -> None:
+    """A worker of its own process, whose only call is at its second step when it is killed."""
+    with WorkerHarness(world(budgets=limits())(url), Path(folder)) as gateway:
+        purse(gateway)
+        ask(gateway, BODY)
+
+
+def limits() -> list[Budget]:
+    on_models = [limited("nusd", 10**9, "model", name) for name in ("one", "two")]
+    return [limited("nusd", 10**9), limited("tokens", 10**6), *on_models]
+
+
+def test_a_worker_that_is_killed_between_leaves_what_it_spent_and_reserved(tmp_path: Path) -> None:
+    with ScriptedEngine(
+        models=MODELS,
+        default=lambda r: (answers.answer(BAD) if r.json["model"] == "one" else faults.never_answers())(r),
+    ) as engine:
+        process = multiprocessing.get_context("spawn").Process(target=_run_and_wait, args=(engine.url, str(tmp_path)))
+        process.start()
+        try:
+            eventually(lambda: asked(engine) == ["one", "two"], 30)
+        finally:
+            process.kill()
+            process.join()
+    folder = tmp_path / "log"
+
+    async def recovered() -> None:
+        log = open_log(folder)
+        assert [each.interrupted for each in recover(folder, into=log, clock=SystemClock())] == [1]
+        await log.close()
+
+    run(recovered)
+    (epoch, _) = epochs(folder)
+    call = find_call(folder, request_id(epoch, 1))
+    assert call is not None and call.interrupted is not None and call.intent is not None
+    (step,), (_, second) = call.step_ends, call.attempts
+    leaf = call_entry(call, 5, None).leaf
+    assert leaf["result"]["state"] == "interrupted" and leaf["tokens"]["origin"] == "reserved"
+    assert call.interrupted.cost.nusd == leaf["cost"]["nusd"] == step.cost.nusd + second.reserved.nusd
+    charged = {each["budget"]: each["charged"] for each in leaf["budgets"]}
+    reserved = {charge.budget: charge.reserved for charge in call.intent.charges}
+    assert charged == {
+        "bdg_nusd_tenant_ten_acme": step.cost.nusd + second.reserved.nusd,
+        "bdg_tokens_tenant_ten_acme": reserved["bdg_tokens_tenant_ten_acme"],
+        "bdg_nusd_model_one": step.cost.nusd,
+        "bdg_nusd_model_two": second.reserved.nusd,
+    }
+    assert all(charged[name] <= reserved[name] for name in reserved)
+    assert [each["model"] for each in leaf["cascade"]["tried"]] == ["one"]
+
+
+def test_its_entry_shows_the_steps_and_what_they_cost() -> None:
+    engine = engine_of(one=answers.answer(BAD), two=answers.error(500))
+    with serving(world(budgets=limits()), engine) as (gateway, _):
+        purse(gateway)
+        assert ask(gateway, BODY).status == 200
+        epoch = epochs(gateway.folder / "log")[0]
+        call = find_call(gateway.folder / "log", request_id(epoch, 1))
+        assert call is not None
+        leaf = call_entry(call, 5, SubjectKey(bytes(range(32)))).leaf
+        (step,) = leaf["cascade"]["tried"]
+        assert (leaf["cascade"]["steps"], leaf["cascade"]["stop"]) == (2, "failed")
+        assert (step["model"], step["given"], step["passed"], step["checks"]) == ("one", True, False, ["json:failed"])
+        assert step["cost"] == leaf["cost"] and step["tokens"] == leaf["tokens"]
+        assert (leaf["where"]["model"], leaf["where"]["name"], leaf["where"]["attempts"]) == ("one", "s-one", 2)
+        assert shape.read(encode_leaf({**leaf, "epoch": epoch, "n": 1}) + b"\n") is not None
+        assert list(verdicts_of(leaf)) == [("one", False)]
+        told = told_of(leaf)
+        assert (told.arm, told.failed, told.nusd) == ("one", False, step["cost"]["nusd"])
+        assert BAD not in encode_leaf(leaf).decode()
+
+
+def test_an_idempotency_key_gets_the_one_answer_again() -> None:
+    with serving(world(), engine_of(one=answers.answer(BAD))) as (gateway, engine):
+        headers = {"idempotency-key": "once"}
+        first = ask(gateway, BODY, headers=headers)
+        again = ask(gateway, BODY, headers=headers)
+        assert (first.status, again.status) == (200, 200) and first.body == again.body
+        assert asked(engine) == ["one", "two"] and again.headers["x-interlock-replayed"] == "true"
+
+
+def test_a_step_fails_over_among_its_own_sources() -> None:
+    broken = ScriptedEngine(models=MODELS, default=answers.error(500))
+    with broken:
+
+        def build(url: str) -> World:
+            made = world()(url)
+            made.sources.append(source("a-one", broken.url, model("one", price=CHEAP)))
+            return made
+
+        with serving(build, engine_of()) as (gateway, engine):
+            for _ in range(6):
+                answer = ask(gateway, BODY)
+                assert answer.status == 200 and answer.headers["x-interlock-cascade"].startswith("step=1/2")
+            assert set(asked(engine)) == {"one"} and broken.calls
+            assert {attempt.model for attempt in gateway.records_of(Attempt)} == {"one"}
+
+
+@pytest.mark.parametrize("one", [GOOD, BAD], ids=["first", "second"])
+def test_the_openai_sdk_sees_one_answer(one: str) -> None:
+    with (
+        serving(world(), engine_of(one=answers.answer(one))) as (gateway, _),
+        openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=5) as client,
+    ):
+        messages: Any = [{"role": "user", "content": "hi"}]
+        whole = client.chat.completions.create(model="a", messages=messages, max_tokens=5)
+        assert whole.choices[0].message.content == GOOD and whole.choices[0].finish_reason == "stop"
+        stream = client.chat.completions.create(model="a", messages=messages, max_tokens=5, stream=True)
+        pieces = [choice for event in stream for choice in event.choices]
+        assert "".join(piece.delta.content or "" for piece in pieces) == GOOD
+        assert pieces[-1].finish_reason == "stop"
+
+
+def test_a_model_of_anthropics_kind_may_be_a_step() -> None:
+    messages = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "one",
+        "content": [{"type": "text", "text": BAD}],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 5, "output_tokens": 3},
+    }
+
+    def build(url: str) -> World:
+        made = world()(url)
+        made.sources[0] = source("s-one", url, model("one", price=CHEAP), kind=SourceKind.anthropic)
+        return made
+
+    for body, path in ((BODY, "/v1/chat/completions"), ({**BODY, "messages": CHAT["messages"]}, "/v1/messages")):
+        for stream in (False, True):
+            with serving(build, engine_of(one=answers.page(messages))) as (gateway, engine):
+                answer = ask(gateway, {**body, "stream": stream}, path=path)
+                assert answer.status == 200 and b"no JSON" not in answer.body and asked(engine) == ["one", "two"]
+                first = steps_of(gateway)[0]
+                assert first.checks == ("json:failed",) and first.usage.completion_tokens == 3
