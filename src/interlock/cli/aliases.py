@@ -312,7 +312,7 @@ def _cascade(item: dict[str, Any]) -> str:
     cascade = item["cascade"]
     if not cascade:
         return ""
-    steps = [step["model"] + (f" at {step['source']}" if step["source"] else "") for step in cascade["steps"]]
+    steps = [step["model"] + (f" at {step['source']}" if step.get("source") else "") for step in cascade["steps"]]
     return f"{' -> '.join(steps)}, checks {', '.join(cascade['checks'])}"
 
 

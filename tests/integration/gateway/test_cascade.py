@@ -369,11 +369,11 @@ def limits() -> list[Budget]:
 
 
 def test_a_worker_that_is_killed_between_leaves_what_it_spent_and_reserved(tmp_path: Path) -> None:
-    with ScriptedEngine(
-        models=MODELS,
-        default=lambda r: (answers.answer(BAD) if r.json["model"] == "one" else faults.never_answers())(r),
-    ) as engine:
-        process = multiprocessing.get_context("spawn").Process(target=_run_and_wait, args=(engine.url, str(tmp_path)))
+    engine = engine_of(one=answers.answer(BAD), two=faults.never_answers())
+    with engine.in_thread():
+        process = multiprocessing.get_context("spawn").Process(
+            target=_run_and_wait, args=(engine.base_url, str(tmp_path))
+        )
         process.start()
         try:
             eventually(lambda: asked(engine) == ["one", "two"], 30)
@@ -424,31 +424,30 @@ def test_its_entry_shows_the_steps_and_what_they_cost() -> None:
         assert shape.read(encode_leaf({**leaf, "epoch": epoch, "n": 1}) + b"\n") is not None
         assert list(verdicts_of(leaf)) == [("one", False)]
         told = told_of(leaf)
-        assert (told.arm, told.failed, told.nusd) == ("one", False, step["cost"]["nusd"])
+        assert (told.arm, told.failed, told.cost_nusd) == ("one", False, step["cost"]["nusd"])
         assert BAD not in encode_leaf(leaf).decode()
 
 
 def test_an_idempotency_key_gets_the_one_answer_again() -> None:
     with serving(world(), engine_of(one=answers.answer(BAD))) as (gateway, engine):
-        headers = {"idempotency-key": "once"}
-        first = ask(gateway, BODY, headers=headers)
-        again = ask(gateway, BODY, headers=headers)
+        first = ask(gateway, BODY, idempotency_key="once")
+        again = ask(gateway, BODY, idempotency_key="once")
         assert (first.status, again.status) == (200, 200) and first.body == again.body
         assert asked(engine) == ["one", "two"] and again.headers["x-interlock-replayed"] == "true"
 
 
 def test_a_step_fails_over_among_its_own_sources() -> None:
     broken = ScriptedEngine(models=MODELS, default=answers.error(500))
-    with broken:
+    with broken.in_thread():
 
         def build(url: str) -> World:
             made = world()(url)
-            made.sources.append(source("a-one", broken.url, model("one", price=CHEAP)))
+            made.sources.append(source("a-one", broken.base_url, model("one", price=CHEAP)))
             return made
 
         with serving(build, engine_of()) as (gateway, engine):
-            for _ in range(6):
-                answer = ask(gateway, BODY)
+            for number in range(12):  # each of its own, so that none is sent where the one before went
+                answer = ask(gateway, {**BODY, "messages": [{"role": "user", "content": f"number {number}"}]})
                 assert answer.status == 200 and answer.headers["x-interlock-cascade"].startswith("step=1/2")
             assert set(asked(engine)) == {"one"} and broken.calls
             assert {attempt.model for attempt in gateway.records_of(Attempt)} == {"one"}

@@ -33,7 +33,10 @@ def said(text: Any = None, finish: str | None = "stop", **more: Any) -> dict[str
     return {"choices": [{"index": 0, "message": message, "finish_reason": finish, **more}]}
 
 
-def verdict(name: str, answer: dict[str, Any], asked: Asked = Asked(), least: int = 0) -> str:
+NOTHING = Asked()
+
+
+def verdict(name: str, answer: dict[str, Any], asked: Asked = NOTHING, least: int = 0) -> str:
     ((told, found),) = check((name,), answer, asked, confidence_min_milli=least)
     assert told == name
     return found
