@@ -362,14 +362,7 @@ class Run(Account):
         elif attempt is not None:
             attempt.ended = True
         if state == "completed" and attempt is not None:
-            if self.seat >= 0:  # else it was judged when it ended
-                runtime.board.success(attempt.link.row)
-                self._judged = True
-            if call.trial is not None:
-                call.trial.answered(
-                    (first_ns - attempt.sent_ns) // 1000 if relay is not None and first_ns else -1,
-                    (now_ns - attempt.sent_ns) // 1000,
-                )
+            self._did_well(attempt, now_ns, first_ns if relay is not None else 0)
         cost, energy = self._metered(attempt, usage, now_ns, len(body))
         amounts = self._settle(usage, cost, energy, now_ns)
         usage, cost, energy = self._together(usage, cost, energy)
@@ -413,6 +406,14 @@ class Run(Account):
             self._leave()
             return
         runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))
+
+    def _did_well(self, attempt: Attempt, now_ns: int, first_ns: int) -> None:
+        if self.seat >= 0:  # else it was judged when it ended
+            self.runtime.board.success(attempt.link.row)
+            self._judged = True
+        if self.call.trial is not None:
+            first_us = (first_ns - attempt.sent_ns) // 1000 if first_ns else -1
+            self.call.trial.answered(first_us, (now_ns - attempt.sent_ns) // 1000)
 
     def _outcome_durable(
         self, log_error: LogError | None, relay: Relay | None, error: InterlockError | None, body: bytes

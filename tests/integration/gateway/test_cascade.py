@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ from interlock.types.clock import SystemClock
 from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome, Refusal, StepEnd, request_id
 from interlock.types.snapshot import Alias, Cascade, CascadeStep
 from interlock.types.source import Labels, Price, SourceKind
+from tests.fault.gateway.test_record_first import SHORT_S, Disk, calling, disk
 from tests.gateway import WorkerHarness, World, model, source, template
 from tests.integration.gateway.client import CHAT, ask, connected, events, eventually, raw_request, serving
 from tests.integration.gateway.test_budgets import purse
 from tests.unit.ledger.support import open_log, run
+
+__all__ = ["disk"]
 
 BODY = {**CHAT, "model": "a", "max_tokens": 5}
 STREAM = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
@@ -143,6 +147,23 @@ def test_each_step_has_its_record_before_anything_goes_up() -> None:
         assert seen == [(1, 0), (2, 1), (3, 2)]
 
 
+@pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "streamed"])
+def test_a_second_step_goes_to_an_outside_source_when_its_record_is_durable(disk: Disk, body: dict[str, Any]) -> None:
+    def holds(received: Received) -> Any:
+        disk.hold()
+        return answers.answer(BAD)(received)
+
+    engine = engine_of(one=holds)
+    with serving(world(labels=Labels(region="eu", on_prem=False)), engine) as (gateway, _):
+        with calling(gateway, body) as found:
+            assert disk.waiting.wait(5)
+            time.sleep(SHORT_S)
+            assert asked(engine) == ["one"] and not found
+            disk.let_go()
+            eventually(lambda: found)
+        assert found[0].status == 200 and asked(engine) == ["one", "two"]
+
+
 def test_the_decision_replays() -> None:
     with serving(world(*MODELS), engine_of(one=answers.answer(BAD))) as (gateway, _):
         ask(gateway, BODY)
@@ -178,11 +199,16 @@ def test_what_there_is_is_given_when_the_next_step_fails() -> None:
         assert (outcome.model, outcome.attempt, outcome.stop, outcome.state) == ("one", 0, "failed", "completed")
 
 
-def test_money_stops_it() -> None:
-    with serving(world(given={"money_nusd_max": 1000}), engine_of(one=answers.answer(BAD))) as (gateway, engine):
+@pytest.mark.parametrize(("most", "models"), [(800_000, ["one"]), (2_000_000, ["one", "two"])])
+def test_money_stops_it(most: int, models: list[str]) -> None:
+    with serving(world(given={"money_nusd_max": most}), engine_of(one=answers.answer(BAD))) as (gateway, engine):
         answer = ask(gateway, BODY)
-        assert said(answer) == BAD and asked(engine) == ["one"]
-        assert answer.headers["x-interlock-cascade"] == "step=1/2; checks=json:failed; stop=money"
+        assert answer.status == 200 and asked(engine) == models
+        (outcome,) = gateway.records_of(Outcome)
+        assert steps_of(gateway)[0].cost.nusd < most and outcome.cost.nusd <= most
+        if len(models) == 1:
+            assert said(answer) == BAD
+            assert answer.headers["x-interlock-cascade"] == "step=1/2; checks=json:failed; stop=money"
 
 
 def test_time_stops_it() -> None:
