@@ -64,3 +64,6 @@ class LearningSettings(AlertSettings):
         group="learning",
         choices=("public", "internal", "confidential", "restricted"),
     )
+    what_if_snapshots_max: int = setting(
+        64, "Snapshot versions that one what-if of routing keeps at a time.", group="learning", minimum=1
+    )

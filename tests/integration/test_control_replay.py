@@ -257,7 +257,8 @@ def test_a_cascade_replays(api: Running) -> None:
             ask(site.gateway, {"model": "a", "input": "x"}, path="/v1/embeddings")
             (record, *others) = site.gateway.records_of(Intent)
             assert len(record.route.candidates) == 4
-            assert all(site.same(each) for each in (record, *others, *site.gateway.records_of(Refusal)))
+            for each in (record, *others, *site.gateway.records_of(Refusal)):
+                assert site.same(each), (each, site.replay(each))
             steps = record.target.steps[::-1]
             claimed = msgspec.structs.replace(record, target=msgspec.structs.replace(record.target, steps=steps))
             assert "resolve" in site.stages(claimed)

@@ -31,6 +31,7 @@ from interlock.cli import (
     records,
     route_eval,
     route_simulate,
+    route_what_if,
     run,
     sources,
     usage,
@@ -59,6 +60,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(imports.app, name="import")
 records.route_app.command("eval")(route_eval.evaluate)
 records.route_app.command("simulate")(route_simulate.simulate)
+records.route_app.command("what-if")(route_what_if.what_if)
 app.add_typer(records.route_app, name="route")
 ledger.add_to(records.ledger_app)
 records.ledger_app.add_typer(holds.app, name="hold")

@@ -166,7 +166,7 @@ def what_if(
     """What other policies would decide, for every caller and for logged calls. Nothing is changed."""
     if drafted and files:
         raise ConfigError("give --file or --draft, not both", param="file")
-    body: dict[str, Any] = {"since_ns": _instant(since), "until_ns": _instant(until), "examples": examples}
+    body: dict[str, Any] = {"since_ns": instant(since), "until_ns": instant(until), "examples": examples}
     if files:
         body["policies"] = _declared(files, tenant)
     answer = client_of(home, url, ca).call("POST", _at(tenant, "/policy-what-if"), body)
@@ -200,7 +200,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """What policies that only report would have changed, as it was recorded with each call."""
-    query: dict[str, object] = {"since_ns": _instant(since), "until_ns": _instant(until), "examples": examples}
+    query: dict[str, object] = {"since_ns": instant(since), "until_ns": instant(until), "examples": examples}
     answer = client_of(home, url, ca).call("GET", _at(tenant, "/policy-report"), query=query)
     if as_json:
         put_json(answer)
@@ -294,7 +294,7 @@ def _version(client: AdminClient, tenant: str, number: int) -> list[dict[str, An
     return found
 
 
-def _instant(text: str) -> int:
+def instant(text: str) -> int:
     """Unix nanoseconds of "24h" (ago), or of an ISO 8601 time; 0 for ""."""
     if not text:
         return 0

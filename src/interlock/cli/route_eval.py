@@ -18,6 +18,7 @@ def evaluate(
     splits: Annotated[int | None, typer.Option(help="Number of splits; as the folder says when left out.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first split; as the folder says when left out.")] = None,
     requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most requests that are learned online.")] = 3000,
+    drift: Annotated[bool, typer.Option("--drift", help="Also measure how quickly changes are noticed.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure learned routing on a folder of prompts with what every model made of them, beside baselines."""
@@ -26,7 +27,7 @@ def evaluate(
     from interlock.learning.evaluation.data import load
     from interlock.learning.evaluation.run import run
 
-    report = run(load(Path(folder), splits, seed), requests, _progress)
+    report = run(load(Path(folder), splits, seed), requests, _progress, drifting=drift)
     if as_json:
         put_json(told.as_dict(report))
         return
@@ -34,8 +35,13 @@ def evaluate(
     head, rows = told.table(report)
     table(rows, head)
     put("", "* learned without labels, the others are baselines.", *told.online_words(report), "")
+    put(*_spaced(told.drift_words(report)))
     head, rows = told.task_table(report)
     table(rows, head)
+
+
+def _spaced(lines: list[str]) -> list[str]:
+    return [*lines, ""] if lines else []
 
 
 def _progress(words: str) -> None:

@@ -25,6 +25,7 @@ from interlock.control.routes import (
     live,
     policies,
     quotas,
+    rerouting,
     resources,
     system,
     usage,
@@ -96,6 +97,7 @@ def _admin_routes() -> tuple[BaseRoute, ...]:
     admin.include_router(usage.router())
     admin.include_router(live.router())
     admin.include_router(policies.router())
+    admin.include_router(rerouting.router())
     admin.include_router(budgets.router())
     admin.include_router(quotas.router())
     admin.include_router(alerts.router())

@@ -68,6 +68,9 @@ WRITES: dict[str, Action] = {
 _SUBJECTS = {"team", "principal", "key", "model", "shadow"}
 """Fields of a budget that is not on its tenant as a whole."""
 
+DECIDING = ("tenant", "team", "principal", "policy", "source", "alias")
+"""Kinds that decisions depend on."""
+
 SERVICES = {
     "tenant": tenants,
     "team": teams,
@@ -151,6 +154,26 @@ class Configurator:
         if tenant:
             entries = {ref: e for ref, e in entries.items() if ref.tenant == tenant}
         return state.document(entries)
+
+    @contextmanager
+    def supposed(self, actor: Actor, texts: Iterable[tuple[str, str]]) -> Iterator[tuple[Any, Plan]]:
+        """(connection, plan): a transaction of the platform's in which these files are applied, as far as decisions
+        depend on them. It is always undone. Sources are not asked: what is declared of them counts, and what is known.
+
+        Permission is that of `plan`. Raises ConfigError(s), Denied, Conflict, StoreError.
+        """
+        document, places = parse(texts)
+        with self._reading(actor, document) as (tx, outside):
+            steps = _prepare(tx, document, places, outside)
+            self._allow(actor, tx, steps, Action.config_plan)
+        steps = Plan(tuple(change for change in steps.changes if change.kind in DECIDING))
+        declared = flatten(document, places)
+        unseen = {c.name: Found(error="not looked at") for c in steps.changes if c.kind == "source"}
+        by = Author(actor.principal_id, actor.name, "what if", self._tools.now())
+        with self._in_turn(), self._store.platform() as conn, conn.transaction(force_rollback=True):
+            conn.execute("SELECT pg_advisory_xact_lock(%s)", (WRITE_LOCK,))
+            execute(Tx(conn, by, self._tools), steps, declared, unseen)
+            yield conn, steps
 
     # -- one thing
 

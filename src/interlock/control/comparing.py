@@ -59,7 +59,7 @@ def differing(before: Iterable[Written], after: Iterable[Written]) -> tuple[tupl
 
 def matrix(store: Store, tools: Tools, tenant_id: str, proposed: Sequence[Written], examples: int) -> whatif.Matrix:
     """What the proposed set would change for every caller. It reads no ledger. Raises Conflict while another runs."""
-    with _alone(), store.platform() as conn:
+    with alone(), store.platform() as conn:
         there = whatif.ground(conn, tenant_id, tools.clock.wall_ns())
         then = there.with_policies(tenant_id, policy_drafts.texts(tenant_id, proposed))
         most = tools.settings.what_if_cells_max
@@ -72,7 +72,7 @@ def what_if(
     """What the proposed set would change for every caller, and would have for logged calls. The look at the ledger is
     recorded. Raises Conflict while another comparison runs."""
     settings = asker.tools.settings
-    with _alone():
+    with alone():
         with asker.store.platform() as conn:
             there = whatif.ground(conn, tenant_id, asker.tools.clock.wall_ns())
         now = there.engine(there.policies)
@@ -89,7 +89,7 @@ def report(asker: Asker, tenant_id: str, period: Period) -> trials.Report:
     with asker.store.platform() as conn:
         there = whatif.ground(conn, tenant_id, asker.tools.clock.wall_ns())
         digest = next((t.digest for t in policy_drafts.trials(conn) if t.tenant_id == tenant_id), "")
-    with _alone():
+    with alone():
         found = trials.Tally(tenant_id, digest, period.examples, there.principals)
         whole = _each(asker, there, tenant_id, found, period, "ledger.policy_report")
         return found.result(whole=whole)
@@ -109,7 +109,8 @@ def _each(asker: Asker, there: whatif.Ground, tenant_id: str, into: whatif.Addin
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
+    """One comparison at a time in a process. Raises Conflict while another runs."""
     if not _COMPARING.acquire(blocking=False):
         raise Conflict("another what-if or report is running; try again", code="locked")
     try:

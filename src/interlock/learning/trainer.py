@@ -29,6 +29,7 @@ PACE_CALLS = 50
 COLD_MONEY = 2.0
 """While little is known, what a trial may cost more than the best on average, as a share of that."""
 VERBOSITY_RANGE = (0.1, 10.0)
+_NO_ORIGINS: Mapping[str, int] = {}
 
 
 class Plan(NamedTuple):
@@ -176,27 +177,14 @@ class Trainer:
             money,
             centres_of(understanding) if understanding is not None else b"",
             tuple(round(MICRO * float(s)) for s in shares),
-            tuple(self._arm(name, number, estimator) for number, name in enumerate(self._arms)),
+            tuple(
+                arm_weights(name, number, estimator, self._verbosity(name), self._origins.get(name, {}))
+                for number, name in enumerate(self._arms)
+            ),
             tuple(seen.profile(offer) for offer, seen in sorted(self._profiles.items())),
             self._plan.data_class_max,
         )
         return weights, words
-
-    def _arm(self, name: str, number: int, estimator: Estimator) -> ArmWeights:
-        tasks = estimator.tasks.counts().shape[1]
-        cells = [estimator.tasks.capability(number, task) for task in range(tasks)]
-        doubts = estimator.tasks.doubt()[number]
-        return ArmWeights(
-            name,
-            linear_of(estimator.linear.weights()[number]) if estimator.linear is not None else b"",
-            tuple(round(MICRO * float(d)) for d in doubts),
-            tuple(
-                Capability(round(MICRO * c.mean), round(MICRO * c.low), round(MICRO * c.high), round(1000 * c.outcomes))
-                for c in cells
-            ),
-            self._verbosity(name),
-            dict(sorted(self._origins.get(name, Counter()).items())),
-        )
 
     def _verbosity(self, name: str) -> int:
         means = {
@@ -253,6 +241,26 @@ class Trainer:
             elif len(family) >= 10:
                 priors[number] = float(np.mean(family))
         return priors
+
+
+def arm_weights(
+    name: str, number: int, estimator: Estimator, verbosity_milli: int = 1000, origins: Mapping[str, int] = _NO_ORIGINS
+) -> ArmWeights:
+    """What an estimator knows of its model of this number, as it is published."""
+    tasks = estimator.tasks.counts().shape[1]
+    cells = [estimator.tasks.capability(number, task) for task in range(tasks)]
+    doubts = estimator.tasks.doubt()[number]
+    return ArmWeights(
+        name,
+        linear_of(estimator.linear.weights()[number]) if estimator.linear is not None else b"",
+        tuple(round(MICRO * float(d)) for d in doubts),
+        tuple(
+            Capability(round(MICRO * c.mean), round(MICRO * c.low), round(MICRO * c.high), round(1000 * c.outcomes))
+            for c in cells
+        ),
+        verbosity_milli,
+        dict(sorted(origins.items())),
+    )
 
 
 def _family(arm: str) -> str:

@@ -63,6 +63,7 @@ def decide(
     seed: int = 0,
     placement: Placement | None = None,
     beyond: Mapping[str, str] | None = None,
+    weights: Weights | None = None,
 ) -> RouteDecision:
     """Order the offers that policy allows for one request. Pure: the same arguments give the same decision.
 
@@ -75,10 +76,11 @@ def decide(
     - `placement`: the bounds on placing replicas by `features.affinity`; without both they only share their load.
     - `beyond`: why replicas are beyond these bounds, by `Offer.key`, where that is known already: of a decision that
       was cut, whose other replicas are not.
+    - `weights`: in place of those of the mode.
 
     `candidates` may be empty: `explain.no_candidate` makes the error of it.
     """
-    weights = WEIGHTS.get(target.mode) or WEIGHTS["balanced"]
+    weights = weights or WEIGHTS.get(target.mode) or WEIGHTS["balanced"]
     if len(offers) == 1:
         # Nothing to order: the same decision as the general way gives, without its work.
         offer = offers[0]
@@ -97,6 +99,33 @@ def decide(
         features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, beyond
     )
     return _decide_many(request, offers, candidates_max)
+
+
+def spread(
+    features: Features,
+    target: Target,
+    offers: Sequence[Offer],
+    readings: Mapping[str, LoadReading],
+    *,
+    open_breakers: Collection[str] = (),
+    latencies: Mapping[str, int] = _NO_LATENCIES,
+    estimates: Estimates | None = None,
+    seed: int = 0,
+    placement: Placement | None = None,
+    weights: Weights | None = None,
+) -> tuple[tuple[str, int], ...]:
+    """(offer, probability in millionths) of every candidate that `decide` may put first, the best one first; together
+    one million. `seed` orders equals, as in `decide`; which one is tried is not drawn. Empty: there is no candidate."""
+    weights = weights or WEIGHTS.get(target.mode) or WEIGHTS["balanced"]
+    placement = placement if features.affinity else None
+    request = _Request(features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, None)
+    ranked, _rejected, _considered = _rank(request, offers)
+    kept = _in_order(request, ranked)
+    if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
+        places, likely = _likely(kept, ranked, offers, request, estimates)
+        if places:
+            return tuple((kept[at].offer, chance) for at, chance in zip(places, likely, strict=True) if chance)
+    return ((kept[0].offer, MICRO),) if kept else ()
 
 
 def saturated(offer: Offer, reading: LoadReading) -> bool:
@@ -160,6 +189,31 @@ _MERIT = 5
 
 
 def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int) -> RouteDecision:
+    estimates, seed = request.estimates, request.seed
+    ranked, rejected, considered = _rank(request, offers)
+    kept = _in_order(request, ranked)
+    chance, best = MICRO, ""
+    if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
+        chance, best = _try_another(kept, ranked, offers, request, estimates)
+    if len(kept) > candidates_max:
+        rejected.insert(0, _left_over(len(kept) - candidates_max, candidates_max))
+        kept = kept[:candidates_max]
+    return RouteDecision(
+        request.target.mode,
+        tuple(kept),
+        _bounded(rejected, candidates_max),
+        tuple(sorted(considered.items())),
+        estimates.version if estimates is not None else 0,
+        seed,
+        estimates.task if estimates is not None else -1,
+        chance,
+        best,
+        request.placement,
+    )
+
+
+def _rank(request: _Request, offers: Sequence[Offer]) -> tuple[list[_Ranked], list[Reason], dict[str, LoadReading]]:
+    """(what can answer, by merit; why others cannot, by offer; the reading of each source)."""
     features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, _ = request
     able: list[tuple[Offer, LoadReading]] = []
     rejected: list[Reason] = []
@@ -198,38 +252,39 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
     if placement is not None:
         ranked = _placed(ranked, able, request)
     rejected.sort(key=_offer_of)
-    kept = _own_first(ranked, weights) if features.workload else _overflow_last(ranked)
-    chance, best = MICRO, ""
-    if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
-        chance, best = _try_another(kept, ranked, offers, request, estimates)
-    if len(kept) > candidates_max:
-        rejected.insert(0, _left_over(len(kept) - candidates_max, candidates_max))
-        kept = kept[:candidates_max]
-    return RouteDecision(
-        target.mode,
-        tuple(kept),
-        _bounded(rejected, candidates_max),
-        tuple(sorted(considered.items())),
-        estimates.version if estimates is not None else 0,
-        seed,
-        estimates.task if estimates is not None else -1,
-        chance,
-        best,
-        placement,
-    )
+    return ranked, rejected, considered
+
+
+def _in_order(request: _Request, ranked: list[_Ranked]) -> list[Candidate]:
+    return _own_first(ranked, request.weights) if request.features.workload else _overflow_last(ranked)
 
 
 def _try_another(
     kept: list[Candidate], ranked: Sequence[_Ranked], offers: Sequence[Offer], request: _Request, estimates: Estimates
 ) -> tuple[int, str]:
-    """Maybe put the first candidate of another model before all, in place: (its probability, who was the best).
+    """Maybe put the first candidate of another model before all, in place: (its probability, who was the best)."""
+    places, likely = _likely(kept, ranked, offers, request, estimates)
+    if not places:
+        return MICRO, ""
+    taken = drawn(likely, request.seed)
+    if not taken:
+        return likely[0], ""
+    before = kept[0].offer
+    kept.insert(0, kept.pop(places[taken]))
+    return likely[taken], before
+
+
+def _likely(
+    kept: list[Candidate], ranked: Sequence[_Ranked], offers: Sequence[Offer], request: _Request, estimates: Estimates
+) -> tuple[list[int], list[int]]:
+    """(places of the first candidates of models that may come first, how likely each is); empty: the best alone may.
 
     Only among free candidates that fit as well as the best one does, and when that is free itself.
     """
     merits = {r[5]: r for r in ranked}
     best = merits[kept[0].offer]
     if best[-1]:
-        return MICRO, ""
+        return [], []
     by_key = {offer.key: offer for offer in offers}
     firsts: dict[str, int] = {}
     for number, candidate in enumerate(kept):
@@ -238,17 +293,11 @@ def _try_another(
         if not number or (one[0] == best[0] and not one[-1] and not candidate.overflow and _priced(offer)):
             firsts.setdefault(arm_of(offer.model), number)
     if len(firsts) < 2:
-        return MICRO, ""
+        return [], []
     options = [
         _option(kept[number], by_key[kept[number].offer], arm, request, estimates) for arm, number in firsts.items()
     ]
-    likely = chances(options, estimates.share_micro, estimates.money_micro)
-    taken = drawn(likely, request.seed)
-    if not taken:
-        return likely[0], ""
-    before = kept[0].offer
-    kept.insert(0, kept.pop(list(firsts.values())[taken]))
-    return likely[taken], before
+    return list(firsts.values()), chances(options, estimates.share_micro, estimates.money_micro)
 
 
 def _priced(offer: Offer) -> bool:

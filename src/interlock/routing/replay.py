@@ -77,7 +77,7 @@ def _again(
             offers[r.offer].source.id for r in recorded.rejected if r.stage == "breaker" and r.offer in offers
         },
         latencies={c.offer: c.latency_micro for c in recorded.candidates},
-        candidates_max=len(known) + 1,
+        candidates_max=(len(known) + 1) * max(1, len(target.steps)),
         estimates=estimates,
         seed=recorded.seed,
         placement=recorded.placement,

@@ -352,6 +352,17 @@ def read_since(conn: Connection[Any], tenant_id: str, position: int, limit: int)
     ]
 
 
+def rewards(conn: Connection[Any], tenant_id: str, requests: Sequence[str]) -> dict[str, int]:
+    """What counts as the reward of each of these calls, in [0, 1e6]; calls without one are absent."""
+    rows = conn.execute(
+        "SELECT request, max(thumb), max(score_micro) FROM interlock.call_feedback"
+        " WHERE tenant_id = %s AND request = ANY(%s) GROUP BY request",
+        (tenant_id, list(requests)),
+    )
+    found = {request: reward(thumb or "", -1 if score is None else score) for request, thumb, score in rows}
+    return {request: micro for request, micro in found.items() if micro is not None}
+
+
 def sums(conn: Connection[Any], by: Sequence[str], first: date, after: date) -> list[tuple[tuple[Any, ...], int, int]]:
     """(values of some of `usage.DIMENSIONS`, calls with a reward, sum of the rewards in millionths) of calls of the
     days [first, after), of what the connection may see. A call counts once, with its score where it has one."""

@@ -83,13 +83,13 @@ class Nodes:
 
 
 @pytest.fixture
-def nodes(running: Running, tmp_path: Path, postgres_empty_url: str) -> Iterator[Nodes]:
+def nodes(running: Running, tmp_path: Path, postgres_migrated_url: str) -> Iterator[Nodes]:
     running.owner.do("POST", "/roles", {"principal": "admin", "role": "payload_reader"})
     with ExitStack() as stack:
         gateways, shippers = [], []
         for name in ("north", "south"):
             home = tmp_path / name
-            gateway, _ = stack.enter_context(serving(home, PEOPLE, database_url=postgres_empty_url, node=name))
+            gateway, _ = stack.enter_context(serving(home, PEOPLE, database_url=postgres_migrated_url, node=name))
             gateways.append(gateway)
             shippers.append(shipper_for(running.control.store, home, name, ledger_checkpoint_s=0))
         yield Nodes(running, gateways, shippers)

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from interlock.routing.choose import decide, saturated
+from interlock.routing.choose import decide, saturated, spread
 from interlock.routing.explore import MICRO, Option, chances, drawn
 from interlock.routing.replay import replay
 from interlock.types.decision import RouteDecision
@@ -86,6 +86,19 @@ def test_every_learned_decision_replays_from_its_record(case: dict[str, object],
     if decision.best:
         other = replay(intent, {o.key: o for o in offers_in(case)}, known._replace(share_micro=0))
         assert not other.same
+
+
+@given(cases(), estimates)
+@settings(max_examples=150, deadline=None)
+def test_the_spread_of_a_decision_has_every_chance_that_is_recorded(case: dict[str, object], known: Estimates) -> None:
+    decision = run(case, estimates=known)
+    more = {name: value for name, value in case.items() if name != "candidates_max"}
+    likely = spread(**{**more, "estimates": known})  # type: ignore[arg-type]
+    assert sum(chance for _, chance in likely) == (MICRO if decision.candidates else 0)
+    assert all(chance > 0 for _, chance in likely) and len({name for name, _ in likely}) == len(likely)
+    if decision.candidates:
+        assert dict(likely)[decision.candidates[0].offer] == decision.chance_micro
+        assert likely[0][0] == (decision.best or decision.candidates[0].offer)
 
 
 options = st.builds(

@@ -5,17 +5,24 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
-from math import inf, isnan
+from math import inf, isnan, nan
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from interlock.cli.main import main
 from interlock.errors import ConfigError
+from interlock.learning.estimator import Estimator
 from interlock.learning.evaluation.data import load
+from interlock.learning.evaluation.drift import Drift, Moved, with_better
 from interlock.learning.evaluation.metrics import aiq, cost_at_95, gap_recovered, hull, interval
+from interlock.learning.evaluation.published import expected_as_published
+from interlock.learning.evaluation.report import drift_words
+from interlock.learning.evaluation.run import Report
 from interlock.learning.evaluation.splits import split
+from interlock.learning.prompt import read
 from tests.unit.learning.samples import folder
 
 COST = np.array([[1.0, 3.0], [1.0, 3.0]])
@@ -157,13 +164,54 @@ def test_the_command_finds_the_topics_of_a_made_up_folder(tmp_path: Path, capsys
     told = json.loads(first)
     score = {name: row["measures"]["aiq"]["mean"] for name, row in told["methods"].items()}
     assert score["oracle"] > score["true tasks"] > score["single models"] + 0.1 > score["random"]
-    for name in ("tasks", "fitted", "online", "online tasks"):
+    assert abs(score["published"] - score["online"]) < 0.02, "what gateways decide by is what was learned"
+    for name in ("tasks", "fitted", "online", "online tasks", "published"):
         assert score[name] > score["single models"] + 0.5 * (score["true tasks"] - score["single models"]), name
     assert told["aiq"] == told["methods"]["fitted"]["measures"]["aiq"]
     assert abs(sum(t["share"] for t in told["tasks"]) - 1) < 0.01
     assert told["online"]["online"]["explored"]["mean"] < 0.05 + 20 * 4 / 600
     assert main(arguments) == 0
     assert capsys.readouterr().out == first
+
+
+def test_how_quickly_changes_are_noticed_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(folder(tmp_path / "made", 400))
+    arguments = ["route", "eval", path, "--requests", "400", "--splits", "1", "--drift"]
+    assert main([*arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["drift"]
+    failing, back, new = told["changes"]
+    assert told["after"] == 400 and all(
+        c["reached"] == c["splits"] == 1 and c["spread"] is None for c in (failing, new)
+    )
+    assert failing["requests"] <= 300 and failing["after"] <= 0.2 * failing["before"]
+    assert back["reached"] == 0 or (back["requests"] > 0 and back["after"] >= 0.8 * failing["before"])
+    assert new["before"] == 0 and new["after"] > 0.3
+
+
+def test_what_was_never_noticed_is_said_so() -> None:
+    moved = [Moved("a model fails", 5, 4, 100.0, 10.0, 0.6, 0.1), Moved("it works again", 5, 0, nan, nan, 0.1, 0.1)]
+    nothing = cast("Any", None)
+    first, second = drift_words(Report(nothing, 1, 1, [], {}, [], Drift(300, moved)))[1:]
+    assert "100 (10) requests, in 4 of 5 splits" in first and "from 60.0% to 10.0%" in first
+    assert "it works again: never" in second and drift_words(Report(nothing, 1, 1, [], {}, [])) == []
+
+
+def test_what_is_published_before_any_prompt_is_read_is_the_models_means() -> None:
+    estimator = Estimator(np.array([1.0, 2.0]), np.random.default_rng(1))
+    for number in range(100):
+        estimator.learn(read("x"), number % 2, float(number % 2))
+    found = expected_as_published(estimator, ["a", "b"], ["x", "something else"])
+    assert found.shape == (2, 2) and (found[0] == found[1]).all()
+    assert np.abs(found[0] - estimator.expected(read("x"))[0]).max() < 1e-5
+
+
+def test_a_new_model_that_is_better_and_cheaper_is_so() -> None:
+    rng = np.random.default_rng(1)
+    quality, cost = rng.integers(0, 2, (500, 3)).astype(float), rng.uniform(1, 2, (500, 3))
+    better, cheaper = with_better(quality, cost, rng)
+    best = int(quality.mean(0).argmax())
+    assert (better[:, :3] == quality).all() and (better[:, 3] >= quality[:, best]).all()
+    assert better[:, 3].mean() > quality[:, best].mean() and (cheaper[:, 3] == cost[:, best] / 2).all()
 
 
 def test_two_models_without_prices_are_measured_by_the_share_of_strong_calls(

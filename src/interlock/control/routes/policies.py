@@ -210,7 +210,7 @@ def _number(request: Request) -> int:
 def what_if(request: Request, who: Who, body: Body) -> Response:
     """Both sides are decided by the engine that gateways run. The look at the ledger is recorded."""
     asked = Given(request, body).as_(Period)
-    _period(asked.since_ns, asked.until_ns)
+    checked_period(asked.since_ns, asked.until_ns)
     if not 0 <= asked.examples <= EXAMPLES_MAX:
         raise BadRequest(f"examples must be from 0 to {EXAMPLES_MAX}", param="examples")
     tenant = _tenant(request)
@@ -230,7 +230,7 @@ def what_if(request: Request, who: Who, body: Body) -> Response:
 def report(request: Request, who: Who, since_ns: int = 0, until_ns: int = 0, examples: int = 50) -> Response:
     """From what was recorded with each call while it was made; the look is recorded."""
     api = api_of(request)
-    _period(since_ns, until_ns)
+    checked_period(since_ns, until_ns)
     if not 0 <= examples <= EXAMPLES_MAX:
         raise BadRequest(f"examples must be from 0 to {EXAMPLES_MAX}", param="examples")
     with reading(request, who, _tenant(request), Action.policy_history) as (_, tenant_id):
@@ -239,7 +239,8 @@ def report(request: Request, who: Who, since_ns: int = 0, until_ns: int = 0, exa
     return Json(comparing.report(asker, tenant_id, comparing.Period(since_ns, until_ns, examples)))
 
 
-def _period(since_ns: int, until_ns: int) -> None:
+def checked_period(since_ns: int, until_ns: int) -> None:
+    """Raise BadRequest for what is no period."""
     for name, value in (("since_ns", since_ns), ("until_ns", until_ns)):
         if not 0 <= value < NUMBER_MAX:
             raise BadRequest(f"{name} must be from 0 to 2^63", param=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
+from interlock.learning.evaluation.drift import LATER, MOVED, Drift
 from interlock.learning.evaluation.metrics import Interval
 from interlock.learning.evaluation.run import COMPARED_WITH, Report, Row
 
@@ -43,6 +44,7 @@ def as_dict(report: Report) -> dict[str, Any]:
             }
             for task in report.tasks
         ],
+        **({"drift": _drift(report.drift)} if report.drift is not None else {}),
     }
 
 
@@ -75,6 +77,30 @@ def online_words(report: Report) -> list[str]:
         f"{s.explored.mean:.1%} of requests, for {s.extra.mean:.1%} of what was spent."
         for name, s in report.starts.items()
     ]
+
+
+def drift_words(report: Report) -> list[str]:
+    """How quickly changes were noticed."""
+    if report.drift is None:
+        return []
+    out = [f"Changes after {report.drift.warm} online requests; until {MOVED:.0%} of a share has moved:"]
+    for m in report.drift.moved:
+        spread = f" ({m.spread:.0f})" if isfinite(m.spread) else ""
+        when = f"{m.requests:.0f}{spread} requests, in {m.reached} of {m.splits} splits" if m.reached else "never"
+        out.append(f"{m.change}: {when}; its share from {m.before:.1%} to {m.after:.1%}.")
+    return out
+
+
+def _drift(told: Drift) -> dict[str, Any]:
+    return {
+        "after": told.warm,
+        "watched": LATER,
+        "changes": [{k: _plain(v) for k, v in m._asdict().items()} for m in told.moved],
+    }
+
+
+def _plain(value: Any) -> Any:
+    return (round(value, _DIGITS) if isfinite(value) else None) if isinstance(value, float) else value
 
 
 def task_table(report: Report) -> tuple[list[str], list[list[str]]]:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from interlock.learning.choose import worth
 from interlock.learning.evaluation import baselines
 from interlock.learning.evaluation.data import Data, Numbers
+from interlock.learning.evaluation.drift import MODES, Drift, drift
 from interlock.learning.evaluation.metrics import Interval, aiq, cost_at_95, curve, gap_recovered, interval
+from interlock.learning.evaluation.published import expected_as_published
 from interlock.learning.evaluation.splits import split
 from interlock.learning.fit import Design, Fitted
 from interlock.learning.learner import Learner
@@ -26,8 +28,8 @@ from interlock.learning.tasks import Capability, Tasks
 from interlock.learning.understanding import Understanding
 
 COMPARED_WITH = "logistic regression"
-MODES = (0.0, 0.1, 0.5)
-"""Quality given up for the dearest model's mean cost, in the modes that online requests come in."""
+PUBLISHED = "published"
+"""The method that is `online` as gateways have it: through the published state, in integers."""
 EARLY = 250
 """Requests that are reported as the cold start."""
 
@@ -72,10 +74,12 @@ class Report(NamedTuple):
     rows: list[Row]
     starts: dict[str, Start]
     tasks: list[TaskRow]
+    drift: Drift | None = None
 
 
 class _Split(NamedTuple):
-    """One division, with what offline methods share. `price`: mean cost per model over the rows to learn from."""
+    """One division, with what offline methods share. `price`: mean cost per model over the rows to learn from.
+    `texts`: of the tested prompts."""
 
     learn: NDArray[np.int64]
     test: NDArray[np.int64]
@@ -84,6 +88,7 @@ class _Split(NamedTuple):
     quality: Numbers
     price: Numbers
     understanding: Understanding
+    texts: list[str]
 
 
 class _Online(NamedTuple):
@@ -93,8 +98,9 @@ class _Online(NamedTuple):
     extra: float
 
 
-def run(data: Data, requests: int, progress: Callable[[str], None]) -> Report:
-    """Evaluate. `requests`: most online requests per split. `progress` hears which split begins."""
+def run(data: Data, requests: int, progress: Callable[[str], None], *, drifting: bool = False) -> Report:
+    """Evaluate. `requests`: most online requests per split. `progress` hears which split begins. `drifting`: also how
+    quickly a change is noticed (`evaluation.drift`)."""
     prompts = [read(text) for text in data.texts]
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     starts: dict[str, list[_Online]] = {}
@@ -110,6 +116,8 @@ def run(data: Data, requests: int, progress: Callable[[str], None]) -> Report:
             learner, told = _online(data, now, min(requests, len(now.learn)), linear, np.random.default_rng(seed))
             expected["learned", name] = learner.expected(now.tested)
             starts.setdefault(name, []).append(told)
+            if linear:
+                expected["learned", PUBLISHED] = expected_as_published(learner.estimator, data.models, now.texts)
         for key, quality in expected.items():
             found.setdefault(key, []).append(_measure(data, now, key[1], quality))
     share = data.plan.test_share
@@ -119,14 +127,16 @@ def run(data: Data, requests: int, progress: Callable[[str], None]) -> Report:
         name: Start(min(requests, sizes[0]), *(interval([s[i] for s in all_], share) for i in range(4)))
         for name, all_ in starts.items()
     }
-    return Report(data, *sizes, rows, told_starts, tasks)
+    noticed = drift(data, prompts, requests, progress) if drifting else None
+    return Report(data, *sizes, rows, told_starts, tasks, noticed)
 
 
 def _divide(data: Data, prompts: list[Prompt], seed: int, rng: Generator) -> _Split:
     learn, test = split(len(prompts), data.plan.test_share, seed, data.groups)
     known = [prompts[i] for i in learn]
     price = data.cost[learn].mean(0)
-    return _Split(learn, test, known, [prompts[i] for i in test], data.quality[learn], price, Understanding(known, rng))
+    tested, texts = [prompts[i] for i in test], [data.texts[i] for i in test]
+    return _Split(learn, test, known, tested, data.quality[learn], price, Understanding(known, rng), texts)
 
 
 def _offline(data: Data, now: _Split, rng: Generator) -> tuple[dict[tuple[str, str], Numbers], list[TaskRow]]:
