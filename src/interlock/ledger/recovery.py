@@ -183,11 +183,9 @@ def _open_call(bodies: list[bytes]) -> OpenCall:
             call.reserved_tokens = record.reserved_tokens
         elif isinstance(record, Attempt):
             call.attempt = record.number
-            call.cost = (
-                record.reserved
-                if not spent
-                else msgspec.structs.replace(record.reserved, nusd=spent + record.reserved.nusd)
-            )
+            call.cost = record.reserved
+            if spent:
+                call.cost = msgspec.structs.replace(record.reserved, nusd=spent + record.reserved.nusd)
         elif isinstance(record, StepEnd):
             spent += record.cost.nusd
             call.cost = msgspec.structs.replace(record.cost, nusd=spent)
