@@ -517,3 +517,29 @@ def test_a_model_of_anthropics_kind_may_be_a_step() -> None:
                 assert answer.status == 200 and b"no JSON" not in answer.body and asked(engine) == ["one", "two"]
                 first = steps_of(gateway)[0]
                 assert first.checks == ("json:failed",) and first.usage.completion_tokens == 3
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("one", [GOOD, BAD], ids=["first", "second"])
+def test_the_responses_api_cascades(one: str, stream: bool) -> None:
+    with serving(world(), engine_of(one=answers.answer(one))) as (gateway, engine):
+        body = {"model": "a", "input": "hi", "max_output_tokens": 5, "store": False, "stream": stream}
+        answer = ask(gateway, body, path="/v1/responses")
+        assert answer.status == 200 and b"no JSON" not in answer.body and b'a\\"' in answer.body
+        assert asked(engine) == (["one"] if one == GOOD else ["one", "two"])
+        assert (b"response.completed" in answer.body) == stream
+
+
+@pytest.mark.parametrize("ends", ["disconnected", "cut"])
+def test_nothing_of_a_held_answer_is_left_behind_when_a_worker_stops(ends: str) -> None:
+    slow = engine_of(one=answers.answer(BAD), two=faults.never_answers())
+    with serving(world(), slow) as (gateway, engine):
+        with connected(gateway) as sock:
+            sock.sendall(raw_request(gateway, STREAM))
+            eventually(lambda: asked(engine) == ["one", "two"])
+            if ends == "cut":
+                gateway.stop(grace_ms=50)
+        eventually(lambda: [outcome.state for outcome in gateway.records_of(Outcome)] == [ends])
+        (outcome,) = gateway.records_of(Outcome)
+        assert outcome.body == b"" and outcome.attempt == 1 and outcome.stop == ""
+        assert outcome.cost.nusd == steps_of(gateway)[0].cost.nusd + gateway.records_of(Attempt)[1].reserved.nusd

@@ -136,7 +136,9 @@ def set_drained(tx: Tx, name: str, drained: bool, revision: int | None = None) -
 def delete(tx: Tx, _tenant_id: str, name: str, revision: int | None = None) -> None:
     """Raises NotFound, Conflict (an alias still leads to it)."""
     for stored in aliases.page(tx.conn, limit=10_000):
-        if any(target.source == name for target in stored.value.targets):
+        alias = stored.value
+        steps = alias.cascade.steps if alias.cascade is not None else ()
+        if any(each.source == name for each in (*alias.targets, *steps)):
             raise Conflict(f"source {name!r} is a target of alias {stored.value.name!r}", code="still_used")
     sources.delete(tx.conn, find(tx, name).value.id, tx.by, revision=revision)
 
