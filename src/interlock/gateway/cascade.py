@@ -126,6 +126,7 @@ class CascadeRun(Run):
         self._index, self._ranks_end = ranks[0], ranks[-1] + 1
         self._resends = self.attempts  # failover begins anew
         self.full, self.spared, self.freed = {}, -1, False
+        self._attempt = None  # the one before is over
         self._last = not any(self._ranks(later) for later in range(step + 1, self._count_steps))
         self.call.affordable = frozenset(self.call.route.candidates[rank].offer for rank in within)
 

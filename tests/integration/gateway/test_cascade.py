@@ -18,6 +18,7 @@ from interlock.ledger.proof import shape
 from interlock.ledger.reader import epochs, find_call
 from interlock.ledger.recovery import recover
 from interlock.ledger.vault import SubjectKey
+from interlock.routing.explain import explain_call
 from interlock.routing.replay import replay
 from interlock.testing import answers, faults
 from interlock.testing.engine import ScriptedEngine
@@ -170,6 +171,8 @@ def test_the_decision_replays() -> None:
         (intent,) = gateway.records_of(Intent)
         assert [c.offer for c in intent.route.candidates] == ["s-one::one", "s-two::two", "s-three::three"]
         assert replay(intent, gateway.view.catalog("ten_acme").by_key).differences == ()
+        told = explain_call(intent, steps_of(gateway))
+        assert "of a later step" in told.order[1] and told.tried[0].startswith("step 1 in attempt 0: json:failed, ")
 
 
 def test_a_step_that_policy_does_not_allow_is_left_out() -> None:

@@ -138,8 +138,8 @@ def delete(tx: Tx, _tenant_id: str, name: str, revision: int | None = None) -> N
     for stored in aliases.page(tx.conn, limit=10_000):
         alias = stored.value
         steps = alias.cascade.steps if alias.cascade is not None else ()
-        if any(each.source == name for each in (*alias.targets, *steps)):
-            raise Conflict(f"source {name!r} is a target of alias {stored.value.name!r}", code="still_used")
+        if name in (*[each.source for each in alias.targets], *[each.source for each in steps]):
+            raise Conflict(f"source {name!r} is a target of alias {alias.name!r}", code="still_used")
     sources.delete(tx.conn, find(tx, name).value.id, tx.by, revision=revision)
 
 
