@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import datetime
+import io
 import re
 from collections.abc import Iterator
 
@@ -10,6 +13,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from interlock.control.app import make_app
+from interlock.control.console import usage_page
+from interlock.ledger.sums import Key, Sums
+from interlock.storage import usage as stored_usage
 from interlock.testing.clock import FakeClock
 
 from .control_client import Running, control_over
@@ -155,3 +161,32 @@ def test_usage_says_which_days_it_is_beside(whole: Running) -> None:
     assert olga.get("/console/usage?tenant=acme&figure=fame").status_code == 400
     assert olga.get("/console/usage?tenant=acme&from=1990-01-01").status_code == 400
     assert browser(whole, "acme/vera").get("/console/usage?tenant=acme").status_code == 404
+
+
+def test_a_long_table_shows_what_took_most_and_its_file_has_all(
+    whole: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_page, "LINES_MAX", 2)
+    tenant = whole.owner.get("/tenants/acme")["id"]
+    day = datetime.date(2025, 5, 5)
+    spent = {"cheap": (1, 9), "dear": (3_000_000_000, 1), "dearer": (5_000_000_000, 2)}
+    with whole.control.store.sequencing() as conn:
+        stored_usage.add(
+            conn,
+            tenant,
+            {
+                Key(day, "", "", name, "m", "", ""): Sums(calls=calls, nusd=nusd)
+                for name, (nusd, calls) in spent.items()
+            },
+        )
+    olga = browser(whole, "acme/olga")
+    path = "/console/usage?tenant=acme&from=2025-05-01&to=2025-05-09&by_source=1"
+    for figure, shown in (("", {"dear", "dearer"}), ("calls", {"cheap", "dearer"})):
+        text = olga.get(f"{path}&figure={figure}").text
+        table = text[text.index('aria-label="Report"><table') :]
+        assert {name for name in spent if f"<td>{name}</td>" in table} == shown
+        assert "1 lines more" in table and "$8.00" in text, "the total is of all"
+    rows = list(csv.DictReader(io.StringIO(olga.get(f"{path}&form=csv").text)))
+    assert {row["source"]: int(row["calls"]) for row in rows} == {name: calls for name, (_, calls) in spent.items()}
+    monkeypatch.setattr(usage_page, "LINES_MAX", 3)
+    assert "lines more" not in olga.get(path).text

@@ -369,10 +369,14 @@ def sums(conn: Connection[Any], by: Sequence[str], first: date, after: date) -> 
     names = [sql.Identifier(name) for name in by]
     columns = sql.SQL(", ").join([*names, sql.SQL("count(*)"), sql.SQL("sum(reward_micro)::bigint")])
     query = sql.SQL(
-        "SELECT {} FROM (SELECT DISTINCT ON (tenant_id, request) * FROM interlock.call_feedback"
+        "SELECT {} FROM (SELECT DISTINCT ON (tenant_id, request) {} FROM interlock.call_feedback"
         " WHERE day >= %s AND day < %s AND reward_micro IS NOT NULL ORDER BY tenant_id, request, kind <> 'score')"
         " AS each{}"
-    ).format(columns, sql.SQL(" GROUP BY {0} ORDER BY {0}").format(sql.SQL(", ").join(names)) if names else sql.SQL(""))
+    ).format(
+        columns,
+        sql.SQL(", ").join([*names, sql.Identifier("reward_micro")]),
+        sql.SQL(" GROUP BY {0} ORDER BY {0}").format(sql.SQL(", ").join(names)) if names else sql.SQL(""),
+    )
     return [(tuple(row[:-2]), row[-2], row[-1] or 0) for row in conn.execute(query, (first, after))]
 
 

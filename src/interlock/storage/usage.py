@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, NamedTuple
 
 from psycopg import Connection, sql
 
@@ -12,6 +12,56 @@ from interlock.ledger.sums import Key, Leaf, Sums, decode_leaf
 
 DIMENSIONS = ("tenant_id", "day", "team_id", "principal_id", "source", "model", "request_class", "workload")
 _KEYS, _SUMS = Key._fields, Sums._fields
+_CENTER = sql.SQL("coalesce(t.cost_center, '')")
+_WITH_CENTERS = sql.SQL(
+    "interlock.ledger_usage AS u LEFT JOIN (SELECT id, cost_center FROM interlock.teams) AS t ON t.id = u.team_id"
+)
+_WITHOUT = sql.SQL("interlock.ledger_usage AS u")
+_FIGURES = {
+    "cost": sql.SQL("nusd"),
+    "calls": sql.SQL("calls"),
+    "tokens": sql.SQL("prompt_tokens + completion_tokens"),
+    "energy": sql.SQL("uj"),
+    "carbon": sql.SQL("co2e_ug"),
+}
+_UNITS = {"day": sql.SQL("day"), "month": sql.SQL("date_trunc('month', day::timestamp)::date")}
+
+
+class Figures(NamedTuple):
+    """Nano-USD, calls, tokens of questions and answers, microjoules, micrograms of CO2 equivalent."""
+
+    cost: int
+    calls: int
+    tokens: int
+    energy: int
+    carbon: int
+
+
+class Top(NamedTuple):
+    """The largest lines of a report in no order, and what all of its `lines` add up to."""
+
+    rows: list[tuple[tuple[Any, ...], Sums]]
+    total: Sums
+    lines: int
+
+
+class Part(NamedTuple):
+    """Of a department (team id, or cost centre) and a model: what fell on a day or a month, its first day; `slot`
+    None: on all days of the time before."""
+
+    department: str
+    model: str
+    slot: date | None
+    figures: Figures
+
+
+class Parts(NamedTuple):
+    """A time by department, model and slot, and by day; days without a call are absent. `before`: all of the time
+    before."""
+
+    parts: list[Part]
+    days: dict[date, Figures]
+    before: Figures
 
 
 def time_zone(conn: Connection[Any], tenant_id: str) -> str:
@@ -62,3 +112,74 @@ def report(
     )
     rows = conn.execute(query, (first, after, limit))
     return [(tuple(row[: len(by)]), Sums(*[value or 0 for value in row[len(by) :]])) for row in rows]
+
+
+def top(
+    conn: Connection[Any], tenant_id: str, by: Sequence[str], first: date, after: date, figure: str, limit: int
+) -> Top:
+    """Of the report of a tenant's days [first, after) by some of `DIMENSIONS` and "cost_center", at least one, the
+    `limit` lines of which a figure (a name in `Figures`) is largest; of equal ones those of more calls."""
+    names = sql.SQL(", ").join(map(sql.Identifier, by))
+    query = sql.SQL(
+        "WITH lines AS MATERIALIZED (SELECT {columns}, {sums} FROM {source}"
+        " WHERE tenant_id = %(tenant)s AND day >= %(first)s AND day < %(after)s GROUP BY {numbers})"
+        " SELECT count(*), {nulls}, {totals} FROM lines UNION ALL (SELECT NULL, {names}, {each} FROM lines"
+        " ORDER BY {figure} DESC, calls DESC, {names} LIMIT %(limit)s)"
+    ).format(
+        source=_WITH_CENTERS if "cost_center" in by else _WITHOUT,
+        columns=sql.SQL(", ").join(
+            sql.SQL("{} AS cost_center").format(_CENTER) if name == "cost_center" else sql.Identifier(name)
+            for name in by
+        ),
+        sums=sql.SQL(", ").join(sql.SQL("sum({0})::bigint AS {0}").format(sql.Identifier(name)) for name in _SUMS),
+        numbers=sql.SQL(", ").join(sql.Literal(at + 1) for at in range(len(by))),
+        nulls=sql.SQL(", ").join([sql.SQL("NULL")] * len(by)),
+        totals=sql.SQL(", ").join(
+            sql.SQL("coalesce(sum({}), 0)::bigint").format(sql.Identifier(name)) for name in _SUMS
+        ),
+        names=names,
+        each=sql.SQL(", ").join(map(sql.Identifier, _SUMS)),
+        figure=_FIGURES[figure],
+    )
+    given = {"tenant": tenant_id, "first": first, "after": after, "limit": limit}
+    rows, total, lines = [], Sums(), 0
+    for counted, *values in conn.execute(query, given):
+        sums = Sums._make(values[len(by) :])
+        if counted is None:
+            rows.append((tuple(values[: len(by)]), sums))
+        else:
+            total, lines = sums, counted
+    return Top(rows, total, lines)
+
+
+def parts(
+    conn: Connection[Any], tenant_id: str, department: str, unit: str, first: date, after: date, earlier: date
+) -> Parts:
+    """A tenant's days [first, after) beside [earlier, first), read once. `department`: team_id or cost_center; `unit`:
+    day or month."""
+    query = sql.SQL(
+        "SELECT grouping(department), department, model, slot, now, {sums}"
+        " FROM (SELECT {department} AS department, model, CASE WHEN day >= %(first)s THEN {unit} END AS slot,"
+        " CASE WHEN day >= %(first)s THEN day END AS now, {figures} FROM {source}"
+        " WHERE tenant_id = %(tenant)s AND day >= %(earlier)s AND day < %(after)s) AS each"
+        " GROUP BY GROUPING SETS ((department, model, slot), (now))"
+    ).format(
+        sums=sql.SQL(", ").join(sql.SQL("sum({})::bigint").format(sql.Identifier(name)) for name in Figures._fields),
+        source=_WITH_CENTERS if department == "cost_center" else _WITHOUT,
+        department=_CENTER if department == "cost_center" else sql.Identifier(department),
+        unit=_UNITS[unit],
+        figures=sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(_FIGURES[name], sql.Identifier(name)) for name in Figures._fields
+        ),
+    )
+    given = {"tenant": tenant_id, "first": first, "after": after, "earlier": earlier}
+    out = Parts([], {}, Figures(0, 0, 0, 0, 0))
+    for by_day, of, model, slot, day, *sums in conn.execute(query, given):
+        figures = Figures._make(sums)
+        if not by_day:
+            out.parts.append(Part(of, model, slot, figures))
+        elif day is None:
+            out = out._replace(before=figures)
+        else:
+            out.days[day] = figures
+    return out

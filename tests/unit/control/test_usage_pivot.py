@@ -7,27 +7,29 @@ from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
 from interlock.control.console.usage_pivot import Links, Pivot, Shown, pivot, unit_of
-from interlock.control.services.usage import Carbon, Row
+from interlock.storage.usage import Figures, Part
 
 FIRST, AFTER = datetime.date(2026, 3, 28), datetime.date(2026, 3, 31)
 LINKS = Links("acme", ZoneInfo("Europe/Vienna"), True)
 
 
-def row(nusd: int, **by: str) -> Row:
-    return Row(by, 1, 0, 0, 2, 0, 3, nusd, "", 0, 7, 7, 7, 0, Carbon(11, None, 1, 11, 0))
+def part(nusd: int, department: str, model: str, slot: str = "") -> Part:
+    day = datetime.date.fromisoformat(slot) if slot else None
+    return Part(department, model, day, Figures(cost=nusd, calls=1, tokens=5, energy=7, carbon=11))
 
 
-ROWS = [
-    row(10, team="a", model="small", day="2026-03-28"),
-    row(5, team="a", model="large", day="2026-03-29"),
-    row(40, team="b", model="small", day="2026-03-29"),
-    row(1, team="", model="small", day="2026-03-30"),
+PARTS = [
+    part(10, "a", "small", "2026-03-28"),
+    part(5, "a", "large", "2026-03-29"),
+    part(40, "b", "small", "2026-03-29"),
+    part(1, "", "small", "2026-03-30"),
+    part(30, "a", "small"),
+    part(2, "gone", "small"),
 ]
-EARLIER = [row(30, team="a", model="small"), row(2, team="gone", model="small")]
 
 
 def made(figure: str = "cost", links: Links = LINKS) -> Pivot:
-    return pivot(ROWS, EARLIER, Shown(figure, "team"), FIRST, AFTER, links)
+    return pivot(PARTS, Shown(figure, "team"), FIRST, AFTER, links)
 
 
 def test_departments_stand_over_their_models_the_largest_first() -> None:
@@ -55,8 +57,7 @@ def test_a_number_leads_to_its_calls_in_the_tenants_days() -> None:
 
 def test_who_may_not_search_and_cost_centres_get_no_links() -> None:
     for links, department in ((LINKS._replace(allowed=False), "team"), (LINKS, "cost_center")):
-        rows = [row(1, cost_center="a", team="a", model="m", day="2026-03-28")]
-        got = pivot(rows, [], Shown("cost", department), FIRST, AFTER, links)
+        got = pivot([part(1, "a", "m", "2026-03-28")], Shown("cost", department), FIRST, AFTER, links)
         assert {cell.link for line in got.lines for cell in (*line.cells, line.total)} == {""}
 
 
@@ -69,14 +70,16 @@ def test_a_line_of_a_report_leads_where_the_ledger_can_say_the_same() -> None:
 
 
 def test_a_figure_of_zeroes_still_has_models_under_departments() -> None:
-    rows = [row(0, team="a", model="m", day="2026-03-28")]
-    assert [line.whole for line in pivot(rows, [], Shown("cost", "team"), FIRST, AFTER, LINKS).lines] == [True, False]
+    got = pivot([part(0, "a", "m", "2026-03-28")], Shown("cost", "team"), FIRST, AFTER, LINKS)
+    assert [line.whole for line in got.lines] == [True, False]
 
 
 def test_a_long_time_is_shown_by_months_cut_at_its_ends() -> None:
     first, after = datetime.date(2026, 1, 15), datetime.date(2026, 3, 10)
     assert (unit_of(FIRST, AFTER), unit_of(first, after)) == ("day", "month")
-    got = pivot([row(3, team="a", model="m", month="2026-02")], [], Shown("cost", "team"), first, after, LINKS)
-    assert got.columns == ["2026-03", "2026-02", "2026-01"] and got.totals == [0, 3, 0]
+    got = pivot(
+        [part(3, "a", "m", "2026-02-01"), part(4, "a", "m", "2026-01-01")], Shown("cost", "team"), first, after, LINKS
+    )
+    assert got.columns == ["2026-03", "2026-02", "2026-01"] and got.totals == [0, 3, 4]
     asked = parse_qs(urlsplit(got.lines[0].total.link).query)
     assert (asked["since"], asked["until"]) == (["2026-01-14T23:00:00"], ["2026-03-09T23:00:00"])

@@ -19,6 +19,7 @@ from interlock.control.permissions import Action
 from interlock.control.services import usage
 from interlock.errors import BadRequest
 from interlock.storage import usage as stored_usage
+from interlock.storage.usage import Figures
 
 if TYPE_CHECKING:
     from interlock.control.console.sessions import Sessions
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 DAYS = 30
 DAYS_MAX = 1100
 """Three years: what one page can show of."""
+LINES_MAX = 500
+"""Of the table on the page; its files have all lines."""
 BY = (
     ("team", "team"),
     ("cost_center", "cost centre"),
@@ -66,14 +69,12 @@ def page(visit: Visit, _: Sessions) -> Response:
     after = last + datetime.timedelta(days=1)
     earlier = first - (after - first)
     with api.store.tenant(tenant_id) as conn:
-        report = usage.report(conn, tenant_id, by, first, after)
         if visit.query.get("form") in ("csv", "json"):
-            return _file(report, tenant, visit.query["form"])
-        figure = _one(visit, "figure", usage_pivot.FIGURES, "cost" if report.total.nusd else "calls")
-        days = usage.report(conn, tenant_id, ["day"], first, after)
-        unit = usage_pivot.unit_of(first, after)
-        rows = usage.report(conn, tenant_id, [department, "model", unit], first, after)
-        before = usage.report(conn, tenant_id, [department, "model"], earlier, first)
+            return _file(usage.report(conn, tenant_id, by, first, after), tenant, visit.query["form"])
+        wanted = _one(visit, "figure", usage_pivot.FIGURES, "cost")
+        report, more = usage.top(conn, tenant_id, by, first, after, wanted, LINES_MAX)
+        figure = wanted if visit.query.get("figure") or report.total.nusd else "calls"
+        parts = usage.parts(conn, tenant_id, department, usage_pivot.unit_of(first, after), first, after, earlier)
         zone = stored_usage.time_zone(conn, tenant_id)
     may_search = visit.may(Action.ledger_read, reach_of(tenant_id))
     links = usage_pivot.Links(tenant, ZoneInfo(zone), may_search)
@@ -83,7 +84,8 @@ def page(visit: Visit, _: Sessions) -> Response:
         tenant=tenant,
         tenants=names,
         report=report,
-        days=_series(days, first, last),
+        more=more,
+        days=_series(parts.days, first, last),
         by=by,
         columns=BY,
         first=first,
@@ -92,8 +94,8 @@ def page(visit: Visit, _: Sessions) -> Response:
         links=links,
         earlier=earlier,
         earlier_last=first - datetime.timedelta(days=1),
-        changes=_changes(report.total, before.total),
-        pivot=usage_pivot.pivot(rows.rows, before.rows, shown, first, after, links),
+        changes=_changes(report.total, parts.before),
+        pivot=usage_pivot.pivot(parts.parts, shown, first, after, links),
         figure=figure,
         figures=usage_pivot.FIGURES,
         department=department,
@@ -109,9 +111,10 @@ def _one(visit: Visit, name: str, choices: tuple[tuple[str, str], ...], default:
     return given
 
 
-def _changes(now: usage.Row, before: usage.Row) -> dict[str, Change]:
+def _changes(now: usage.Row, before: Figures) -> dict[str, Change]:
     """Each figure of the pivot beside that of the period before."""
-    return {name: Change(value(now), value(before)) for name, value in usage_pivot.VALUES.items()}
+    here = Figures(now.nusd, now.calls, now.prompt_tokens + now.completion_tokens, now.uj, now.sci.o_ug)
+    return {name: Change(*each) for name, *each in zip(Figures._fields, here, before, strict=True)}
 
 
 def _day(visit: Visit, name: str, default: datetime.date) -> datetime.date:
@@ -122,17 +125,16 @@ def _day(visit: Visit, name: str, default: datetime.date) -> datetime.date:
         raise BadRequest(f"{name} is a day such as 2026-03-01", param=name) from None
 
 
-def _series(report: usage.Report, first: datetime.date, last: datetime.date) -> list[list[float]]:
+def _series(days: dict[datetime.date, Figures], first: datetime.date, last: datetime.date) -> list[list[float]]:
     """For the chart: days as Unix seconds, calls, USD, kilojoules; days without calls are zeroes."""
-    rows = {row.by["day"]: row for row in report.rows}
     out: list[list[float]] = [[], [], [], []]
     for number in range((last - first).days + 1):
         day = first + datetime.timedelta(days=number)
-        row = rows.get(day.isoformat())
+        row = days.get(day)
         out[0].append(datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC).timestamp())
         out[1].append(row.calls if row else 0)
-        out[2].append(row.nusd / 1e9 if row else 0)
-        out[3].append(row.uj / 1e9 if row else 0)
+        out[2].append(row.cost / 1e9 if row else 0)
+        out[3].append(row.energy / 1e9 if row else 0)
     return out
 
 

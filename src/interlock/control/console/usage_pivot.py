@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
-from interlock.control.services.usage import Row
+from interlock.storage.usage import Figures, Part
 
 FIGURES = (("cost", "cost"), ("calls", "calls"), ("tokens", "tokens"), ("energy", "energy"), ("carbon", "carbon"))
 DEPARTMENTS = (("team", "team"), ("cost_center", "cost centre"))
@@ -19,15 +19,6 @@ SHADES = 5
 ROWS_MAX = 500
 FILTERS = ("team", "principal", "model", "source")
 """Columns of reports that the ledger is searched by."""
-
-VALUES: dict[str, Callable[[Row], int]] = {
-    "cost": lambda row: row.nusd,
-    "calls": lambda row: row.calls,
-    "tokens": lambda row: row.prompt_tokens + row.completion_tokens,
-    "energy": lambda row: row.uj,
-    "carbon": lambda row: row.sci.o_ug,
-}
-"""The number of a row for each figure: nano-USD, calls, tokens, microjoules, micrograms of CO2 equivalent."""
 
 
 class Cell(NamedTuple):
@@ -63,7 +54,7 @@ class Pivot(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """Which number is shown (a name of VALUES), and of what: team or cost_center."""
+    """Which number is shown (a name of FIGURES), and of what: team or cost_center."""
 
     figure: str
     department: str
@@ -80,26 +71,27 @@ class Links(NamedTuple):
     def to(self, by: Mapping[str, str], first: datetime.date, after: datetime.date, kind: str = "call") -> str:
         """The search for what a line of a report is of, within the days [from, to); "" where no filter of the ledger
         says the same: of a cost centre or a request class, and of those without a team."""
-        given = {"tenant": self.tenant, "kind": kind}
-        for name, value in by.items():
-            if name == "day":
-                first = datetime.date.fromisoformat(value)
-                after = first + datetime.timedelta(days=1)
-            elif name in FILTERS and value:
-                given[name] = value
-            else:
-                return ""
-        if not self.allowed:
+        if "day" in by:
+            first = datetime.date.fromisoformat(by["day"])
+            after = first + datetime.timedelta(days=1)
+            by = {name: value for name, value in by.items() if name != "day"}
+        begin = self.begin(by, kind)
+        return begin + span(first, after, self.zone) if begin else ""
+
+    def begin(self, by: Mapping[str, str], kind: str = "call") -> str:
+        """What `to` begins with, to which the `span` of its days is added; "" without a link."""
+        if not self.allowed or any(name not in FILTERS or not value for name, value in by.items()):
             return ""
-        return "/console/calls?" + urlencode({**given, "since": self._utc(first), "until": self._utc(after)})
-
-    def _utc(self, day: datetime.date) -> str:
-        return _utc(day, self.zone)
+        return "/console/calls?" + urlencode({"tenant": self.tenant, "kind": kind, **by})
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=4096)
+def span(first: datetime.date, after: datetime.date, zone: ZoneInfo) -> str:
+    """What a link ends with: from when until when, the same few in all the lines of a page."""
+    return "&" + urlencode({"since": _utc(first, zone), "until": _utc(after, zone)})
+
+
 def _utc(day: datetime.date, zone: ZoneInfo) -> str:
-    """When a day begins; the same few in every cell of a page."""
     midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=zone)
     return midnight.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
@@ -109,39 +101,49 @@ def unit_of(first: datetime.date, after: datetime.date) -> str:
     return "day" if (after - first).days <= DAYS_MAX else "month"
 
 
-def pivot(
-    rows: Sequence[Row], earlier: Iterable[Row], shown: Shown, first: datetime.date, after: datetime.date, links: Links
-) -> Pivot:
-    """`rows`: by department, model and `unit_of` the time; `earlier`: by department and model, of the time before."""
-    value, unit = VALUES[shown.figure], unit_of(first, after)
+def pivot(parts: Iterable[Part], shown: Shown, first: datetime.date, after: datetime.date, links: Links) -> Pivot:
+    """`parts`: by department, model and `unit_of` the time, and by department and model of the time before."""
+    unit, at = unit_of(first, after), Figures._fields.index(shown.figure)
     spans = _spans(first, after, unit)
     columns = list(spans)
+    named = {start.replace(day=1) if unit == "month" else start: column for column, (start, _) in spans.items()}
     sums: dict[tuple[str, str], dict[str, int]] = {}
-    for row in rows:
-        here = sums.setdefault((row.by[shown.department], row.by["model"]), {})
-        here[row.by[unit]] = here.get(row.by[unit], 0) + value(row)
     then: dict[tuple[str, str], int] = {}
-    for row in earlier:
-        key = (row.by[shown.department], row.by["model"])
-        then[key] = then.get(key, 0) + value(row)
-    keys = sorted({*sums, *then}, key=lambda key: (key[0], -sum(sums.get(key, {}).values()), key[1]))
-    departments = sorted({key[0] for key in keys}, key=lambda d: (-_of(sums, d), d))
+    for department, model, slot, figures in parts:
+        key = (department, model)
+        if slot is None:
+            then[key] = then.get(key, 0) + figures[at]
+        else:
+            here = sums.setdefault(key, {})
+            here[named[slot]] = here.get(named[slot], 0) + figures[at]
+    whole = {key: sum(each.values()) for key, each in sums.items()}
+    of: dict[str, list[tuple[str, str]]] = {}
+    for key in sorted({*sums, *then}, key=lambda key: (-whole.get(key, 0), key[1])):
+        of.setdefault(key[0], []).append(key)
     largest = max((n for each in sums.values() for n in each.values()), default=0)
+    departments = sorted(of, key=lambda d: (-sum(whole.get(key, 0) for key in of[d]), d))
+    across = Across(
+        spans, [span(start, end, links.zone) for start, end in spans.values()], span(first, after, links.zone)
+    )
     lines: list[Line] = []
     for department in departments:
-        mine = [key for key in keys if key[0] == department]
-        joined = {c: sum(sums.get(key, {}).get(c, 0) for key in mine) for c in columns}
+        mine = of[department]
+        joined = {c: sum(sums[key].get(c, 0) for key in mine if key in sums) for c in columns}
         before = sum(then.get(key, 0) for key in mine)
-        lines.append(_line(Place(shown.department, department, ""), joined, before, None, spans, links))
+        lines.append(_line(Place(shown.department, department, ""), joined, before, None, across, links))
         for key in mine:
             place = Place(shown.department, *key)
-            lines += [_line(place, sums.get(key, {}), then.get(key, 0), largest, spans, links)]
+            lines.append(_line(place, sums.get(key, {}), then.get(key, 0), largest, across, links))
     totals = [sum(each.get(c, 0) for each in sums.values()) for c in columns]
     return Pivot(columns, lines[:ROWS_MAX], totals, sum(totals), sum(then.values()), max(0, len(lines) - ROWS_MAX))
 
 
-def _of(sums: dict[tuple[str, str], dict[str, int]], department: str) -> int:
-    return sum(sum(each.values()) for key, each in sums.items() if key[0] == department)
+class Across(NamedTuple):
+    """Columns with their days [from, to), what links of each end with, and what those of all of them do."""
+
+    spans: dict[str, tuple[datetime.date, datetime.date]]
+    ends: list[str]
+    whole: str
 
 
 class Place(NamedTuple):
@@ -152,25 +154,17 @@ class Place(NamedTuple):
     model: str
 
 
-def _line(
-    place: Place,
-    values: dict[str, int],
-    before: int,
-    largest: int | None,
-    spans: dict[str, tuple[datetime.date, datetime.date]],
-    links: Links,
-) -> Line:
+def _line(place: Place, values: dict[str, int], before: int, largest: int | None, across: Across, links: Links) -> Line:
     """`largest`: what the darkest cell holds; None: a department's own line, which has no shades."""
     whole = largest is None
-    by = {place.column: place.department} | ({} if whole else {"model": place.model})
+    begin = links.begin({place.column: place.department} | ({} if whole else {"model": place.model}))
     cells = []
-    for column, (start, end) in spans.items():
+    for column, end in zip(across.spans, across.ends, strict=True):
         number = values.get(column, 0)
         shade = -(-number * SHADES // largest) if largest else 0
-        cells.append(Cell(number, shade, links.to(by, start, end) if number else ""))
+        cells.append(Cell(number, shade, begin + end if begin and number else ""))
     total = sum(cell.value for cell in cells)
-    first, after = min(start for start, _ in spans.values()), max(end for _, end in spans.values())
-    link = links.to(by, first, after) if total else ""
+    link = begin + across.whole if begin and total else ""
     return Line(place.department, place.model, whole, cells, Cell(total, 0, link), before)
 
 

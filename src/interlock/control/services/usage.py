@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -31,6 +31,8 @@ COLUMNS = {
     "workload": "workload",
 }
 """What a report can be by, and where that is kept."""
+_NAMED = ("tenant", "team", "principal")
+_PARTS = {"team": "team_id", "cost_center": "cost_center"}
 
 
 class Carbon(msgspec.Struct, frozen=True):
@@ -99,44 +101,120 @@ def report(conn: Connection[Any], tenant_id: str, by: Sequence[str], first: date
         raise BadRequest("by names a column twice", param="by")
     if first >= after:
         raise BadRequest("from must be before to", param="from")
-    dimensions = list(dict.fromkeys(["tenant_id", *(COLUMNS[name] for name in by)]))
+    dimensions = _dimensions(by)
     found = usage.report(conn, dimensions, first, after, ROWS_MAX + 1)
     if len(found) > ROWS_MAX:
         raise BadRequest(f"the report has more than {ROWS_MAX} lines: take fewer days, or columns", param="by")
-    names = Names(conn)
-    named = [at for at, name in enumerate(dimensions) if name in ("team_id", "principal_id")]
-    names.learn_all(values[at] for values, _ in found for at in named)
-    centers = usage.cost_centers(conn) if "cost_center" in by else {}
+    words = _Words(conn, by, (values for values, _ in found))
     sums: dict[tuple[str, ...], Sums] = {}
     for values, each in found:
-        row = dict(zip(dimensions, values, strict=True))
-        if tenant_id and row["tenant_id"] != tenant_id:
+        if tenant_id and values[0] != tenant_id:
             continue
-        key = tuple(_shown(name, row, names, centers) for name in by)
-        sums[key] = sums.get(key, Sums()).plus(each)
-    said: dict[tuple[str, ...], tuple[int, int]] = {}
-    for values, calls, reward_micro in feedback.sums(conn, dimensions, first, after):
-        row = dict(zip(dimensions, values, strict=True))
-        if tenant_id and row["tenant_id"] != tenant_id:
-            continue
-        key = tuple(_shown(name, row, names, centers) for name in by)
-        before = said.get(key, (0, 0))
-        said[key] = (before[0] + calls, before[1] + reward_micro)
+        key = words.key(values)
+        sums[key] = sums[key].plus(each) if key in sums else each
+    said = _said(conn, tenant_id, words, first, after)
     total = Sums()
     for each in sums.values():
         total = total.plus(each)
+    return _report(by, first, after, sums, total, said)
+
+
+def top(
+    conn: Connection[Any], tenant_id: str, by: Sequence[str], first: date, after: date, figure: str, lines_max: int
+) -> tuple[Report, int]:
+    """Of a tenant's report the `lines_max` lines that took most of a figure (a name in `usage.Figures`), with the
+    total of all, and how many lines it has more. `by`: columns of `report`, without month, at least one."""
+    columns = [name if name == "cost_center" else COLUMNS[name] for name in by]
+    found = usage.top(conn, tenant_id, columns, first, after, figure, lines_max)
+    words = _Words(conn, by, (values for values, _ in found.rows))
+    sums: dict[tuple[str, ...], Sums] = {}
+    for values, each in found.rows:
+        key = tuple(
+            words.names.of(value) if name in _NAMED and value else str(value)
+            for name, value in zip(by, values, strict=True)
+        )
+        sums[key] = sums[key].plus(each) if key in sums else each
+    said = _said(conn, tenant_id, words, first, after)
+    return _report(by, first, after, sums, found.total, said), found.lines - len(found.rows)
+
+
+def parts(
+    conn: Connection[Any], tenant_id: str, department: str, unit: str, first: date, after: date, earlier: date
+) -> usage.Parts:
+    """As `storage.usage.parts`, with `department` team or cost_center, and with names of teams for their ids."""
+    found = usage.parts(conn, tenant_id, _PARTS[department], unit, first, after, earlier)
+    if department != "team":
+        return found
+    names = Names(conn)
+    names.learn_all({part.department for part in found.parts})
+    named = [usage.Part(names.of(team), model, slot, figures) for team, model, slot, figures in found.parts]
+    return found._replace(parts=named)
+
+
+def _dimensions(by: Sequence[str]) -> list[str]:
+    """What is asked of storage for a report: the tenant first."""
+    return list(dict.fromkeys(["tenant_id", *(COLUMNS[name] for name in by)]))
+
+
+class _Words:
+    """What a report calls the values of its `_dimensions`."""
+
+    def __init__(self, conn: Connection[Any], by: Sequence[str], found: Iterable[Sequence[Any]]) -> None:
+        """`found`: rows in which ids of teams and principals may be, whose names are looked up together."""
+        self._dimensions = dimensions = _dimensions(by)
+        self._at = [(name, dimensions.index(COLUMNS[name])) for name in by]
+        self.names = Names(conn)
+        self.learn(found)
+        self._centers = usage.cost_centers(conn) if "cost_center" in by else {}
+
+    def learn(self, found: Iterable[Sequence[Any]]) -> None:
+        """Look up the names of what is in these rows."""
+        self.names.learn_all({value for values in found for value in values if isinstance(value, str)})
+
+    @property
+    def dimensions(self) -> list[str]:
+        """What `key` takes values of, in this order."""
+        return self._dimensions
+
+    def key(self, values: Sequence[Any]) -> tuple[str, ...]:
+        """What a line is called in each column of the report."""
+        return tuple([self._shown(name, values[at]) for name, at in self._at])
+
+    def _shown(self, name: str, value: Any) -> str:
+        if name == "month":
+            return f"{value:%Y-%m}"
+        if name == "cost_center":
+            return self._centers.get(value, "")
+        return self.names.of(value) if name in _NAMED and value else str(value)
+
+
+def _said(
+    conn: Connection[Any], tenant_id: str, words: _Words, first: date, after: date
+) -> dict[tuple[str, ...], tuple[int, int]]:
+    """Calls with a reward and the sum of their rewards, by the report's lines."""
+    said: dict[tuple[str, ...], tuple[int, int]] = {}
+    found = feedback.sums(conn, words.dimensions, first, after)
+    words.learn(values for values, _, _ in found)
+    for values, calls, reward_micro in found:
+        if tenant_id and values[0] != tenant_id:
+            continue
+        key = words.key(values)
+        before = said.get(key, (0, 0))
+        said[key] = (before[0] + calls, before[1] + reward_micro)
+    return said
+
+
+def _report(
+    by: Sequence[str],
+    first: date,
+    after: date,
+    sums: dict[tuple[str, ...], Sums],
+    total: Sums,
+    said: dict[tuple[str, ...], tuple[int, int]],
+) -> Report:
     rows = [_row(dict(zip(by, key, strict=True)), each, *said.get(key, (0, 0))) for key, each in sorted(sums.items())]
     counts, rewards = (sum(each[at] for each in said.values()) for at in (0, 1))
     return Report(first, after, list(by), rows, _row({}, total, counts, rewards))
-
-
-def _shown(name: str, row: dict[str, Any], names: Names, centers: dict[str, str]) -> str:
-    value = row[COLUMNS[name]]
-    if name == "month":
-        return f"{value:%Y-%m}"
-    if name == "cost_center":
-        return centers.get(value, "")
-    return names.of(value) if name in ("tenant", "team", "principal") and value else str(value)
 
 
 def _row(by: dict[str, str], sums: Sums, rewarded: int, reward_micro: int) -> Row:
