@@ -111,6 +111,9 @@ class RoutingSettings(LearningSettings):
     canaries_max: int = setting(
         64, "Running canaries that a node watches; further ones get no calls.", group="routing", minimum=1
     )
+    cascade_answer_bytes_max: int = setting(
+        1_048_576, "Largest answer of a cascade's step that is held to be checked.", group="routing", minimum=1024
+    )
     shadows_max: int = setting(
         8, "Calls of a worker that are compared with a shadow at a time; no further ones.", group="routing", minimum=0
     )

@@ -31,6 +31,32 @@ def shell(home: str, capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(home, capsys)
 
 
+CASCADE = """
+tenants:
+- name: trials
+  aliases:
+  - name: extract
+    cascade:
+      steps: [{model: small}, {model: large@2}]
+      checks: [json, confidence]
+      confidence_min_milli: 700
+      money_nusd_max: 1000
+      time_ms_max: 2000
+"""
+
+
+def test_a_cascade_is_declared_shown_and_exported(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "cascade.yaml"
+    file.write_text(CASCADE)
+    assert shell.run("apply", "-f", str(file), "--reason", "cheap first")[0] == 0
+    item = shell.json("alias", "show", "extract", "--tenant", "trials")
+    assert item["cascade"]["steps"] == [{"model": "small"}, {"model": "large@2"}]
+    assert item["cascade"]["money_nusd_max"] == 1000 and item["cascade"]["confidence_min_milli"] == 700
+    assert not json.loads(shell.run("plan", "-f", str(file), "--json")[1])["changes"]
+    assert "small -> large@2, checks json, confidence" in shell.run("alias", "show", "extract", "--tenant", "trials")[1]
+    assert "confidence_min_milli: 700" in shell.run("export")[1]
+
+
 def test_an_alias_lives(shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "trials.yaml"
     file.write_text(DOCUMENT)

@@ -180,6 +180,25 @@ def test_a_source_that_an_alias_leads_to_stays(running: Running, admin: Visitor)
         running.owner.do("DELETE", "/aliases/pinned")
 
 
+def test_a_cascade_is_shown_kept_and_holds_its_sources(running: Running, admin: Visitor) -> None:
+    cascade = {"steps": [{"model": "m", "source": "ours"}, {"model": "large"}], "checks": ["json", "finish"]}
+    running.owner.do("POST", "/aliases", {"name": "extract", "cascade": {**cascade, "time_ms_max": 900}})
+    try:
+        page = admin.get("/aliases/-/extract").text
+        assert "m at ours" in page and "json, finish" in page and "after 900 ms" in page
+        assert "cascade: m" in admin.get("/aliases").text
+        assert admin.post("/sources/ours", do="remove", reason="r").status_code == 409
+        saved = admin.post("/aliases/-/extract", do="save", model_0="m", max_tokens="7", reason="r")
+        assert saved.status_code == 303, saved.text
+        item = running.owner.get("/aliases/extract")
+        assert item["max_tokens"] == 7 and item["cascade"]["steps"] == cascade["steps"]
+        begun = admin.post("/aliases/-/extract", do="shadow-start", candidate="m", share_percent="10", reason="try")
+        assert begun.status_code == 422 or begun.status_code == 400, begun.status_code
+        assert "has a cascade or a shadow, not both" in begun.text
+    finally:
+        running.owner.do("DELETE", "/aliases/extract")
+
+
 def test_aliases_of_others_are_not_there(running: Running, olga: Visitor) -> None:
     running.owner.do("POST", "/aliases", {"name": "house", "targets": [{"model": "m"}]})
     try:

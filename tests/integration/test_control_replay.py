@@ -16,7 +16,7 @@ from interlock.testing import answers
 from interlock.testing.engine import ScriptedEngine
 from interlock.types.identity import PrincipalKind
 from interlock.types.record import Intent, Refusal
-from interlock.types.snapshot import Alias, AliasTarget, Canary, Shadow, Trial
+from interlock.types.snapshot import Alias, AliasTarget, Canary, Cascade, CascadeStep, Shadow, Trial
 from tests.gateway import Who, WorkerHarness, World, model, permit_all, source, template
 from tests.integration.control_client import Admin, Running, control_over
 from tests.integration.gateway.client import CHAT, ask, eventually
@@ -238,4 +238,27 @@ def test_a_canary_that_was_taken_back_replays(api: Running) -> None:
                 assert site.same(record), (record.target, site.replay(record))
             off = next(record for record in records if record.target.canary == "off")
             claimed = msgspec.structs.replace(off, target=msgspec.structs.replace(off.target, model="new"))
+            assert "resolve" in site.stages(claimed)
+
+
+def test_a_cascade_replays(api: Running) -> None:
+    bad = answers.answer("no JSON")
+    with ScriptedEngine(
+        default=lambda r: (bad if r.json["model"] == "one" else answers.answer("{}"))(r)
+    ).in_thread() as e:
+        alias = Alias("a", cascade=Cascade((CascadeStep("one"), CascadeStep("two"), CascadeStep("three")), ("json",)))
+        models = [model(name) for name in ("one", "two", "three")]
+        policies = [template("team-models", "team-may-use-models", "ten_acme", team="research", models=["one", "two"])]
+        sources = [source("s", e.base_url, *models), source("t", e.base_url, *models)]
+        site = Site(api, World(sources, aliases=[alias], policies=policies))
+        with site.gateway:
+            site.publish()
+            assert ask(site.gateway, {**CHAT, "model": "a"}).headers["x-interlock-cascade"].startswith("step=2/3")
+            ask(site.gateway, {"model": "a", "input": "x"}, path="/v1/embeddings")
+            (record, *others) = site.gateway.records_of(Intent)
+            assert len(record.route.candidates) == 4
+            for each in (record, *others, *site.gateway.records_of(Refusal)):
+                assert site.same(each), (each, site.replay(each))
+            steps = record.target.steps[::-1]
+            claimed = msgspec.structs.replace(record, target=msgspec.structs.replace(record.target, steps=steps))
             assert "resolve" in site.stages(claimed)

@@ -308,6 +308,14 @@ def _shadow(item: dict[str, Any]) -> str:
     return f"{shadow['model']} {shadow['share_milli'] / 10:g} %" if shadow else ""
 
 
+def _cascade(item: dict[str, Any]) -> str:
+    cascade = item["cascade"]
+    if not cascade:
+        return ""
+    steps = [step["model"] + (f" at {step['source']}" if step.get("source") else "") for step in cascade["steps"]]
+    return f"{' -> '.join(steps)}, checks {', '.join(cascade['checks'])}"
+
+
 def _done(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         put_json(answer)
@@ -323,6 +331,7 @@ def _show(item: dict[str, Any]) -> None:
         ("canary", _canary(item)),
         ("  why", state.get("why", "")),
         ("shadow", _shadow(item)),
+        ("cascade", _cascade(item)),
         ("deprecated", item["deprecated"]),
         ("sunset", item["sunset"]),
         ("successor", item["successor"]),

@@ -19,6 +19,7 @@ from interlock.types.source import Ability, CredentialRef, SourceKind, SourceLim
 DataClassName = Literal["public", "internal", "confidential", "restricted"]
 Mode = Literal["eco", "balanced", "quality"]
 RecordingName = Literal["full", "prompt_only", "metadata"]
+CascadeCheck = Literal["json", "finish", "confidence", "tool_call"]
 WorkloadName = Literal["interactive", "batch", "background"]
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -177,6 +178,26 @@ class ShadowSpec(Spec, frozen=True):
     prefer_version: bool = False
 
 
+class CascadeStepSpec(Spec, frozen=True):
+    """One step of a cascade; without `source` any source of the model may answer."""
+
+    model: str
+    source: str = ""
+
+
+class CascadeSpec(Spec, frozen=True):
+    """Models that are tried one after the other, the cheapest first, until an answer passes all `checks`.
+
+    docs/cascades.md describes every field. `money_nusd_max` and `time_ms_max`: no further step beyond these.
+    """
+
+    steps: tuple[CascadeStepSpec, ...]
+    checks: tuple[CascadeCheck, ...]
+    confidence_min_milli: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    money_nusd_max: Annotated[int, Meta(ge=1, le=2**62)] | None = None
+    time_ms_max: Positive | None = None
+
+
 class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     """A model name of the company's own. `deprecated` and `sunset` are ISO 8601 dates or times (UTC): from when on it
     should not be used, and is refused; `successor` is the name to use instead. `class` is the request class of calls
@@ -195,6 +216,7 @@ class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     canary: CanarySpec | None = None
     shadow: ShadowSpec | None = None
     workload: WorkloadName = "interactive"
+    cascade: CascadeSpec | None = None
 
 
 class BudgetSpec(Spec, frozen=True):

@@ -19,7 +19,7 @@ from interlock.policy.trial import Trials
 from interlock.routing.canary import UNDRAWN
 from interlock.routing.catalog import Catalog, offers_of
 from interlock.routing.replay import replay as replay_route
-from interlock.routing.resolve import resolve
+from interlock.routing.resolve import CASCADING, resolve
 from interlock.storage import snapshots
 from interlock.types.decision import Reason
 from interlock.types.identity import Caller, Principal, PrincipalKind, Team, Tenant
@@ -170,6 +170,7 @@ def _resolve(record: Decided, catalog: Catalog) -> Iterable[str]:
             seed=seed,
             principal_id=record.principal_id,
             canary_state=recorded.canary if recorded.canary in UNDRAWN else "",
+            cascading=features.operation in CASCADING,
         )
     except ModelNotFound as e:
         yield e.message

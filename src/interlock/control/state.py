@@ -202,6 +202,8 @@ def mentioned(ref: Ref, spec: AnySpec) -> set[Ref]:
             out.add(Ref("principal", ref.tenant, spec.principal))
     elif isinstance(spec, AliasSpec):
         out |= {Ref("source", "", t.source) for t in spec.targets if t.source}
+        steps = spec.cascade.steps if spec.cascade is not None else ()
+        out |= {Ref("source", "", step.source) for step in steps if step.source}
     return out
 
 

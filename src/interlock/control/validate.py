@@ -51,6 +51,8 @@ WORDS_MAX = 200
 CLASS_CHARS_MAX = 64
 """Longest request class, as the gateway takes it from callers too."""
 
+CASCADE_STEPS_MAX = 8
+"""Models of a cascade."""
 STEPS_MAX = 50
 """Steps of a canary's share."""
 
@@ -174,6 +176,8 @@ def _alias_sources(ref: Ref, spec: AliasSpec, after: Mapping[Ref, Entry]) -> Ite
         named.append((("canary", "source"), spec.canary.source))
     if spec.shadow is not None:
         named.append((("shadow", "source"), spec.shadow.source))
+    if spec.cascade is not None:
+        named += [(("cascade", "steps", i, "source"), step.source) for i, step in enumerate(spec.cascade.steps)]
     for path, name in named:
         if not name:
             continue
@@ -239,8 +243,11 @@ def _policy(spec: PolicySpec) -> Iterator[Fault]:
 
 
 def _alias(spec: AliasSpec) -> Iterator[Fault]:
-    if not spec.targets:
+    if not spec.targets and spec.cascade is None:
         yield ("targets",), "an alias needs at least one target"
+    if spec.cascade is not None:
+        for path, reason in cascade_faults(spec):
+            yield ("cascade", *path), reason
     if len(spec.request_class) > CLASS_CHARS_MAX or not spec.request_class.isprintable():
         yield ("class",), f"at most {CLASS_CHARS_MAX} printable characters"
     for i, target in enumerate(spec.targets):
@@ -261,6 +268,27 @@ def _alias(spec: AliasSpec) -> Iterator[Fault]:
             yield ("canary", *path), reason
     if spec.shadow is not None and MODEL_NAME.fullmatch(spec.shadow.model) is None:
         yield ("shadow", "model"), f"{spec.shadow.model!r} is no model name"
+
+
+def cascade_faults(alias: AliasSpec) -> Iterator[Fault]:
+    """What is wrong with an alias's cascade in itself, or beside what else the alias has."""
+    spec = alias.cascade
+    assert spec is not None  # noqa: S101 - asked only then
+    if not 2 <= len(spec.steps) <= CASCADE_STEPS_MAX:
+        yield ("steps",), f"a cascade has 2 to {CASCADE_STEPS_MAX} steps"
+    models = [step.model.partition("@")[0] for step in spec.steps]
+    for i, step in enumerate(spec.steps):
+        if MODEL_NAME.fullmatch(step.model) is None:
+            yield ("steps", i, "model"), f"{step.model!r} is no model name"
+        elif models[i] in models[:i]:
+            yield ("steps", i, "model"), f"{models[i]!r} is in a step before; each step is another model"
+    if not spec.checks or len(set(spec.checks)) != len(spec.checks):
+        yield ("checks",), "names each check once, and at least one: json, finish, confidence, tool_call"
+    if ("confidence" in spec.checks) != (spec.confidence_min_milli is not None):
+        yield ("confidence_min_milli",), "is what the check 'confidence' asks for: both are given, or neither"
+    for name, other in (("canary", alias.canary), ("shadow", alias.shadow)):
+        if other is not None:
+            yield (), f"an alias has a cascade or a {name}, not both"
 
 
 def canary_faults(spec: CanarySpec) -> Iterator[Fault]:

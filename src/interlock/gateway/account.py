@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from interlock.errors import LogError
 from interlock.gateway.attempt import interrupted_amounts
 from interlock.gateway.runtime import Unsettled
-from interlock.ledger.charges import NOTHING, charged
+from interlock.ledger.charges import NOTHING, charged, cost_of, energy_of, usage_of
 from interlock.types.record import Outcome
 from interlock.types.usage import Cost, Energy, Usage
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from interlock.gateway.call import Call
     from interlock.gateway.runtime import Runtime
     from interlock.gateway.treasury import Hold
+    from interlock.types.record import StepEnd
 
 NOTHING_USED = Usage(0, 0, 0, "engine")
 NO_COST, NO_ENERGY = Cost(0, "none"), Energy()
@@ -33,6 +34,11 @@ class Account(abc.ABC):
     _hold: Hold | None
     _charged: tuple[Hold, tuple[int, ...]] | None = None
     """What budgets were charged when the call ended."""
+
+    steps: tuple[StepEnd, ...] = ()
+    """Of a cascade: its steps that are over."""
+    stop = ""
+    """Of a cascade: why its answer is the answer."""
 
     @abc.abstractmethod
     def _unseat(self) -> None:
@@ -54,20 +60,36 @@ class Account(abc.ABC):
             desk.ended(self.call.number, attempt, usage, now_ns, body_bytes)
         return rates.cost(usage), estimate.energy(usage)
 
+    def _together(self, usage: Usage, cost: Cost, energy: Energy) -> tuple[Usage, Cost, Energy]:
+        """What the call took: of a cascade, its steps that are over and what came after them."""
+        steps = self.steps
+        if not steps:
+            return usage, cost, energy
+        usages, costs, energies = (
+            [s.usage for s in steps],
+            [s.cost for s in steps],
+            [s.energy for s in steps],
+        )
+        if usage is not NOTHING_USED:
+            usages, costs, energies = [*usages, usage], [*costs, cost], [*energies, energy]
+        return usage_of(usages), cost_of(costs), energy_of(energies)
+
     def _settle(self, usage: Usage, cost: Cost, energy: Energy, now_ns: int) -> tuple[int, ...]:
         """Settle limits and budgets. Returns what each budget is charged."""
         self._unseat()
         call, attempt = self.call, self._attempt
-        call.charged = ran = attempt is not None and usage is not NOTHING_USED
+        ran = attempt is not None and usage is not NOTHING_USED
+        call.charged = ran or bool(self.steps)
         if call.admission is not None:
-            self.runtime.limits.settle(call.admission, usage.total_tokens, now_ns)
+            tokens = usage.total_tokens + sum(step.usage.total_tokens for step in self.steps)
+            self.runtime.limits.settle(call.admission, tokens, now_ns)
             call.limit_lines = call.admission.header_lines
             call.admission = None
         hold = call.hold
         if hold is None:
             return NOTHING
         model = attempt.offer.model.name if attempt is not None else ""
-        amounts = charged(hold.charges, ran=ran, model=model, usage=usage, cost=cost, energy=energy)
+        amounts = charged(hold.charges, ran=ran, model=model, usage=usage, cost=cost, energy=energy, steps=self.steps)
         self.runtime.treasury.settle(hold, amounts)
         call.hold, self._charged = None, (hold, amounts)
         return amounts
@@ -79,6 +101,7 @@ class Account(abc.ABC):
         usage = call.unknown_usage() if attempt is not None else NOTHING_USED
         now_ns = runtime.clock.mono_ns()
         cost, energy = self._metered(attempt, usage, now_ns, 0)
+        usage, cost, energy = self._together(usage, cost, energy)
         outcome = Outcome(
             call.number,
             now_ns,
@@ -96,7 +119,7 @@ class Account(abc.ABC):
             words=error.message,
             cost=cost,
             energy=energy,
-            charged=interrupted_amounts(self._hold, attempt) if self._hold is not None else NOTHING,
+            charged=interrupted_amounts(self._hold, attempt, self.steps) if self._hold is not None else NOTHING,
         )
         with contextlib.suppress(LogError):
             runtime.log.append(outcome)
@@ -106,7 +129,7 @@ class Account(abc.ABC):
         if self._charged is None:
             return
         hold, amounts = self._charged
-        meanwhile = interrupted_amounts(hold, attempt)
+        meanwhile = interrupted_amounts(hold, attempt, self.steps)
         self.runtime.treasury.correct(hold, amounts, meanwhile)
         self.runtime.unsettled.append(Unsettled(self.call.intent_seq, hold, meanwhile, amounts))
 
@@ -116,6 +139,6 @@ class Account(abc.ABC):
         hold, call.hold = call.hold, None
         self._settle(call.unknown_usage(), NO_COST, NO_ENERGY, self.runtime.clock.mono_ns())
         if hold is not None:
-            amounts = interrupted_amounts(hold, attempt)
+            amounts = interrupted_amounts(hold, attempt, self.steps)
             self.runtime.treasury.settle(hold, amounts)
             self.runtime.unsettled.append(Unsettled(call.intent_seq, hold, amounts, amounts))

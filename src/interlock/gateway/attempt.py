@@ -23,10 +23,13 @@ from interlock.wire.answers import WholeAnswer, decode_answer, error_code, error
 from interlock.wire.embeddings import as_asked
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from interlock.gateway.links import Link
     from interlock.gateway.run import Run
     from interlock.gateway.treasury import Hold
     from interlock.sources.transport import Call as UpstreamCall
+    from interlock.types.record import StepEnd
     from interlock.types.source import Offer
     from interlock.wire.speech import Ask, Speech
 
@@ -192,7 +195,7 @@ class Attempt:
             return
         self._size += len(data)
         settings = self.run.runtime.settings
-        limit = settings.error_bytes_max if self._error_status else settings.response_bytes_max
+        limit = settings.error_bytes_max if self._error_status else self.run.answer_bytes_max
         if self._size > limit:
             if self._error_status:
                 return
@@ -302,8 +305,8 @@ def _is_answer(answer: WholeAnswer, operation: str) -> bool:
     return bool(answer.choices)
 
 
-def interrupted_amounts(hold: Hold, attempt: Attempt | None) -> tuple[int, ...]:
-    """What each budget is charged for a call whose outcome is not in the log."""
-    if attempt is None:
-        return interrupted(hold.charges, ran=False, model="", cost=Cost(0, "none"))
-    return interrupted(hold.charges, ran=True, model=attempt.offer.model.name, cost=attempt.reserved)
+def interrupted_amounts(hold: Hold, attempt: Attempt | None, steps: Sequence[StepEnd] = ()) -> tuple[int, ...]:
+    """What each budget is charged for a call whose outcome is not in the log. `steps`: of a cascade, those over."""
+    if attempt is None or any(step.attempt == attempt.number for step in steps):
+        return interrupted(hold.charges, ran=False, model="", cost=Cost(0, "none"), steps=steps)
+    return interrupted(hold.charges, ran=True, model=attempt.offer.model.name, cost=attempt.reserved, steps=steps)

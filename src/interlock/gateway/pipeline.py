@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from interlock.errors import EngineStarting, InterlockError, LogError
 from interlock.gateway.call import Call
+from interlock.gateway.cascade import CascadeRun
 from interlock.gateway.cold import ColdStart, may_wait
 from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.faces.responses import RESPONSES
@@ -122,7 +123,8 @@ def _run(call: Call, runtime: Runtime) -> Run:
         call.answer = call.sink
     if call.alias is not None and call.alias.shadow is not None:
         beside(call, runtime)
-    run = Run(call, runtime)
+    assert call.target is not None  # noqa: S101 - stage order
+    run = CascadeRun(call, runtime) if call.target.steps else Run(call, runtime)
     try:
         run.begin()
     except Exception:

@@ -22,6 +22,7 @@ from interlock.gateway.attempt import Attempt
 from interlock.gateway.cold import UNSEEN_CODE, Parked
 from interlock.gateway.counting import counted
 from interlock.gateway.faces.openai import COMMENT, OPENAI
+from interlock.gateway.failures import FINAL_CODES, HARMLESS_CODES, STALE_CODE
 from interlock.gateway.http.exchange import EVENT_STREAM
 from interlock.gateway.leaving import leaving
 from interlock.gateway.seats import sent_away
@@ -45,21 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("interlock.gateway")
 
-FINAL_CODES = frozenset(("upstream_refused", "invalid_header", "content_filter"))
-"""Failures that another source would repeat: the caller is told at once."""
-STALE_CODE = "upstream_stale"
-"""The source had closed a kept connection: it has not seen the request, which goes to it once more, on a new one."""
-HARMLESS_CODES = FINAL_CODES | {
-    "upstream_rate_limited",
-    "context_length_exceeded",
-    "upstream_pool_full",
-    "unknown_field",
-    "untranslatable",
-    "uncountable",
-    "upstream_model_missing",
-    STALE_CODE,
-}
-"""Failures that say nothing about the source's health: they do not count for its circuit breaker."""
 JSON = b"content-type: application/json\r\n"
 
 
@@ -74,6 +60,8 @@ class Run(Account):
     """Whether comments may leave: the intent is durable. None: not asked for yet."""
     _index = 0
     _rank = -1
+    _ranks_end: int | None = None
+    """Behind the last candidate that may be tried now; None: behind all."""
     _resends = 0
     seat = -1
     _judged = False
@@ -109,6 +97,8 @@ class Run(Account):
         """What takes the answer: the face's translator, or the caller's side itself where nothing is translated."""
         self._last_sent_ns = call.started_ns
         self._hold = call.hold
+        self.answer_bytes_max = runtime.settings.response_bytes_max
+        """Most bytes of a whole answer."""
 
     @property
     def last_attempt(self) -> Attempt | None:
@@ -134,7 +124,7 @@ class Run(Account):
         """
         call, runtime = self.call, self.runtime
         assert call.route is not None  # noqa: S101
-        candidates = call.route.candidates
+        candidates = call.route.candidates[: self._ranks_end]
         board, now_ns = runtime.board, runtime.clock.mono_ns()
         if again >= 0:
             self._index = again
@@ -372,15 +362,10 @@ class Run(Account):
         elif attempt is not None:
             attempt.ended = True
         if state == "completed" and attempt is not None:
-            runtime.board.success(attempt.link.row)
-            self._judged = True
-            if call.trial is not None:
-                call.trial.answered(
-                    (first_ns - attempt.sent_ns) // 1000 if relay is not None and first_ns else -1,
-                    (now_ns - attempt.sent_ns) // 1000,
-                )
+            self._did_well(attempt, now_ns, first_ns if relay is not None else 0)
         cost, energy = self._metered(attempt, usage, now_ns, len(body))
         amounts = self._settle(usage, cost, energy, now_ns)
+        usage, cost, energy = self._together(usage, cost, energy)
         outcome = Outcome(
             call.number,
             now_ns,
@@ -405,6 +390,7 @@ class Run(Account):
             energy,
             amounts,
             self.compared,
+            self.stop,
         )
         try:
             seq = runtime.log.append(outcome)
@@ -421,6 +407,14 @@ class Run(Account):
             return
         runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))
 
+    def _did_well(self, attempt: Attempt, now_ns: int, first_ns: int) -> None:
+        if self.seat >= 0:  # else it was judged when it ended
+            self.runtime.board.success(attempt.link.row)
+            self._judged = True
+        if self.call.trial is not None:
+            first_us = (first_ns - attempt.sent_ns) // 1000 if first_ns else -1
+            self.call.trial.answered(first_us, (now_ns - attempt.sent_ns) // 1000)
+
     def _outcome_durable(
         self, log_error: LogError | None, relay: Relay | None, error: InterlockError | None, body: bytes
     ) -> None:
@@ -432,14 +426,17 @@ class Run(Account):
         if error is not None:
             self._answer_error(error, relay)
         elif relay is None:
-            answer = self.native or body
-            # What a translator makes of it is not known here: as of a stream, a receipt says nothing of it.
-            known = answer if self.native or self.call.face is OPENAI else b""
-            self.out.respond(200, self._headers(JSON, known), answer)
+            self._give_whole(body)
         else:
             self.forward(relay.rest())
             self.out.end()
         self._leave()
+
+    def _give_whole(self, body: bytes) -> None:
+        answer = self.native or body
+        # What a translator makes of it is not known here: as of a stream, a receipt says nothing of it.
+        known = answer if self.native or self.call.face is OPENAI else b""
+        self.out.respond(200, self._headers(JSON, known), answer)
 
     def _leave(self) -> None:
         """The call is over. No reference cycle stays behind: its body would live on until a garbage collection."""
@@ -544,7 +541,7 @@ class Run(Account):
             self._wait(self._parked, now_ns)
         if self.call.trial is not None and self._attempt is not None and not self.ended:
             self.call.trial.look(self._attempt, now_ns)
-        if not self.stream or self.paused or self.ended or not self.call.face.keepalive:
+        if not self.parsed.stream or self.paused or self.ended or not self.call.face.keepalive:
             return
         if now_ns - self._last_sent_ns < self.runtime.settings.keepalive_comment_ms * 1_000_000:
             return

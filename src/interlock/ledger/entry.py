@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from interlock.ledger.charges import interrupted
+from interlock.ledger.charges import interrupted, usage_of
 from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import ListNode, Sealed, SubjectKey
 from interlock.types.identity import Recording
-from interlock.types.record import EnergyMeasured, Intent, Outcome, Refusal, Work, request_id
+from interlock.types.record import Attempt, EnergyMeasured, Intent, Outcome, Refusal, Work, request_id
 from interlock.types.usage import Cost, Energy, Usage
 
 VERSION = 1
@@ -107,6 +107,8 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
         leaf["shadow_of"] = intent.shadow_of
     if call.outcome is not None and call.outcome.compared is not None:
         leaf["compared"] = msgspec.structs.asdict(call.outcome.compared)
+    if intent.target.steps:
+        leaf["cascade"] = _cascade(call, intent)
     if intent.charges:
         leaf["budgets"] = _charges(call, intent)
     if intent.receipt:
@@ -134,12 +136,40 @@ def _charges(call: CallRecords, intent: Intent) -> list[dict[str, Any]]:
         amounts = outcome.charged
     else:
         cost = call.interrupted.cost if call.interrupted is not None else Cost()
-        ran = call.interrupted is not None and attempt is not None
-        amounts = interrupted(intent.charges, ran=ran, model=attempt.model if attempt is not None else "", cost=cost)
+        steps = call.step_ends if call.interrupted is not None else ()
+        over = any(step.attempt == attempt.number for step in steps) if attempt is not None else False
+        ran = call.interrupted is not None and attempt is not None and not over
+        own = msgspec.structs.replace(cost, nusd=cost.nusd - sum(step.cost.nusd for step in steps)) if steps else cost
+        model = attempt.model if attempt is not None else ""
+        amounts = interrupted(intent.charges, ran=ran, model=model, cost=own, steps=steps)
     return [
         {"budget": each.budget, "measure": each.measure, "start": each.start_s, "charged": amount}
         for each, amount in zip(intent.charges, amounts, strict=True)
     ]
+
+
+def _cascade(call: CallRecords, intent: Intent) -> dict[str, Any]:
+    """What a cascade's steps came to. `tried`: those that answered or were stopped, in their order."""
+    outcome, attempts = call.outcome, {each.number: each for each in call.attempts}
+    given = outcome.attempt if outcome is not None and outcome.state == "completed" else -1
+    tried = []
+    for step in call.step_ends:
+        at = attempts.get(step.attempt)
+        tried.append(
+            {
+                "step": step.step,
+                "attempt": step.attempt,
+                "source": at.source if at is not None else "",
+                "model": step.model,
+                "version": at.model_version if at is not None else "",
+                "passed": step.passed,
+                "given": step.attempt == given,
+                "checks": list(step.checks),
+                "code": step.code,
+                **_took(step.usage, step.cost, step.energy),
+            }
+        )
+    return {"steps": len(intent.target.steps), "stop": outcome.stop if outcome is not None else "", "tried": tried}
 
 
 def energy_entry(measured: EnergyMeasured, epoch: str, tenant_id: str, at_ns: int) -> Draft:
@@ -203,7 +233,7 @@ def _trials(leaf: dict[str, Any], record: Intent | Refusal) -> None:
 def _end(call: CallRecords, intent: Intent) -> dict[str, Any]:
     """How a call ended: from its outcome, or from what the log has of one that was interrupted."""
     outcome, interrupted = call.outcome, call.interrupted
-    attempt = call.attempts[-1] if call.attempts else None
+    attempt = _where(call)
     where = {
         "attempts": len(call.attempts),
         "source": attempt.source_id if attempt is not None else "",
@@ -230,6 +260,11 @@ def _end(call: CallRecords, intent: Intent) -> dict[str, Any]:
     usage, cost = Usage(0, 0, 0, "reserved"), Cost(0, "none")
     if interrupted is not None and attempt is not None:
         usage = Usage(features.prompt_tokens_max, 0, features.completion_tokens_max, "reserved")
+        if call.step_ends:
+            last = () if call.step_ends[-1].attempt == attempt.number else (usage,)
+            usage = msgspec.structs.replace(
+                usage_of([*[step.usage for step in call.step_ends], *last]), origin="reserved"
+            )
         cost = interrupted.cost
     result = {
         "state": "interrupted",
@@ -241,6 +276,15 @@ def _end(call: CallRecords, intent: Intent) -> dict[str, Any]:
         "tail_lost": interrupted is not None and interrupted.tail_lost,
     }
     return {"where": where, "result": result, "times": {"first_us": 0, "total_us": 0}, **_took(usage, cost, Energy())}
+
+
+def _where(call: CallRecords) -> Attempt | None:
+    """The attempt that a call ended at: the last one, or of a cascade the one whose answer was given."""
+    if call.step_ends and call.outcome is not None:
+        for each in call.attempts:
+            if each.number == call.outcome.attempt:
+                return each
+    return call.attempts[-1] if call.attempts else None
 
 
 def _took(usage: Usage, cost: Cost, energy: Energy) -> dict[str, Any]:
@@ -325,6 +369,9 @@ def _answer(chest: _Chest, call: CallRecords) -> None:
     """What came back: the answer as it was, or a stream as its text and, in their places, events of another form."""
     if call.outcome is not None and call.outcome.body:
         chest.put("answer", call.outcome.body)
+    for step in call.step_ends:
+        if step.body:
+            chest.put("step", step.body)
     if not call.chunks:
         return
     parts: list[str | msgspec.Raw] = []
@@ -355,6 +402,7 @@ def _records(chest: _Chest, call: CallRecords, intent: Intent) -> None:
     """The records themselves without the bodies that are contents already: what replay and explanation need."""
     kept: list[msgspec.Struct] = [msgspec.structs.replace(intent, body=b"", parameters={})]
     kept += [*call.attempts, *call.attempt_ends]
+    kept += [msgspec.structs.replace(step, body=b"") for step in call.step_ends]
     if call.outcome is not None:
         kept.append(_bodiless(call.outcome))
     if call.interrupted is not None:

@@ -28,10 +28,11 @@ from interlock.types.record import (
     Outcome,
     Record,
     Refusal,
+    StepEnd,
     request_id,
 )
 
-_OF_A_CALL = frozenset((2, 4, 5, 6))
+_OF_A_CALL = frozenset((2, 4, 5, 6, 15))
 _OUTCOME = 7
 FindCall = Callable[[str], CallRecords | None]
 """All records of a call by its request id: `reader.find_call` over a folder."""
@@ -107,7 +108,7 @@ class EpochFold:
             if found is not None:
                 yield found
             return
-        if isinstance(record, (Attempt, AttemptEnd, Chunk, Intent)):
+        if isinstance(record, (Attempt, AttemptEnd, Chunk, Intent, StepEnd)):
             return  # handled above
         self.seen_ns = max(self.seen_ns, record.wall_ns)
         match record:
@@ -179,6 +180,7 @@ def records_of(epoch: str, call: int, records: list[Record]) -> CallRecords:
         attempt_ends=tuple(r for r in records if isinstance(r, AttemptEnd)),
         chunks=tuple(r for r in records if isinstance(r, Chunk)),
         outcome=next((r for r in records if isinstance(r, Outcome)), None),
+        step_ends=tuple(r for r in records if isinstance(r, StepEnd)),
     )
 
 
@@ -192,4 +194,5 @@ def _with(call: CallRecords, interrupted: Interrupted | None) -> CallRecords:
         attempt_ends=call.attempt_ends,
         chunks=call.chunks,
         interrupted=interrupted,
+        step_ends=call.step_ends,
     )

@@ -30,12 +30,13 @@ from interlock.types.record import (
     Outcome,
     Record,
     Refusal,
+    StepEnd,
     parse_request_id,
 )
 
 __all__ = ["CallRecords", "Stored", "Tailed", "epochs", "find_call", "read_epoch", "read_segment", "tail"]
 
-CALL_KINDS = frozenset({2, 3, 4, 5, 6, 7})
+CALL_KINDS = frozenset({2, 3, 4, 5, 6, 7, 15})
 """Kinds of the records whose second element is a call number."""
 
 
@@ -69,6 +70,7 @@ class CallRecords(msgspec.Struct, frozen=True):
     chunks: tuple[Chunk, ...] = ()
     outcome: Outcome | None = None
     interrupted: Interrupted | None = None
+    step_ends: tuple[StepEnd, ...] = ()
 
     @property
     def state(self) -> str:
@@ -127,6 +129,7 @@ def find_call(folder: Path, request_id: str) -> CallRecords | None:
         chunks=tuple(r for r in records if isinstance(r, Chunk)),
         outcome=outcome,
         interrupted=interrupted_of(folder, epoch).get(call) if outcome is None else None,
+        step_ends=tuple(r for r in records if isinstance(r, StepEnd)),
     )
 
 

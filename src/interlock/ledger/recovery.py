@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from interlock.errors import LogCorrupt, LogError
 from interlock.ledger.epoch import EpochReader
 from interlock.ledger.files import Files, put_marker, sync_folder
@@ -40,13 +42,13 @@ from interlock.ledger.folder import (
 from interlock.ledger.format import decode, record_call, record_kind
 from interlock.ledger.log import RecordLog
 from interlock.types.clock import Clock
-from interlock.types.record import Attempt, Chunk, EpochRecovered, Intent, Interrupted
+from interlock.types.record import Attempt, Chunk, EpochRecovered, Intent, Interrupted, StepEnd
 from interlock.types.usage import Cost
 
 logger = logging.getLogger(__name__)
 
 NO_COST = Cost()
-_INTENT, _REFUSAL, _ATTEMPT, _CHUNK, _OUTCOME, _CLOSE = 2, 3, 4, 6, 7, 8
+_INTENT, _REFUSAL, _ATTEMPT, _CHUNK, _OUTCOME, _CLOSE, _STEP = 2, 3, 4, 6, 7, 8, 15
 
 
 @dataclass(slots=True)
@@ -154,7 +156,7 @@ def scan_epoch(folder: Path, epoch: str) -> EpochScan:
 def _see(bodies: dict[int, list[bytes]], body: bytes) -> int:
     """Keep the records of calls that are open, undecoded: nearly all of them will have ended. Returns the kind."""
     kind = record_kind(body)
-    if kind in (_INTENT, _ATTEMPT, _CHUNK):
+    if kind in (_INTENT, _ATTEMPT, _CHUNK, _STEP):
         call = record_call(body)
         kept = bodies.get(call)
         if kept is None:
@@ -168,6 +170,7 @@ def _see(bodies: dict[int, list[bytes]], body: bytes) -> int:
 
 def _open_call(bodies: list[bytes]) -> OpenCall:
     call = OpenCall()
+    spent = 0
     for body in bodies:
         try:
             record = decode(body)
@@ -181,6 +184,11 @@ def _open_call(bodies: list[bytes]) -> OpenCall:
         elif isinstance(record, Attempt):
             call.attempt = record.number
             call.cost = record.reserved
+            if spent:
+                call.cost = msgspec.structs.replace(record.reserved, nusd=spent + record.reserved.nusd)
+        elif isinstance(record, StepEnd):
+            spent += record.cost.nusd
+            call.cost = msgspec.structs.replace(record.cost, nusd=spent)
     return call
 
 

@@ -25,6 +25,7 @@ from interlock.types.record import (
     Outcome,
     Record,
     Refusal,
+    StepEnd,
     request_id,
 )
 
@@ -32,6 +33,7 @@ CONTENT = {
     Intent: ("body", "parameters"),
     Chunk: ("text", "raw"),
     Outcome: ("body",),
+    StepEnd: ("body",),
 }
 """Fields that hold what callers and models said."""
 
@@ -97,6 +99,10 @@ def _words(record: Record) -> str:
             return f"attempt {record.number} at {record.source}::{record.model}"
         case AttemptEnd():
             return f"attempt {record.number} failed: {record.code} {record.status} {record.words}"
+        case StepEnd():
+            verdict = record.code or ("passed" if record.passed else "not passed")
+            checks = ", ".join(record.checks) or "not checked"
+            return f"step {record.step + 1} at {record.model}: {verdict} ({checks}), {record.cost.nusd} nUSD"
         case Chunk():
             return f"chunk {record.index}, {len(record.text.encode()) + len(record.raw)} bytes"
         case Outcome():
@@ -128,7 +134,7 @@ def _words(record: Record) -> str:
 
 def _content(record: Record) -> str:
     match record:
-        case Intent() | Outcome():
+        case Intent() | Outcome() | StepEnd():
             return f" | {record.body.decode('utf-8', 'replace')}"
         case Feedback():
             return f" | {record.text} | {record.comment}" if record.text or record.comment else ""

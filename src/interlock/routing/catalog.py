@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from interlock.types.request import Target
+from interlock.types.request import Target, TargetStep
 from interlock.types.snapshot import Alias
 from interlock.types.source import Offer, Source
 
@@ -36,7 +36,7 @@ class Catalog:
     one resolves, so that the refusal is recorded with its reason, but nothing here offers it.
     """
 
-    __slots__ = ("_pins", "aliases", "by_key", "by_model", "exact", "hidden_by_model", "offers", "tenant_id")
+    __slots__ = ("_pins", "_unions", "aliases", "by_key", "by_model", "exact", "hidden_by_model", "offers", "tenant_id")
 
     def __init__(self, tenant_id: str, offers: Iterable[Offer], aliases: Iterable[Alias]) -> None:
         self.tenant_id = tenant_id
@@ -55,6 +55,7 @@ class Catalog:
         self.by_model: dict[str, tuple[Offer, ...]] = _by_model(self.offers)
         self.hidden_by_model: dict[str, tuple[Offer, ...]] = _by_model(hidden)
         self._pins: dict[str, tuple[Offer, ...]] = {o.key: (o,) for o in self.offers}
+        self._unions: dict[tuple[TargetStep, ...], tuple[Offer, ...]] = {}
         self.aliases: dict[str, Alias] = {}
         for alias in aliases:
             if alias.tenant_id == tenant_id or (not alias.tenant_id and alias.name not in self.aliases):
@@ -66,11 +67,21 @@ class Catalog:
 
         For a model that only ungranted sources have, those offers: authorization refuses them with stage "grant".
         """
+        if target.steps:
+            return self._of_steps(target.steps)
         if target.source:
             return self._pins.get(f"{target.source}::{target.model}", ())
         if target.model:
             return self.by_model.get(target.model) or self.hidden_by_model.get(target.model, ())
         return self.offers
+
+    def _of_steps(self, steps: tuple[TargetStep, ...]) -> tuple[Offer, ...]:
+        """The offers of all steps, each once. Kept: there are no more such tuples than aliases with a cascade."""
+        found = self._unions.get(steps)
+        if found is None:
+            each = [self.offers_for(Target(kind="alias", model=s.model, source=s.source)) for s in steps]
+            found = self._unions[steps] = tuple({offer.key: offer for offers in each for offer in offers}.values())
+        return found
 
 
 def _by_model(offers: Iterable[Offer]) -> dict[str, tuple[Offer, ...]]:

@@ -9,7 +9,7 @@ import msgspec
 from interlock.errors import BadRequest, InterlockError, ModelNotFound, NoCandidate
 from interlock.routing.score import MICRO, WEIGHTS
 from interlock.types.decision import Candidate, RouteDecision
-from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome
+from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome, StepEnd
 from interlock.types.request import Target
 from interlock.types.source import LoadReading
 
@@ -130,7 +130,7 @@ def explain(
     return Explanation(
         asked=_asked(target, asked, decision),
         chosen=_chosen(decision),
-        order=tuple(_place(i, candidates, decision.mode) for i in range(len(candidates))),
+        order=tuple(_place(i, candidates, decision.mode, bool(target.steps)) for i in range(len(candidates))),
         rejected=tuple(f"{r.offer or 'others'}: {r.words} ({r.stage}: {r.code})." for r in decision.rejected),
         readings=tuple(f"{names.get(of, of)}: {reading_words(reading)}." for of, reading in decision.readings),
         tried=tuple(tried),
@@ -204,7 +204,7 @@ def _learned(decision: RouteDecision) -> str:
     return words
 
 
-def _place(i: int, candidates: Sequence[Candidate], mode: str) -> str:
+def _place(i: int, candidates: Sequence[Candidate], mode: str, steps: bool) -> str:
     c = candidates[i]
     quality, cost, latency, energy = WEIGHTS.get(mode) or WEIGHTS["balanced"]
     parts = (
@@ -214,7 +214,7 @@ def _place(i: int, candidates: Sequence[Candidate], mode: str) -> str:
         f"energy {c.energy_micro / MICRO:.2f} x {energy / MICRO:.2f}"
     )
     load = f"load {c.load_micro / MICRO:.2f}"
-    return f"{i + 1}. {c.offer}: score {c.score_micro / MICRO:.3f} ({parts}), {load}{_why(i, candidates)}."
+    return f"{i + 1}. {c.offer}: score {c.score_micro / MICRO:.3f} ({parts}), {load}{_why(i, candidates, steps=steps)}."
 
 
 _PLACES = {1: "the home", 2: "the next place", 3: "the third place"}
@@ -225,7 +225,7 @@ _BEYOND = {
 }
 
 
-def _why(i: int, candidates: Sequence[Candidate]) -> str:
+def _why(i: int, candidates: Sequence[Candidate], *, steps: bool = False) -> str:
     c = candidates[i]
     if c.overflow:
         return "; overflow: a preferred source is saturated"
@@ -234,6 +234,8 @@ def _why(i: int, candidates: Sequence[Candidate]) -> str:
     if i == 0:
         return ""
     before = candidates[i - 1]
+    if steps and before.offer.partition("::")[2] != c.offer.partition("::")[2]:
+        return "; of a later step"
     if c.score_micro > before.score_micro:
         return "; behind because its source is saturated, its context tight, or its version another"
     if c.score_micro == before.score_micro and c.load_micro > before.load_micro:
@@ -248,6 +250,9 @@ def _tried(record: object) -> str:
     if isinstance(record, AttemptEnd):
         status = f" status {record.status}" if record.status else ""
         return f"attempt {record.number} failed before its first byte: {record.code}{status}: {record.words}"
+    if isinstance(record, StepEnd):
+        found = ", ".join(record.checks) or record.code or "not checked"
+        return f"step {record.step + 1} in attempt {record.attempt}: {found}, {record.cost.nusd} nano-USD"
     if isinstance(record, Outcome):
         code = f" ({record.code}: {record.words})" if record.code else ""
         return f"{record.state} by {record.source}::{record.model} in attempt {record.attempt}{code}"

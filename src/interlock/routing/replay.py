@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from interlock.routing.choose import CUT_CODES, decide
+from interlock.routing.choose import CUT_CODES
+from interlock.routing.steps import decide_steps
 from interlock.types.decision import Candidate, Reason, RouteDecision
 from interlock.types.learned import Estimates
 from interlock.types.record import Intent, Refusal
@@ -67,7 +68,7 @@ def _again(
     estimates: Estimates | None,
     beyond: Mapping[str, str] | None,
 ) -> RouteDecision:
-    return decide(
+    return decide_steps(
         features,
         target,
         known,
@@ -76,7 +77,7 @@ def _again(
             offers[r.offer].source.id for r in recorded.rejected if r.stage == "breaker" and r.offer in offers
         },
         latencies={c.offer: c.latency_micro for c in recorded.candidates},
-        candidates_max=len(known) + 1,
+        candidates_max=(len(known) + 1) * max(1, len(target.steps)),
         estimates=estimates,
         seed=recorded.seed,
         placement=recorded.placement,

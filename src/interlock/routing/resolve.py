@@ -13,9 +13,11 @@ from interlock.errors import ModelNotFound
 from interlock.routing.canary import CANARY, RUNNING, SHADOW, arm_of
 from interlock.routing.catalog import Catalog
 from interlock.routing.draws import mix
-from interlock.types.request import Target
-from interlock.types.snapshot import Alias, AliasTarget
+from interlock.types.request import Target, TargetStep
+from interlock.types.snapshot import Alias, AliasTarget, CascadeStep
 
+CASCADING = frozenset(("chat", "completions"))
+"""Operations that an alias's cascade is for."""
 MODES = ("eco", "balanced", "quality")
 NAME_SHOWN_MAX = 200
 """Characters of an unknown name that an error repeats."""
@@ -24,12 +26,20 @@ _AUTO = {"auto": Target(kind="auto"), **{f"auto:{mode}": Target(kind="auto", mod
 
 
 def resolve(
-    asked: str, catalog: Catalog, *, now_s: int, seed: int, principal_id: str = "", canary_state: str = ""
+    asked: str,
+    catalog: Catalog,
+    *,
+    now_s: int,
+    seed: int,
+    principal_id: str = "",
+    canary_state: str = "",
+    cascading: bool = True,
 ) -> Target:
     """What `asked` stands for. `now_s`: Unix seconds, for aliases with a sunset; `seed`: draws an alias's target.
 
     `principal_id`: who calls, for canaries that stay with a principal. `canary_state`: "off" or "barred" where the
-    canary is not to be used, "shadow" for the alias's shadow (see `Target.canary`), "" to draw.
+    canary is not to be used, "shadow" for the alias's shadow (see `Target.canary`), "" to draw. `cascading`: whether an
+    alias's cascade is for this operation.
 
     Raises ModelNotFound when nothing has that name (code `model_not_found`), when an alias is past its sunset
     (`alias_sunset`) or has no target that can be drawn (`alias_without_target`).
@@ -39,7 +49,7 @@ def resolve(
         return exact
     alias = catalog.aliases.get(asked)
     if alias is not None:
-        return _from_alias(alias, catalog, now_s, seed, principal_id, canary_state)
+        return _from_alias(alias, catalog, now_s, seed, principal_id, canary_state, cascading)
     auto = _AUTO.get(asked)
     if auto is not None:
         return auto
@@ -73,13 +83,22 @@ def _named(asked: str, catalog: Catalog) -> Target | None:
     return None
 
 
-def _from_alias(alias: Alias, catalog: Catalog, now_s: int, seed: int, principal_id: str, canary_state: str) -> Target:
+def _from_alias(
+    alias: Alias, catalog: Catalog, now_s: int, seed: int, principal_id: str, canary_state: str, cascading: bool
+) -> Target:
     if alias.sunset_s and now_s >= alias.sunset_s:
         day = datetime.fromtimestamp(alias.sunset_s, UTC).date().isoformat()
         instead = repr(alias.successor) if alias.successor else "another model"
         raise ModelNotFound(
             f"The alias {alias.name!r} ended on {day}; ask for {instead}.", code="alias_sunset", param="model"
         )
+    if alias.cascade is not None:
+        if cascading:
+            steps = tuple(_step(step, catalog) for step in alias.cascade.steps)
+            return Target(kind="alias", alias=alias.name, mode=alias.mode, steps=steps)
+        if not alias.targets:
+            first = alias.cascade.steps[0]
+            return _target(alias, AliasTarget(first.model, first.source), catalog, "")
     if canary_state == SHADOW:
         if alias.shadow is None:
             raise ModelNotFound(f"The alias {alias.name!r} has no shadow.", code="alias_without_target", param="model")
@@ -99,6 +118,11 @@ def _from_alias(alias: Alias, catalog: Catalog, now_s: int, seed: int, principal
             param="model",
         )
     return _target(alias, drawn, catalog, arm)
+
+
+def _step(step: CascadeStep, catalog: Catalog) -> TargetStep:
+    model, version = _model_and_version(step.model, catalog)
+    return TargetStep(model, step.source, version)
 
 
 def _target(alias: Alias, drawn: AliasTarget, catalog: Catalog, arm: str) -> Target:

@@ -37,8 +37,9 @@ TABLE = Table(
         "successor",
         "shadow",
         "workload",
+        "cascade",
     ),
-    json=("targets", "canary", "shadow"),
+    json=("targets", "canary", "shadow", "cascade"),
     parts=lambda _: ("aliases",),
 )
 

@@ -174,6 +174,11 @@ class Metrics:
             "interlock_canary_rollbacks_total", "Canaries that this node took back, by the condition that was broken.",
             ("reason",),
         )  # fmt: skip
+        self.cascade_steps = self._counter(
+            "interlock_cascade_steps_total",
+            "Steps of cascades that are over: passed, not_passed, unchecked, or time.",
+            ("step", "result"),
+        )
         self.shadow_calls = self._counter(
             "interlock_shadow_calls_total", "Calls to shadows of aliases that ended, by how.", ("outcome",)
         )

@@ -6,6 +6,7 @@
       Attempt                     one try at one offer begins
       Chunk ...                   streamed text, before it is forwarded
       AttemptEnd                  that try failed before its first byte, and the next follows
+      StepEnd                     of a cascade: that try answered, and its answer was checked
     Outcome                       how the call ended
     EnergyMeasured                some seconds later, where a meter measures the source: what it took
     Alive                         now and then: no call before this instant is missing here
@@ -229,6 +230,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     text is in the chunks before, `chunks` of them, and `chunks_sha256` is over their text and raw bytes in order. Of an
     answer that is not kept there is neither text nor hash, and no `words`, which may quote it. Times in microseconds
     since the intent. `charged`: what each of the intent's budgets was charged, in their order. `compared`: of a shadow.
+    `stop`: of a cascade, why no other step was tried: "passed", "last", "money", "time", or "failed" (the steps after
+    it did). Its usage, cost and energy are those of all steps, and `attempt` is the one whose answer was given.
     """
 
     call: int
@@ -254,6 +257,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     energy: Energy = Energy()
     charged: tuple[int, ...] = ()
     compared: Comparison | None = None
+    stop: str = ""
 
 
 class EpochClose(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -359,6 +363,29 @@ class Held(msgspec.Struct, frozen=True, array_like=True, tag=14):
     asked: str
 
 
+class StepEnd(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """A step of a cascade answered, or was stopped while it did. In the log before anything of a further step is.
+
+    `attempt`: the try that it is of; `step`: from 0. `checks`: "name:verdict" of each check, the verdict "passed",
+    "failed" or "unknown" (which is not passed); empty when the answer was not checked. `usage`, `cost`, `energy`: its
+    own. `body`: an answer that was not given, where it may be kept. `code`: why it did not answer, "" when it did.
+    """
+
+    call: int
+    attempt: int
+    step: int
+    mono_ns: int
+    model: str
+    passed: bool
+    checks: tuple[str, ...]
+    finish_reasons: tuple[str, ...]
+    usage: Usage
+    cost: Cost
+    energy: Energy
+    body: bytes = b""
+    code: str = ""
+
+
 Record = (
     EpochOpen
     | Intent
@@ -374,6 +401,7 @@ Record = (
     | Alive
     | Feedback
     | Held
+    | StepEnd
 )
 
 

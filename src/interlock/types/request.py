@@ -36,6 +36,14 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
     `interlock.routing.placement`, 0 for none. Known only where one model has several replicas."""
 
 
+class TargetStep(msgspec.Struct, frozen=True, array_like=True):
+    """One step of a cascade: `model` at any source, or at `source`; of `version`, or of any."""
+
+    model: str
+    source: str = ""
+    version: str = ""
+
+
 class Target(msgspec.Struct, frozen=True, array_like=True):
     """What a model name resolved to. Exactly one of these forms:
 
@@ -56,3 +64,5 @@ class Target(msgspec.Struct, frozen=True, array_like=True):
     """Of an alias with a running canary, which arm the call is on and why: "canary" or "stable" as drawn; "off": the
     node had taken the canary back; "barred": the canary was drawn, and could not be used for this call. "shadow": a
     call that is only compared, at the alias's shadow."""
+    steps: tuple[TargetStep, ...] = ()
+    """Of an alias with a cascade, its steps in their order; `model` is "" then."""

@@ -102,13 +102,38 @@ class Shadow(msgspec.Struct, frozen=True, omit_defaults=True):
     share_milli: int
 
 
+class CascadeStep(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One step of a cascade: `model` may be `model@version`; `source` (a source name) "": any source of the model."""
+
+    model: str
+    source: str = ""
+
+
+class Cascade(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Models that are tried one after the other, the cheapest first, until an answer passes the checks.
+
+    `checks`: of `CASCADE_CHECKS`, all of which an answer must pass. `confidence_min_milli`: what `confidence` asks for,
+    thousandths. `money_nusd_max`, `time_ms_max`: no further step is begun beyond these; 0: no such bound.
+    """
+
+    steps: tuple[CascadeStep, ...]
+    checks: tuple[str, ...]
+    confidence_min_milli: int = 0
+    money_nusd_max: int = 0
+    time_ms_max: int = 0
+
+
+CASCADE_CHECKS = ("json", "finish", "confidence", "tool_call")
+
+
 class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model name of the company's own. `tenant_id` empty: for all. `sunset_s`: Unix seconds, refused afterwards.
 
     `max_tokens` is the cap taken when a request names none. `data_class` raises the call's class to at least this.
     `request_class` is the label of calls that name none themselves. `recording`: of its calls no more is kept.
     `deprecated_s`: Unix seconds from which on it should not be used; `successor`: the name to use instead. `workload`:
-    its calls are no more urgent than this."""
+    its calls are no more urgent than this. `cascade`: how its chats and completions are answered; for anything else,
+    and where `targets` are empty, its first step is the target."""
 
     name: str
     tenant_id: str = ""
@@ -124,6 +149,7 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     successor: str = ""
     shadow: Shadow | None = None
     workload: Workload = Workload.interactive
+    cascade: Cascade | None = None
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

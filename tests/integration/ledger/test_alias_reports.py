@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 import time
 from typing import Any
 from urllib.parse import quote
@@ -16,11 +17,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from interlock.cli import aliases as cli
+from interlock.control.learning.samples import Samples
 from interlock.control.services.alias_use import places, sample, share, spread
 from interlock.ledger.sums import decode_leaf, key_of
+from interlock.ledger.vault import KeyWrapper
+from interlock.settings import Settings
 from interlock.storage import ledger_read
-from interlock.types.record import Comparison, Record
-from interlock.types.request import Target
+from interlock.storage.ledger_keys import LedgerKeys
+from interlock.types.record import Comparison, Record, StepEnd
+from interlock.types.request import Target, TargetStep
+from interlock.types.usage import Cost, Energy, Usage
 from tests.integration.control_client import Running
 from tests.integration.ledger.test_usage import Books, running
 from tests.integration.live_scene import add
@@ -184,3 +190,36 @@ def test_a_sample_does_not_keep_step_with_what_it_counts(period: int) -> None:
     found = places(0, 100_000, 1000)
     counts = [sum(place % period == beat for place in found) for beat in range(min(period, 10))]
     assert all(0.5 * 1000 / period <= count <= 1.6 * 1000 / period + 3 for count in counts), counts
+
+
+def test_a_cascade_adds_up_to_all_its_steps(running: Running) -> None:
+    """Its entry has the sums, on the model whose answer was given; each step is there with its own."""
+    books = Books(running)
+    begun = msgspec.structs.replace(
+        intent(1),
+        tenant_id=books.tenant,
+        team_id=books.teams["research"],
+        wall_ns=time.time_ns(),
+        target=Target("alias", alias="c", steps=(TargetStep("small"), TargetStep("large"))),
+    )
+    tries = [msgspec.structs.replace(attempt(1, n), model=name) for n, name in enumerate(("small", "large"))]
+    small = StepEnd(1, 0, 0, 5, "small", False, ("json:failed",), ("stop",), Usage(9, 0, 2), Cost(30, "list"), Energy())
+    large = StepEnd(1, 1, 1, 6, "large", True, ("json:passed",), ("stop",), Usage(9, 0, 3), Cost(500, "list"), Energy())
+    total = {"usage": Usage(18, 0, 5), "cost": Cost(530, "list"), "attempt": 1, "model": "large", "stop": "passed"}
+    books.log([begun, tries[0], small, tries[1], large, msgspec.structs.replace(outcome(1), **total)])
+    keys = LedgerKeys(KeyWrapper(bytes(32), secrets.token_bytes), secrets.token_bytes, 8)
+    with running.control.store.tenant(books.tenant) as conn:
+        (entry,) = ledger_read.search(conn, books.tenant, ledger_read.Filter(kind="call"))
+        made = json.loads(entry.leaf)
+        told, outcomes = Samples(books.tenant, keys, Settings()).of_call(conn, made)
+    assert made["cost"]["nusd"] == 530 and made["where"]["model"] == "large" and made["tokens"]["prompt"] == 18
+    assert [(s["model"], s["cost"]["nusd"], s["given"]) for s in made["cascade"]["tried"]] == [
+        ("small", 30, False), ("large", 500, True),
+    ]  # fmt: skip
+    assert told is not None and (told.arm, told.cost_nusd, told.completion_tokens) == ("large", 500, 3)
+    assert [(o.arm, o.reward, o.origin) for o in outcomes] == [
+        ("small", 0.0, "validation"),
+        ("large", 1.0, "validation"),
+    ]
+    (user,) = running.owner.get("/tenants/acme/alias-use/users?alias=c")
+    assert user["calls"] == 1

@@ -107,6 +107,39 @@ def test_numbers_out_of_range_are_told_with_line_and_path(old: str, new: str, pa
         _check(FULL.replace(old, new, 1))
 
 
+CASCADE = """
+tenants:
+- name: acme
+  aliases:
+  - name: extract
+    cascade: {steps: [{model: small}, {model: large}], checks: [json]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{model: small}, ", "", "cascade.steps: a cascade has 2 to 8 steps"),
+        ("{model: small}, ", "{model: small}, " * 8, "cascade.steps: a cascade has 2 to 8 steps"),
+        ("{model: small}", "{model: large@2}", "cascade.steps[1].model: 'large' is in a step before"),
+        ("{model: small}", "{model: '?'}", "cascade.steps[0].model: '?' is no model name"),
+        ("{model: small}", "{model: small, source: nowhere}", "cascade.steps[0].source: there is no source 'nowhere'"),
+        ("[json]", "[]", "cascade.checks: names each check once"),
+        ("[json]", "[json, json]", "cascade.checks: names each check once"),
+        ("[json]", "[confidence]", "cascade.confidence_min_milli: is what the check"),
+        ("[json]", "[json], confidence_min_milli: 5", "cascade.confidence_min_milli: is what the check"),
+        ("cascade:", "shadow: {model: x, share_milli: 1}\n    cascade:", "has a cascade or a shadow, not both"),
+        ("cascade:", "canary: {model: x, share_milli: 1}\n    cascade:", "has a cascade or a canary, not both"),
+    ],
+)
+def test_a_cascade_that_cannot_be(old: str, new: str, message: str) -> None:
+    _check(CASCADE)
+    assert old in CASCADE
+    with pytest.raises(ConfigErrors) as caught:
+        _check(CASCADE.replace(old, new, 1))
+    assert any(message in e for e in caught.value.errors), caught.value.errors
+
+
 def test_all_faults_are_told_at_once() -> None:
     with pytest.raises(ConfigErrors) as caught:
         _check("tenants:\n- {name: '?', time_zone: Mars}\nsources:\n- {name: s, kind: vllm, url: ftp://x}\n")

@@ -10,8 +10,8 @@ import pytest
 from bench.ledger import intent
 
 from interlock.control.console.waterfall import WIDTH, bars, bars_of_leaf
-from interlock.types.record import Attempt, AttemptEnd, Interrupted, Outcome
-from interlock.types.usage import Usage
+from interlock.types.record import Attempt, AttemptEnd, Interrupted, Outcome, StepEnd
+from interlock.types.usage import Cost, Energy, Usage
 
 START_NS = 5_000_000_000
 MS_NS = 1_000_000
@@ -83,3 +83,16 @@ def test_what_is_not_recorded_is_not_drawn() -> None:
 @pytest.mark.parametrize("ms", [0, 1])
 def test_a_call_of_no_time_has_a_scale(ms: int) -> None:
     assert all(bar.x + bar.width <= WIDTH for bar in bars([_intent(), _attempt(0, 0), _outcome(ms)]))
+
+
+def test_steps_of_a_cascade_end_when_they_were_checked() -> None:
+    steps = [
+        StepEnd(1, n, n, START_NS + ms * MS_NS, "m", n == 1, (f"json:{found}",), (), Usage(), Cost(), Energy())
+        for n, ms, found in ((0, 100, "failed"), (1, 390, "passed"))
+    ]
+    records = [_intent(), _attempt(0, 10), steps[0], _attempt(1, 110), steps[1], _outcome(400)]
+    drawn = bars(records)
+    spans = [(bar.name, bar.start_us, bar.us, bar.result) for bar in drawn]
+    assert ("Attempt 1, step 1", 10_000, 90_000, "json:failed") in spans
+    assert ("Attempt 2, step 2", 110_000, 280_000, "json:passed") in spans
+    assert all(a.start_us + a.us == b.start_us for a, b in itertools.pairwise(drawn))

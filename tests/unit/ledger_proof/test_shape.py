@@ -17,7 +17,9 @@ from interlock.ledger.proof.entry import Rules, decode_leaf, scan
 from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import SubjectKey
-from interlock.types.record import EnergyMeasured, Intent
+from interlock.types.record import EnergyMeasured, Intent, StepEnd
+from interlock.types.request import Target, TargetStep
+from interlock.types.usage import Cost, Energy, Usage
 from tests.unit.ledger.support import attempt, intent, outcome, refusal
 from tests.unit.ledger.test_control_entry import ROW
 
@@ -39,6 +41,12 @@ def _intent(**change: Any) -> Intent:
 LEAVES = {
     "call": _call(_intent(receipt="ab" * 32), attempt(1), outcome(1)),
     "shadow": _call(_intent(shadow_of="req_1"), attempt(1), outcome(1)),
+    "cascade": _call(
+        _intent(target=Target("alias", alias="a", steps=(TargetStep("m"), TargetStep("n")))),
+        attempt(1),
+        StepEnd(1, 0, 0, 5, "m", True, ("json:passed",), ("stop",), Usage(1, 0, 2), Cost(3, "list"), Energy(4)),
+        outcome(1),
+    ),
     "interrupted": _call(_intent(), attempt(1)),
     "erased": {**_call(_intent(), attempt(1), outcome(1), key=None), "erased": True},
     "refusal": call_entry(CallRecords(EPOCH, 1, (), refusal=refusal(1)), 5_000, KEY).leaf,

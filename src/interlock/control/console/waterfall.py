@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from interlock.types.record import Attempt, AttemptEnd, Intent, Interrupted, Outcome
+from interlock.types.record import Attempt, AttemptEnd, Intent, Interrupted, Outcome, StepEnd
 
 WIDTH = 1000
 """Units of a bar's scale: the whole call is so wide."""
@@ -72,6 +72,7 @@ def bars_of_leaf(leaf: dict[str, Any]) -> list[Bar]:
 def _stages(records: Sequence[object], began_ns: int, outcome: Outcome) -> list[Stage]:
     attempts = [each for each in records if isinstance(each, Attempt)]
     ends = {each.number: each for each in records if isinstance(each, AttemptEnd)}
+    steps = {each.attempt: each for each in records if isinstance(each, StepEnd)}
     end_us = (outcome.mono_ns - began_ns) // NS_PER_US
     out: list[Stage] = []
     at_us = waited_ms = 0
@@ -86,12 +87,25 @@ def _stages(records: Sequence[object], began_ns: int, outcome: Outcome) -> list[
             out.append(Stage("Waited for a seat", "seat", sent_us - seat_us, sent_us))
         ended = ends.get(attempt.number)
         where = f"{attempt.source}::{attempt.model}"
-        until_us = end_us if ended is None else (ended.mono_ns - began_ns) // NS_PER_US
+        step = steps.get(attempt.number)
+        over = ended or step
+        until_us = end_us if over is None else (over.mono_ns - began_ns) // NS_PER_US
+        if step is not None:
+            out.append(_step(attempt, step, (sent_us, until_us), where))
+            at_us = until_us
+            continue
         out += _attempt(attempt, ended, outcome, (sent_us, until_us), where)
         at_us = until_us
     if end_us > at_us:
         out.append(Stage("Ended" if attempts else "Checked and decided", "own", at_us, end_us, result=outcome.state))
     return out
+
+
+def _step(attempt: Attempt, step: StepEnd, span: tuple[int, int], where: str) -> Stage:
+    """A step of a cascade, with what was found of its answer."""
+    result = step.code or ", ".join(step.checks) or "not checked"
+    kind = "failed" if step.code else "source"
+    return Stage(f"Attempt {attempt.number + 1}, step {step.step + 1}", kind, *span, where, result, attempt.off_prem)
 
 
 def _attempt(

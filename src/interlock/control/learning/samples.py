@@ -141,7 +141,13 @@ class Samples:
             yield Outcome(before.arm, AGAIN_REWARD, "retry", self.prompt(conn, before.leaf))
 
     def _own(self, conn: Connection[Any], leaf: dict[str, Any], told: Told) -> Iterable[Outcome]:
-        """What the answer itself shows."""
+        """What the answer itself shows, or what was found of it when it was checked before it was given."""
+        verdicts = list(verdicts_of(leaf))
+        if verdicts:
+            prompt = self.prompt(conn, leaf)
+            for arm, passed in verdicts:
+                yield Outcome(arm, float(passed), "validation", prompt)
+            return
         if leaf["result"]["state"] != "completed":
             return
         finish = leaf["result"]["finish"]
@@ -180,8 +186,28 @@ class Samples:
 _PROMPTS = ("messages", "input", "prompt")
 
 
+def verdicts_of(leaf: dict[str, Any]) -> Iterable[tuple[str, bool]]:
+    """(arm, passed) of each step of a cascade whose answer was checked, and found to pass or not to."""
+    for step in leaf.get("cascade", {}).get("tried", ()):
+        found = {each.partition(":")[2] for each in step["checks"]}
+        if "failed" in found or found == {"passed"}:
+            yield arm_named(step["model"], step["version"]), "failed" not in found
+
+
+def _given(leaf: dict[str, Any]) -> dict[str, Any]:
+    """The leaf with the figures of the step whose answer was given, in place of those of all steps. What the steps
+    before took of the time is no time of its own: of a cascade that tried several, times are not known."""
+    tried = leaf.get("cascade", {}).get("tried", ())
+    for step in tried:
+        if step["given"]:
+            times = leaf["times"] if len(tried) == 1 else {"first_us": 0, "total_us": 0}
+            return leaf | {name: step[name] for name in ("tokens", "cost", "energy")} | {"times": times}
+    return leaf
+
+
 def told_of(leaf: dict[str, Any]) -> Told:
     """What became of a call, from its entry."""
+    leaf = _given(leaf)
     where, result, times, tokens = leaf["where"], leaf["result"], leaf["times"], leaf["tokens"]
     known = tokens["origin"] != "reserved"
     completion = tokens["completion"] if known else 0

@@ -20,7 +20,7 @@ from interlock.routing.catalog import Catalog, offers_of
 from interlock.routing.choose import decide, spread
 from interlock.routing.explore import MICRO
 from interlock.routing.replay import replay as replay_route
-from interlock.routing.resolve import resolve
+from interlock.routing.resolve import CASCADING, resolve
 from interlock.routing.score import Weights
 from interlock.types.decision import Placement
 from interlock.types.identity import Caller
@@ -32,17 +32,18 @@ from interlock.types.source import LoadReading, Offer
 if TYPE_CHECKING:
     from interlock.learning.published import Expectations
 
-ERASED, SNAPSHOT, DIFFERS, UNDECIDED, OTHERWISE_REFUSED, SHADOW = (
+ERASED, SNAPSHOT, DIFFERS, UNDECIDED, OTHERWISE_REFUSED, SHADOW, CASCADE = (
     "erased",
     "snapshot_gone",
     "not_as_recorded",
     "undecided",
     "refused_otherwise",
     "shadow",
+    "cascade",
 )
 """Why a call is not decided again: what was recorded of it is gone; its snapshot is; that snapshot decides otherwise
 than was recorded; it was refused before anything was decided, or for another reason than policy or routing; it is a
-copy for comparison."""
+copy for comparison; it tried several models one after the other."""
 
 
 class Choice(NamedTuple):
@@ -136,6 +137,8 @@ def again(record: Decided | None, pasts: Pasts, now: Ways, then: Ways) -> Again 
         return UNDECIDED
     if isinstance(record, Intent) and record.shadow_of:
         return SHADOW
+    if record.target.steps:
+        return CASCADE
     if isinstance(record, Refusal) and record.permits and (record.route is None or record.route.candidates):
         return OTHERWISE_REFUSED
     known = pasts.of(record.snapshot_version)
@@ -284,9 +287,13 @@ def _target(call: _Call, side: Ways) -> Target:
             seed=call.seed,
             principal_id=record.principal_id,
             canary_state=recorded.canary if recorded.canary in UNDRAWN else "",
+            cascading=call.features.operation in CASCADING,
         )
 
     target = there(side.catalog)
+    if target.steps:  # what else it would try depends on answers that nobody has
+        step = target.steps[0]
+        target = msgspec.structs.replace(target, model=step.model, source=step.source, version=step.version, steps=())
     try:
         own = there(call.known.catalog).mode == recorded.mode
     except ModelNotFound:

@@ -14,6 +14,7 @@ _LEFT_OUT = {
     "undecided": "they were refused before anything was decided",
     "refused_otherwise": "they were refused for another reason than policy or routing",
     "shadow": "they are copies for comparison",
+    "cascade": "they tried several models one after the other",
 }
 _SIGNS = {"create": "+", "update": "~", "delete": "-"}
 _BASIS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.control.documents import AliasSpec, AliasTargetSpec, ShadowSpec
+from interlock.control.documents import AliasSpec, AliasTargetSpec, CascadeSpec, CascadeStepSpec, ShadowSpec
 from interlock.control.services import canaries
 from interlock.control.services.base import Tx, data_class_name, missing, recording_name, workload_name
 from interlock.control.validate import sunset_s, sunset_text
@@ -12,7 +12,7 @@ from interlock.storage import aliases
 from interlock.storage.aliases import AliasRow
 from interlock.storage.table import Stored
 from interlock.types.identity import DataClass, Recording, Workload
-from interlock.types.snapshot import AliasTarget, Shadow
+from interlock.types.snapshot import AliasTarget, Cascade, CascadeStep, Shadow
 
 
 def spec_of(alias: AliasRow) -> AliasSpec:
@@ -34,6 +34,7 @@ def spec_of(alias: AliasRow) -> AliasSpec:
         canary=None if alias.canary is None else canaries.spec_of(alias.canary),
         shadow=None if alias.shadow is None else _shadow_spec(alias.shadow),
         workload=workload_name(alias.workload),
+        cascade=None if alias.cascade is None else _cascade_spec(alias.cascade),
     )
 
 
@@ -76,6 +77,7 @@ def _with(tx: Tx, alias: AliasRow, spec: AliasSpec) -> AliasRow:
         canary=None if spec.canary is None else canaries.declared(tx, alias.canary, spec.canary),
         shadow=None if spec.shadow is None else _shadow(spec.shadow),
         workload=Workload[spec.workload],
+        cascade=None if spec.cascade is None else _cascade(spec.cascade),
     )
 
 
@@ -86,3 +88,23 @@ def _shadow_spec(shadow: Shadow) -> ShadowSpec:
 
 def _shadow(spec: ShadowSpec) -> Shadow:
     return Shadow(AliasTarget(spec.model, spec.source, 1, spec.prefer_version), spec.share_milli)
+
+
+def _cascade_spec(cascade: Cascade) -> CascadeSpec:
+    return CascadeSpec(
+        steps=tuple(CascadeStepSpec(model=step.model, source=step.source) for step in cascade.steps),
+        checks=cascade.checks,  # type: ignore[arg-type]
+        confidence_min_milli=cascade.confidence_min_milli or None,
+        money_nusd_max=cascade.money_nusd_max or None,
+        time_ms_max=cascade.time_ms_max or None,
+    )
+
+
+def _cascade(spec: CascadeSpec) -> Cascade:
+    return Cascade(
+        steps=tuple(CascadeStep(step.model, step.source) for step in spec.steps),
+        checks=spec.checks,
+        confidence_min_milli=spec.confidence_min_milli or 0,
+        money_nusd_max=spec.money_nusd_max or 0,
+        time_ms_max=spec.time_ms_max or 0,
+    )

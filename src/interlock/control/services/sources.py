@@ -136,8 +136,10 @@ def set_drained(tx: Tx, name: str, drained: bool, revision: int | None = None) -
 def delete(tx: Tx, _tenant_id: str, name: str, revision: int | None = None) -> None:
     """Raises NotFound, Conflict (an alias still leads to it)."""
     for stored in aliases.page(tx.conn, limit=10_000):
-        if any(target.source == name for target in stored.value.targets):
-            raise Conflict(f"source {name!r} is a target of alias {stored.value.name!r}", code="still_used")
+        alias = stored.value
+        steps = alias.cascade.steps if alias.cascade is not None else ()
+        if name in (*[each.source for each in alias.targets], *[each.source for each in steps]):
+            raise Conflict(f"source {name!r} is a target of alias {alias.name!r}", code="still_used")
     sources.delete(tx.conn, find(tx, name).value.id, tx.by, revision=revision)
 
 

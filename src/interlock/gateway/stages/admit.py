@@ -34,6 +34,8 @@ def admit(call: Call, runtime: Runtime) -> None:
             headers={"retry-after": "1"},
         )
     tokens = features.prompt_tokens_max + features.completion_tokens_max
+    if call.target is not None and call.target.steps:
+        tokens *= len(call.target.steps)
     call.reserved_tokens = tokens
     if not identity.subjects:
         return

@@ -9,13 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from interlock.gateway.treasury import Hold, Need, Short
+from interlock.routing.steps import step_of
 from interlock.types.usage import Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from interlock.errors import InterlockError
     from interlock.gateway.call import Call
     from interlock.gateway.runtime import Runtime
     from interlock.types.budget import Budget
+    from interlock.types.request import TargetStep
     from interlock.types.source import Offer
 
 
@@ -65,6 +69,33 @@ def leave_out(call: Call, offers: list[Offer], dear: frozenset[str], error: Inte
 def needs_of(call: Call, offers: list[Offer]) -> tuple[list[Need], dict[str, frozenset[str]]]:
     """What the call may take of each budget with these candidates; and by budget the candidates that may take that
     much."""
+    if call.target is not None and call.target.steps:
+        return _needs_of_steps(call, call.target.steps, offers)
+    return _needs_of_one(call, offers)
+
+
+def _needs_of_steps(
+    call: Call, steps: Sequence[TargetStep], offers: list[Offer]
+) -> tuple[list[Need], dict[str, frozenset[str]]]:
+    """Of a cascade: what its steps may take together, for the dearest candidate of each; and by budget the dearest
+    candidates of the dearest step."""
+    totals: dict[str, Need] = {}
+    dearest: dict[str, tuple[int, frozenset[str]]] = {}
+    for number in range(len(steps)):
+        own = [offer for offer in offers if step_of(steps, offer) == number]
+        needs, dear = _needs_of_one(call, own)
+        for need in needs:
+            key, before = need.budget.id, totals.get(need.budget.id)
+            amount = need.amount
+            if before is not None and need.budget.measure != "calls":
+                amount += before.amount  # a cascade is one call
+            totals[key] = need._replace(amount=amount)
+            if key not in dearest or need.amount >= dearest[key][0]:
+                dearest[key] = need.amount, dear[key]
+    return list(totals.values()), {key: offers_of for key, (_, offers_of) in dearest.items()}
+
+
+def _needs_of_one(call: Call, offers: list[Offer]) -> tuple[list[Need], dict[str, frozenset[str]]]:
     identity, features, links = call.identity, call.features, call.state.links
     assert identity is not None and features is not None  # noqa: S101 - stage order
     prompt, completion = features.prompt_tokens_max, features.completion_tokens_max

@@ -9,7 +9,7 @@ import msgspec
 from interlock.errors import BadRequest
 from interlock.gateway.canary import state_of, trial_of
 from interlock.gateway.stages import labels
-from interlock.routing.resolve import MODES
+from interlock.routing.resolve import CASCADING, MODES
 from interlock.routing.resolve import resolve as resolve_name
 from interlock.types.identity import DataClass, Recording, Workload
 from interlock.wire.fields import SET_PRIORITY
@@ -76,6 +76,7 @@ def stand_for(call: Call, target: Target | None, canary_state: str) -> None:
             seed=call.seed,
             principal_id=identity.caller.principal.id,
             canary_state=canary_state,
+            cascading=call.operation in CASCADING,
         )
     mode = parsed.mode
     if mode:

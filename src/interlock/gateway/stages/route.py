@@ -10,10 +10,10 @@ from interlock.errors import EngineStarting, NoCandidate
 from interlock.gateway.affinity import affinity_of
 from interlock.gateway.stages.authorize import authorize
 from interlock.gateway.stages.bar import barred
-from interlock.routing.choose import decide
 from interlock.routing.constraints import cold_sources
 from interlock.routing.explain import no_candidate
 from interlock.routing.placement import replicated
+from interlock.routing.steps import decide_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def route(call: Call, runtime: Runtime) -> None:
             readings[source_id] = board.reading(row, now_ns)
             if board.open_until(row) > now_ns:
                 open_breakers.append(source_id)
-    decision = decide(
+    decision = decide_steps(
         features,
         target,
         offers,

@@ -33,6 +33,20 @@ def _object(name: str, *, texts: str = "", numbers: str = "", **more: Any) -> An
 
 _CONTENT: Any = _object("Content", texts="digest id list role sha256", numbers="bytes count")
 _BUDGET: Any = _object("Budget", texts="budget measure", numbers="charged start")
+_TOKENS: Any = _object("Tokens", texts="origin", numbers="cache_write cached completion prompt")
+_COST: Any = _object("CostTold", texts="price version", numbers="nusd")
+_ENERGY: Any = _object("EnergyTold", texts="method", numbers="high_uj low_uj ug_per_kwh uj")
+_STEP: Any = _object(
+    "Step",
+    texts="code model source version",
+    numbers="attempt step",
+    checks=list[str],
+    cost=_COST,
+    energy=_ENERGY,
+    given=bool,
+    passed=bool,
+    tokens=_TOKENS,
+)
 _TRIAL: Any = _object("Trial", texts="digest of would")
 _ROW: Any = _object("Row", texts="digest object", numbers="at id")
 
@@ -42,11 +56,12 @@ Entry: Any = _shape(
     optional={
         "budgets": list[_BUDGET],
         "by": str,
+        "cascade": _object("CascadeTold", texts="stop", numbers="steps", tried=list[_STEP]),
         "clock": int,
         "contents": list[_CONTENT],
-        "cost": _object("CostTold", texts="price version", numbers="nusd"),
+        "cost": _COST,
         "decided": _object("Decided", texts="root", numbers="router seed snapshot"),
-        "energy": _object("EnergyTold", texts="method", numbers="high_uj low_uj ug_per_kwh uj"),
+        "energy": _ENERGY,
         "erased": bool,
         "feedback": _object(
             "FeedbackTold", texts="id reason thumb", numbers="score_micro status", comment=bool, corrected=bool
@@ -61,7 +76,7 @@ Entry: Any = _shape(
         "shadow_of": str,
         "subject": str,
         "times": _object("Times", numbers="first_us total_us"),
-        "tokens": _object("Tokens", texts="origin", numbers="cache_write cached completion prompt"),
+        "tokens": _TOKENS,
         "trials": list[_TRIAL],
         "what": _object(
             "What",
