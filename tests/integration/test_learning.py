@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from interlock.errors import InterlockError
 from interlock.testing.engine import ScriptedEngine
+from interlock.types.learned import Weights
 from tests.postgres import owned_home
 from tests.prove.gateway import Process
 from tests.prove.ledger import NODES, Stack, database
@@ -22,6 +24,9 @@ COURT = ["court", "statute", "appeal", "contract", "liability", "verdict", "clau
 KITCHEN = ["simmer", "whisk", "oven", "butter", "onion", "garlic", "recipe", "flour", "saucepan", "roast"]
 GOOD_AT = {"lawyer": COURT, "cook": KITCHEN}
 PRICE = {"input_usd_per_mtok": 0.2, "output_usd_per_mtok": 0.6}
+
+
+NOTHING = Weights(0, 0, 0, 0, 0, b"", (), ())
 
 
 class Scene:
@@ -251,6 +256,27 @@ def test_a_tenant_says_whether_it_is_learned_from(scene: Scene) -> None:
         until(
             lambda: not conn.execute("SELECT 1 FROM interlock.router_states").fetchall(), "what was learned forgotten"
         )
+
+
+def test_after_an_erasure_nothing_is_learned_of_what_the_person_asked(scene: Scene) -> None:
+    scene.learn("on")
+    scene.teach(80)
+    until(lambda: _state(scene).words > 0, "a state that reads prompts")
+    before = _state(scene).version
+    scene.stack.admin().call("POST", "/tenants/acme/ledger/erase", {"subject": "alice"}, reason="a test")
+    until(lambda: _state(scene).version > before and _state(scene).words == 0, "a state of nothing that was erased")
+    state = _state(scene)
+    assert not state.centres and all(not arm.weights for arm in state.arms)
+    assert sum(c.outcomes_milli for arm in state.arms for c in arm.capabilities) > 50_000, "outcomes still count"
+    with scene.stack.reading() as conn:
+        words = conn.execute("SELECT words FROM interlock.router_states").fetchone()
+    assert words is not None and msgspec.msgpack.decode(words[0]) is None
+
+
+def _state(scene: Scene) -> Weights:
+    with scene.stack.reading() as conn:
+        row = conn.execute("SELECT weights FROM interlock.router_states").fetchone()
+    return msgspec.msgpack.decode(row[0], type=Weights) if row is not None else NOTHING
 
 
 def test_the_learner_is_one_and_another_takes_over(scene: Scene) -> None:

@@ -32,9 +32,18 @@ def current(conn: Connection[Any], tenant_id: str) -> Weights | None:
     return None if row is None else msgspec.msgpack.decode(bytes(row[0]), type=Weights | None)
 
 
+def has_learned(conn: Connection[Any], tenant_id: str) -> bool:
+    """Whether there is anything that was learned of a tenant."""
+    return (
+        conn.execute("SELECT 1 FROM interlock.router_states WHERE tenant_id = %s", (tenant_id,)).fetchone() is not None
+    )
+
+
 def publish(conn: Connection[Any], tenant_id: str, weights: Weights, words: Words | None) -> None:
-    """Put a new state in force with the next snapshot. `words` None: those before stay."""
+    """Put a new state in force with the next snapshot. `words` None: those before stay, if the state reads prompts."""
     encoded = _encode(words) if words is not None else None
+    if not weights.words:
+        encoded = NOTHING
     conn.execute(
         "INSERT INTO interlock.router_states AS t (tenant_id, version, words, weights, updated_at)"
         " VALUES (%(tenant)s, %(version)s, coalesce(%(words)s, %(nothing)s), %(weights)s, now())"
@@ -49,7 +58,7 @@ def publish(conn: Connection[Any], tenant_id: str, weights: Weights, words: Word
         },
     )
     parts = [weights_part(tenant_id)]
-    if words is not None:
+    if encoded is not None:
         parts.append(words_part(tenant_id))
     snapshots.mark_dirty(conn, parts)
 

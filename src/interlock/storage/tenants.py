@@ -7,9 +7,11 @@ from typing import Any
 from psycopg import Connection
 
 from interlock.storage.changes import PLATFORM_TREE, Author
+from interlock.storage.learned import has_learned
 from interlock.storage.snapshots import mark_dirty
 from interlock.storage.table import Stored, Table
 from interlock.types.identity import Tenant
+from interlock.types.learned import weights_part, words_part
 from interlock.types.snapshot import bucket_part
 
 PLATFORM_TENANT = PLATFORM_TREE
@@ -58,6 +60,7 @@ def delete(conn: Connection[Any], tenant_id: str, by: Author, *, revision: int |
     """Remove a tenant and everything in it (platform role only); its changes stay. Raises NotFound, Conflict."""
     TABLE.lock(conn, tenant_id, revision)
     parts = {"tenants", "teams", "policies", "trials", "aliases", "issuers", "sources", "budgets"}
+    parts |= {words_part(tenant_id), weights_part(tenant_id)} if has_learned(conn, tenant_id) else set()
     for kind, table in (("keys", "api_keys"), ("principals", "principals")):
         rows = conn.execute(f"SELECT DISTINCT bucket FROM interlock.{table} WHERE tenant_id = %s", (tenant_id,))  # noqa: S608
         parts |= {bucket_part(kind, bucket) for (bucket,) in rows}

@@ -64,6 +64,12 @@ class _Pupil:
         """Calls, outcomes and words of administrators that the last state rests on."""
         self.guidance = guidance
         self.behind = 0
+        self.begun = 0
+        """Size of the ledger when it began: what was erased by then is not read."""
+        self.stale = False
+        """Somebody was erased since: it has to begin anew."""
+        self.anew = False
+        """It took the place of one that had to begin anew, and has published nothing yet."""
 
 
 class Learner:
@@ -139,9 +145,9 @@ class Learner:
         trainer, now_ns = pupil.trainer, self._clock.mono_ns()
         told = (trainer.choices + trainer.tried, trainer.outcomes, pupil.guidance.priors)
         due = now_ns - pupil.published_ns >= self._settings.learning_publish_ms * 1_000_000 or not pupil.published_ns
-        known = trainer.outcomes or pupil.guidance.priors or pupil.told[2]
+        known = trainer.outcomes or pupil.guidance.priors or pupil.told[2] or pupil.anew
         if not more and due and known and told != pupil.told and self._publish(pupil):
-            pupil.told, pupil.published_ns = told, now_ns
+            pupil.told, pupil.published_ns, pupil.anew = told, now_ns, False
         return more
 
     def _guided(self, tenant_id: str) -> _Pupil:
@@ -149,8 +155,11 @@ class Learner:
         with self._store.tenant(tenant_id) as conn:
             now = router_guidance.guidance(conn, tenant_id)
         pupil = self._pupils.get(tenant_id)
-        if pupil is None or pupil.guidance.resets != now.resets:
+        if pupil is None or pupil.stale or pupil.guidance.resets != now.resets:
+            # After an erasure too: its prompts open no more, and are in nothing that is learned from then on.
+            anew = pupil is not None and pupil.stale
             pupil = self._begin(tenant_id, now)
+            pupil.anew = anew
         pupil.guidance = now
         pupil.trainer.said({arm: Said(micro / MICRO, outcomes) for arm, (micro, outcomes) in now.priors.items()})
         return pupil
@@ -175,6 +184,7 @@ class Learner:
         whole = guidance.resets.get(EVERYTHING)
         start = max(-1, size - s.learning_calls_at_start - 1, whole.position if whole is not None else -1)
         pupil = _Pupil(tenant_id, Trainer(plan, rng), Samples(tenant_id, keys, s), start, guidance)
+        pupil.begun = size
         versions = [reset.version for reset in guidance.resets.values()]
         pupil.version = max([before.version if before is not None else 0, *versions])
         self._pupils[tenant_id] = pupil
@@ -189,6 +199,7 @@ class Learner:
             forgotten = pupil.guidance.forgotten
             for each in found:
                 leaf = msgspec.json.decode(each.leaf)
+                pupil.stale |= leaf["kind"] == "erasure" and each.position >= pupil.begun
                 told, outcomes = samples.of_call(conn, leaf)
                 if told is not None and not forgotten(told.arm, each.position):
                     trainer.call(told)
