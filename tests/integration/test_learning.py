@@ -140,6 +140,7 @@ def test_each_task_goes_to_who_does_it_well_and_why_is_on_record(scene: Scene) -
     assert before["router"] == "0", "nothing is learned yet"
     scene.teach(110)
     until(lambda: int(scene.ask("auto", COURT)[1]["router"]) > 0, "a state of the router")
+    until(lambda: _state(scene).words > 0 and _outcomes(scene) > 150, "a state that knows of what was taught")
     tried = 0
     for _ in range(90):
         tried += "tried" in scene.ask("auto", scene.rng.choice([COURT, KITCHEN]))[1]
@@ -149,9 +150,9 @@ def test_each_task_goes_to_who_does_it_well_and_why_is_on_record(scene: Scene) -
         return sum("tried" in scene.ask("auto", COURT)[1] for _ in range(10)) <= 2
 
     until(settled, "the cold allowance spent")
-    calls = [(good, scene.ask("auto", words)) for _ in range(20) for good, words in GOOD_AT.items()]
-    right = sum(decision["offer"].startswith(good) for good, (_, decision) in calls)
-    assert right >= 34, f"{right} of 40"
+    calls = [(good, scene.ask("auto", words)) for _ in range(30) for good, words in GOOD_AT.items()]
+    chosen = [decision["offer"].startswith(good) for good, (_, decision) in calls if "tried" not in decision]
+    assert len(chosen) >= 40 and sum(chosen) >= 0.85 * len(chosen), f"{sum(chosen)} of {len(chosen)}"
     _replayed(scene, [request for _, (request, _) in calls[-6:]])
     assert scene.ask("auto", COURT, "globex")[1]["router"] == "0", "another tenant's traffic teaches nothing"
 
@@ -267,10 +268,15 @@ def test_after_an_erasure_nothing_is_learned_of_what_the_person_asked(scene: Sce
     until(lambda: _state(scene).version > before and _state(scene).words == 0, "a state of nothing that was erased")
     state = _state(scene)
     assert not state.centres and all(not arm.weights for arm in state.arms)
-    assert sum(c.outcomes_milli for arm in state.arms for c in arm.capabilities) > 50_000, "outcomes still count"
+    assert _outcomes(scene) > 50, "outcomes still count"
     with scene.stack.reading() as conn:
         words = conn.execute("SELECT words FROM interlock.router_states").fetchone()
     assert words is not None and msgspec.msgpack.decode(words[0]) is None
+
+
+def _outcomes(scene: Scene) -> float:
+    """Outcomes that the state in force rests on."""
+    return sum(c.outcomes_milli for arm in _state(scene).arms for c in arm.capabilities) / 1000
 
 
 def _state(scene: Scene) -> Weights:

@@ -126,6 +126,20 @@ def test_one_tenant_sees_nothing_of_another(scene: Scene) -> None:
         assert set(scene.looks(action)) == names
 
 
+def test_calls_of_a_tenant_that_was_deleted_hide_no_page(scene: Scene) -> None:
+    scene.running.owner.apply("tenants: [{name: passing}]")
+    request, gone = scene.call("passing"), scene.id("passing")
+    scene.running.owner.do("DELETE", "/tenants/passing")
+    admin = scene.browser("admin")
+    with admin.stream() as everything:
+        assert everything.event() is not None
+        everything.until(request)
+    status, _, text = admin.ask("GET", "/?tenant=*")
+    assert status == 200 and request in text
+    looks = scene.running.owner.get("/tenants/platform/changes?limit=200")["items"]
+    assert [each for each in looks if each["action"] == "ledger.live" and each["object_id"] == gone], "it is on record"
+
+
 def test_whoever_sees_no_usage_lands_on_health(scene: Scene) -> None:
     vic = scene.browser("acme/vic")
     status, headers, _ = vic.ask("GET", "/")

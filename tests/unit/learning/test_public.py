@@ -34,7 +34,7 @@ def test_two_models_on_school_mathematics() -> None:
 
 
 def test_eleven_models_on_a_sample_of_many_tasks() -> None:
-    whole = _public("mmlu_pro", 1)
+    whole = _public("mmlu_pro", 4)
     rows = np.arange(0, len(whole.texts), 8)
     assert whole.groups is not None
     sample = whole._replace(
@@ -45,8 +45,10 @@ def test_eleven_models_on_a_sample_of_many_tasks() -> None:
     )
     report = run(sample, 1000, lambda words: None)
     singles = _mean(report, "single models", "aiq")
-    assert _mean(report, "fitted", "aiq") > singles + 0.018
-    assert _mean(report, "fitted", "aiq") > _mean(report, "logistic regression", "aiq") + 0.01
-    assert _mean(report, "tasks", "aiq") > singles + 0.012
-    assert _mean(report, "online tasks", "aiq") > singles + 0.005
-    assert _mean(report, "online", "aiq") > singles - 0.008
+    # Means of four splits: of a single one these differ by .006 from split to split.
+    assert _mean(report, "fitted", "aiq") > singles + 0.015
+    assert _mean(report, "fitted", "aiq") > _mean(report, "logistic regression", "aiq")
+    assert _mean(report, "tasks", "aiq") > singles + 0.011
+    assert _mean(report, "online tasks", "aiq") > singles - 0.005
+    assert _mean(report, "online", "aiq") > singles - 0.004
+    assert _mean(report, "published", "aiq") > _mean(report, "online", "aiq") - 0.003

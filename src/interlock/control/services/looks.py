@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from interlock.control.apply import Reason
 from interlock.control.identity import reach_of, tenant_of
 from interlock.control.permissions import Action, require
+from interlock.errors import NotFound
 from interlock.storage import changes
 from interlock.storage.changes import Author, Change
 
@@ -35,10 +36,17 @@ class Watching:
         return [t for t in tenants if self._until_s.get((t, actor.principal_id or actor.name), 0.0) <= now_s]
 
     def note(self, store: Store, tools: Tools, actor: Actor, tenants: Iterable[str]) -> None:
-        """Record looks at the newest calls of these tenants. Call before anything is shown. Raises NotFound, Denied."""
+        """Record looks at the newest calls of these tenants. Call before anything is shown. Raises Denied.
+
+        A tenant that was deleted has no record of changes of its own any more: the platform's tells of the look.
+        """
         for name in self.unrecorded(tools, actor, tenants):
-            tenant_id = allowed_tenant(store, actor, name, Action.ledger_read)
-            note(store, tools, actor, tenant_id, "ledger.live", "", None, Reason(""))
+            try:
+                tenant_id, gone = allowed_tenant(store, actor, name, Action.ledger_read), ""
+            except NotFound:
+                require(actor.bindings, Action.ledger_read, None)
+                tenant_id, gone = changes.PLATFORM_TREE, name
+            note(store, tools, actor, tenant_id, "ledger.live", gone, None, Reason(""))
             if len(self._until_s) >= WATCHERS_MAX:
                 self._until_s.clear()  # what is forgotten is recorded once more
             self._until_s[name, actor.principal_id or actor.name] = tools.clock.mono_ns() / 1e9 + WATCH_S
