@@ -183,7 +183,7 @@ def test_what_one_may_not_do_is_not_shown_and_refused(tab: Tab, demo: Stack, bud
 
 
 def test_who_may_not_read_alerts_is_not_shown_them(tab: Tab, demo: Stack) -> None:
-    with person(demo, "dora", "developer") as name:
+    with person(demo, "delia", "developer") as name:
         tab.go("/")
         tab.sign_in(name, PASSWORD)
         tab.go("/console/budgets")
