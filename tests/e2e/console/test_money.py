@@ -38,7 +38,8 @@ def test_a_budget_is_set_watched_changed_and_deleted(admin: Tab, demo: Stack) ->
         page.click("text=Set budget")
         assert "Budget trains is set" in page.inner_text("[role=status]")
         called(demo, "When does it leave?")
-        page.wait_for_function("fetch(location.href).then(r => r.text()).then(t => /1 calls/.test(t))")
+        there = "fetch(location.href).then(r => r.text()).then(t => /1 calls/.test(t))"
+        until(lambda: page.evaluate(there), 15, "the call on the page")
         page.reload()
         assert "No gateway holds" not in page.inner_text("main"), "a worker has a lease"
         page.click("text=Change it")
