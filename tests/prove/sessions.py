@@ -53,6 +53,9 @@ SLACK_TOKENS = 32
 """That end: a block, and how a conversation's last message is closed."""
 ANSWER_S = 60.0
 ANY_MARKER = re.compile(rb"<([a-z0-9-]+\.[0-9]+)\.[0-9]+>")
+STAYED_MIN = 0.65
+"""Least share of conversations whose turns all go to one of several engines. Slots of few conversations are uneven, and
+the bound on load moves the excess: by chance alone an eighth of conversations of four turns would stay with one of two."""
 
 
 class Turn(NamedTuple):
@@ -156,7 +159,7 @@ def prove(*, users: int, turns: int, seed: int, progress: bool = True, replicas:
         failures.append("nothing was proved: no call reached the engine")
     if figures["own_conversation_cached"] < OWN_MIN:
         failures.append(f"only {figures['own_conversation_cached']:.0%} of later turns found the last one cached")
-    if figures["stayed"] < OWN_MIN or len(figures["by_engine"]) < replicas:
+    if figures["stayed"] < STAYED_MIN or len(figures["by_engine"]) < replicas:
         failures.append(f"{figures['stayed']:.0%} of conversations stayed with one engine: {figures['by_engine']}")
     if progress:
         sys.stderr.write(f"sessions: {figures}, {len(failures)} failures in {took_s:.0f} s\n")
