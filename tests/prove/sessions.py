@@ -55,7 +55,7 @@ ANSWER_S = 60.0
 ANY_MARKER = re.compile(rb"<([a-z0-9-]+\.[0-9]+)\.[0-9]+>")
 STAYED_MIN = 0.65
 """Least share of conversations whose turns all go to one of several engines. Slots of few conversations are uneven, and
-the bound on load moves the excess: by chance alone an eighth of conversations of four turns would stay with one of two."""
+the bound on load moves the excess; by chance an eighth of conversations of four turns would stay with one of two."""
 
 
 class Turn(NamedTuple):
