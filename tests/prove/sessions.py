@@ -53,6 +53,8 @@ SLACK_TOKENS = 32
 """That end: a block, and how a conversation's last message is closed."""
 ANSWER_S = 60.0
 ANY_MARKER = re.compile(rb"<([a-z0-9-]+\.[0-9]+)\.[0-9]+>")
+MOVED_MIN = 0.85
+"""The same before several engines: the next turn of a conversation that was moved finds nothing."""
 STAYED_MIN = 0.65
 """Least share of conversations whose turns all go to one of several engines. Slots of few conversations are uneven, and
 the bound on load moves the excess; by chance an eighth of conversations of four turns would stay with one of two."""
@@ -157,7 +159,7 @@ def prove(*, users: int, turns: int, seed: int, progress: bool = True, replicas:
         figures = _figures(talking, calls)
     if not calls:
         failures.append("nothing was proved: no call reached the engine")
-    if figures["own_conversation_cached"] < OWN_MIN:
+    if figures["own_conversation_cached"] < (OWN_MIN if replicas == 1 else MOVED_MIN):
         failures.append(f"only {figures['own_conversation_cached']:.0%} of later turns found the last one cached")
     if figures["stayed"] < STAYED_MIN or len(figures["by_engine"]) < replicas:
         failures.append(f"{figures['stayed']:.0%} of conversations stayed with one engine: {figures['by_engine']}")
