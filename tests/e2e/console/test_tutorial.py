@@ -150,6 +150,7 @@ def _its_record(tab: Tab, request: str) -> None:
     page.wait_for_load_state()
     page.click(f"a[href$='{request}']")
     page.wait_for_load_state()
+    until(lambda: page.reload() and "included" in page.inner_text("main"), 15, "the next checkpoint")
     words = page.inner_text("main")
     assert all(each in words for each in ("completed", "mine", "apps-models", "agrees", "included")), words
     tab.go("/console/calls/proof?tenant=acme")
