@@ -20,6 +20,12 @@ DataClassName = Literal["public", "internal", "confidential", "restricted"]
 Mode = Literal["eco", "balanced", "quality"]
 RecordingName = Literal["full", "prompt_only", "metadata"]
 CascadeCheck = Literal["json", "finish", "confidence", "tool_call"]
+CASCADE_CHECKS: dict[str, CascadeCheck] = {
+    "json": "json",
+    "finish": "finish",
+    "confidence": "confidence",
+    "tool_call": "tool_call",
+}
 WorkloadName = Literal["interactive", "batch", "background"]
 
 Positive = Annotated[int, Meta(ge=1)]

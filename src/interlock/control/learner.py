@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from interlock.control.process import until_orphaned
+from interlock.control.process import failed, until_orphaned
 from interlock.errors import ConfigError, InterlockError
 from interlock.settings import load
 from interlock.storage.pool import Store
@@ -48,9 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Store(settings.database_url, settings, name="worker") as store:
             Learner(store, settings, SystemClock()).run(stop)
     except InterlockError as e:
-        failure = json.dumps({"error": e.code, "message": e.message, "param": e.param}) + "\n"
-        os.write(sys.stderr.fileno() if given.ready_fd is None else given.ready_fd, failure.encode())
-        return 2 if isinstance(e, ConfigError) else 1
+        return failed(e, given.ready_fd)
     return 0
 
 

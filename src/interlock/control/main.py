@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -33,7 +32,7 @@ from interlock.control.keyring import Keyring, ledger_signer
 from interlock.control.live.feed import LiveFeed
 from interlock.control.live.hub import Hub
 from interlock.control.power import read_factors
-from interlock.control.process import until_orphaned
+from interlock.control.process import failed, until_orphaned
 from interlock.control.retention import RetentionSweeper
 from interlock.control.secrets import ensure_ledger_keys, ensure_pepper
 from interlock.control.sequencer import Sequencer
@@ -334,9 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             threading.Thread(target=until_orphaned, args=(given.parent, stop), daemon=True).start()
         run_control(settings, settings.database_url, stop=stop, ready=ready)
     except InterlockError as e:
-        failure = json.dumps({"error": e.code, "message": e.message, "param": e.param}) + "\n"
-        os.write(sys.stderr.fileno() if given.ready_fd is None else given.ready_fd, failure.encode())
-        return 2 if isinstance(e, ConfigError) else 1
+        return failed(e, given.ready_fd)
     return 0
 
 

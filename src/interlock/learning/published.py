@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from interlock.learning.linear import SURFACE_WEIGHT, WIDTH
 from interlock.learning.prompt import SLOTS, SURFACE, read
 from interlock.learning.understanding import MEANINGS, Understanding, meant, standardised
-from interlock.types.learned import SIGNAL_ONE, Estimates, Weights, Words
+from interlock.types.learned import SIGNAL_ONE, Capability, Estimates, Weights, Words
 
 MICRO = 1_000_000
 LEAST_MICRO, MOST_MICRO = 10_000, 990_000
@@ -95,14 +95,15 @@ class Expectations:
         )
 
 
-def _mean(weights: Weights, capabilities: tuple[object, ...], task: int) -> int:
+def _mean(weights: Weights, capabilities: tuple[Capability, ...], task: int) -> int:
+    """Of a task, or, where it is not known, of all as they occur."""
     if task >= 0:
-        return int(capabilities[task].mean_micro)  # type: ignore[attr-defined]
+        return capabilities[task].mean_micro
     shares = weights.task_shares_micro
     total = sum(shares)
     if not total:
-        return int(capabilities[0].mean_micro)  # type: ignore[attr-defined]
-    return sum(c.mean_micro * s for c, s in zip(capabilities, shares, strict=True)) // total  # type: ignore[attr-defined]
+        return capabilities[0].mean_micro
+    return sum(c.mean_micro * s for c, s in zip(capabilities, shares, strict=True)) // total
 
 
 def words_of(understanding: Understanding, version: int, most: int) -> Words:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.control.documents import AliasSpec, AliasTargetSpec, CascadeSpec, CascadeStepSpec, ShadowSpec
+from interlock.control.documents import (
+    CASCADE_CHECKS,
+    AliasSpec,
+    AliasTargetSpec,
+    CascadeSpec,
+    CascadeStepSpec,
+    ShadowSpec,
+)
 from interlock.control.services import canaries
 from interlock.control.services.base import Tx, data_class_name, missing, recording_name, workload_name
 from interlock.control.validate import sunset_s, sunset_text
@@ -93,7 +100,7 @@ def _shadow(spec: ShadowSpec) -> Shadow:
 def _cascade_spec(cascade: Cascade) -> CascadeSpec:
     return CascadeSpec(
         steps=tuple(CascadeStepSpec(model=step.model, source=step.source) for step in cascade.steps),
-        checks=cascade.checks,  # type: ignore[arg-type]
+        checks=tuple(CASCADE_CHECKS[check] for check in cascade.checks),
         confidence_min_milli=cascade.confidence_min_milli or None,
         money_nusd_max=cascade.money_nusd_max or None,
         time_ms_max=cascade.time_ms_max or None,
