@@ -14,7 +14,7 @@ def test_no_byte_without_a_record_and_every_interrupted_call_is_found() -> None:
     seed = int(os.environ.get("INTERLOCK_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
     found = prove(rounds=ROUNDS, seed=seed, progress=False)
     assert not found["failures"], "\n".join([f"seed {seed}", *found["failures"][:20]])
-    assert found["rounds"] == ROUNDS
+    assert found["rounds"] >= ROUNDS
     assert found["figures"]["completed at the client"] > 0
 
 

@@ -140,7 +140,7 @@ def test_each_task_goes_to_who_does_it_well_and_why_is_on_record(scene: Scene) -
     assert before["router"] == "0", "nothing is learned yet"
     scene.teach(110)
     until(lambda: int(scene.ask("auto", COURT)[1]["router"]) > 0, "a state of the router")
-    until(lambda: _state(scene).words > 0 and _outcomes(scene) > 150, "a state that knows of what was taught")
+    until(lambda: weights_of(scene).words > 0 and outcomes(scene) > 150, "a state that knows of what was taught")
     tried = 0
     for _ in range(90):
         tried += "tried" in scene.ask("auto", scene.rng.choice([COURT, KITCHEN]))[1]
@@ -262,24 +262,27 @@ def test_a_tenant_says_whether_it_is_learned_from(scene: Scene) -> None:
 def test_after_an_erasure_nothing_is_learned_of_what_the_person_asked(scene: Scene) -> None:
     scene.learn("on")
     scene.teach(80)
-    until(lambda: _state(scene).words > 0, "a state that reads prompts")
-    before = _state(scene).version
+    until(lambda: weights_of(scene).words > 0, "a state that reads prompts")
+    before = weights_of(scene).version
     scene.stack.admin().call("POST", "/tenants/acme/ledger/erase", {"subject": "alice"}, reason="a test")
-    until(lambda: _state(scene).version > before and _state(scene).words == 0, "a state of nothing that was erased")
-    state = _state(scene)
-    assert not state.centres and all(not arm.weights for arm in state.arms)
-    assert _outcomes(scene) > 50, "outcomes still count"
+    until(
+        lambda: weights_of(scene).version > before and weights_of(scene).words == 0,
+        "a state of nothing that was erased",
+    )
+    found = weights_of(scene)
+    assert not found.centres and all(not arm.weights for arm in found.arms)
+    assert outcomes(scene) > 50, "outcomes still count"
     with scene.stack.reading() as conn:
         words = conn.execute("SELECT words FROM interlock.router_states").fetchone()
     assert words is not None and msgspec.msgpack.decode(words[0]) is None
 
 
-def _outcomes(scene: Scene) -> float:
+def outcomes(scene: Scene) -> float:
     """Outcomes that the state in force rests on."""
-    return sum(c.outcomes_milli for arm in _state(scene).arms for c in arm.capabilities) / 1000
+    return sum(c.outcomes_milli for arm in weights_of(scene).arms for c in arm.capabilities) / 1000
 
 
-def _state(scene: Scene) -> Weights:
+def weights_of(scene: Scene) -> Weights:
     with scene.stack.reading() as conn:
         row = conn.execute("SELECT weights FROM interlock.router_states").fetchone()
     return msgspec.msgpack.decode(row[0], type=Weights) if row is not None else NOTHING

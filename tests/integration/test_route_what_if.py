@@ -12,7 +12,7 @@ import pytest
 from interlock.cli.client import AdminClient
 from interlock.cli.main import main
 from interlock.errors import InterlockError
-from tests.integration.test_learning import COURT, GOOD_AT, KITCHEN, PRICE, Scene, scene, until
+from tests.integration.test_learning import COURT, GOOD_AT, KITCHEN, PRICE, Scene, outcomes, scene, until, weights_of
 from tests.prove.ledger import _interlock
 
 __all__ = ["scene"]
@@ -33,7 +33,9 @@ class Traffic:
         self.auto: list[str] = []
         scene.teach(TEACHING)
         until(lambda: int(scene.ask("auto", COURT, "globex")[1]["router"]) == 0, "the other tenant's calls")
-        until(lambda: int(self.call("auto")["router"]) > 0, "a state of the router")
+        until(lambda: weights_of(scene).words > 0 and outcomes(scene) > 0.9 * 2 * TEACHING, "what was taught, learned")
+        learned = weights_of(scene).version
+        until(lambda: int(self.call("auto")["router"]) >= learned, "a state of the router")
         while len(self.auto) < AUTO:
             self.call("auto")
         self.calls = 2 * TEACHING + len(self.auto)

@@ -21,7 +21,7 @@ from interlock.cli.ledger import NOT_COMPLETE, instant, progress, range_of, trus
 from interlock.cli.output import put, put_json
 from interlock.errors import BadRequest, Conflict, NotFound
 from interlock.ledger.proof import folder as names
-from interlock.storage.objects import CONNECTIONS_MAX, Bucket, Lock, Version, digest_of
+from interlock.storage.objects import CONNECTIONS_MAX, Bucket, Digest, Lock, Version, digest_of
 
 INDEX = "archive.json"
 """The object that lists all others with size, SHA-256 and version, put before the manifest."""
@@ -174,10 +174,22 @@ class Archiving:
         key, digest = self._prefix + name, digest_of(path)
         version = self._there.get(name)
         if version is None:
-            version = Version(self._store.put(key, path, digest, self._lock), digest.size, covered=False)
-            self._put += 1
+            version = self._new(key, path, digest)
         self._store.keep(key, version, digest, self._lock)
         return ArchivedFile(name, digest.size, digest.sha256.hex(), version.id)
+
+    def _new(self, key: str, path: Path, digest: Digest) -> Version:
+        """Put a file where nothing was. What came there meanwhile is taken for it, until its digest is looked at: a
+        store may finish what a process that was killed had sent it, after the next one looked what is there."""
+        try:
+            version = Version(self._store.put(key, path, digest, self._lock), digest.size, covered=False)
+        except Conflict:
+            late = self._store.versions(key).get("")
+            if late is None:
+                raise
+            return late
+        self._put += 1
+        return version
 
 
 def fetch_archive(store: Bucket, prefix: str, folder: Path, say: Callable[[int, int], None] | None) -> dict[str, Any]:

@@ -211,17 +211,45 @@ def test_a_process_that_is_killed_again_and_again_archives_once(archive: Archive
     while True:
         more = len(archive.shelf.versions()) + chance.randrange(3)
         words = [str(INTERLOCK), *archive.words()]
-        process = subprocess.Popen(words, env=clean_environment(environment), stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            words, env=clean_environment(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         until(lambda p=process, m=more: p.poll() is not None or len(archive.shelf.versions()) > m, 60, "objects", 0.002)  # type: ignore[misc]
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        _, said = process.communicate()
         if process.returncode == 0:
             break
-        assert process.returncode == -signal.SIGKILL
+        assert process.returncode == -signal.SIGKILL, said.decode()
         kills += 1
     assert kills >= 2 and "acme/2026/manifest.json" in archive.shelf.versions()
     assert all(len(ids) == 1 for ids in archive.shelf.versions().values())
     assert archive.fetch(tmp_path / "back") == 0 and proved(tmp_path / "back") == 0
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_a_killed_process_had_sent_may_come_late(
+    archive: Archive, same: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put, late = Bucket.put, list[str]()
+
+    def comes_late(self: Bucket, key: str, path: Path, *more: Any) -> str:
+        if not late:
+            late.append(key)
+            body = path.read_bytes() if same else b"something else"
+            archive.shelf.client.put_object(Bucket="worm", Key=key, Body=body)
+        return put(self, key, path, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bucket, "put", comes_late)
+        code = main(archive.words("--json"))
+    told = capsys.readouterr()
+    if same:
+        assert code == 0 and json.loads(told.out)["kept"] == 1, told.err
+        head = archive.shelf.client.head_object(Bucket="worm", Key=late[0])
+        assert head["ObjectLockMode"] == "COMPLIANCE", "it came without a lock"
+    else:
+        assert code == 1 and "is something else" in told.err
+    assert all(len(ids) == 1 for ids in archive.shelf.versions().values())
 
 
 def test_what_is_put_over_it_later_neither_changes_nor_hides_it(
