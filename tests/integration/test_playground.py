@@ -3,9 +3,10 @@ long, what the bounds are, and who is refused."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from starlette.testclient import TestClient
 
 from interlock.control.app import make_app
 from interlock.control.console.sessions import Sessions, digest
-from interlock.control.console.upstream import gateway_url
+from interlock.control.console.upstream import Gateway, gateway_url, relay
 from interlock.errors import LimitExceeded, Unauthenticated, Unavailable
 from interlock.storage import keys, nodes, principals, tenants
 from interlock.storage.nodes import Node
@@ -263,3 +264,57 @@ def test_what_is_said_of_an_answer_goes_through_the_gateway_as_oneself(scene: Sc
     victor = scene.browser("victor")
     fields["csrf"] = victor.csrf
     assert victor.http.post("/console/playground/feedback", data=fields).status_code == 403
+
+
+class Held(Gateway):
+    """Says `said` when it is told to, and then nothing more."""
+
+    def __init__(self, *said: Any) -> None:
+        self.said, self.go, self.closed = said, asyncio.Event(), False
+
+    async def chat(self, body: dict[str, Any], event_bytes_max: int) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        await self.go.wait()
+        for each in self.said:
+            if isinstance(each, Exception):
+                raise each
+            yield "text", {"text": each}
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def signed_in() -> None:
+    pass
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_who_leaves_as_a_piece_arrives_ends_the_call_all_the_same(turns: int) -> None:
+    async def leave() -> bool:
+        gateway = Held("a piece")
+        pieces = relay(gateway, {}, 1000, 60, signed_in)
+        waiting = asyncio.ensure_future(anext(pieces))
+        for _ in range(4):
+            await asyncio.sleep(0)
+        gateway.go.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if waiting.done():
+            await pieces.aclose()
+            return gateway.closed
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return gateway.closed
+
+    assert asyncio.run(leave())
+
+
+def test_what_cannot_be_read_ends_the_call_with_a_word() -> None:
+    async def read() -> list[bytes]:
+        gateway = Held(AttributeError("no choice"))
+        gateway.go.set()
+        return [each async for each in relay(gateway, {}, 1000, 60, signed_in)]
+
+    problem, end = asyncio.run(read())
+    assert b"cannot be read" in problem and b"event: end" in end

@@ -153,8 +153,8 @@ class CascadeRun(Run):
             return
         try:
             said = _object(body)
-        except (msgspec.MsgspecError, RecursionError):
-            words = f"source {attempt.link.source.name!r} sent an answer that is nested too deeply"
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            words = f"source {attempt.link.source.name!r} sent an answer that is nested too deeply, or not UTF-8"
             self.failed(attempt, UpstreamError(words, code="upstream_malformed"))
             return
         least = self._cascade.confidence_min_milli

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from interlock.wire.conform import Unknown, conforms
+from interlock.wire.conform import Conformity, Unknown
 from interlock.wire.openai import Fields
 
 PASSED, FAILED, UNKNOWN = "passed", "failed", "unknown"
+LOG_MAX = 1e9
+"""A log probability beyond it is none; JSON's integers may be too large for a float."""
 _ENDS = frozenset(("stop", "tool_calls", "function_call"))
 _decode = msgspec.json.Decoder().decode
 _object = msgspec.json.Decoder(dict[str, Any]).decode
@@ -31,6 +33,14 @@ class Asked(NamedTuple):
     must_call: bool = False
     schema: Any = None
     has_schema: bool = False
+
+
+class _Held(NamedTuple):
+    """What one answer's choices are held against. `form`: shared, so that many choices take no more than one."""
+
+    asked: Asked
+    form: Conformity
+    least_milli: int
 
 
 def asked_of(fields: Fields) -> Asked:
@@ -54,9 +64,10 @@ def check(
 ) -> tuple[tuple[str, str], ...]:
     """The verdict of each check, in the order of `names`. `answer`: a whole answer in OpenAI's form."""
     choices = [each for each in _list(answer.get("choices")) if isinstance(each, dict)]
+    held = _Held(asked, Conformity(asked.schema), confidence_min_milli)
     made = []
     for name in names:
-        each = [_ONE[name](choice, asked, confidence_min_milli) for choice in choices]
+        each = [_ONE[name](choice, held) for choice in choices]
         made.append((name, FAILED if FAILED in each else UNKNOWN if UNKNOWN in each or not each else PASSED))
     return tuple(made)
 
@@ -72,12 +83,12 @@ def confidence_milli(choice: dict[str, Any]) -> int | None:
     elif isinstance(told.get("token_logprobs"), list):
         found = [each for each in told["token_logprobs"] if each is not None]
     known = [each for each in found if isinstance(each, (int, float)) and not isinstance(each, bool)]
-    if not known or len(known) != len(found):
+    if not known or len(known) != len(found) or not all(-LOG_MAX <= each <= LOG_MAX for each in known):
         return None
     return math.floor(1000 * math.exp(min(0.0, sum(known) / len(known))))
 
 
-def _json(choice: dict[str, Any], asked: Asked, _: int) -> str:
+def _json(choice: dict[str, Any], held: _Held) -> str:
     message = _message(choice)
     text = message.get("content") if "message" in choice else choice.get("text")
     if _list(message.get("tool_calls")) and not text:
@@ -88,31 +99,31 @@ def _json(choice: dict[str, Any], asked: Asked, _: int) -> str:
         value = _decode(text.encode())
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return FAILED
-    if not asked.has_schema:
+    if not held.asked.has_schema:
         return PASSED
     try:
-        return PASSED if conforms(value, asked.schema) else FAILED
+        return PASSED if held.form.of(value) else FAILED
     except (Unknown, RecursionError):
         return UNKNOWN
 
 
-def _finish(choice: dict[str, Any], _: Asked, __: int) -> str:
+def _finish(choice: dict[str, Any], _: _Held) -> str:
     reason = choice.get("finish_reason")
     if reason is None:
         return UNKNOWN
     return PASSED if reason in _ENDS and not _message(choice).get("refusal") else FAILED
 
 
-def _confidence(choice: dict[str, Any], _: Asked, least_milli: int) -> str:
+def _confidence(choice: dict[str, Any], held: _Held) -> str:
     milli = confidence_milli(choice)
     if milli is None:
         return UNKNOWN
-    return PASSED if milli >= least_milli else FAILED
+    return PASSED if milli >= held.least_milli else FAILED
 
 
-def _tool_call(choice: dict[str, Any], asked: Asked, _: int) -> str:
+def _tool_call(choice: dict[str, Any], held: _Held) -> str:
     called = _list(_message(choice).get("tool_calls"))
-    if asked.must_call and not called:
+    if held.asked.must_call and not called:
         return FAILED
     return PASSED if all(_callable(each) for each in called) else FAILED
 

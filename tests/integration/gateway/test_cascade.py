@@ -22,7 +22,7 @@ from interlock.routing.explain import explain_call
 from interlock.routing.replay import replay
 from interlock.testing import answers, faults
 from interlock.testing.engine import ScriptedEngine
-from interlock.testing.script import Received, Script
+from interlock.testing.script import Received, Script, http, steps
 from interlock.types.budget import Budget
 from interlock.types.clock import SystemClock
 from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome, Refusal, StepEnd, request_id
@@ -546,3 +546,20 @@ def test_nothing_of_a_held_answer_is_left_behind_when_a_worker_stops(ends: str) 
         (outcome,) = gateway.records_of(Outcome)
         assert outcome.body == b"" and outcome.attempt == 1 and outcome.stop == ""
         assert outcome.cost.nusd == steps_of(gateway)[0].cost.nusd + gateway.records_of(Attempt)[1].reserved.nusd
+
+
+def test_an_answer_that_is_no_utf8_where_nobody_reads_it_is_a_step_that_failed() -> None:
+    choices = b'[{"index":0,"message":{"content":"{}"},"finish_reason":"stop"}]'
+    good = b'{"id":"x","model":"one","more":"\xff","choices":%b}' % choices
+    with serving(world(), engine_of(one=steps(http(200, good)))) as (gateway, engine):
+        answer = ask(gateway, BODY)
+        assert answer.status == 200 and said(answer) == GOOD
+        assert asked(engine) == ["one", "two"]
+
+
+def test_a_callers_schema_that_is_none_is_not_passed() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"required": [{}]}}}
+    with serving(world(), engine_of()) as (gateway, _):
+        answer = ask(gateway, {**BODY, "response_format": form})
+        assert answer.status == 200
+        assert [step.checks for step in steps_of(gateway)] == [("json:unknown",)] * 2

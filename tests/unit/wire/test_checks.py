@@ -193,6 +193,44 @@ def test_a_schema_may_not_keep_a_worker_busy() -> None:
             conforms({}, schema)
 
 
+def referring(to: dict[str, Any]) -> dict[str, Any]:
+    """One long thing that is gone through many times: small as a schema, large as work."""
+    return {"$defs": {"x": to}, "allOf": [{"$ref": "#/$defs/x"}] * 1000}
+
+
+@pytest.mark.parametrize(
+    ("to", "value"),
+    [
+        ({"required": ["a"] * 2000}, {"a": 1}),
+        ({"type": [*["integer"] * 2000, "string"]}, "s"),
+        ({"const": "s" * 20_000}, "s" * 20_000),
+        ({"not": {"const": {str(n): 1 for n in range(2000)}}}, {"a": 1, **{str(n): 1 for n in range(1999)}}),
+        ({"$ref": f"#/{'s' * 20_000}"}, 1),
+    ],
+)
+def test_what_is_long_takes_as_many_steps(to: dict[str, Any], value: Any) -> None:
+    with pytest.raises(Unknown):
+        conforms(value, {**referring(to), "s" * 20_000: True})
+
+
+@pytest.mark.parametrize("names", [[{}], [["a"]], [1], [None], {"a": 1}])
+def test_names_that_are_none_are_not_known(names: Any) -> None:
+    with pytest.raises(Unknown):
+        conforms({"a": 1}, {"required": names})
+
+
+def test_many_choices_take_no_more_steps_than_one() -> None:
+    form = {"type": "array", "items": {"type": "integer"}}
+    choice = said(json.dumps([1] * 6000))["choices"]
+    for count, found in ((1, PASSED), (3, PASSED), (4, UNKNOWN)):
+        assert verdict("json", {"choices": choice * count}, Asked(schema=form, has_schema=True)) == found
+
+
+def test_a_probability_beyond_all_floats_is_unknown() -> None:
+    for large in (10**400, -(10**400), 1e308):
+        assert confidence_milli(said("x", logprobs={"content": [{"logprob": large}] * 2})["choices"][0]) is None
+
+
 def test_an_answer_as_a_stream_says_the_same() -> None:
     called = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     answer = {

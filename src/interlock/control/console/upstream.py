@@ -6,8 +6,8 @@ Bounded in time and size. Whoever leaves, or signs out, ends the call at the gat
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import ssl
 
     from interlock.control.web import Api
+
+logger = logging.getLogger(__name__)
 
 NODES_LOOKED_AT = 1000
 NODE_SILENT_S = 30
@@ -226,7 +228,9 @@ async def relay(
             if now - began > call_s:
                 raise UpstreamError(f"The call took longer than playground_call_ms ({round(call_s * 1000)} ms).")
             try:
-                item = await asyncio.wait_for(queue.get(), LOOK_S)
+                # INVARIANT: no `wait_for`, which on Python 3.11 loses a cancellation that comes with an item
+                async with asyncio.timeout(LOOK_S):
+                    item = await queue.get()
             except TimeoutError:
                 continue
             if item is None:
@@ -242,9 +246,10 @@ async def relay(
         yield event("problem", {"words": e.message, "code": e.code, "status": 0})
     finally:
         pump.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await pump
-        await gateway.close()
+        try:
+            await asyncio.wait((pump,))
+        finally:
+            await gateway.close()
     yield event("end", {"first_ms": first_ms, "total_ms": round((time.monotonic() - began) * 1000)})
 
 
@@ -259,4 +264,9 @@ async def _pump(
         await queue.put(("problem", {"words": words, "code": "", "status": 0}))
     except InterlockError as e:
         await queue.put(("problem", {"words": e.message, "code": e.code, "status": 0}))
+    except Exception:
+        logger.exception("an answer of the gateway could not be read")
+        await queue.put(
+            ("problem", {"words": "The gateway sent an event that cannot be read.", "code": "", "status": 0})
+        )
     await queue.put(None)
