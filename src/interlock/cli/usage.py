@@ -13,7 +13,7 @@ from interlock.cli.common import AsJson, Ca, Home, Url, client_of
 from interlock.cli.output import put, put_json
 from interlock.errors import BadRequest
 
-_SUMS = ("calls", "refusals", "failures", "prompt_tokens", "cached_tokens", "completion_tokens", "nusd", "usd",
+_SUMS = ("calls", "refusals", "failures", "steps", "prompt_tokens", "cached_tokens", "completion_tokens", "nusd", "usd",
          "reserved_nusd", "uj", "low_uj", "high_uj", "measured_uj")  # fmt: skip
 _FIGURES = ("calls", "refused", "failed", "tokens in", "cached", "tokens out", "USD", "Wh", "g CO2e")
 _CARBON = ("o_ug", "r", "o_ug_per_call", "uj_without_factor")
@@ -72,14 +72,16 @@ def _table(report: dict[str, Any]) -> None:
     if not rows:
         put(f"Nothing was called from {report['from']} to {report['to']}.")
         return
-    told = report["total"].get("quality") is not None
-    head = [*report["by"], *_FIGURES, *(("quality", "within", "of calls") if told else ())]
-    lines = [[*(row["by"][name] for name in report["by"]), *_figures(row), *_quality(row, told=told)] for row in rows]
-    total = [
-        *("total" if n == 0 else "" for n in range(len(report["by"]))),
-        *_figures(report["total"]),
-        *_quality(report["total"], told=told),
-    ]
+    told, stepped = report["total"].get("quality") is not None, bool(report["total"].get("steps"))
+    more = [*(("steps",) if stepped else ()), *(("quality", "within", "of calls") if told else ())]
+
+    def figures(row: dict[str, Any]) -> list[str]:
+        steps = [f"{row['steps']:,}"] if stepped else []
+        return [*_figures(row), *steps, *_quality(row, told=told)]
+
+    head = [*report["by"], *_FIGURES, *more]
+    lines = [[*(row["by"][name] for name in report["by"]), *figures(row)] for row in rows]
+    total = [*("total" if n == 0 else "" for n in range(len(report["by"]))), *figures(report["total"])]
     widths = [max(len(line[at]) for line in (head, *lines, total)) for at in range(len(head))]
     for line in (head, *lines, total):
         cells = [

@@ -265,7 +265,7 @@ def _source(
 
 def _used(conn: Connection[Any], since: datetime.date) -> set[tuple[str, str]]:
     """(tenant id, source) of calls since a day."""
-    query = "SELECT DISTINCT tenant_id, source FROM interlock.ledger_usage WHERE day >= %s AND calls > 0"
+    query = "SELECT DISTINCT tenant_id, source FROM interlock.ledger_usage WHERE day >= %s AND calls + steps > 0"
     return {(row[0], row[1]) for row in conn.execute(query, (since,))}
 
 

@@ -27,7 +27,7 @@ from interlock.ledger.proof.coverage import Coverage, NodeSeen, OpenEpoch, Settl
 from interlock.ledger.proof.merkle import CompactRange, leaf_hash
 from interlock.ledger.proof.note import Signer, sign_note
 from interlock.ledger.proof.tiles import full_tiles
-from interlock.ledger.sums import Key, Leaf, Sums, decode_leaf, key_of, measured, sums_of
+from interlock.ledger.sums import NOTHING, Key, Leaf, Sums, decode_leaf, key_of, lines_of, measured
 from interlock.settings import Settings
 from interlock.storage import control_entries, feedback, leases, rotations, sequencing, usage
 from interlock.storage.pool import Store, away
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 RETRY_S = 1.0
 LATER_MAX = 5000
 """Most of the entries that wait for a checkpoint which are joined and placed before one."""
-NOTHING = Sums()
 
 
 class LedgerBroken(InterlockError):
@@ -335,10 +334,11 @@ class _Step:
                 call = calls.get(leaf.request) or usage.call_leaf(conn, tenant_id, leaf.request)
                 if call is None:
                     continue  # its call was refused its place: there is nothing that it would correct
-                key, more = key_of(call, zone), measured(call, leaf)
+                lines = [(key_of(call, zone), measured(call, leaf))]
             else:
-                key, more = key_of(leaf, zone), sums_of(leaf)
-            sums[key] = sums.get(key, NOTHING).plus(more)
+                lines = lines_of(leaf, zone)
+            for key, more in lines:
+                sums[key] = sums.get(key, NOTHING).plus(more)
         usage.add(conn, tenant_id, sums)
 
     def _charge(self, taken: list[sequencing.Waiting], leaves: list[Leaf]) -> None:

@@ -225,6 +225,7 @@ class CascadeRun(Run):
         self._unseat()
         self._attempt = None
         result = code or ("passed" if passed else "not_passed" if checks else "unchecked")
+        runtime.tally(call.operation, attempt.link.source.name, attempt.offer.model.name).step(end)
         runtime.metrics.cascade_steps.add((str(self._step + 1), result))
         return True
 

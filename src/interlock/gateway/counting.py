@@ -19,7 +19,7 @@ def counted(run: Run, attempt: Attempt | None, outcome: Outcome, first_ns: int) 
         runtime.metrics.request_seconds.observe_us((operation,), outcome.total_us)
     else:
         first_us = (first_ns - attempt.sent_ns) // 1000 if first_ns else -1
-        tally.count(outcome, first_us, attempt.relay.events if attempt.relay is not None else 0)
+        tally.count(outcome, first_us, attempt.relay.events if attempt.relay is not None else 0, run.steps)
         if first_us >= 0:
             runtime.observe_latency(attempt.offer.key, first_us)
     decided = run.call.route

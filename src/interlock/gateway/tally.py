@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from interlock.telemetry.metrics import Metrics
-    from interlock.types.record import Outcome
+    from interlock.types.record import Outcome, StepEnd
 
 STATES = ("completed", "failed", "cut", "disconnected", "refused")
 
@@ -39,11 +41,12 @@ class Tally:
         self._seconds = metrics.request_seconds.observer((operation,))
         self._first_seconds = metrics.first_byte_seconds.observer(self._labels)
 
-    def count(self, outcome: Outcome, first_us: int, events: int) -> None:
-        """One call ended. `first_us`: time to the first byte of the answer in microseconds, -1 without one."""
+    def count(self, outcome: Outcome, first_us: int, events: int, steps: Sequence[StepEnd] = ()) -> None:
+        """One call ended. `first_us`: time to the first byte of the answer in microseconds, -1 without one. `steps`: of
+        a cascade, those that are over, which have been counted where they ran."""
         state = outcome.state
         self._states[state] += 1
-        if state == "completed":
+        if state == "completed" and not steps:
             self._ok += 1
         usage = outcome.usage
         self._prompt += usage.prompt_tokens
@@ -55,6 +58,22 @@ class Tally:
         self._seconds(outcome.total_us)
         if first_us >= 0:
             self._first_seconds(first_us)
+
+        for step in steps:
+            self._took(step, -1)
+
+    def step(self, end: StepEnd) -> None:
+        """A step of a cascade is over: what it took counts here, whichever answer is given."""
+        self._took(end, 1)
+        if not end.code:
+            self._ok += 1
+
+    def _took(self, end: StepEnd, sign: int) -> None:
+        self._prompt += sign * end.usage.prompt_tokens
+        self._cached += sign * end.usage.cached_tokens
+        self._completion += sign * end.usage.completion_tokens
+        self._nusd += sign * end.cost.nusd
+        self._uj += sign * end.energy.uj
 
     def publish(self) -> None:
         """Add to the metrics what was counted, and start again from zero."""

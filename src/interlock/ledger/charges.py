@@ -56,7 +56,7 @@ def interrupted(
     charges: Sequence[Charge], *, ran: bool, model: str, cost: Cost, steps: Sequence[StepEnd] = ()
 ) -> tuple[int, ...]:
     """The same for a call whose end nobody knows: what was reserved, of money what its last attempt reserved, on top of
-    what the steps before it cost."""
+    what the steps before it cost. A budget that nothing was under way on is charged what its steps took."""
     if steps:
         return tuple([_of_interrupted(each, ran, model, cost, steps) for each in charges])
     if not ran:
@@ -70,11 +70,11 @@ def interrupted(
 
 
 def _of_interrupted(charge: Charge, ran: bool, model: str, cost: Cost, steps: Sequence[StepEnd]) -> int:
-    own = [step for step in steps if charge.model in ("", step.model)]
-    last = ran and charge.model in ("", model)
-    if charge.measure == "nusd":
-        return sum(step.cost.nusd for step in own) + (cost.nusd if last else 0)
-    return charge.reserved if own or last else 0
+    parts = [(s.model, s.usage.total_tokens, s.cost.nusd, s.energy.uj) for s in steps]
+    if not ran or charge.model not in ("", model):
+        return _of_parts(charge, parts)
+    took = _of_parts(charge, [*parts, (model, 0, cost.nusd, 0)])
+    return max(took, charge.reserved) if charge.measure in ("tokens", "uj") else took
 
 
 def usage_of(parts: Sequence[Usage]) -> Usage:

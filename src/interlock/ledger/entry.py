@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from interlock.ledger.charges import interrupted, usage_of
+from interlock.ledger.charges import energy_of, interrupted, usage_of
 from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import ListNode, Sealed, SubjectKey
 from interlock.types.identity import Recording
@@ -257,7 +257,7 @@ def _end(call: CallRecords, intent: Intent) -> dict[str, Any]:
         times = {"first_us": outcome.first_byte_us, "total_us": outcome.total_us}
         return {"where": where, "result": result, "times": times, **_took(outcome.usage, outcome.cost, outcome.energy)}
     features = intent.features
-    usage, cost = Usage(0, 0, 0, "reserved"), Cost(0, "none")
+    usage, cost, energy = Usage(0, 0, 0, "reserved"), Cost(0, "none"), Energy()
     if interrupted is not None and attempt is not None:
         usage = Usage(features.prompt_tokens_max, 0, features.completion_tokens_max, "reserved")
         if call.step_ends:
@@ -265,6 +265,7 @@ def _end(call: CallRecords, intent: Intent) -> dict[str, Any]:
             usage = msgspec.structs.replace(
                 usage_of([*[step.usage for step in call.step_ends], *last]), origin="reserved"
             )
+            energy = energy_of([step.energy for step in call.step_ends])
         cost = interrupted.cost
     result = {
         "state": "interrupted",
@@ -275,7 +276,7 @@ def _end(call: CallRecords, intent: Intent) -> dict[str, Any]:
         "bytes": 0,
         "tail_lost": interrupted is not None and interrupted.tail_lost,
     }
-    return {"where": where, "result": result, "times": {"first_us": 0, "total_us": 0}, **_took(usage, cost, Energy())}
+    return {"where": where, "result": result, "times": {"first_us": 0, "total_us": 0}, **_took(usage, cost, energy)}
 
 
 def _where(call: CallRecords) -> Attempt | None:

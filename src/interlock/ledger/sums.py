@@ -1,5 +1,8 @@
 """What entries add up to: by day, team, principal, source, model and label. Pure; integers only, so sums are exact.
 
+A call counts once, at the source and model whose answer was given. What it took counts where it was taken: each step of
+a cascade at its own source and model.
+
 A measurement of energy comes after its call and takes the place of the estimate there: its entry adds the difference.
 """
 
@@ -78,6 +81,22 @@ class Joules(msgspec.Struct, frozen=True):
     ug_per_kwh: int = 0
 
 
+class Step(msgspec.Struct, frozen=True):
+    """Of a step of a leaf's `cascade`: where it ran, and what it took there."""
+
+    source: str = ""
+    model: str = ""
+    tokens: Tokens = Tokens()
+    cost: Money = Money()
+    energy: Joules = Joules()
+
+
+class Steps(msgspec.Struct, frozen=True):
+    """Of a leaf's `cascade`: the steps that are over."""
+
+    tried: tuple[Step, ...] = ()
+
+
 class Charged(msgspec.Struct, frozen=True):
     """One of a leaf's `budgets`: what of which period a call was charged."""
 
@@ -115,6 +134,7 @@ class Leaf(msgspec.Struct, frozen=True):
     work: Work = Work()
     shadow_of: str = ""
     feedback: Said = Said()
+    cascade: Steps = Steps()
 
     @property
     def model(self) -> str:
@@ -140,7 +160,7 @@ class Key(NamedTuple):
 class Sums(NamedTuple):
     """Sums over some entries. `calls` were made, `failures` of them not completed; `reserved_nusd`: the part of `nusd`
     where nobody knows what was used. Energy in microjoules, `measured_uj` a part of it; `co2e_ug` micrograms, without
-    `unplaced_uj`, for whose place no factor is known."""
+    `unplaced_uj`, for whose place no factor is known. `steps`: of cascades, that ran here; they are parts of calls."""
 
     calls: int = 0
     refusals: int = 0
@@ -156,10 +176,14 @@ class Sums(NamedTuple):
     measured_uj: int = 0
     co2e_ug: int = 0
     unplaced_uj: int = 0
+    steps: int = 0
 
     def plus(self, other: Sums) -> Sums:
         """The sums over both."""
         return Sums(*[a + b for a, b in zip(self, other, strict=True)])
+
+
+NOTHING = Sums()
 
 
 def key_of(leaf: Leaf, zone: ZoneInfo) -> Key:
@@ -172,19 +196,73 @@ def key_of(leaf: Leaf, zone: ZoneInfo) -> Key:
     return Key(day, leaf.who.team, leaf.who.principal, leaf.where.name, leaf.model, what.request_class, what.workload)
 
 
+def lines_of(leaf: Leaf, zone: ZoneInfo) -> list[tuple[Key, Sums]]:
+    """What a call or a refusal adds, and where. The first line is the call's own, with what no step that is over took;
+    one more for each such step of a cascade. All lines together are `sums_of`."""
+    key = key_of(leaf, zone)
+    whole, steps = _whole(leaf), [_taken(step) for step in leaf.cascade.tried]
+    rest = _rest(leaf, whole, steps)
+    if rest is None:
+        return [(key, whole)]
+    places = [key._replace(source=step.source, model=step.model) for step in leaf.cascade.tried]
+    return [(key, rest), *zip(places, steps, strict=True)]
+
+
 def sums_of(leaf: Leaf) -> Sums:
-    """What a call or a refusal adds."""
+    """What a call or a refusal adds, wherever."""
+    whole, steps = _whole(leaf), [_taken(step) for step in leaf.cascade.tried]
+    rest = _rest(leaf, whole, steps)
+    return whole if rest is None else _sum([rest, *steps])
+
+
+def _whole(leaf: Leaf) -> Sums:
+    """An entry by its own figures."""
     if leaf.kind == "refusal":
         return Sums(refusals=1)
-    energy, tokens = leaf.energy, leaf.tokens
+    return _took(leaf.tokens, leaf.cost, leaf.energy)._replace(calls=1, failures=int(leaf.result.state != "completed"))
+
+
+def _taken(step: Step) -> Sums:
+    return _took(step.tokens, step.cost, step.energy)._replace(steps=1)
+
+
+def _rest(leaf: Leaf, whole: Sums, steps: list[Sums]) -> Sums | None:
+    """What a cascade's call took after its steps that are over: nothing, unless it ended within one. None without
+    steps, and where these say more than the call: then nothing is counted apart."""
+    if not steps:
+        return None
+    over = _sum(steps)
+    uj, nusd = whole.uj - over.uj, whole.nusd - over.nusd
+    rest = whole._replace(
+        prompt_tokens=whole.prompt_tokens - over.prompt_tokens,
+        cached_tokens=whole.cached_tokens - over.cached_tokens,
+        completion_tokens=whole.completion_tokens - over.completion_tokens,
+        nusd=nusd,
+        reserved_nusd=nusd if leaf.tokens.origin == "reserved" else 0,
+        uj=uj,
+        low_uj=whole.low_uj - over.low_uj,
+        high_uj=whole.high_uj - over.high_uj,
+        # The factor of the call is the mean of all parts.
+        co2e_ug=max(0, whole.co2e_ug - over.co2e_ug) if uj else 0,
+        unplaced_uj=uj if whole.unplaced_uj else 0,
+    )
+    return rest if min(rest) >= 0 else None
+
+
+def _sum(each: list[Sums]) -> Sums:
+    total = NOTHING
+    for sums in each:
+        total = total.plus(sums)
+    return total
+
+
+def _took(tokens: Tokens, cost: Money, energy: Joules) -> Sums:
     return Sums(
-        calls=1,
-        failures=int(leaf.result.state != "completed"),
         prompt_tokens=tokens.prompt,
         cached_tokens=tokens.cached,
         completion_tokens=tokens.completion,
-        nusd=leaf.cost.nusd,
-        reserved_nusd=leaf.cost.nusd if tokens.origin == "reserved" else 0,
+        nusd=cost.nusd,
+        reserved_nusd=cost.nusd if tokens.origin == "reserved" else 0,
         uj=energy.uj,
         low_uj=energy.low_uj,
         high_uj=energy.high_uj,

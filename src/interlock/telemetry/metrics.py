@@ -86,7 +86,7 @@ class Metrics:
         )
         self.tokens = self._counter(
             "interlock_tokens_total",
-            "Tokens of ended calls, by kind: prompt, cached (a part of prompt) or completion.",
+            "Tokens of ended calls and of steps of cascades, by kind: prompt, cached (a part of prompt) or completion.",
             ("source", "model", "kind"),
         )
         self.cost = self._counter(

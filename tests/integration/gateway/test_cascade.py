@@ -120,6 +120,23 @@ def test_an_answer_that_does_not_pass_is_never_seen_and_the_next_step_is_asked(b
             assert outcome.stop == "passed" and second.checks == ("json:passed",)
 
 
+@pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "streamed"])
+def test_metrics_count_what_a_step_took_on_its_own_model(body: dict[str, Any]) -> None:
+    with serving(world(), engine_of(one=answers.answer(BAD))) as (gateway, _):
+        for _ in range(2):
+            assert ask(gateway, body).status == 200
+        wanted = {'interlock_requests_total{operation="chat",outcome="completed"} 2'}
+        for name in MODELS[:2]:
+            steps = [step for step in steps_of(gateway) if step.model == name]
+            offer = f'source="s-{name}",model="{name}"'
+            wanted |= {
+                f"interlock_cost_nusd_total{{{offer}}} {sum(step.cost.nusd for step in steps)}",
+                f'interlock_tokens_total{{{offer},kind="prompt"}} {sum(step.usage.prompt_tokens for step in steps)}',
+                f'interlock_attempts_total{{source="s-{name}",outcome="ok"}} {len(steps)}',
+            }
+        eventually(lambda: wanted <= set(ask(gateway, path="/metrics", method="GET", key="").body.decode().split("\n")))
+
+
 def test_a_held_step_of_a_stream_is_given_as_a_stream() -> None:
     with serving(world(), engine_of()) as (gateway, engine):
         answer = ask(gateway, STREAM)

@@ -17,9 +17,11 @@ import pytest
 from typer.testing import CliRunner
 
 from interlock.cli import usage as cli
-from interlock.ledger.sums import Sums, decode_leaf, key_of, measured, sums_of
+from interlock.ledger.charges import cost_of, energy_of, usage_of
+from interlock.ledger.sums import Sums, decode_leaf, key_of, lines_of, measured
 from interlock.storage.pool import Store
-from interlock.types.record import EnergyMeasured, Record
+from interlock.types.record import EnergyMeasured, Intent, Outcome, Record, StepEnd
+from interlock.types.request import TargetStep
 from interlock.types.usage import Cost, Energy, Usage
 from tests.integration.control_client import Admin, Running
 from tests.integration.ledger.harness import shipper_for
@@ -86,16 +88,44 @@ class Books:
         state: str = "completed",
     ) -> list[Record]:
         """Records of one call."""
-        begun = msgspec.structs.replace(
-            intent(number), tenant_id=self.tenant, team_id=self.teams[team], wall_ns=at_s * 10**9, request_class="chat"
-        )
+        begun, ended = self._ends(number, team, at_s)
         ended = msgspec.structs.replace(
-            outcome(number, state=state),
+            ended,
+            state=state,
             usage=Usage(10, 4, 5, origin),
             cost=Cost(nusd, "source", "v1"),
             energy=Energy(uj, uj // 2, uj * 2, "estimate", factor),
         )
         return [begun, attempt(number), ended]
+
+    def _ends(self, number: int, team: str, at_s: int) -> tuple[Intent, Outcome]:
+        begun = msgspec.structs.replace(
+            intent(number), tenant_id=self.tenant, team_id=self.teams[team], wall_ns=at_s * 10**9, request_class="chat"
+        )
+        return begun, outcome(number)
+
+    def cascade(self, number: int, at_s: int, *steps: tuple[str, int, int], rest: int = 0) -> list[Record]:
+        """Records of one call through a cascade, in the team research. `steps`: model, nano-USD and microjoules of
+        each; the last of them is given, unless the call was left within one more, of the model last, that costs
+        `rest`."""
+        begun, ended = self._ends(number, "research", at_s)
+        target = msgspec.structs.replace(begun.target, steps=tuple(TargetStep(name) for name, _, _ in steps))
+        records: list[Record] = [msgspec.structs.replace(begun, target=target)]
+        parts = []
+        for at, (name, nusd, uj) in enumerate(steps):
+            records.append(msgspec.structs.replace(attempt(number, at), source=f"s-{name}", model=name))
+            cost, energy = Cost(nusd, "source", "v1"), Energy(uj, uj // 2, uj * 2, "estimate", 10**9)
+            parts.append((Usage(10, 4, 5, "engine"), cost, energy))
+            records.append(StepEnd(number, at, at, at, name, False, ("json:failed",), ("stop",), *parts[-1]))
+        if rest:
+            records.append(msgspec.structs.replace(attempt(number, len(steps)), source="s-last", model="last"))
+            parts.append((Usage(7, 0, 3, "reserved"), Cost(rest, "source", "v1"), Energy(0, 0, 0, "", 0)))
+        usages, costs, energies = zip(*parts, strict=True)
+        ended = msgspec.structs.replace(
+            ended, attempt=len(parts) - 1, usage=usage_of(usages), cost=cost_of(costs), energy=energy_of(energies),
+            state="disconnected" if rest else "completed",
+        )  # fmt: skip
+        return [*records, ended]
 
     def report(self, by: str = "", first: str = "2026-01-01", after: str = "2100-01-01") -> Any:
         return self.owner.get(f"/tenants/acme/usage?by={by}&from={first}&to={after}")
@@ -171,6 +201,10 @@ def test_sums_are_those_of_the_entries(running: Running, seed: int) -> None:
                                   origin=draw.choice(("engine", "reserved")))  # fmt: skip
             if draw.random() < 0.4:
                 records.append(EnergyMeasured(number, MIDNIGHT * 10**9, draw.randrange(10**6), "nvml"))
+        for more in range(1, draw.randrange(1, 5)):
+            models = draw.sample(("small", "large", "largest"), draw.randrange(1, 4))
+            steps = [(model, draw.randrange(10**12), draw.randrange(10**6)) for model in models]
+            records += books.cascade(number + more, MIDNIGHT, *steps, rest=draw.choice((0, draw.randrange(1, 10**6))))
         books.log(records)
     store: Store = running.control.store
     leaves = [decode_leaf(leaf) for _, _, leaf in entries(store, books.tenant)]
@@ -180,16 +214,45 @@ def test_sums_are_those_of_the_entries(running: Running, seed: int) -> None:
         if leaf.kind == "change":
             continue
         call = calls[leaf.request]
-        more = measured(call, leaf) if leaf.kind == "energy" else sums_of(leaf)
-        wanted[key_of(call, BERLIN)] = wanted.get(key_of(call, BERLIN), Sums()).plus(more)
+        lines = [(key_of(call, BERLIN), measured(call, leaf))] if leaf.kind == "energy" else lines_of(leaf, BERLIN)
+        for key, more in lines:
+            wanted[key] = wanted.get(key, Sums()).plus(more)
     with store.tenant(books.tenant) as conn:
         rows = conn.execute(
             "SELECT day, team_id, principal_id, source, model, request_class, workload, calls, refusals, failures,"
             " prompt_tokens, cached_tokens, completion_tokens, nusd, reserved_nusd, uj, low_uj, high_uj, measured_uj,"
-            " co2e_ug, unplaced_uj FROM interlock.ledger_usage"
+            " co2e_ug, unplaced_uj, steps FROM interlock.ledger_usage"
         ).fetchall()
     assert {tuple(row[:7]): Sums(*row[7:]) for row in rows} == {tuple(key): each for key, each in wanted.items()}
     assert books.report()["total"]["nusd"] == sum(leaf.cost.nusd for leaf in leaves)
+    assert sum(row["nusd"] for row in books.report("source,model")["rows"]) == sum(leaf.cost.nusd for leaf in leaves)
+    assert books.report()["total"]["calls"] == len(calls)
+
+
+def test_what_a_step_took_is_its_models_and_the_call_counts_once(running: Running) -> None:
+    books = Books(running)
+    books.log(
+        [
+            *books.cascade(1, MIDNIGHT, ("small", 3, 3_600_000), ("large", 1_000_000_001, 7_200_000)),
+            *books.cascade(2, MIDNIGHT, ("small", 4, 0), rest=500),
+            *books.call(3, "research", MIDNIGHT, nusd=10),
+        ]
+    )
+    rows = {row["by"]["model"]: row for row in books.report("model", str(DAY))["rows"]}
+    figures = ("calls", "steps", "failures", "nusd", "reserved_nusd", "uj", "prompt_tokens", "completion_tokens")
+    assert {model: tuple(row[name] for name in figures) for model, row in rows.items()} == {
+        "small": (0, 2, 0, 7, 0, 3_600_000, 20, 10),
+        "large": (1, 1, 0, 1_000_000_001, 0, 7_200_000, 10, 5),
+        "last": (1, 0, 1, 500, 500, 0, 7, 3),
+        "m": (1, 0, 0, 10, 0, 0, 10, 5),
+    }
+    sources = {row["by"]["source"]: row["usd"] for row in books.report("source", str(DAY))["rows"]}
+    assert (sources["s-small"], sources["s-large"], sources["s-last"]) == (
+        "0.000000007", "1.000000001", "0.000000500",
+    )  # fmt: skip
+    total = books.report()["total"]
+    assert (total["calls"], total["steps"], total["nusd"]) == (3, 3, 1_000_000_518)
+    assert (rows["small"]["sci"]["o_ug"], rows["large"]["sci"]["o_ug"]) == (1_000, 2_000)
 
 
 def test_who_may_see_what_was_spent_and_strange_questions(running: Running) -> None:
@@ -237,3 +300,11 @@ def test_csv_is_whole_and_harmless(running: Running, monkeypatch: pytest.MonkeyP
     ]  # fmt: skip
     shown = CliRunner().invoke(app, arguments)
     assert "=4712" in shown.output and "0.000000015" in shown.output and "total" in shown.output
+    assert "steps" not in shown.output, "nobody asks what they are where there are none"
+    books.log(books.cascade(1, MIDNIGHT, ("small", 1, 0), ("large", 2, 0)))
+    arguments[-1] = "model"
+    read = csv.DictReader(io.StringIO(CliRunner().invoke(app, [*arguments, "--csv"]).output))
+    steps = {row["model"]: (row["calls"], row["steps"], row["nusd"]) for row in read if row["nusd"] != "0"}
+    assert steps == {"m": ("2", "0", "15"), "small": ("0", "1", "1"), "large": ("1", "1", "2")}
+    head, *lines = CliRunner().invoke(app, arguments).output.splitlines()
+    assert head.endswith("steps") and lines[-1].endswith(" 2")

@@ -59,7 +59,8 @@ class Quality(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One line of a report. `by`: what the report is by, names where they are known. `usd`: `nusd` as a decimal, exact.
+    """One line of a report. `by`: what the report is by, names where they are known. `steps`: of cascades, that ran
+    here, of whatever call; what they took is in the line. `usd`: `nusd` as a decimal, exact.
     `reserved_nusd`: the part of it where nobody knows what was used. Energy in microjoules with its range. `quality`:
     null where nobody said anything."""
 
@@ -79,6 +80,7 @@ class Row(msgspec.Struct, frozen=True):
     measured_uj: int
     sci: Carbon
     quality: Quality | None = None
+    steps: int = 0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -236,4 +238,5 @@ def _row(by: dict[str, str], sums: Sums, rewarded: int, reward_micro: int) -> Ro
         sums.measured_uj,
         Carbon(sums.co2e_ug, None, sums.calls, per_call, sums.unplaced_uj),
         Quality("feedback", *found) if (found := quality(rewarded, reward_micro)) is not None else None,
+        sums.steps,
     )
