@@ -17,7 +17,8 @@ from interlock.ledger.proof.entry import Rules, decode_leaf, scan
 from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import SubjectKey
-from interlock.types.record import EnergyMeasured, Intent, StepEnd
+from interlock.types.decision import RouteDecision
+from interlock.types.record import Comparison, EnergyMeasured, Intent, StepEnd
 from interlock.types.request import Target, TargetStep
 from interlock.types.usage import Cost, Energy, Usage
 from tests.unit.ledger.support import attempt, intent, outcome, refusal
@@ -41,6 +42,16 @@ def _intent(**change: Any) -> Intent:
 LEAVES = {
     "call": _call(_intent(receipt="ab" * 32), attempt(1), outcome(1)),
     "shadow": _call(_intent(shadow_of="req_1"), attempt(1), outcome(1)),
+    "compared": _call(
+        _intent(shadow_of="req_1"),
+        attempt(1),
+        msgspec.structs.replace(
+            outcome(1), compared=Comparison(True, 1000, 5, 5, False, False, False, True, False, False)
+        ),
+    ),
+    "tried": _call(
+        _intent(route=RouteDecision("balanced", (), (), (), 3, 42, best="local::m")), attempt(1), outcome(1)
+    ),
     "cascade": _call(
         _intent(target=Target("alias", alias="a", steps=(TargetStep("m"), TargetStep("n")))),
         attempt(1),

@@ -5,9 +5,8 @@ Canonical means as msgspec writes it with sorted keys: no blanks, each key once,
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
@@ -16,14 +15,13 @@ import msgspec
 from interlock.ledger.proof import shape
 from interlock.ledger.proof.coverage import EPOCH_CHARS
 from interlock.ledger.proof.errors import ProofError
-from interlock.ledger.proof.merkle import SIZE_MAX, subtrees
+from interlock.ledger.proof.merkle import SIZE_MAX, leaf_hashes, subtrees
 
 LEAF_BYTES_MAX = 16 << 20
 """Longest leaf, and longest line of an export."""
 
 CONTENT_ID = re.compile(r"[0-9a-f]{4,128}")
 _HEX32 = re.compile(r"[0-9a-f]{64}")
-_sha256 = hashlib.sha256
 _CALLS = ("call", "refusal")
 _NAMES = ("epoch", "n", "at", "kind", "tree", "v")
 _FIELDS = itemgetter(*_NAMES)
@@ -129,6 +127,10 @@ def scan(start: int, data: bytes, rules: Rules) -> Block:
     place = start - 1
     for entries, heads in _read(data, tree, hashes):
         first = place + 1
+        if not (payloads or wanted) and _joins(runs, first, heads, tree):
+            place += len(heads)
+            in_range += sum(from_ns <= head[2] < to_ns for head in heads)
+            continue
         for place, (epoch, n, at, kind, of, v) in enumerate(heads, first):
             if of != tree or not (0 < n <= SIZE_MAX and 0 <= at <= SIZE_MAX) or v != 1:
                 problems.append((place, kind if epoch is None else _wrong(of == tree)))
@@ -160,22 +162,44 @@ def scan(start: int, data: bytes, rules: Rules) -> Block:
     return Block(start, roots, made, in_range, references, erased, problems, found)
 
 
-def _read(data: bytes, tree: str, hashes: list[bytes]) -> Iterator[tuple[Sequence[Any], Iterable[Any]]]:
+def _read(data: bytes, tree: str, hashes: list[bytes]) -> Iterator[tuple[Sequence[Any], list[Any]]]:
     """Some lines at a time: their entries, `_HEAD` of each; the hash of each line goes into `hashes`.
 
     An entry is a `shape.Entry` or a dict, was written as canonical JSON, and its head has the right types. The head of
     a line that is none is `_no_entry`.
     """
     for piece in _pieces(data):
-        lines = piece.split(b"\n")
-        lines.pop()
-        hashes += [_sha256(b"\x00" + line).digest() for line in lines]
+        hashes += leaf_hashes(piece)
         entries = shape.read(piece)
         if entries is not None:
-            yield entries, map(_HEAD, entries)
+            yield entries, list(map(_HEAD, entries))
         else:
-            read = [_one(line, tree) for line in lines]
+            read = [_one(line, tree) for line in piece[:-1].split(b"\n")]
             yield [entry for entry, _ in read], [head for _, head in read]
+
+
+def _joins(runs: dict[str, list[int]], first: int, heads: list[Any], tree: str) -> bool:
+    """Whether the entries from index `first` go on with one epoch and nothing of their heads is amiss. Then `runs` has
+    them. False, and nothing was done, if they must be looked at one by one: also where that finds nothing.
+    """
+    epochs, ns, ats, kinds, trees, versions = zip(*heads, strict=True)
+    count, epoch, n, at = len(heads), epochs[0], ns[0], min(ats)
+    if not epochs.count(epoch) == trees.count(tree) == versions.count(1) == count or "erasure" in kinds:
+        return False
+    if n < 1 or ns[-1] > SIZE_MAX or at < 0 or max(ats) > SIZE_MAX or ns != tuple(range(n, n + count)):
+        return False
+    run = runs.get(epoch)
+    if run is None:
+        if len(epoch) != EPOCH_CHARS:
+            return False
+        runs[epoch] = [n, ns[-1], at, first + ats.index(at)]
+        return True
+    if n != run[1] + 1:
+        return False
+    run[1] = ns[-1]
+    if at < run[2]:
+        run[2:] = at, first + ats.index(at)
+    return True
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
