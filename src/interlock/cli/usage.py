@@ -17,7 +17,7 @@ _SUMS = ("calls", "refusals", "failures", "prompt_tokens", "cached_tokens", "com
          "reserved_nusd", "uj", "low_uj", "high_uj", "measured_uj")  # fmt: skip
 _FIGURES = ("calls", "refused", "failed", "tokens in", "cached", "tokens out", "USD", "Wh", "g CO2e")
 _CARBON = ("o_ug", "r", "o_ug_per_call", "uj_without_factor")
-_QUALITY = ("calls", "mean_micro", "low_micro", "high_micro")
+_QUALITY = ("calls", "mean_micro", "low_micro", "high_micro", "source")
 
 
 def usage(
@@ -73,7 +73,7 @@ def _table(report: dict[str, Any]) -> None:
         put(f"Nothing was called from {report['from']} to {report['to']}.")
         return
     told = report["total"].get("quality") is not None
-    head = [*report["by"], *_FIGURES, *(("quality", "within", "of calls") if told else ())]
+    head = [*report["by"], *_FIGURES, *(("quality", "within", "of calls", "from") if told else ())]
     lines = [[*(row["by"][name] for name in report["by"]), *_figures(row), *_quality(row, told=told)] for row in rows]
     total = [
         *("total" if n == 0 else "" for n in range(len(report["by"]))),
@@ -97,11 +97,12 @@ def _figures(row: dict[str, Any]) -> list[str]:
 
 
 def _quality(row: dict[str, Any], *, told: bool) -> list[str]:
-    """What callers said of answers: mean, interval at 95 %, of how many calls. No column where nobody said anything."""
+    """What callers said of answers: mean, interval at 95 %, of how many calls, and what it is of; no column
+    where nobody said anything."""
     if not told:
         return []
     quality = row.get("quality")
     if quality is None:
-        return ["-", "-", "-"]
+        return ["-", "-", "-", "-"]
     mean, low, high = (f"{quality[name] / 1e6:.2f}" for name in ("mean_micro", "low_micro", "high_micro"))
-    return [mean, f"{low} - {high}", f"{quality['calls']:,}"]
+    return [mean, f"{low} - {high}", f"{quality['calls']:,}", quality["source"]]
