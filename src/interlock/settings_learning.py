@@ -39,6 +39,12 @@ class LearningSettings(AlertSettings):
     learning_arms_max: int = setting(
         64, "Models per tenant that are told apart; of further ones priors count.", group="learning", minimum=1
     )
+    learning_teams_max: int = setting(
+        64,
+        "Teams per tenant whose quality of answers is told apart, those with most outcomes; others together.",
+        group="learning",
+        minimum=1,
+    )
     learning_tenants_max: int = setting(
         256, "Tenants that are learned about; the first ones by id.", group="learning", minimum=1
     )

@@ -188,6 +188,15 @@ def test_what_was_learned_is_shown_and_what_is_said_of_a_model_counts(scene: Sce
     assert admin.call("GET", "/tenants/globex/router/shares")["calls"] == 0
     report = admin.call("GET", "/tenants/acme/router/quality", query={"by": "model,team"})
     assert {row["by"]["team"] for row in report["rows"]} == {"research"} and len(report["rows"]) == 2
+    seen = admin.call("GET", "/tenants/acme/router/quality", query={"by": "model,team,task"})
+    assert seen["basis"] == "outcomes" and seen["window"]["outcomes"] >= 200
+    assert {row["by"]["team"] for row in seen["rows"]} == {"research"}
+    judged: dict[str, list[float]] = {}
+    for row in seen["rows"]:
+        if row["count"] >= 20 and row["by"]["task"]:
+            judged.setdefault(row["by"]["task"], []).append(row["mean_micro"] / 1e6)
+            assert row["low_micro"] < row["mean_micro"] < row["high_micro"] and row["origins"]["feedback"]["count"]
+    assert max(map(max, judged.values())) > 0.8 and min(map(min, judged.values())) < 0.3, "each is good at its own"
     learner: dict[str, Any] = {}
 
     def told() -> bool:
@@ -272,6 +281,9 @@ def test_after_an_erasure_nothing_is_learned_of_what_the_person_asked(scene: Sce
     found = weights_of(scene)
     assert not found.centres and all(not arm.weights for arm in found.arms)
     assert outcomes(scene) > 50, "outcomes still count"
+    report = scene.stack.admin().call("GET", "/tenants/acme/router/quality", query={"by": "team,task"})
+    assert {row["by"]["task"] for row in report["rows"]} == {""}, "of no task, as nobody knows what was asked"
+    assert sum(row["count"] for row in report["rows"]) > 50 and report["window"]["version"] == found.version
     with scene.stack.reading() as conn:
         words = conn.execute("SELECT words FROM interlock.router_states").fetchone()
     assert words is not None and msgspec.msgpack.decode(words[0]) is None

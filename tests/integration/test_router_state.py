@@ -7,12 +7,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from interlock.cli.main import app as cli
+from interlock.control.live.scores import TaskScores
 from interlock.control.services.router import learning_of, shown
 from interlock.settings import Settings
-from interlock.storage import learned, router_guidance
+from interlock.storage import learned, router_guidance, router_quality
 from interlock.types.identity import Tenant
 from interlock.types.learned import Weights, weights_part
+from interlock.types.quality import Qualities, QualityCell
 
 from . import router_samples
 from .control_client import Admin, Running, control_over
@@ -192,10 +196,86 @@ def test_quality_by_task_is_of_the_state_and_otherwise_of_feedback(scene: Scene)
     assert len(by_task["rows"]) == 6 and by_task["tasks"]["1"] == "much code, few letters"
     assert by_task["rows"][0]["sources"] == {"feedback": 140, "validation": 40}
     assert aud.get(f"{AT}/quality?by=model,team")["rows"] == []
-    for wrong in ("model,nothing", "model,model", "task", "team,task", "tenant"):
+    assert by_task["basis"] == "state" and by_task["window"] is None
+    for wrong in ("model,nothing", "model,model", "principal,task", "day,task", "tenant"):
         assert aud.call("GET", f"{AT}/quality?by={wrong}")[0] == 400, wrong
     assert aud.get(f"{AT}/shares?hours=48")["regret"] is None
     assert aud.call("GET", f"{AT}/shares?hours=5000")[0] == 400
+
+
+def seen(version: int, team: str) -> Qualities:
+    """Outcomes of a team with model large in two tasks, of two origins, and of nobody's team with model small."""
+    cells = (
+        QualityCell("", "small", 0, "retry", 5, 1_000_000),
+        QualityCell(team, "large@2026-01", 0, "feedback", 10, 9_000_000),
+        QualityCell(team, "large@2026-01", 0, "validation", 30, 9_000_000),
+        QualityCell(team, "large@2026-01", 2, "feedback", 3, 3_000_000),
+    )
+    return Qualities(version, 3, 48, 4096, 1_790_000_000 * 10**9, 1_790_000_500 * 10**9, cells)
+
+
+def test_quality_by_department_and_task_is_what_was_seen(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    aud, tenant_id = scene.people["acme-aud"], scene.ids["acme"]
+    assert aud.get(f"{AT}/quality?by=model,team,task")["rows"] == [], "of this state nothing was published"
+    team = scene.running.owner.do("POST", "/tenants/acme/teams", {"name": "court", "cost_center": "4711"})["item"]["id"]
+    with scene.store.tenant(tenant_id) as conn:
+        router_quality.publish(conn, tenant_id, seen(7, team))
+    found = aud.get(f"{AT}/quality?by=model,team,task")
+    assert (found["basis"], found["tasks"]["0"]) == ("outcomes", "long prompts")
+    assert found["window"] == {
+        "outcomes": 48, "outcomes_max": 4096, "version": 7,
+        "since": "2026-09-21T14:13:20Z", "until": "2026-09-21T14:21:40Z",
+    }  # fmt: skip
+    row = next(row for row in found["rows"] if row["by"] == {"model": "large@2026-01", "team": "court", "task": "0"})
+    assert (row["count"], row["mean_micro"], row["sources"]) == (40, 450_000, {"feedback": 10, "validation": 30})
+    assert row["origins"]["feedback"]["mean_micro"] == 900_000 and row["origins"]["validation"]["count"] == 30
+    assert row["low_micro"] < row["mean_micro"] < row["high_micro"]
+    centers = aud.get(f"{AT}/quality?by=cost_center,task")["rows"]
+    assert {(r["by"]["cost_center"], r["by"]["task"], r["count"]) for r in centers} == {
+        ("", "0", 5), ("4711", "0", 40), ("4711", "2", 3),
+    }  # fmt: skip
+    assert [r["count"] for r in aud.get(f"{AT}/quality?by=task")["rows"]] == [45, 3]
+    monkeypatch.setattr("interlock.cli.router.client_of", lambda *_: _Client(found))
+    said = CliRunner().invoke(cli, ["route", "profiles", "--tenant", "acme", "--by", "model,team,task"])
+    assert said.exit_code == 0 and "Seen in the last 48 outcomes, of at most 4096" in said.stdout
+    assert "feedback 0.90 of 10, validation 0.30 of 30" in said.stdout and "court" in said.stdout
+    scores = TaskScores(scene.store, scene.running.control.tools)
+    assert [(s.model, s.task_class) for s in scores(tenant_id)][:2] == [
+        ("large@2026-01", "0: long prompts"), ("small", "0: long prompts"),
+    ]  # fmt: skip
+    assert list(scores("")) == list(scores(scene.ids["globex"])) == []
+
+
+def test_what_was_seen_goes_with_its_state_and_is_its_tenants_own(scene: Scene) -> None:
+    tenant_id, ada = scene.ids["acme"], scene.people["acme-ada"]
+
+    def current(of: str = "acme") -> Qualities | None:
+        with scene.store.tenant(scene.ids[of]) as conn:
+            return router_quality.current(conn, tenant_id)
+
+    with scene.store.tenant(tenant_id) as conn:
+        router_quality.publish(conn, tenant_id, seen(7, "tem_1"))
+    assert current() == seen(7, "tem_1") and current("globex") is None
+    scene.publish(router_samples.weights(8))
+    assert current() is None, "of a state that is no more, whose tasks were others"
+    with scene.store.tenant(tenant_id) as conn:
+        router_quality.publish(conn, tenant_id, seen(8, "tem_1"))
+    ada.do("POST", f"{AT}/reset", {"arm": "small"})
+    left = current()
+    assert left is not None and left.version == 9 and left.outcomes == 43
+    assert {cell.arm for cell in left.cells} == {"large@2026-01"}
+    ada.do("POST", f"{AT}/reset")
+    with scene.store.platform() as conn:
+        there = conn.execute("SELECT count(*) FROM interlock.router_quality WHERE tenant_id = %s", (tenant_id,))
+        assert there.fetchone() == (0,), "forgotten with all that was learned"
+
+
+class _Client:
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def call(self, *_: Any, **__: Any) -> Any:
+        return self._answer
 
 
 def test_learning_that_the_installation_does_not_do_is_off() -> None:

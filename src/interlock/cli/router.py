@@ -23,13 +23,24 @@ def add_to(app: typer.Typer) -> None:
 
 def profiles(
     tenant: InTenant,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Show what was said or seen instead, by columns such as model,team,task or model,cost_center,task."
+        ),
+    ] = "",
     home: Home = "",
     url: Url = "",
     ca: Ca = "",
     as_json: AsJson = False,
 ) -> None:
     """Show what the router has learned of a tenant: quality per model and task, and what was seen of each offer."""
-    found = client_of(home, url, ca).call("GET", _path(tenant))
+    client = client_of(home, url, ca)
+    if by:
+        report = client.call("GET", f"{_path(tenant)}/quality", query={"by": by})
+        put_json(report) if as_json else _report(report)
+        return
+    found = client.call("GET", _path(tenant))
     if as_json:
         put_json(found)
         return
@@ -118,6 +129,44 @@ def unset(
         put_json(answer)
     else:
         put(f"Nothing is set of model {model} of {tenant} any more.")
+
+
+def _report(found: dict[str, Any]) -> None:
+    """Quality by some columns: what it is of, then each figure with its interval, its count and its sources."""
+    put(_basis(found))
+    for number, words in found["tasks"].items():
+        put(f"Task {number}: {words or 'nothing plain tells them apart'}")
+    if not found["rows"]:
+        put("There is nothing of this yet.")
+        return
+    put("")
+    rows = [
+        (*(row["by"][name] or "-" for name in found["by"]), *_figure(row | {"outcomes": row["count"]}), _sources(row))
+        for row in found["rows"]
+    ]
+    heads = [name.replace("_", " ").upper() for name in found["by"]]
+    table(rows, (*heads, "QUALITY", "WITHIN", "OUTCOMES", "FROM"))
+
+
+def _basis(found: dict[str, Any]) -> str:
+    window = found["window"]
+    if window is not None:
+        times = [str(window[name])[:16].replace("T", " ") for name in ("since", "until")]
+        when = f", of calls from {times[0]} to {times[1]} UTC" if window["since"] else ""
+        return (
+            f"Seen in the last {window['outcomes']} outcomes, of at most {window['outcomes_max']} that are held{when}."
+        )
+    if found["basis"] == "state":
+        return "Expected by the state in force."
+    if found["basis"] == "feedback":
+        return f"Said of calls from {found['from']} up to, and not on, {found['to']}."
+    return "Nothing was seen yet."
+
+
+def _sources(row: dict[str, Any]) -> str:
+    """Where outcomes came from; with the mean of each, where it is kept apart."""
+    means = {name: f"{each['mean_micro'] / 1e6:.2f} of " for name, each in row["origins"].items()}
+    return ", ".join(f"{name} {means.get(name, '')}{count}" for name, count in row["sources"].items())
 
 
 def _path(tenant: str) -> str:

@@ -17,7 +17,7 @@ _SUMS = ("calls", "refusals", "failures", "steps", "prompt_tokens", "cached_toke
          "reserved_nusd", "uj", "low_uj", "high_uj", "measured_uj")  # fmt: skip
 _FIGURES = ("calls", "refused", "failed", "tokens in", "cached", "tokens out", "USD", "Wh", "g CO2e")
 _CARBON = ("o_ug", "r", "o_ug_per_call", "uj_without_factor")
-_QUALITY = ("calls", "mean_micro", "low_micro", "high_micro")
+_QUALITY = ("calls", "mean_micro", "low_micro", "high_micro", "source")
 
 
 def usage(
@@ -73,7 +73,7 @@ def _table(report: dict[str, Any]) -> None:
         put(f"Nothing was called from {report['from']} to {report['to']}.")
         return
     told, stepped = report["total"].get("quality") is not None, bool(report["total"].get("steps"))
-    more = [*(("steps",) if stepped else ()), *(("quality", "within", "of calls") if told else ())]
+    more = [*(("steps",) if stepped else ()), *(("quality", "within", "of calls", "from") if told else ())]
 
     def figures(row: dict[str, Any]) -> list[str]:
         steps = [f"{row['steps']:,}"] if stepped else []
@@ -99,11 +99,12 @@ def _figures(row: dict[str, Any]) -> list[str]:
 
 
 def _quality(row: dict[str, Any], *, told: bool) -> list[str]:
-    """What callers said of answers: mean, interval at 95 %, of how many calls. No column where nobody said anything."""
+    """What callers said of answers: mean, interval at 95 %, of how many calls, and what it is of; no column
+    where nobody said anything."""
     if not told:
         return []
     quality = row.get("quality")
     if quality is None:
-        return ["-", "-", "-"]
+        return ["-", "-", "-", "-"]
     mean, low, high = (f"{quality[name] / 1e6:.2f}" for name in ("mean_micro", "low_micro", "high_micro"))
-    return [mean, f"{low} - {high}", f"{quality['calls']:,}"]
+    return [mean, f"{low} - {high}", f"{quality['calls']:,}", quality["source"]]

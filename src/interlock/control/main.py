@@ -31,6 +31,7 @@ from interlock.control.identity import admin_key_path, console_password_path, en
 from interlock.control.keyring import Keyring, ledger_signer
 from interlock.control.live.feed import LiveFeed
 from interlock.control.live.hub import Hub
+from interlock.control.live.scores import TaskScores
 from interlock.control.power import read_factors
 from interlock.control.process import failed, until_orphaned
 from interlock.control.retention import RetentionSweeper
@@ -85,7 +86,7 @@ class Control:
         self.sequencer = Sequencer(self.store, settings, self.tools.clock, [signer], keyring)
         self.retention = RetentionSweeper(self.store, settings, self.tools.clock, keyring)
         self.canaries = CanaryKeeper(self.store, self.tools)
-        self.live = LiveFeed(self.store, self.tools)
+        self.live = LiveFeed(self.store, self.tools, TaskScores(self.store, self.tools))
         self.alerts = Alerts(
             AlertWatch(self.store, self.tools),
             AlertSender(self.store, self.tools),

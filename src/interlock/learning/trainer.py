@@ -18,8 +18,10 @@ from interlock.learning.estimator import Estimator
 from interlock.learning.linear import WIDTH
 from interlock.learning.prompt import Prompt
 from interlock.learning.published import MICRO, centres_of, linear_of, surfaces_of, words_of
+from interlock.learning.quality import QualityWindow
 from interlock.learning.tasks import OF_MODEL, Z95, Numbers
 from interlock.types.learned import SET, ArmWeights, Capability, Profile, Weights, Words
+from interlock.types.quality import Qualities
 
 KEEP = 0.998
 """What is left of a call's weight in its offer's profile, and in the length of answers, after each later one."""
@@ -43,6 +45,7 @@ class Plan(NamedTuple):
     outcomes_max: int = 4096
     words_max: int = 8192
     arms_max: int = 64
+    teams_max: int = 64
 
 
 class Arm(NamedTuple):
@@ -79,12 +82,15 @@ class Told(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How good an answer was, in [0, 1], by whom ("feedback", "validation", "judge", "evaluation")."""
+    """How good an answer was, in [0, 1], by whom ("feedback", "validation", "judge", "evaluation"). `team`: id of its
+    caller's, `at_ns`: when its call was, Unix time."""
 
     arm: str
     reward: float
     origin: str
     prompt: Prompt | None
+    team: str = ""
+    at_ns: int = 0
 
 
 class _Seen:
@@ -125,6 +131,7 @@ class Trainer:
         self._rng = rng
         self._arms: dict[str, Arm] = {}
         self._outcomes: deque[Outcome] = deque(maxlen=plan.outcomes_max)
+        self._quality = QualityWindow(plan.outcomes_max, plan.teams_max, plan.arms_max)
         self._estimator: Estimator | None = None
         self._profiles: dict[str, _Seen] = {}
         self._lengths: dict[str, list[float]] = {}
@@ -166,6 +173,7 @@ class Trainer:
         """How good an answer was."""
         self.outcomes += 1
         self._outcomes.append(seen)
+        self._quality.take(seen)
         self._origins.setdefault(seen.arm, Counter())[seen.origin] += 1
         if self._estimator is not None and seen.arm in self._arms:
             self._estimator.learn(seen.prompt, list(self._arms).index(seen.arm), seen.reward)
@@ -199,6 +207,10 @@ class Trainer:
             surfaces_of(estimator.surfaces()) if understanding is not None else b"",
         )
         return weights, words
+
+    def qualities(self, version: int) -> Qualities:
+        """What the outcomes that are held show by team, model, task and origin, in the tasks of the last `state`."""
+        return self._quality.sums(version, self._estimator.understanding if self._estimator is not None else None)
 
     def _weights_of(self, name: str, number: int, estimator: Estimator) -> ArmWeights:
         said = self._said.get(name, NOTHING_SAID)

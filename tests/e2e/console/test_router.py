@@ -115,8 +115,16 @@ def test_what_was_learned_is_shown_to_everybody(learners: Learners, admin: Tab) 
     assert "code" in words, "tasks have plain words"
     assert admin.page.locator(".lines-chart canvas").count() >= 2
     assert admin.page.locator("nav >> text=Router").count() == 1
+    admin.page.select_option("select[name=department]", index=1)
+    admin.page.select_option("select[name=task]", "0")
+    admin.page.click("form[aria-label='Department and task'] button")
+    table = "[role=region][aria-label='Quality by department and task']"
+    admin.page.wait_for_selector(table)
+    shown = admin.page.inner_text(table)
+    assert "Task 0" in shown and "Task 1" not in shown and "feedback" in shown and "within" in shown
     admin.go("/console/?tenant=learners&by=model")
     admin.page.wait_for_selector("th:has-text('Quality')")
+    admin.page.wait_for_selector("[aria-label='Quality by model and task'] td:has-text('feedback')")
     admin.page.click("a[aria-label^='Quality'] >> nth=0")
     admin.page.wait_for_url("**/console/router?tenant=learners")
 
@@ -126,6 +134,10 @@ def test_the_command_line_shows_and_changes_the_same(learners: Learners, demo: S
     words = demo.run("route", "profiles", "-t", "learners").out
     assert found["version"] > 0 and "Learning is on." in words and "lawyer-8b" in words and "TASK 0" in words
     assert "small-1b" in words and "s-small-1b::small-1b" in words and "feedback" in words
+    seen = demo.ok("route", "profiles", "-t", "learners", "--by", "model,team,task")
+    assert seen["basis"] == "outcomes" and {row["by"]["task"] for row in seen["rows"]} >= {"0", "1"}
+    words = demo.run("route", "profiles", "-t", "learners", "--by", "cost_center,task").out
+    assert "Seen in the last" in words and "COST CENTER" in words and "feedback 0." in words
     made = demo.ok(
         "route", "set", "coder-8b", "-t", "learners", "--quality", "0.9", "--outcomes", "50", "-m", "measured"
     )

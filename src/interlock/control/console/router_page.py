@@ -10,6 +10,7 @@ import msgspec
 
 from interlock.control import router_actions
 from interlock.control.apply import Reason
+from interlock.control.console import router_seen
 from interlock.control.console.page import Page
 from interlock.control.console.places import visible
 from interlock.control.identity import tenant_of
@@ -144,6 +145,7 @@ def _show(visit: Visit, form: str, error: InterlockError | None) -> Response:
     with api.store.tenant(tenant_id) as conn:
         state = router.state(conn, tenant_id, api.tools.settings)
         shares = router_reports.shares(conn, tenant_id, since_ns, until_ns, step * router_reports.HOUR_NS)
+        seen = router_seen.seen(visit, conn, tenant_id)
     with api.store.platform() as conn:
         past = router.history(conn, tenant_id, STATES)
         learner = learner_status.read(conn)
@@ -159,6 +161,7 @@ def _show(visit: Visit, form: str, error: InterlockError | None) -> Response:
         installation_learns=api.tools.settings.learning != "off",
         learner_seen=learner.seen_at if learner else None,
         rows=rows(state),
+        seen=seen,
         shares=shares,
         tried_milli=1000 * shares.tried / shares.calls if shares.calls else 0,
         share_chart=share_chart(shares, order),

@@ -153,7 +153,7 @@ def _csv(report: usage.Report) -> str:
     writer = csv.writer(out)
     figures = ("calls", "refusals", "failures", "prompt_tokens", "cached_tokens", "completion_tokens", "usd")
     energy = ("uj", "low_uj", "high_uj", "measured_uj")
-    quality = ("calls", "mean_micro", "low_micro", "high_micro")
+    quality = ("calls", "mean_micro", "low_micro", "high_micro", "source")
     said = [f"quality_{name}" for name in quality]
     writer.writerow([*report.by, *figures, *energy, "co2e_ug", "uj_without_factor", *said])
     for row in report.rows:

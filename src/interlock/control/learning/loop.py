@@ -29,7 +29,16 @@ from interlock.learning.trainer import Arm, Plan, Said, Trainer
 from interlock.ledger.vault import KeyWrapper
 from interlock.routing.catalog import Catalog, offers_of
 from interlock.settings import Settings
-from interlock.storage import feedback, learned, learner_status, ledger_read, router_guidance, sources, tenants
+from interlock.storage import (
+    feedback,
+    learned,
+    learner_status,
+    ledger_read,
+    router_guidance,
+    router_quality,
+    sources,
+    tenants,
+)
 from interlock.storage.ledger_keys import LedgerKeys, read_key
 from interlock.storage.pool import Store, connect
 from interlock.storage.router_guidance import EVERYTHING, Guidance
@@ -146,7 +155,7 @@ class Learner:
         told = (trainer.choices + trainer.tried, trainer.outcomes, pupil.guidance.priors)
         due = now_ns - pupil.published_ns >= self._settings.learning_publish_ms * 1_000_000 or not pupil.published_ns
         known = trainer.outcomes or pupil.guidance.priors or pupil.told[2] or pupil.anew
-        if not more and due and known and told != pupil.told and self._publish(pupil):
+        if not more and not pupil.stale and due and known and told != pupil.told and self._publish(pupil):
             pupil.told, pupil.published_ns, pupil.anew = told, now_ns, False
         return more
 
@@ -174,6 +183,7 @@ class Learner:
             s.learning_outcomes_max,
             s.learning_words_max,
             s.learning_arms_max,
+            s.learning_teams_max,
         )
         master = KeyWrapper(read_key(s.ledger_key_path(), "the ledger's master key"), secrets.token_bytes)
         keys = LedgerKeys(master, secrets.token_bytes, s.ledger_keys_max)
@@ -226,11 +236,13 @@ class Learner:
         INVARIANT: who has something forgotten waits for this transaction, or this sees what is to be forgotten.
         """
         weights, words = pupil.trainer.state(pupil.version + 1, self._clock.wall_ns() // 1_000_000_000)
+        qualities = pupil.trainer.qualities(weights.version)
         with self._store.tenant(pupil.tenant_id) as conn:
             router_guidance.in_turn(conn, pupil.tenant_id)
             if router_guidance.guidance(conn, pupil.tenant_id).resets != pupil.guidance.resets:
                 return False
             learned.publish(conn, pupil.tenant_id, weights, words)
+            router_quality.publish(conn, pupil.tenant_id, qualities)
         pupil.version += 1
         self.published += 1
         logger.info(

@@ -58,7 +58,7 @@ class Samples:
         if leaf["kind"] != "call" or "shadow_of" in leaf or not leaf["where"]["model"]:
             return None, []
         told = told_of(leaf)
-        outcomes = [*self._again(conn, leaf, told), *self._own(conn, leaf, told)]
+        outcomes = [*self._again(conn, leaf, told), *(placed(own, leaf) for own in self._own(conn, leaf, told))]
         return told, outcomes
 
     def of_feedback(
@@ -69,7 +69,8 @@ class Samples:
             if entry.kind == "call":
                 leaf = _raw.decode(entry.leaf)
                 prompt = self.prompt(conn, leaf)
-                return Outcome(arm_named(model, version), reward_micro / 1_000_000, "feedback", prompt)
+                said = Outcome(arm_named(model, version), reward_micro / 1_000_000, "feedback", prompt)
+                return placed(said, leaf)
         return None
 
     def prompt(self, conn: Connection[Any], leaf: dict[str, Any]) -> Prompt | None:
@@ -138,7 +139,8 @@ class Samples:
         if len(self._asked) > ASKED_KEPT:
             self._asked.popitem(last=False)
         if before is not None and 0 <= leaf["at"] - before.at_ns <= AGAIN_NS:
-            yield Outcome(before.arm, AGAIN_REWARD, "retry", self.prompt(conn, before.leaf))
+            again = Outcome(before.arm, AGAIN_REWARD, "retry", self.prompt(conn, before.leaf))
+            yield placed(again, before.leaf)
 
     def _own(self, conn: Connection[Any], leaf: dict[str, Any], told: Told) -> Iterable[Outcome]:
         """What the answer itself shows, or what was found of it when it was checked before it was given."""
@@ -181,6 +183,11 @@ class Samples:
             return isinstance(_raw.decode(text.encode()), dict)
         except (msgspec.MsgspecError, RecursionError):
             return False
+
+
+def placed(outcome: Outcome, leaf: dict[str, Any]) -> Outcome:
+    """The outcome with the team and the time of the call that it is of."""
+    return outcome._replace(team=leaf["who"]["team"], at_ns=leaf["at"])
 
 
 _PROMPTS = ("messages", "input", "prompt")

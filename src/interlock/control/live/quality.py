@@ -58,8 +58,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """What is known of a model's quality at a class of tasks from people's feedback: a posterior mean of rewards in
-    [0, 1] with its interval, in thousandths, and of how many judgements."""
+    """What outcomes have shown of a model at a class of tasks: the mean of rewards in [0, 1] with its bounds at 95 %,
+    in thousandths, of how many outcomes, and from where these came."""
 
     model: str
     task_class: str
@@ -67,13 +67,14 @@ class Score(msgspec.Struct, frozen=True):
     low_milli: int
     high_milli: int
     count: int
+    origins: dict[str, int] = {}
 
 
 class Scores(Protocol):
     """Who knows scores. Called once a second at most while somebody watches, with no lock of a database held."""
 
     def __call__(self, tenant_id: str, /) -> Sequence[Score]:
-        """Of one tenant; "": what all tenants share."""
+        """Of one tenant; "": of all of them."""
 
 
 class Kind(NamedTuple):

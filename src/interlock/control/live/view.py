@@ -104,7 +104,7 @@ class View(msgspec.Struct, frozen=True):
     verdicts: list[Verdict] = []
     """Of aliases with a canary."""
     scores: list[Score] | None = None
-    """From feedback; None where nobody knows any."""
+    """By model and task; None where nobody knows any."""
 
     @property
     def looked_at(self) -> set[str]:

@@ -15,7 +15,7 @@ from interlock.control.identity import tenant_of
 from interlock.control.permissions import Action
 from interlock.control.routes.actions import Nothing
 from interlock.control.services import router as services
-from interlock.control.services import router_reports
+from interlock.control.services import router_quality, router_reports
 from interlock.control.web import Api, Body, Given, Json, Who, allow, api_of, reason_of, route
 from interlock.errors import BadRequest
 
@@ -46,8 +46,8 @@ def router() -> APIRouter:
           answer=services.State)  # fmt: skip
     route(out, "GET", f"{path}/history", history, "States of the router that were in force", tag=tag,
           answer=services.History)  # fmt: skip
-    route(out, "GET", f"{path}/quality", quality, "Quality of answers per model, team or task", tag=tag,
-          answer=router_reports.QualityReport)  # fmt: skip
+    route(out, "GET", f"{path}/quality", quality, "Quality of answers per model, department and task", tag=tag,
+          answer=router_quality.QualityReport)  # fmt: skip
     route(out, "GET", f"{path}/shares", shares, "Which models answered what the router decided", tag=tag,
           answer=router_reports.Shares)  # fmt: skip
     route(out, "POST", f"{path}/reset", reset, "Forget what was learned", tag=tag, body=ResetAsked,
@@ -77,14 +77,15 @@ def history(request: Request, who: Who, limit: int = HISTORY) -> Response:
 
 def quality(request: Request, who: Who, by: str = "model") -> Response:
     """`by`: some of model, team, cost_center, principal, source, class, workload, day, month, of feedback on the calls
-    of [from, to), 30 days when left out; or model and task, of the state in force."""
+    of [from, to), 30 days when left out; or task with some of model, team and cost_center, of the outcomes that the
+    learner holds (model and task alone: what the state in force expects)."""
     api, tenant_id = _place(request, who, Action.router_read)
     today = api.tools.now().date()
     first = _day(request, "from", today - datetime.timedelta(days=DAYS - 1))
     after = _day(request, "to", today + datetime.timedelta(days=2))
     columns = [name.strip() for name in by.split(",") if name.strip()]
     with api.store.tenant(tenant_id) as conn:
-        return Json(router_reports.qualities(conn, tenant_id, columns, first, after))
+        return Json(router_quality.report(conn, tenant_id, columns, first, after))
 
 
 def shares(request: Request, who: Who, hours: int = 24, step_hours: int = 1) -> Response:

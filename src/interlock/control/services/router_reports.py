@@ -1,4 +1,4 @@
-"""Quality per model, team and task, and what became of calls that were decided by what was learned."""
+"""What became of calls that were decided by what was learned."""
 
 from __future__ import annotations
 
@@ -9,42 +9,15 @@ from typing import Any
 import msgspec
 from psycopg import Connection
 
-from interlock.control.services.router import State, means, shown
-from interlock.control.services.usage import COLUMNS, Words, said_of
+from interlock.control.services.router import means
 from interlock.errors import BadRequest
 from interlock.storage import learned, routed
-from interlock.types.feedback import quality
 from interlock.types.learned import Weights, arm_named
 
-TASK = "task"
 CALLS_MAX = 20_000
 """Newest calls of a time that are counted; the report says when there were more."""
 HOUR_NS = 3_600_000_000_000
 STEPS_MAX = 400
-MICRO = 1_000_000
-
-
-class QualityRow(msgspec.Struct, frozen=True):
-    """Quality in millionths of [0, 1] with the bounds at 95 %. `by`: what it is of. `count`: how many outcomes it rests
-    on. `sources`: where they came from, and how many; of "learned", older ones count for less."""
-
-    by: dict[str, str]
-    mean_micro: int
-    low_micro: int
-    high_micro: int
-    count: float
-    sources: dict[str, int]
-
-
-class QualityReport(msgspec.Struct, frozen=True):
-    """Days [from, to). With `task` in `by` the figures are those of the state in force, and `tasks` says how prompts of
-    each differ from the others; else they are what was said of calls of these days."""
-
-    first: datetime.date = msgspec.field(name="from")
-    after: datetime.date = msgspec.field(name="to")
-    by: list[str]
-    rows: list[QualityRow]
-    tasks: dict[str, str]
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -87,28 +60,6 @@ class Shares(msgspec.Struct, frozen=True):
     whole: bool
     steps: list[Step]
     regret: Regret | None
-
-
-def qualities(
-    conn: Connection[Any], tenant_id: str, by: Sequence[str], first: datetime.date, after: datetime.date
-) -> QualityReport:
-    """The report of a tenant. Raises BadRequest for a column that there is none of, or twice."""
-    names = [name for name in COLUMNS if name != "tenant"]
-    for name in by:
-        if name != TASK and name not in names:
-            raise BadRequest(f"quality is by {', '.join([*names, TASK])}; not by {name!r}", param="by")
-    if len(set(by)) != len(by):
-        raise BadRequest("by names a column twice", param="by")
-    if first >= after:
-        raise BadRequest("from must be before to", param="from")
-    if TASK not in by:
-        return QualityReport(first, after, list(by), _said(conn, tenant_id, by, first, after), {})
-    if set(by) != {TASK, "model"}:
-        words = "quality by task is by model and task only: no entry of the ledger says which task its call was of"
-        raise BadRequest(words, param="by")
-    state = shown(learned.current(conn, tenant_id), {}, "on")
-    told = {str(task.number): task.words for task in state.tasks}
-    return QualityReport(first, after, list(by), _learned(state, by), told)
 
 
 def shares(conn: Connection[Any], tenant_id: str, since_ns: int, until_ns: int, step_ns: int) -> Shares:
@@ -173,29 +124,6 @@ def _step(at_ns: int, rows: Sequence[routed.Routed], told: tuple[int, int]) -> S
         arms[arm] = arms.get(arm, 0) + row.calls
     mean = round(told[1] / told[0]) if told[0] else None
     return Step(_at(at_ns), arms, sum(row.calls for row in rows if row.tried), told[0], mean)
-
-
-def _said(
-    conn: Connection[Any], tenant_id: str, by: Sequence[str], first: datetime.date, after: datetime.date
-) -> list[QualityRow]:
-    sums = said_of(conn, tenant_id, Words(conn, by, ()), first, after)
-    out = []
-    for key, (calls, total) in sorted(sums.items()):
-        each = quality(calls, total)
-        if each is not None:
-            of = dict(zip(by, key, strict=True))
-            out.append(QualityRow(of, each.mean_micro, each.low_micro, each.high_micro, calls, {"feedback": calls}))
-    return out
-
-
-def _learned(state: State, by: Sequence[str]) -> list[QualityRow]:
-    out = []
-    for arm in state.arms:
-        for number, cell in enumerate(arm.tasks):
-            of = {name: arm.arm if name == "model" else str(number) for name in by}
-            row = QualityRow(of, cell.mean_micro, cell.low_micro, cell.high_micro, cell.outcomes, arm.origins)
-            out.append(row)
-    return out
 
 
 def _at(ns: int) -> datetime.datetime:
