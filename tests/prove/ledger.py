@@ -16,7 +16,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -37,6 +36,7 @@ from interlock.settings import Settings
 from interlock.storage.embedded import EmbeddedPostgres
 from interlock.storage.pool import Store
 from interlock.types.record import Intent, Interrupted, Outcome, Refusal, request_id
+from tests.ports import free_port
 from tests.postgres import owned_home
 
 from .gateway import Process, children, command_of, workers_of
@@ -111,7 +111,7 @@ class Stack:
     def __init__(self, base: Path, server: EmbeddedPostgres, **environment: str) -> None:
         self.base = base
         self.server = server
-        self.ports = {name: _free_port() for name in (*NODES, "control")}
+        self.ports = {name: free_port() for name in (*NODES, "control")}
         self.processes: dict[str, Process] = {}
         shared = base / "control" / "secrets"
         self.environment = {
@@ -412,13 +412,6 @@ def _until(done: Callable[[], bool], seconds: float, what: str, failures: list[s
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def _at(seconds: float) -> str:

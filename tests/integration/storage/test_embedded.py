@@ -24,6 +24,7 @@ from interlock.errors import ConfigError, StoreError
 from interlock.settings import Settings
 from interlock.storage import embedded
 from interlock.storage.embedded import EmbeddedPostgres
+from tests.ports import free_port
 from tests.postgres import owned_home
 
 FAST = {"fsync": "off"}
@@ -89,9 +90,7 @@ def test_it_is_private(home: Path) -> None:
 
 
 def test_tcp_only_on_request(home: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with _server(home, embedded_port=port) as server:
         assert f"port={port}" in server.url
         socket.create_connection(("127.0.0.1", port), timeout=2).close()
