@@ -28,8 +28,8 @@ from tests.ports import free_port
 from .script import FAR, MODELS, SHAKY, STEADY
 
 ROOT = Path(__file__).parents[2]
-START_S = 30.0
-GONE_S = 15.0
+START_S = 120.0
+GONE_S = 60.0
 START_TRIES = 5
 """A node that was killed leaves workers that hold the port until they have noticed: it is started again."""
 

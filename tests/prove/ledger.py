@@ -47,7 +47,7 @@ NODES = ("north", "south")
 CLIENTS = 3
 """Clients of each node."""
 ROUND_S = 0.8
-DONE_S = 60.0
+DONE_S = 240.0
 FAULTS = {"full disk": FULL, "failing disk": FAILING, "short writes": SHORT}
 """What goes wrong with a node's disk for a while."""
 KINDS = (
@@ -90,7 +90,7 @@ class Client(threading.Thread):
         self._said += 1
         turns = [{"role": "user", "content": f"turn {n} of {self.name}"} for n in range(1 + self._said % 4)]
         body = {"model": "near-model", "messages": turns, "max_tokens": 20, "stream": streamed}
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         try:
             headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
             connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
@@ -199,7 +199,7 @@ class Stack:
         process = self.processes[name]
         process.kill()
         process.wait()
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while True:
             try:
                 self.start(name)
@@ -242,7 +242,7 @@ def prove(*, rounds: int, seed: int, progress: bool = True) -> dict[str, Any]:
             for client in clients:
                 client.stopped.set()
             for client in clients:
-                client.join(30)
+                client.join(90)
             ended = time.time()
             figures = _settle_and_judge(stack, clients, began, ended, failures)
         finally:
