@@ -15,7 +15,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -111,14 +110,6 @@ def model_file() -> Path:
     return Path(spec.origin).parent / MODEL_FILE
 
 
-def free_port() -> int:
-    """A port that nothing listens on right now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def llamacpp_engine(
     *,
@@ -137,6 +128,8 @@ def llamacpp_engine(
     it serves its model under. `reranks`: it judges documents instead; its scores mean nothing, as the model is not made
     for it.
     """
+    from tests.ports import free_port  # the engine's process, which runs this file, knows no packages of ours
+
     port = port or free_port()
     with tempfile.TemporaryDirectory(prefix="engine-") as folder:
         log = Path(folder) / "engine.log"

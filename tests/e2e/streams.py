@@ -24,7 +24,7 @@ class Held:
         self.by_worker: dict[str, http.client.HTTPConnection] = {}
         self._all: list[http.client.HTTPConnection] = []
         for _ in range(64):
-            connection = http.client.HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=10)
+            connection = http.client.HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=60)
             self._all.append(connection)
             status, worker = self.ask(connection)
             assert status == 404
@@ -67,7 +67,7 @@ class Reader(threading.Thread):
         self.ended_at = 0.0
         self.started = threading.Event()
         self.start()
-        assert self.started.wait(30), "the stream did not start"
+        assert self.started.wait(60), "the stream did not start"
 
     def run(self) -> None:
         connection = http.client.HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=60)

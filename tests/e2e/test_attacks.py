@@ -169,7 +169,7 @@ def _reach_no_source_of_another(demo: Stack, url: str) -> None:
     rosa, gina = demo.key("acme", "rosa-laptop"), demo.key("globex", "gina-desk")
     pinned = f"acmes-own::{MODEL}"
     try:
-        until(lambda: demo.chat(rosa, pinned, max_tokens=1).status == 200, 5, "acme to reach its own source")
+        until(lambda: demo.chat(rosa, pinned, max_tokens=1).status == 200, 60, "acme to reach its own source")
         answer = demo.chat(gina, pinned, max_tokens=1)
         assert (answer.status, answer.error["code"]) == (404, "model_not_found")
         (refused,) = [r for r in demo.ok_lines("ledger", "tail") if r.get("request_id") == answer.request_id]

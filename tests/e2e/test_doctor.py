@@ -8,7 +8,8 @@ from typing import Any
 
 import psycopg
 
-from tests.engines import Engine, free_port, llamacpp
+from tests.engines import Engine, llamacpp
+from tests.ports import free_port
 
 from .stack import Stack, command
 

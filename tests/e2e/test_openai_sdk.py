@@ -148,7 +148,7 @@ def test_a_limit_is_a_rate_limit_error(demo: Stack) -> None:
     key = {"name": "hasty-key", "principal": "hasty", "limits": {"requests_per_minute": 2}}
     secret = demo.admin("POST", "/tenants/acme/keys", key).json()["key"]
     with with_key(demo, secret) as hasty:
-        until(lambda: demo.chat(secret, MODEL, max_tokens=1).status == 200, 5, "the key to work")
+        until(lambda: demo.chat(secret, MODEL, max_tokens=1).status == 200, 60, "the key to work")
         hasty.chat.completions.create(model=MODEL, messages=ASK, max_tokens=1)
         with pytest.raises(openai.RateLimitError) as limited:
             hasty.chat.completions.create(model=MODEL, messages=ASK, max_tokens=1)

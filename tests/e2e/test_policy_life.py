@@ -80,7 +80,7 @@ def logged(demo: Stack, answers: list[Answer]) -> None:
         found = demo.ok("ledger", "search", "-t", "junction", "--limit", "200")["items"]
         return wanted <= {item["leaf"]["request"] for item in found}
 
-    until(there, 40, "the ledger to have every call", every_s=0.5)
+    until(there, 60, "the ledger to have every call", every_s=0.5)
 
 
 def decided(demo: Stack, answer: Answer) -> tuple[str, ...]:
@@ -97,7 +97,7 @@ def _permits(record: list[Any]) -> list[Any]:
 
 
 def test_what_if_says_exactly_what_activation_does(demo: Stack, keys: dict[str, str]) -> None:
-    until(lambda: fetch(demo.gateway, "/v1/models", keys["ann"]).status == 200, 20, "the gateway to know the tenant")
+    until(lambda: fetch(demo.gateway, "/v1/models", keys["ann"]).status == 200, 60, "the gateway to know the tenant")
     demo.admin("POST", "/roles", {"principal": "admin", "role": "payload_reader"})
     try:
         _exactly(demo, keys)
@@ -125,7 +125,7 @@ def _exactly(demo: Stack, keys: dict[str, str]) -> None:
     ]
     # the report says the same of the same calls while nothing is decided by the draft
     assert demo.admin("POST", f"{AT}/policy-draft/report-only", {}).status == 200
-    until(lambda: _tried(demo, keys), 20, "the draft to report")
+    until(lambda: _tried(demo, keys), 60, "the draft to report")
     trial = run(demo, keys)
     assert [a.status for a in trial] == [a.status for a in first], "what only reports decides nothing"
     logged(demo, trial)
@@ -137,7 +137,7 @@ def _exactly(demo: Stack, keys: dict[str, str]) -> None:
     assert replayed["same"]
     # and so it is
     demo.ok("policy", "activate", draft["digest"], "-t", "junction")
-    until(lambda: _call(demo, keys["bob"]).status != 200, 20, "the gateway to follow")
+    until(lambda: _call(demo, keys["bob"]).status != 200, 60, "the gateway to follow")
     second = run(demo, keys)
     logged(demo, second)
     assert [decided(demo, answer) for answer in second] == predicted

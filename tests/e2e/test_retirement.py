@@ -25,7 +25,7 @@ def test_a_node_that_was_retired_while_it_runs_serves_on_in_new_epochs(home: Pat
     with running(home, demo=True, environment=environment) as stack:
         key = stack.key("acme", "rosa-laptop")
         first = stack.chat(key).request_id
-        until(lambda: call_in_ledger(stack, first), 30, "the first call to be in the ledger")
+        until(lambda: call_in_ledger(stack, first), 60, "the first call to be in the ledger")
         (node,) = [each["name"] for each in stack.admin("GET", "/snapshot").json()["nodes"]]
         done = stack.ok("ledger", "retire-node", node, "--yes")
         assert len(done["epochs"]) == 1

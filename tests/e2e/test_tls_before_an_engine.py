@@ -63,7 +63,7 @@ def secured(llamacpp: Engine, tmp_path_factory: pytest.TempPathFactory) -> Itera
         made = stack.ok("apply", "-f", written(folder, one_engine(llamacpp.base_url)), "-m", "the first engine")
         found = Secured(stack, cert, key_file, made["keys"]["acme"]["alice-laptop"])
         tls = found.trust()
-        until(lambda: fetch(stack.gateway, f"/v1/models/{MODEL}", found.key, tls=tls).status == 200, 5, "the key")
+        until(lambda: fetch(stack.gateway, f"/v1/models/{MODEL}", found.key, tls=tls).status == 200, 60, "the key")
         yield found
 
 
@@ -149,10 +149,10 @@ def test_the_certificate_is_taken_again_when_its_files_change(secured: Secured) 
         aside = secured.cert.with_suffix(".new"), secured.key_file.with_suffix(".new")
         second = make(*aside, "second")
         aside[0].replace(secured.cert)  # for a moment certificate and key do not belong together
-        until(lambda: "certificate not reloaded" in secured.stack.log.read_text(), 5, "the mismatch to be noticed")
+        until(lambda: "certificate not reloaded" in secured.stack.log.read_text(), 60, "the mismatch to be noticed")
         assert served(url) == first, "the old pair stays in use"
         aside[1].replace(secured.key_file)
-        until(lambda: served(url) == second, 5, "the new certificate")
+        until(lambda: served(url) == second, 60, "the new certificate")
         assert held.get(f"{url}/v1/models").status_code == 200, "connections that are open go on"
     assert fetch(url, "/health", tls=secured.trust()).status == 200
 

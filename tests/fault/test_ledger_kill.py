@@ -22,14 +22,15 @@ ROUNDS = int(os.environ.get("LEDGER_KILL_ROUNDS", "6"))
 ROOT = Path(__file__).parents[2]
 
 
-def write_and_be_killed(folder: Path, rng: random.Random) -> tuple[str, set[int]]:
-    """Let a process write, kill it: its epoch, and the sequence numbers that it was told are written or durable."""
+def write_and_be_killed(folder: Path, rng: random.Random, within_s: float) -> tuple[str, set[int]]:
+    """Let a process write, kill it within so long after it has begun: its epoch, and the sequence numbers that it was
+    told are written or durable."""
     writer = subprocess.Popen(
         [sys.executable, "-m", "tests.fault.ledger_writer", str(folder)], stdout=subprocess.PIPE, cwd=ROOT
     )
     assert writer.stdout is not None
     first = writer.stdout.readline().decode().split()
-    time.sleep(rng.uniform(0, 0.25))
+    time.sleep(rng.uniform(0, within_s))
     writer.send_signal(signal.SIGKILL)
     said = writer.stdout.read().decode()
     writer.stdout.close()
@@ -41,9 +42,12 @@ def write_and_be_killed(folder: Path, rng: random.Random) -> tuple[str, set[int]
 def test_what_was_told_outlives_kill_9_and_open_calls_are_found_once(tmp_path: Path) -> None:
     rng = random.Random()
     told: dict[str, set[int]] = {}
-    for _ in range(ROUNDS):
-        epoch, seqs = write_and_be_killed(tmp_path, rng)
+    within_s = 0.25
+    while len(told) < ROUNDS or not any(told.values()):
+        assert len(told) < ROUNDS + 8, "the writers never came to write"
+        epoch, seqs = write_and_be_killed(tmp_path, rng, within_s)
         told[epoch] = seqs
+        within_s *= 1 if seqs else 1.5  # a busy machine gets that far later
 
     async def last() -> str:
         log = open_log(tmp_path)
@@ -66,7 +70,6 @@ def test_what_was_told_outlives_kill_9_and_open_calls_are_found_once(tmp_path: P
                 open_calls.discard((epoch, each.record.call))
             elif isinstance(each.record, Interrupted):
                 interrupted.append((each.record.epoch, each.record.call))
-    assert sum(map(len, told.values())) > 0, "the writers never came to write"
     assert len(interrupted) == len(set(interrupted))
     assert set(interrupted) == open_calls
     for epoch, call in list(open_calls)[:5]:

@@ -14,7 +14,7 @@ def test_a_smoke_run_over_the_probe_writes_every_figure(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     done = subprocess.run(
         [sys.executable, "-m", "bench.run", "--smoke", "--only", "probe", "--out", str(out)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads(out.read_text())
@@ -28,7 +28,7 @@ def test_a_smoke_run_over_the_probe_writes_every_figure(tmp_path: Path) -> None:
 
 def test_cpu_time_of_a_process_tree_is_what_it_burns() -> None:
     code = """
-import os, sys
+import os, resource, sys
 sys.path.insert(0, ".")
 from bench import procs
 import subprocess, time
@@ -36,15 +36,17 @@ burn = "import time\\nend = time.process_time() + 0.3\\nwhile time.process_time(
 parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
 child = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE)
 before = time.monotonic()
-while procs.cpu(procs.tree(child.pid)).total_us < 300_000 and time.monotonic() - before < 10:
+while procs.cpu(procs.tree(child.pid)).total_us < 300_000 and time.monotonic() - before < 60:
     time.sleep(0.02)
 time.sleep(0.1)
 used = procs.cpu(procs.tree(child.pid))
-print(len(procs.tree(child.pid)), used.total_us, used.user_us + used.system_us)
+alive = len(procs.tree(child.pid))
 child.communicate(b"x\\n")
+whole = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(alive, used.total_us, used.user_us + used.system_us, 1e6 * (whole.ru_utime + whole.ru_stime))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    processes, scheduled, ticks = (float(x) for x in done.stdout.split())
+    processes, scheduled, ticks, to_their_end = (float(x) for x in done.stdout.split())
     assert processes == 2
-    assert 300_000 <= scheduled < 600_000
+    assert 300_000 <= scheduled < 1.1 * to_their_end, "counted twice"
     assert abs(scheduled - ticks) < 60_000

@@ -62,7 +62,7 @@ def alias(model: str) -> dict[str, Any]:
 
 def call(stack: tuple[Stack, str], node: str) -> tuple[int, str]:
     """(status, who answered) of one call on a connection of its own, so that both workers are met."""
-    connection = http.client.HTTPConnection("127.0.0.1", stack[0].ports[node], timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", stack[0].ports[node], timeout=60)
     try:
         headers = {"authorization": f"Bearer {stack[1]}", "content-type": "application/json"}
         connection.request("POST", "/v1/chat/completions", json.dumps(BODY).encode(), headers)
@@ -75,21 +75,20 @@ def call(stack: tuple[Stack, str], node: str) -> tuple[int, str]:
 
 def flood(stack: tuple[Stack, str], node: str, each: int) -> Counter[tuple[int, str]]:
     """Calls of several callers at once."""
-    found: Counter[tuple[int, str]] = Counter()
+    found: list[tuple[int, str]] = []
 
     def calls() -> None:
-        for _ in range(each):
-            found[call(stack, node)] += 1
+        found.extend(call(stack, node) for _ in range(each))
 
     callers = [threading.Thread(target=calls) for _ in range(CALLERS)]
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(60)
-    return found
+        caller.join(120)
+    return Counter(found)
 
 
-def until(true: Callable[[], bool], seconds: float = 20) -> None:
+def until(true: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not become true in time"

@@ -61,11 +61,11 @@ def home(postgres_url: str) -> Iterator[str]:
         )
         thread.start()
         try:
-            assert ready.wait(30)
+            assert ready.wait(120)
             yield folder
         finally:
             stop.set()
-            thread.join(15)
+            thread.join(60)
         assert not thread.is_alive()
 
 

@@ -90,7 +90,7 @@ def whole(postgres_url: str) -> Iterator[Scene]:
             yield Scene(api, good, other, ids)
         finally:
             stop.set()
-            thread.join(10)
+            thread.join(60)
         assert not thread.is_alive()
 
 

@@ -52,11 +52,11 @@ def serving(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     )
     thread.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(120)
         yield home
     finally:
         stop.set()
-        thread.join(15)
+        thread.join(60)
     assert not thread.is_alive()
 
 
@@ -95,7 +95,7 @@ def test_the_admin_api_speaks_tls_and_takes_a_new_certificate(
         for name in ("key", "cert"):
             (tmp_path / f"{name}.new").replace(tmp_path / f"{name}.pem")
         port = int(url.rsplit(":", 1)[1])
-        until(lambda: shown(port) == hashlib.sha256(new).digest(), 10, "the new certificate")
+        until(lambda: shown(port) == hashlib.sha256(new).digest(), 60, "the new certificate")
         assert run()[0] == 0
 
 
@@ -133,7 +133,7 @@ def test_a_request_in_the_clear_gets_nothing(
     with serving(postgres_url, tmp_path, monkeypatch) as at:
         url = (at / "run" / "control.url").read_text().strip()
         with pytest.raises(OSError):
-            urllib.request.urlopen(url.replace("https", "http") + "/health", timeout=5)
+            urllib.request.urlopen(url.replace("https", "http") + "/health", timeout=30)
         context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
-        with urllib.request.urlopen(url + "/health", timeout=5, context=context) as answer:
+        with urllib.request.urlopen(url + "/health", timeout=30, context=context) as answer:
             assert json.loads(answer.read()) == {"status": "ok"}

@@ -42,11 +42,11 @@ def api(postgres_url: str, published: Published) -> Iterator[Running]:
             owner.do("POST", "/tenants/acme/issuers", issuer(published, PLAIN))
             owner.do("POST", "/tenants/platform/issuers", issuer(published, PLATFORM, group_roles=ROLES))
             for name in (ACME, PLATFORM):
-                until(lambda name=name: status(running, name) == 200, 15, "the issuer's keys")  # type: ignore[misc]
+                until(lambda name=name: status(running, name) == 200, 60, "the issuer's keys")  # type: ignore[misc]
             yield running
         finally:
             stop.set()
-            thread.join(10)
+            thread.join(60)
         assert not thread.is_alive()
 
 
@@ -143,7 +143,7 @@ def test_a_token_with_the_signature_of_another_is_refused(api: Running) -> None:
 def test_a_new_key_is_fetched_and_an_unknown_one_refused(api: Running, published: Published) -> None:
     assert refused(api, key=RSA_2)[0] in (401, 503)
     published.publish(RSA, RSA_2)
-    until(lambda: status(api, key=RSA_2) == 200, 15, "the new key")
+    until(lambda: status(api, key=RSA_2) == 200, 60, "the new key")
     published.publish(RSA)
     assert status(api) == 200
 
@@ -153,7 +153,7 @@ def test_an_issuer_or_a_role_that_is_removed_counts_at_once(api: Running, publis
     path = "/tenants/globex/issuers"
     made = issuer(published, name, group_roles={"grp-admins": "admin", "grp-auditors": "auditor"})
     api.owner.do("POST", path, made)
-    until(lambda: status(api, name) == 200, 15, "the issuer's keys")
+    until(lambda: status(api, name) == 200, 60, "the issuer's keys")
     api.owner.do("PUT", f"{path}/{name}", {**made, "group_roles": {"grp-auditors": "auditor"}})
     assert refused(api, name=name) == (403, "admin_denied")
     assert status(api, name, groups=("grp-auditors",)) == 200

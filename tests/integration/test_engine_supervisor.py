@@ -34,14 +34,14 @@ def home(postgres_url: str) -> Iterator[Path]:
         )
         thread.start()
         try:
-            assert ready.wait(30)
+            assert ready.wait(120)
             yield Path(folder)
         finally:
             stop.set()
-            thread.join(15)
+            thread.join(60)
 
 
-def eventually(true: Callable[[], object], seconds: float = 30) -> None:
+def eventually(true: Callable[[], object], seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, "it did not become true in time"
@@ -73,7 +73,7 @@ def test_an_engine_that_is_killed_is_started_again(home: Path, monkeypatch: pyte
         eventually(lambda: managed().get("restarts") == 1 and managed()["state"] == "ready")
         assert engine() != first
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert managed()["state"] == "stopped"
     finally:
         if process.poll() is None:

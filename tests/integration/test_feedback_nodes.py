@@ -29,7 +29,7 @@ class Callers:
         self.stack, self.key = stack, key
 
     def post(self, node: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.stack.ports[node], timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.stack.ports[node], timeout=60)
         try:
             headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
             connection.request("POST", path, json.dumps(body).encode(), headers)
@@ -67,7 +67,7 @@ class Callers:
             return False
 
 
-def until(true: Any, what: str, seconds: float = 20) -> None:
+def until(true: Any, what: str, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"{what}: not in time"
@@ -77,7 +77,7 @@ def until(true: Any, what: str, seconds: float = 20) -> None:
 @pytest.fixture(scope="module")
 def callers() -> Iterator[Callers]:
     with owned_home() as home, database(home) as server:
-        stack = Stack(home.parent, server)
+        stack = Stack(home.parent, server, INTERLOCK_FEEDBACK_WAIT_MS="60000")
         try:
             yield Callers(stack, set_up(stack)[0])
         finally:
@@ -96,7 +96,7 @@ def test_at_both_nodes_at_once_one_of_a_kind_is_taken(callers: Callers) -> None:
     for asker in askers:
         asker.start()
     for asker in askers:
-        asker.join(30)
+        asker.join(120)
     assert sorted(status for status, _ in found) == [200] + [409] * 7
     until(lambda: callers.counted(call), "what was taken")
     assert len(callers.counted(call)) == 1

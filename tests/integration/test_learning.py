@@ -38,7 +38,7 @@ class Scene:
         self.rng = random.Random(4)
 
     def post(self, path: str, body: dict[str, Any], tenant: str = "acme") -> tuple[int, dict[str, str], Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.stack.ports[NODE], timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.stack.ports[NODE], timeout=60)
         try:
             headers = {"authorization": f"Bearer {self.keys[tenant]}", "content-type": "application/json"}
             connection.request("POST", path, json.dumps(body).encode(), headers)
@@ -77,7 +77,7 @@ class Scene:
         self.stack.admin().call("POST", "/apply", {"files": files}, reason="a test")
 
 
-def until(true: Any, what: str, seconds: float = 40) -> None:
+def until(true: Any, what: str, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"{what}: not in time"

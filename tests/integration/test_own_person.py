@@ -92,7 +92,7 @@ def scene(postgres_url: str) -> Iterator[Scene]:
                 yield Scene(running, at, issuer_id, engine)
             finally:
                 stop.set()
-                thread.join(10)
+                thread.join(60)
 
 
 def send(person: Person) -> Any:

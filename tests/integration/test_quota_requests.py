@@ -112,5 +112,5 @@ def test_of_two_who_decide_at_once_one_does(people: dict[str, Admin], whole: tup
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert sorted(answers) == [200, 409]

@@ -16,7 +16,7 @@ from tests.prove.ledger import NODES, Stack, database, set_up
 @pytest.fixture(scope="module")
 def stack() -> Iterator[tuple[Stack, str]]:
     with owned_home() as home, database(home) as server:
-        made = Stack(home.parent, server)
+        made = Stack(home.parent, server, INTERLOCK_RESPONSES_WAIT_MS="60000")
         try:
             key, _ = set_up(made)
             yield made, key
@@ -80,5 +80,5 @@ def test_large_turns_of_many_conversations_pass_between_node_and_workers(stack: 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(180)
     assert not wrong, wrong[:2]

@@ -16,7 +16,7 @@ from .script import Asked, asked
 READ_BYTES = 65_536
 SLOW_BYTES = 128
 SLOW_S = 0.01
-ANSWER_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 60.0
 RETRY_S = 0.02
 
 

@@ -11,7 +11,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,12 +23,13 @@ from interlock.gateway.node import SHIPPER_MODULE
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
 from tests.gateway import PEPPER, Who, World, model, permit_all, source
+from tests.ports import free_port
 
 from .script import FAR, MODELS, SHAKY, STEADY
 
 ROOT = Path(__file__).parents[2]
-START_S = 30.0
-GONE_S = 15.0
+START_S = 120.0
+GONE_S = 60.0
 START_TRIES = 5
 """A node that was killed leaves workers that hold the port until they have noticed: it is started again."""
 
@@ -259,11 +259,3 @@ def wait_gone(pid: int) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"process {pid} does not end")
         time.sleep(0.005)
-
-
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

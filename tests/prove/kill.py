@@ -41,8 +41,8 @@ MUST_OCCUR = ("completed at the client", "events with text", "off-premises reque
 """What a proof of a few rounds cannot be without. It goes on for so many more while one is missing: a round whose
 kill met no call shows nothing of calls."""
 MORE_ROUNDS = 8
-RECOVERY_S = 30.0
-SETTLE_S = 10.0
+RECOVERY_S = 120.0
+SETTLE_S = 60.0
 STREAM_SYNC_MS = 50
 LOOKED_UP = 5
 

@@ -16,7 +16,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -37,6 +36,7 @@ from interlock.settings import Settings
 from interlock.storage.embedded import EmbeddedPostgres
 from interlock.storage.pool import Store
 from interlock.types.record import Intent, Interrupted, Outcome, Refusal, request_id
+from tests.ports import free_port
 from tests.postgres import owned_home
 
 from .gateway import Process, children, command_of, workers_of
@@ -47,7 +47,7 @@ NODES = ("north", "south")
 CLIENTS = 3
 """Clients of each node."""
 ROUND_S = 0.8
-DONE_S = 60.0
+DONE_S = 240.0
 FAULTS = {"full disk": FULL, "failing disk": FAILING, "short writes": SHORT}
 """What goes wrong with a node's disk for a while."""
 KINDS = (
@@ -90,7 +90,7 @@ class Client(threading.Thread):
         self._said += 1
         turns = [{"role": "user", "content": f"turn {n} of {self.name}"} for n in range(1 + self._said % 4)]
         body = {"model": "near-model", "messages": turns, "max_tokens": 20, "stream": streamed}
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         try:
             headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
             connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
@@ -111,7 +111,7 @@ class Stack:
     def __init__(self, base: Path, server: EmbeddedPostgres, **environment: str) -> None:
         self.base = base
         self.server = server
-        self.ports = {name: _free_port() for name in (*NODES, "control")}
+        self.ports = {name: free_port() for name in (*NODES, "control")}
         self.processes: dict[str, Process] = {}
         shared = base / "control" / "secrets"
         self.environment = {
@@ -199,7 +199,7 @@ class Stack:
         process = self.processes[name]
         process.kill()
         process.wait()
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while True:
             try:
                 self.start(name)
@@ -242,7 +242,7 @@ def prove(*, rounds: int, seed: int, progress: bool = True) -> dict[str, Any]:
             for client in clients:
                 client.stopped.set()
             for client in clients:
-                client.join(30)
+                client.join(90)
             ended = time.time()
             figures = _settle_and_judge(stack, clients, began, ended, failures)
         finally:
@@ -412,13 +412,6 @@ def _until(done: Callable[[], bool], seconds: float, what: str, failures: list[s
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def _at(seconds: float) -> str:

@@ -31,8 +31,9 @@ from interlock.ledger.reader import epochs, read_epoch
 from interlock.types.record import Chunk, Intent, Outcome, request_id
 from interlock.types.source import SourceKind, SourceLimits
 from tests.gateway import PEPPER, Who, World, source
+from tests.ports import free_port
 
-from .gateway import Gateway, Process, end, free_port
+from .gateway import Gateway, Process, end
 from .simulated import MARKER, noted
 
 TENANTS = ("acme", "globex", "initech")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stack import running, temporary_home
-from tests.engines import free_port
+from tests.ports import free_port
 
 from .engines import ADAPTER, Vllm, ended, last_words, make_adapter, missing
 from .site import Site, Tap, configure

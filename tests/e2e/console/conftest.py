@@ -45,7 +45,7 @@ class Tab:
         self.page = page
         self.url = url
         self.complaints: list[str] = []
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.on("console", lambda message: self._said(message.type, message.text))
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         page.on("request", lambda request: self._asked(request.url))
@@ -140,5 +140,5 @@ def called(demo: Stack, text: str) -> str:
     answer = demo.chat(demo.key("acme", "rosa-laptop"), text=text)
     assert answer.status == 200
     path = f"/tenants/acme/ledger/calls/{answer.request_id}"
-    until(lambda: demo.admin("GET", path).status == 200, 30, "the call to be in the ledger")
+    until(lambda: demo.admin("GET", path).status == 200, 60, "the call to be in the ledger")
     return answer.request_id

@@ -15,7 +15,7 @@ from .people import PASSWORD, person
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">{{1000003*7}}"
 ACME = "/console/alerts?tenant=acme"
-FIRES_S = 60
+FIRES_S = 120
 """Rules are evaluated every 15 seconds."""
 
 

@@ -39,7 +39,7 @@ def test_a_budget_is_set_watched_changed_and_deleted(admin: Tab, demo: Stack) ->
         assert "Budget trains is set" in page.inner_text("[role=status]")
         called(demo, "When does it leave?")
         there = "fetch(location.href).then(r => r.text()).then(t => /1 calls/.test(t))"
-        until(lambda: page.evaluate(there), 15, "the call on the page")
+        until(lambda: page.evaluate(there), 60, "the call on the page")
         page.reload()
         assert "No gateway holds" not in page.inner_text("main"), "a worker has a lease"
         page.click("text=Change it")
@@ -70,7 +70,7 @@ def test_what_is_typed_is_inert_and_pages_serve_everybody(admin: Tab, demo: Stac
             called(demo, "Is it far?")
             return any(each["used"] and each["alerts"] for each in demo.admin("GET", "/tenants/acme/budget-use").json())
 
-        until(used, 30, "a budget to be used and told of")
+        until(used, 60, "a budget to be used and told of")
         admin.go("/console/budgets/new?tenant=acme")
         for name in ("name", "on", "amount", "window", "alerts", "reason"):
             admin.page.fill(f"[name={name}]", HOSTILE)

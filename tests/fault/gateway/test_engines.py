@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,21 +17,22 @@ from interlock.testing.script import CLOSE, HANG, STREAM_HEAD, Script, chunk, ev
 from interlock.types.record import Attempt, AttemptEnd, Chunk, Intent, Outcome, Refusal
 from interlock.types.source import SourceLimits, Timeouts
 from tests.gateway import WorkerHarness, World, source
-from tests.integration.gateway.client import CHAT, Answer, ask, events, eventually, serving, text_of
+from tests.integration.gateway.client import CHAT, WAIT_S, Answer, ask, events, eventually, serving, text_of, when
 
 STREAM = {**CHAT, "stream": True}
-QUICK = Timeouts(connect_ms=300, first_event_ms=300, between_events_ms=300, total_ms=700)
+QUICK = Timeouts(connect_ms=3000, first_event_ms=1000, between_events_ms=500, total_ms=2000)
+"""Of sources that are to be waited for in vain. The first event of others comes sooner, on a busy machine too."""
 
 
 @contextmanager
-def two(**settings: Any) -> Iterator[tuple[WorkerHarness, ScriptedEngine, ScriptedEngine]]:
-    """A gateway before two engines with the same model; the first is always preferred."""
+def two(quick: bool = False, **settings: Any) -> Iterator[tuple[WorkerHarness, ScriptedEngine, ScriptedEngine]]:
+    """A gateway before two engines with the same model; the first is always preferred. `quick`: and soon given up."""
     with ExitStack() as stack:
         engines = [stack.enter_context(ScriptedEngine(models=("m",)).in_thread()) for _ in range(2)]
         world = World(
             [
-                source("first", engines[0].base_url, timeouts=QUICK),
-                source("second", engines[1].base_url, timeouts=QUICK, labels=_cloud()),
+                source("first", engines[0].base_url, timeouts=QUICK if quick else Timeouts()),
+                source("second", engines[1].base_url, labels=_cloud()),
             ]
         )
         gateway = stack.enter_context(WorkerHarness(world, **settings))
@@ -119,7 +121,7 @@ CASES = [
 def test_a_failure_before_the_first_byte_goes_to_the_next_source(
     name: str, script: Script, code: str, streamed: bool
 ) -> None:
-    with two(event_bytes_max=10_000) as (gateway, first, second):
+    with two(quick=code.endswith("timeout"), event_bytes_max=10_000) as (gateway, first, second):
         first.script(script)
         answer = ask(gateway, STREAM if streamed else CHAT)
         assert answer.status == 200
@@ -154,7 +156,8 @@ def test_a_failure_before_the_first_byte_goes_to_the_next_source(
 def test_the_caller_is_told_what_the_last_source_said(
     script: Script, status: int, code: str, retry_after: str | None, streamed: bool
 ) -> None:
-    with serving(lambda url: World([source("only", url, timeouts=QUICK)])) as (gateway, engine):
+    timeouts = QUICK if code == "timeout" else Timeouts()
+    with serving(lambda url: World([source("only", url, timeouts=timeouts)])) as (gateway, engine):
         engine.script(script)
         answer = ask(gateway, STREAM if streamed else CHAT)
         assert answer.status == status
@@ -180,7 +183,7 @@ def test_the_caller_is_told_what_the_last_source_said(
     ],
 )
 def test_a_stream_that_breaks_is_told_in_the_stream_and_has_no_end(script: Script, code: str) -> None:
-    with two() as (gateway, first, second):
+    with two(quick=code.endswith("timeout")) as (gateway, first, second):
         first.script(script)
         answer = ask(gateway, STREAM)
         found = events(answer.body.removesuffix(b"<cut>"))
@@ -338,9 +341,7 @@ def test_a_huge_error_answer_is_not_held() -> None:
 def test_time_outs_end_the_call_and_the_source_is_let_go(timeouts: Timeouts, script: Script, code: str) -> None:
     with serving(lambda url: World([source("s", url, timeouts=timeouts)])) as (gateway, engine):
         engine.script(script)
-        began = time.monotonic()
         answer = ask(gateway, STREAM)
-        assert time.monotonic() - began < 2
         assert code.encode() in answer.body
         eventually(lambda: engine.calls[0].ended == "gone")
         assert one_end_for_each_intent(gateway)[0].code == code
@@ -370,12 +371,12 @@ def test_a_call_on_a_source_that_was_changed_meanwhile_still_times_out() -> None
                 people=gateway.world.people,
             )
         )
-        caller.join(4)
+        caller.join(2 * WAIT_S)
         assert not caller.is_alive() and answer[0].status == 504
 
 
 def test_a_breaker_opens_and_closes_again() -> None:
-    with serving(breaker_failures=3, breaker_open_ms=300) as (gateway, engine):
+    with serving(breaker_failures=3, breaker_open_ms=3000) as (gateway, engine):
         engine.script(*[answers.error(500)] * 3)
         assert [ask(gateway, CHAT).status for _ in range(3)] == [502] * 3
         refused = ask(gateway, CHAT)
@@ -384,16 +385,16 @@ def test_a_breaker_opens_and_closes_again() -> None:
         assert "circuit breaker" in refused.error["message"] or "breaker" in str(
             gateway.records_of(Refusal)[-1].reasons
         )
-        time.sleep(0.35)
+        time.sleep(3.1)
         assert ask(gateway, CHAT).status == 200
         assert ask(gateway, CHAT).status == 200
 
 
 def test_a_failed_probe_opens_the_breaker_again() -> None:
-    with serving(breaker_failures=2, breaker_open_ms=200) as (gateway, engine):
+    with serving(breaker_failures=2, breaker_open_ms=3000) as (gateway, engine):
         engine.script(*[answers.error(500)] * 3)
         assert [ask(gateway, CHAT).status for _ in range(2)] == [502] * 2
-        time.sleep(0.25)
+        time.sleep(3.1)
         assert ask(gateway, CHAT).status == 502
         assert ask(gateway, CHAT).status == 503
         assert len(engine.calls) == 3
@@ -410,10 +411,10 @@ def test_what_is_not_the_sources_fault_opens_no_breaker(script: Script) -> None:
 
 def test_a_retry_after_keeps_calls_away_for_that_time() -> None:
     with serving() as (gateway, engine):
-        engine.script(answers.error(503, retry_after="1"))
+        engine.script(answers.error(503, retry_after="3"))
         assert [ask(gateway, CHAT).status for _ in range(3)] == [502, 503, 503]
         assert len(engine.calls) == 1
-        time.sleep(1.05)
+        time.sleep(3.1)
         assert ask(gateway, CHAT).status == 200
 
 
@@ -424,14 +425,17 @@ def test_no_more_than_the_cap_are_in_flight_and_the_rest_go_elsewhere() -> None:
         return World([source("a", url, limits=SourceLimits(concurrency=2)), source("b", other, labels=_cloud())])
 
     with ScriptedEngine(models=("m",)).in_thread() as other, ScriptedEngine(models=("m",)).in_thread() as engine:
-        engine.default = answers.answer(delay_ms=300)
+        all_are_there = threading.Event()
+        engine.default = when(all_are_there, answers.answer())
         with WorkerHarness(world(engine.base_url, other.base_url)) as gateway:
             found: list[Answer] = []
             callers = [Thread(target=lambda: found.append(ask(gateway, CHAT))) for _ in range(6)]
             for caller in callers:
                 caller.start()
+            eventually(lambda: len(engine.calls) == 2 and len(found) == 4)
+            all_are_there.set()
             for caller in callers:
-                caller.join(5)
+                caller.join(2 * WAIT_S)
             assert [a.status for a in found] == [200] * 6
             assert (len(engine.calls), len(other.calls)) == (2, 4)
             assert gateway.call(lambda: gateway.board.inflight(gateway.board.row("src_a"))) == 0
@@ -444,14 +448,16 @@ def test_without_another_source_a_full_one_is_said_to_be_full() -> None:
         return World([source("a", url, limits=SourceLimits(concurrency=1))])
 
     with serving(world, queue_wait_ms_interactive=0) as (gateway, engine):
-        engine.script(answers.answer(delay_ms=400))
+        refused = threading.Event()
+        engine.script(when(refused, answers.answer()))
         caller = Thread(target=lambda: ask(gateway, CHAT))
         caller.start()
         eventually(lambda: engine.calls)
         answer = ask(gateway, CHAT)
         assert answer.status == 503 and "no seat is free" in answer.error["message"]
         assert answer.headers["retry-after"] == "1"
-        caller.join(5)
+        refused.set()
+        caller.join(2 * WAIT_S)
         assert ask(gateway, CHAT).status == 200
         one_end_for_each_intent(gateway)
 
@@ -460,13 +466,15 @@ def test_a_call_that_finds_all_connections_in_use_is_told_to_come_again() -> Non
     from threading import Thread
 
     with serving(pool_connections_max=1) as (gateway, engine):
-        engine.script(answers.answer(delay_ms=400))
+        refused = threading.Event()
+        engine.script(when(refused, answers.answer()))
         caller = Thread(target=lambda: ask(gateway, CHAT))
         caller.start()
         eventually(lambda: engine.calls)
         answer = ask(gateway, CHAT)
         assert answer.status == 503 and "connections" in answer.error["message"]
         assert answer.headers["retry-after"] == "1"
-        caller.join(5)
+        refused.set()
+        caller.join(2 * WAIT_S)
         assert ask(gateway, CHAT).status == 200
         one_end_for_each_intent(gateway)

@@ -24,8 +24,10 @@ from interlock.types.source import Labels, SourceLimits
 from tests.gateway import WorkerHarness, World, source
 from tests.integration.gateway.client import (
     CHAT,
+    WAIT_S,
     Answer,
     ask,
+    ask_watching,
     connected,
     events,
     eventually,
@@ -34,6 +36,7 @@ from tests.integration.gateway.client import (
     read_until,
     serving,
     text_of,
+    when,
 )
 
 STREAM = {**CHAT, "stream": True}
@@ -69,7 +72,7 @@ class Disk(Files):
     def fdatasync(self, fd: int) -> None:
         if not self.open_gate.is_set():
             self.waiting.set()
-            self.open_gate.wait(3)  # a test that failed must still end
+            self.open_gate.wait(WAIT_S)  # a test that failed must still end
         if self.sync_error:
             raise OSError(self.sync_error, "injected")
         super().fdatasync(fd)
@@ -103,7 +106,7 @@ def calling(gateway: WorkerHarness, body: dict[str, Any]) -> Iterator[list[Answe
     try:
         yield found
     finally:
-        thread.join(10)
+        thread.join(2 * WAIT_S)
         assert not thread.is_alive()
 
 
@@ -112,7 +115,7 @@ def test_nothing_goes_up_to_an_outside_source_before_its_attempt_is_durable(disk
     with serving(place(on_prem=False)) as (gateway, engine):
         disk.hold()
         with calling(gateway, body) as found:
-            assert disk.waiting.wait(5)
+            assert disk.waiting.wait(WAIT_S)
             time.sleep(SHORT_S)
             assert (engine.connections, found) == (0, [])
             disk.let_go()
@@ -129,12 +132,12 @@ def test_on_prem_the_sync_overlaps_the_call_but_nothing_comes_down_before_it(dis
         with connected(gateway) as sock:
             sock.sendall(raw_request(gateway, body))
             eventually(lambda: engine.calls and engine.calls[0].ended)
-            assert disk.waiting.wait(5)
+            assert disk.waiting.wait(WAIT_S)
             sock.settimeout(SHORT_S)
             with pytest.raises(TimeoutError):
                 sock.recv(1)
             disk.let_go()
-            sock.settimeout(5)
+            sock.settimeout(WAIT_S)
             assert b"authority." in read_until(sock, b"[DONE]" if body is STREAM else b'"usage"')
 
 
@@ -153,7 +156,7 @@ def test_every_attempt_is_recorded_before_it_goes_out_also_after_a_failure(disk:
 
         engine.script(fails)
         with calling(gateway, CHAT) as found:
-            assert disk.waiting.wait(5)
+            assert disk.waiting.wait(WAIT_S)
             time.sleep(SHORT_S)
             assert (outside.connections, found) == (0, [])
             disk.let_go()
@@ -163,12 +166,14 @@ def test_every_attempt_is_recorded_before_it_goes_out_also_after_a_failure(disk:
 
 
 def test_text_flows_once_the_attempt_is_durable_but_the_end_waits_for_the_outcome(disk: Disk) -> None:
+    held = threading.Event()
     with serving(stream_sync_ms=60_000) as (gateway, engine):
-        engine.default = answers.answer("one two three four five six", between_ms=15)
+        engine.default = when(held, answers.answer("one two three four five six", between_ms=15), after=b"one")
         with connected(gateway) as sock:
             sock.sendall(raw_request(gateway, STREAM))
             got = read_until(sock, b"one")
             disk.hold()
+            held.set()
             while b"six" not in got:
                 got += sock.recv(65536)
             eventually(lambda: gateway.records_of(Outcome))
@@ -178,7 +183,7 @@ def test_text_flows_once_the_attempt_is_durable_but_the_end_waits_for_the_outcom
                     got += sock.recv(65536)
             assert b'"stop"' not in got and b"[DONE]" not in got
             disk.let_go()
-            sock.settimeout(5)
+            sock.settimeout(WAIT_S)
             while b"[DONE]" not in got:
                 got += sock.recv(65536)
             assert b'"stop"' in got
@@ -186,7 +191,7 @@ def test_text_flows_once_the_attempt_is_durable_but_the_end_waits_for_the_outcom
 
 def test_streamed_text_becomes_durable_while_the_stream_runs() -> None:
     """A power loss takes at most about `stream_sync_ms` of an answer: nothing else asks for a sync here."""
-    with serving(stream_sync_ms=30) as (gateway, engine):
+    with serving(stream_sync_ms=30, log_alive_ms=3_600_000) as (gateway, engine):
         engine.default = faults.endless(between_ms=5)
         with connected(gateway) as sock:
             sock.sendall(raw_request(gateway, STREAM))
@@ -194,17 +199,18 @@ def test_streamed_text_becomes_durable_while_the_stream_runs() -> None:
             log = gateway.worker.record_log
             for _ in range(3):
                 appended = gateway.call(lambda: log.appended_seq)
-                eventually(lambda: log.durable_seq >= appended, 1)  # noqa: B023
+                eventually(lambda: log.durable_seq >= appended)  # noqa: B023
 
 
 def test_text_whose_record_cannot_be_written_is_not_forwarded(disk: Disk) -> None:
     with serving() as (gateway, engine):
-        engine.default = answers.answer("one two three secret four", between_ms=20)
+        said_three = threading.Event()  # or what comes after is in one write with it
+        engine.default = when(said_three, answers.answer("one two three secret four", between_ms=20), after=b"three")
         disk.fail_write_of = b"secret"
-        answer = ask(gateway, STREAM)
-        said = text_of(events(answer.body))
-        assert said.startswith("one") and "secret" not in answer.body.decode()
-        assert b"[DONE]" not in answer.body
+        body = ask_watching(gateway, STREAM, lambda got: said_three.set() if b"three" in got else None)
+        said = text_of(events(body))
+        assert said.startswith("one") and "secret" not in body.decode()
+        assert b"[DONE]" not in body
         assert said == "".join(c.text for c in gateway.records_of(Chunk))[: len(said)]
 
 
@@ -250,11 +256,13 @@ def test_a_call_whose_outcome_cannot_be_synced_is_not_answered(disk: Disk) -> No
 
 def test_a_stream_whose_disk_breaks_has_no_end(disk: Disk) -> None:
     with serving(stream_sync_ms=10) as (gateway, engine):
-        engine.default = answers.answer("one two three four five six seven", between_ms=15)
+        broken = threading.Event()
+        engine.default = when(broken, answers.answer("one two three four five six seven", between_ms=15), after=b"two")
         with connected(gateway) as sock:
             sock.sendall(raw_request(gateway, STREAM))
             got = read_until(sock, b"two")
             disk.sync_error = errno.EIO
+            broken.set()
             while data := sock.recv(65536):
                 got += data
         assert b"[DONE]" not in got and b'"stop"' not in got and not got.endswith(b"0\r\n\r\n")
@@ -349,12 +357,12 @@ def test_an_earlier_answer_leaves_again_with_a_durable_record_only(disk: Disk) -
         found: list[Answer] = []
         asking = threading.Thread(target=lambda: found.append(ask(gateway, CHAT, idempotency_key="k")))
         asking.start()
-        assert disk.waiting.wait(3)
+        assert disk.waiting.wait(WAIT_S)
         time.sleep(SHORT_S)
         assert not found, "the answer left before its record was durable"
         disk.sync_error = errno.EIO
         disk.let_go()
-        asking.join(10)
+        asking.join(2 * WAIT_S)
         assert found[0].status == 503 and first.json["choices"][0]["message"]["content"].encode() not in found[0].body
         assert len(engine.calls) == 1
 
@@ -370,10 +378,12 @@ def test_no_receipt_leaves_for_a_call_whose_record_is_not_durable(disk: Disk, bo
 
 def test_a_call_that_a_full_disk_cut_off_does_not_stay_open_in_the_log(disk: Disk) -> None:
     with serving(log_check_ms=20) as (gateway, engine):
-        engine.script(answers.answer("one two three four five six seven", between_ms=30))
+        full = threading.Event()
+        engine.script(when(full, answers.answer("one two three four five six seven", between_ms=30), after=b"one"))
         with calling(gateway, STREAM) as found:
             eventually(lambda: gateway.records_of(Chunk))
             disk.write_error, disk.free = errno.ENOSPC, 0
+            full.set()
         assert found[0].body.endswith(b"<cut>")
         disk.write_error, disk.free = 0, 1 << 40
         eventually(lambda: gateway.records_of(Outcome))
@@ -404,12 +414,12 @@ def test_a_stream_that_waits_is_kept_open_only_when_that_is_on_record(disk: Disk
         disk.hold()
         with connected(gateway) as sock:
             sock.sendall(raw_request(gateway, STREAM))
-            assert disk.waiting.wait(5)
+            assert disk.waiting.wait(WAIT_S)
             sock.settimeout(4 * SHORT_S)
             with pytest.raises(TimeoutError):
                 sock.recv(1)
             disk.let_go()
-            sock.settimeout(5)
+            sock.settimeout(WAIT_S)
             assert b"data:" not in read_until(sock, b": keep-alive")
             kind = Intent if what == "seat" else Held
             assert gateway.records_of(kind)[-1].call == len(gateway.records_of(Attempt)) + 1

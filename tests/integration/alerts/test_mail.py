@@ -21,6 +21,7 @@ from interlock.settings import Settings
 from interlock.storage.alert_events import Event
 from tests.e2e import certificates
 from tests.integration.control_client import Running, control_over
+from tests.ports import free_port
 
 from .scene import Process, clock_of_now
 
@@ -64,7 +65,7 @@ def server(folder: Path, post: Post, *, tls: bool = True) -> Iterator[dict[str, 
     controller = Controller(
         post,
         hostname="127.0.0.1",
-        port=_free(),
+        port=free_port(),
         tls_context=context,
         require_starttls=tls,
         authenticator=post.check,
@@ -83,15 +84,6 @@ def server(folder: Path, post: Post, *, tls: bool = True) -> Iterator[dict[str, 
         }
     finally:
         controller.stop()
-
-
-def _free() -> int:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def send(settings: Settings, event: Event = EVENT, to: tuple[str, ...] = ("ops@example.com",)) -> None:

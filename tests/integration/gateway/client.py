@@ -6,15 +6,19 @@ import contextlib
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from interlock.testing.engine import ScriptedEngine
+from interlock.testing.script import Pause, Received, Script, Step
 from tests.gateway import WorkerHarness, World, source
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Say something."}]}
-WAIT_S = 5.0
+WAIT_S = 15.0
+"""Long for a busy machine, and shorter than what a worker waits for unless told otherwise: 20 s for an engine, 30 s for
+a seat. So a call that was to end by itself, and waits until such a time is over, is a test that fails."""
 
 
 class Answer(NamedTuple):
@@ -83,6 +87,24 @@ def raw_request(gateway: WorkerHarness, body: dict[str, Any], *lines: str) -> by
     return head(gateway, len(data), *lines) + data
 
 
+def ask_watching(
+    gateway: WorkerHarness, body: dict[str, Any], seen: Callable[[bytes], object], path: str = "/v1/chat/completions"
+) -> bytes:
+    """The body of an answer. `seen` is told what there is of it, each time that more of it came."""
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=WAIT_S)
+    with contextlib.closing(connection):
+        headers = {"authorization": f"Bearer {gateway.key()}", "content-type": "application/json"}
+        connection.request("POST", path, json.dumps(body), headers)
+        answer, got = connection.getresponse(), b""
+        try:
+            while data := answer.read1(65_536):
+                got += data
+                seen(got)
+        except http.client.IncompleteRead as e:
+            got += e.partial + b"<cut>"
+        return got
+
+
 @contextlib.contextmanager
 def connected(gateway: WorkerHarness) -> Iterator[socket.socket]:
     """A raw connection to the gateway."""
@@ -118,6 +140,20 @@ def eventually(true: Callable[[], object], seconds: float = WAIT_S) -> None:
     while not true():
         assert time.monotonic() < until, "it did not become true in time"
         time.sleep(0.005)
+
+
+def when(opened: threading.Event, script: Script, after: bytes = b"") -> Script:
+    """Answers as `script` does: nothing, or nothing after the step that has `after` in it, before the event is set."""
+
+    def play(received: Received) -> Iterator[Step]:
+        held = not after
+        for step in script(received):
+            while held and not opened.is_set():
+                yield Pause(5)
+            yield step
+            held = held or (isinstance(step, bytes) and after in step)
+
+    return play
 
 
 @contextlib.contextmanager

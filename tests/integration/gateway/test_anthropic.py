@@ -23,7 +23,7 @@ from interlock.types.identity import LimitSet
 from interlock.types.record import AttemptEnd, Chunk, Intent, Outcome, Refusal
 from interlock.types.source import SourceKind
 from tests.gateway import Who, WorkerHarness, World, model, permit_all, source
-from tests.integration.gateway.client import Answer, ask, eventually, serving
+from tests.integration.gateway.client import WAIT_S, Answer, ask, eventually, serving
 
 PATH = "/v1/messages"
 SAID: Any = [{"role": "user", "content": "Say something."}]
@@ -39,7 +39,7 @@ def world(url: str) -> World:
 
 
 def sdk(gateway: WorkerHarness) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=gateway.url, api_key=gateway.key(), max_retries=0, timeout=5)
+    return anthropic.Anthropic(base_url=gateway.url, api_key=gateway.key(), max_retries=0, timeout=WAIT_S)
 
 
 def claude(engine: ScriptedEngine) -> ScriptedEngine:
@@ -73,7 +73,7 @@ def outside() -> Iterator[tuple[openai.OpenAI, WorkerHarness, ScriptedEngine]]:
     engine = claude(ScriptedEngine(kind="anthropic", models=("m",)))
     with (
         serving(claude_world, engine) as (gateway, _),
-        openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=5) as client,
+        openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=WAIT_S) as client,
     ):
         yield client, gateway, engine
 

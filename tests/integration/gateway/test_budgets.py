@@ -20,6 +20,7 @@ from interlock.types.source import Power, Price
 from tests.gateway import Who, WorkerHarness, World, model, source
 from tests.integration.gateway.client import (
     CHAT,
+    WAIT_S,
     Answer,
     ask,
     connected,
@@ -198,7 +199,7 @@ def test_a_budget_on_a_model_counts_the_one_that_answers() -> None:
 
 
 def test_a_call_waits_for_its_share_and_then_runs() -> None:
-    with serving(lambda url: world(url, budget("calls", 5)), lease_wait_ms=4000) as (gateway, _engine):
+    with serving(lambda url: world(url, budget("calls", 5)), lease_wait_ms=60_000) as (gateway, _engine):
         gateway.purse = None
         found: list[Answer] = []
         asking = threading.Thread(target=lambda: found.append(ask(gateway, STREAM)))
@@ -208,7 +209,7 @@ def test_a_call_waits_for_its_share_and_then_runs() -> None:
         wanted = next(each for each in gateway.told if isinstance(each, LeaseWanted))
         purse(gateway)
         gateway.call(lambda: gateway._tell(wanted))
-        asking.join(5)
+        asking.join(2 * WAIT_S)
         assert found[0].status == 200 and text_of(events(found[0].body))
 
 
@@ -224,7 +225,7 @@ def test_nobody_waits_for_longer_than_the_setting_says() -> None:
 
 
 def test_who_goes_away_while_waiting_leaves_a_record_and_no_call() -> None:
-    with serving(lambda url: world(url, budget("calls", 5)), lease_wait_ms=4000) as (gateway, engine):
+    with serving(lambda url: world(url, budget("calls", 5)), lease_wait_ms=60_000) as (gateway, engine):
         gateway.purse = None
         with connected(gateway) as sock:
             sock.sendall(raw_request(gateway, CHAT))
@@ -245,7 +246,7 @@ def test_waiting_calls_end_when_the_worker_stops() -> None:
         asking.start()
         eventually(lambda: any(isinstance(each, LeaseWanted) for each in gateway.told))
         gateway.stop(grace_ms=50)
-        asking.join(5)
+        asking.join(2 * WAIT_S)
         assert (found[0].status, found[0].error["code"]) == (503, "draining")
 
 

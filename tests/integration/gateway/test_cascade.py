@@ -30,7 +30,7 @@ from interlock.types.snapshot import Alias, Cascade, CascadeStep
 from interlock.types.source import Labels, Price, SourceKind
 from tests.fault.gateway.test_record_first import SHORT_S, Disk, calling, disk
 from tests.gateway import WorkerHarness, World, model, source, template
-from tests.integration.gateway.client import CHAT, ask, connected, events, eventually, raw_request, serving
+from tests.integration.gateway.client import CHAT, WAIT_S, ask, connected, events, eventually, raw_request, serving
 from tests.integration.gateway.test_budgets import purse
 from tests.unit.ledger.support import open_log, run
 
@@ -503,7 +503,7 @@ def test_a_step_fails_over_among_its_own_sources() -> None:
 def test_the_openai_sdk_sees_one_answer(one: str) -> None:
     with (
         serving(world(), engine_of(one=answers.answer(one))) as (gateway, _),
-        openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=5) as client,
+        openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=WAIT_S) as client,
     ):
         messages: Any = [{"role": "user", "content": "hi"}]
         whole = client.chat.completions.create(model="a", messages=messages, max_tokens=5)

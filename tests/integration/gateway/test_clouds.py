@@ -55,7 +55,7 @@ def cloud(
         )
         with (
             WorkerHarness(World([there], policies=[permit_all()])) as gateway,
-            openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=5) as client,
+            openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=15) as client,
         ):
             yield client, gateway, engine
 

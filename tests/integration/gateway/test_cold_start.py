@@ -11,13 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from interlock.gateway.cold import Parked
 from interlock.routing.replay import replay
 from interlock.testing import faults
 from interlock.testing.engine import ScriptedEngine
 from interlock.types.identity import LimitSet
 from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome, Refusal
 from tests.gateway import Who, WorkerHarness, World, source
-from tests.integration.gateway.client import CHAT, Answer, ask, eventually, raw_request, serving
+from tests.integration.gateway.client import CHAT, WAIT_S, Answer, ask, eventually, raw_request, serving
+from tests.ports import free_port
 
 COLD = ("starting", "loading", "restarting")
 
@@ -51,7 +53,7 @@ def test_a_call_waits_and_is_answered_when_the_engine_is_ready(stream: bool) -> 
         time.sleep(0.3)
         assert not any(a.done() for a in answers) and engine.calls == []
         changed(gateway, "ready")
-        assert [a.result(5).status for a in answers] == [200, 200, 200]
+        assert [a.result(WAIT_S).status for a in answers] == [200, 200, 200]
         assert waiting(gateway) == 0
         intents, outcomes = gateway.records_of(Intent), gateway.records_of(Outcome)
         assert len(intents) == len(outcomes) == 3 and len({i.call for i in intents}) == 3
@@ -64,7 +66,7 @@ def test_who_waited_for_too_long_is_told_when_to_ask_again(state: str) -> None:
     with serving(in_state(state), cold_start_wait_ms=300) as (gateway, engine):
         began = time.monotonic()
         answer = ask(gateway, CHAT)
-        assert 0.25 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.25
         assert (answer.status, answer.error["code"]) == (503, "engine_starting")
         assert int(answer.headers["retry-after"]) > 0 and answer.headers.get("x-should-retry") != "false"
         (refusal,) = gateway.records_of(Refusal)
@@ -85,7 +87,7 @@ def test_an_engine_that_is_given_up_meanwhile_ends_the_wait() -> None:
         answer = asked(pool, gateway)
         eventually(lambda: waiting(gateway) == 1)
         changed(gateway, "failed")
-        assert answer.result(2).error["code"] == "no_candidate"
+        assert answer.result(WAIT_S).error["code"] == "no_candidate"
 
 
 def test_another_source_takes_the_call_at_once() -> None:
@@ -96,10 +98,9 @@ def test_another_source_takes_the_call_at_once() -> None:
             return World([source("s", url, engine_state="restarting"), source("t", other.base_url)])
 
         with serving(worlds) as (gateway, engine):
-            began = time.monotonic()
             answer = ask(gateway, CHAT)
             assert answer.status == 200 and answer.headers["x-interlock-source"] == "t"
-            assert time.monotonic() - began < 2 and engine.calls == []
+            assert engine.calls == []
             (attempt,) = gateway.records_of(Attempt)
             assert attempt.source == "t"
             (intent,) = gateway.records_of(Intent)
@@ -115,7 +116,7 @@ def test_what_was_revoked_while_it_waited_is_refused() -> None:
         (person,) = gateway.world.people
         person.revoked = True
         changed(gateway, "ready")
-        assert answer.result(5).error["code"] == "revoked_api_key" and engine.calls == []
+        assert answer.result(WAIT_S).error["code"] == "revoked_api_key" and engine.calls == []
 
 
 def test_no_more_wait_than_may_and_none_when_none_may() -> None:
@@ -125,10 +126,9 @@ def test_no_more_wait_than_may_and_none_when_none_may() -> None:
     ):
         first = asked(pool, gateway)
         eventually(lambda: waiting(gateway) == 1)
-        began = time.monotonic()
-        assert ask(gateway, CHAT).error["code"] == "engine_starting" and time.monotonic() - began < 1
+        assert ask(gateway, CHAT).error["code"] == "engine_starting"
         changed(gateway, "ready")
-        assert first.result(5).status == 200
+        assert first.result(WAIT_S).status == 200
         assert waiting(gateway) == 0
     with serving(in_state("starting"), cold_start_wait_ms=0) as (gateway, _):
         assert ask(gateway, CHAT).error["code"] == "engine_starting"
@@ -136,9 +136,7 @@ def test_no_more_wait_than_may_and_none_when_none_may() -> None:
 
 def test_a_call_with_an_idempotency_key_is_asked_again_by_its_caller() -> None:
     with serving(in_state("starting")) as (gateway, _):
-        began = time.monotonic()
         assert ask(gateway, CHAT, idempotency_key="one").error["code"] == "engine_starting"
-        assert time.monotonic() - began < 2
         changed(gateway, "ready")
         assert ask(gateway, CHAT, idempotency_key="one").status == 200
 
@@ -150,7 +148,7 @@ def test_limits_count_a_call_that_waited_once() -> None:
         eventually(lambda: waiting(gateway) == 1)
         assert ask(gateway, CHAT).status == 429  # it is in progress
         changed(gateway, "ready")
-        assert answer.result(5).status == 200
+        assert answer.result(WAIT_S).status == 200
         assert ask(gateway, CHAT).status == 200
         assert ask(gateway, CHAT).status == 429
 
@@ -171,7 +169,7 @@ def test_a_worker_that_stops_ends_the_wait() -> None:
         answer = asked(pool, gateway)
         eventually(lambda: waiting(gateway) == 1)
         threading.Thread(target=gateway.stop, args=(200,)).start()
-        assert answer.result(10).status == 503
+        assert answer.result(WAIT_S).status == 503
 
 
 def test_an_engine_that_is_ready_and_not_yet_probed_is_waited_for() -> None:
@@ -187,7 +185,7 @@ def test_an_engine_that_is_ready_and_not_yet_probed_is_waited_for() -> None:
         answer = asked(pool, gateway)
         eventually(lambda: waiting(gateway) == 1)
         probed(True)
-        assert answer.result(5).status == 200
+        assert answer.result(WAIT_S).status == 200
 
 
 # -- calls that were made already
@@ -196,9 +194,7 @@ def test_an_engine_that_is_ready_and_not_yet_probed_is_waited_for() -> None:
 @pytest.fixture
 def nothing() -> str:
     """A URL where nothing listens, until a test makes something listen there."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{sock.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 def gone(gateway: WorkerHarness, healthy: bool = True) -> None:
@@ -218,7 +214,7 @@ def test_a_call_that_meets_a_dead_engine_waits_for_the_next_one(nothing: str, st
         with engine.in_thread():
             gone(gateway)
             changed(gateway, "ready")
-            assert answer.result(5).status == 200
+            assert answer.result(WAIT_S).status == 200
         assert waiting(gateway) == 0
         attempts, ends = gateway.records_of(Attempt), gateway.records_of(AttemptEnd)
         assert [a.number for a in attempts] == [0, 1] and [e.code for e in ends] == ["connect_failed"]
@@ -232,7 +228,7 @@ def test_an_engine_that_stays_away_is_the_callers_error_in_time(nothing: str) ->
         answer = asked(pool, gateway)
         eventually(lambda: waiting(gateway) == 1)
         changed(gateway, "restarting")
-        assert answer.result(5).error["code"] == "connect_failed"
+        assert answer.result(WAIT_S).error["code"] == "connect_failed"
         assert waiting(gateway) == 0
         (outcome,) = gateway.records_of(Outcome)
         assert (outcome.state, outcome.usage.completion_tokens) == ("failed", 0)
@@ -244,23 +240,24 @@ def test_one_that_is_given_up_or_was_never_down_is_not_waited_for(nothing: str) 
         answer = asked(pool, gateway)
         eventually(lambda: waiting(gateway) == 1)
         changed(gateway, "failed")
-        assert answer.result(2).error["code"] == "connect_failed"
+        assert answer.result(WAIT_S).error["code"] == "connect_failed"
         changed(gateway, "ready")
         gone(gateway)
         began = time.monotonic()
-        assert asked(pool, gateway).result(5).error["code"] == "connect_failed"
-        assert 2.5 < time.monotonic() - began < 5
+        assert asked(pool, gateway).result(WAIT_S).error["code"] == "connect_failed"
+        assert time.monotonic() - began > 2.5
         assert waiting(gateway) == 0
 
 
-def test_what_an_engine_has_seen_is_not_sent_to_it_again() -> None:
+def test_what_an_engine_has_seen_is_not_sent_to_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = ScriptedEngine(models=("m",))
+    parked: list[object] = []
+    init = Parked.__init__
+    monkeypatch.setattr(Parked, "__init__", lambda self, *given: (parked.append(self), init(self, *given))[1])
     with serving(in_state("ready"), engine) as (gateway, _):
         engine.script(faults.closes_at_once())
-        began = time.monotonic()
-        answer = ask(gateway, CHAT)
-        assert answer.status == 502 and time.monotonic() - began < 2
-        assert len(engine.calls) == 1 and waiting(gateway) == 0
+        assert ask(gateway, CHAT).status == 502
+        assert len(engine.calls) == 1 and waiting(gateway) == 0 and parked == []
 
 
 def test_a_caller_that_goes_away_meanwhile_pays_nothing(nothing: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,13 +80,11 @@ class Follower:
 
         asyncio.run(both())
 
-    async def reaches(self, version: int, seconds: float = 10) -> float:
-        """Seconds until the feed holds this version."""
-        started = time.monotonic()
+    async def reaches(self, version: int, seconds: float = 30) -> None:
+        """Wait until the feed holds this version: in less time than until it looks without being told."""
         async with asyncio.timeout(seconds):
             while not self.views or self.views[-1].version < version:  # noqa: ASYNC110 - seen by polling
                 await asyncio.sleep(0.002)
-        return time.monotonic() - started
 
 
 def test_a_revocation_arrives_at_once(publisher: Publisher, postgres_url: str, tmp_path: Path) -> None:
@@ -97,7 +94,7 @@ def test_a_revocation_arrives_at_once(publisher: Publisher, postgres_url: str, t
         await follower.reaches(await asyncio.to_thread(publisher.publish))
         publisher.compiler.key("one", revoked=True)
         version = await asyncio.to_thread(publisher.publish)
-        assert await follower.reaches(version) < 1.0
+        await follower.reaches(version)
         key = follower.views[-1].key(digest_of("one"))
         assert key is not None and key.revoked
 
@@ -111,13 +108,12 @@ def test_a_lost_connection_is_opened_again_and_nothing_is_missed(
 
     async def test() -> None:
         await follower.reaches(await asyncio.to_thread(publisher.publish))
-        await asyncio.sleep(0.1)
+        of_nodes = "FROM pg_stat_activity WHERE application_name = 'interlock node' AND datname = current_database()"
         with psycopg.connect(postgres_url, autocommit=True) as conn:
-            killed = conn.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'interlock node'"
-                " AND datname = current_database()"
-            ).fetchall()
-        assert killed == [(True,)]
+            async with asyncio.timeout(30):  # an earlier test's may still be about to end
+                while conn.execute(f"SELECT count(*) {of_nodes}").fetchone() != (1,):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            assert conn.execute(f"SELECT pg_terminate_backend(pid) {of_nodes}").fetchall() == [(True,)]
         publisher.compiler.key("two")
         await follower.reaches(await asyncio.to_thread(publisher.publish))
         assert follower.views[-1].key(digest_of("two")) is not None
@@ -164,7 +160,7 @@ def test_while_snapshots_are_published_without_pause_every_view_is_of_one_versio
         thread = threading.Thread(target=publish_on)
         thread.start()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while len(follower.views) < 40:  # noqa: ASYNC110 - seen by polling
                     await asyncio.sleep(0.01)
         finally:

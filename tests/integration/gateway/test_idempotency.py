@@ -14,6 +14,7 @@ from interlock.types.record import Intent, Outcome, Refusal
 from tests.gateway import Who, WorkerHarness, World, source
 from tests.integration.gateway.client import (
     CHAT,
+    WAIT_S,
     Answer,
     ask,
     connected,
@@ -22,6 +23,7 @@ from tests.integration.gateway.client import (
     raw_request,
     read_until,
     serving,
+    when,
 )
 
 STREAM = {**CHAT, "stream": True}
@@ -95,15 +97,16 @@ def test_who_went_away_finds_the_answer() -> None:
 def test_a_call_in_progress_is_waited_for_and_then_refused() -> None:
     with serving(world, idempotency_wait_ms=300) as (gateway, engine):
         gateway.purse = {CALLS.id: 50}
-        engine.script(answers.answer("late", delay_ms=1200))
-        found: list[Answer] = []
+        over, found = threading.Event(), list[Answer]()
+        engine.script(when(over, answers.answer("late")))
         asking = threading.Thread(target=lambda: found.append(again(gateway)))
         asking.start()
         eventually(lambda: engine.calls)
         refused = again(gateway)
         assert (refused.status, refused.error["code"]) == (409, "idempotency_in_progress")
         assert refused.headers["retry-after"] == "1"
-        asking.join(5)
+        over.set()
+        asking.join(2 * WAIT_S)
         assert found[0].status == 200 and len(engine.calls) == 1
 
 
@@ -115,7 +118,7 @@ def test_a_call_that_was_not_made_leaves_its_key_free() -> None:
         gateway.purse = {CALLS.id: 50}
         gateway.change(world(engine.base_url))
         engine.script(faults.closes_at_once())
-        eventually(lambda: ask(gateway, CHAT, idempotency_key=KEY).status == 502, 3)
+        eventually(lambda: ask(gateway, CHAT, idempotency_key=KEY).status == 502)
         assert ask(gateway, CHAT, idempotency_key=KEY).status == 200
         assert ask(gateway, CHAT, idempotency_key=KEY).headers["x-interlock-replayed"] == "true"
 

@@ -21,7 +21,18 @@ from interlock.testing.script import Pause, Received, Step
 from interlock.types.record import Attempt, AttemptEnd, Held, Intent, Outcome, Refusal
 from interlock.types.source import SourceKind, SourceLimits
 from tests.gateway import Who, WorkerHarness, World, source
-from tests.integration.gateway.client import CHAT, Answer, ask, events, eventually, serving, text_of
+from tests.integration.gateway.client import (
+    CHAT,
+    WAIT_S,
+    Answer,
+    ask,
+    ask_watching,
+    events,
+    eventually,
+    serving,
+    text_of,
+)
+from tests.ports import free_port
 
 SAID: Any = [{"role": "user", "content": "Say something."}]
 STREAM = {**CHAT, "stream": True}
@@ -31,11 +42,11 @@ COMMENT, PING = b": keep-alive\n\n", b"event: ping\n"
 
 
 def gpt(gateway: WorkerHarness) -> openai.OpenAI:
-    return openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=5)
+    return openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=WAIT_S)
 
 
 def claude(gateway: WorkerHarness) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=gateway.url, api_key=gateway.key(), max_retries=0, timeout=5)
+    return anthropic.Anthropic(base_url=gateway.url, api_key=gateway.key(), max_retries=0, timeout=WAIT_S)
 
 
 def early_heads(gateway: WorkerHarness, waits_for: str) -> float:
@@ -78,8 +89,8 @@ def full(
             yield gateway, opened
         finally:
             opened.set()
-            first.join(5)
-            watching.join(5)
+            first.join(2 * WAIT_S)
+            watching.join(2 * WAIT_S)
 
 
 # -- for a seat
@@ -112,14 +123,19 @@ def test_anthropics_sdk_does_not_notice_either(kind: str) -> None:
         assert early_heads(gateway, "seat") == 1
 
 
+def seen_twice(gateway: WorkerHarness, opened: threading.Event, body: dict[str, Any], path: str, mark: bytes) -> bytes:
+    """The body of an answer whose call waits for its seat until its caller has seen the mark twice."""
+    return ask_watching(gateway, body, lambda got: opened.set() if got.count(mark) >= 2 else None, path)
+
+
 def test_what_is_sent_while_a_call_waits_is_pings_or_comments_and_nothing_else() -> None:
-    with full() as (gateway, _):
-        said = ask(gateway, MESSAGE, "/v1/messages").body
+    with full(opens=False) as (gateway, opened):
+        said = seen_twice(gateway, opened, MESSAGE, "/v1/messages", PING)
         before, rest = said.split(b"event: message_start", 1)
         assert before == b'event: ping\ndata: {"type": "ping"}\n\n' * before.count(PING) and before.count(PING) >= 2
         assert b"event: message_stop" in rest
-    with full() as (gateway, _):
-        said = ask(gateway, STREAM).body
+    with full(opens=False) as (gateway, opened):
+        said = seen_twice(gateway, opened, STREAM, "/v1/chat/completions", COMMENT)
         before = said[: said.index(b"data: ")]
         assert before == COMMENT * before.count(COMMENT) and before.count(COMMENT) >= 2
         assert text_of(events(said)) == answers.TEXT
@@ -206,7 +222,7 @@ def test_another_source_takes_a_stream_that_was_kept_open_and_the_record_says_wh
 
 
 def test_a_head_that_leaves_with_the_first_event_names_the_source() -> None:
-    with serving(keepalive_comment_ms=5_000) as (gateway, engine):
+    with serving(keepalive_comment_ms=60_000) as (gateway, engine):
         engine.default = answers.answer(delay_ms=200)
         assert ask(gateway, STREAM).headers["x-interlock-source"] == "local"
         assert early_heads(gateway, "answer") == 0
@@ -216,7 +232,7 @@ def test_a_head_that_leaves_with_the_first_event_names_the_source() -> None:
 
 
 def test_a_call_that_met_a_dead_engine_is_kept_open_until_the_next_one_is_there() -> None:
-    engine = ScriptedEngine(models=("m",))
+    engine = ScriptedEngine(models=("m",), port=free_port())
     with engine.in_thread():
         world = World([source("s", engine.base_url, engine_state="ready")])
     with WorkerHarness(world, **SOON) as gateway, ThreadPoolExecutor(1) as pool:
@@ -229,7 +245,7 @@ def test_a_call_that_met_a_dead_engine_is_kept_open_until_the_next_one_is_there(
         with again.in_thread():
             gateway.call(lambda: gateway.board.renew(gateway.board.row("src_s")))
             gateway.change(World([only], world.people))
-            answer = waits.result(5)
+            answer = waits.result(WAIT_S)
         assert (answer.status, text_of(events(answer.body))) == (200, answers.TEXT)
         assert [a.number for a in gateway.records_of(Attempt)] == [0, 1]
 
@@ -270,7 +286,7 @@ def test_the_sdks_do_not_notice_that_a_stream_waited_for_an_engine(dialect: str)
         assert (record.tenant_id, record.asked) == ("ten_acme", "m")
         assert engine.calls == [] and gateway.records_of(Intent) == []
         ready(gateway)
-        assert text.result(5) == answers.TEXT
+        assert text.result(WAIT_S) == answers.TEXT
         (intent,), (outcome,) = gateway.records_of(Intent), gateway.records_of(Outcome)
         assert intent.call == record.call == outcome.call and outcome.state == "completed"
         assert early_heads(gateway, "engine") == 1
@@ -300,7 +316,7 @@ def test_what_was_revoked_meanwhile_is_refused_in_the_stream() -> None:
         (person,) = gateway.world.people
         person.revoked = True
         ready(gateway)
-        answer: Answer = waits.result(5)
+        answer: Answer = waits.result(WAIT_S)
         assert (answer.status, events(answer.body)[0]["error"]["code"]) == (200, "revoked_api_key")
         assert engine.calls == [] and gateway.records_of(Intent) == []
 
@@ -336,6 +352,6 @@ def test_a_call_that_was_held_waits_for_a_seat_too_under_one_head() -> None:
 
         engine.default = slow  # type: ignore[assignment]
         gateway.change(World(seat, [*world.people, Who("bob", tenant="other", team="")]))
-        answer = waits.result(5)
+        answer = waits.result(WAIT_S)
         assert text_of(events(answer.body)) == answers.TEXT and answer.body.count(b"HTTP/1.1") == 0
         assert (early_heads(gateway, "engine"), early_heads(gateway, "answer")) == (1, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections import Counter
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ from tests.integration.gateway.client import (
     read_all,
     read_until,
     serving,
+    when,
 )
 
 STREAM = {**CHAT, "stream": True}
@@ -48,7 +50,7 @@ def test_no_call_and_no_connection_waits_for_the_garbage_collector(script: Scrip
         engine.default = script
         for body in (CHAT, STREAM, {"model": "nope"}) * 3:
             ask(gateway, body)
-        eventually(lambda: not alive(), 2)
+        eventually(lambda: not alive())
 
 
 @pytest.mark.usefixtures("uncollected")
@@ -59,23 +61,28 @@ def test_neither_does_one_whose_reader_left() -> None:
             with connected(gateway) as sock:
                 sock.sendall(raw_request(gateway, STREAM))
                 read_until(sock, b"word")
-        eventually(lambda: not alive(), 2)
+        eventually(lambda: not alive())
 
 
 def test_bodies_that_are_held_are_counted_until_they_are_let_go() -> None:
     with serving() as (gateway, engine):
         server = gateway.worker.server
         assert server is not None
-        engine.default = answers.answer(delay_ms=50)
+        go_on = [threading.Event() for _ in range(3)]
+        engine.script(*(when(each, answers.answer()) for each in go_on))
         one = raw_request(gateway, CHAT)
         size = len(one.partition(b"\r\n\r\n")[2])
         with connected(gateway) as sock:
             sock.sendall(one * 3)
             eventually(lambda: len(engine.calls) == 1)
-            assert gateway.call(lambda: server.held_bytes) == 3 * size
+            eventually(lambda: gateway.call(lambda: server.held_bytes) == 3 * size)
+            go_on[0].set()
             eventually(lambda: len(engine.calls) == 2)
             assert gateway.call(lambda: server.held_bytes) == 2 * size
+            go_on[1].set()
             eventually(lambda: len(engine.calls) == 3)
+            assert gateway.call(lambda: server.held_bytes) == size
+            go_on[2].set()
             eventually(lambda: gateway.call(lambda: server.held_bytes) == 0)
 
 

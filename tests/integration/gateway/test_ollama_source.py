@@ -15,7 +15,7 @@ from interlock.testing.script import CLOSE, chunk, steps
 from interlock.types.record import AttemptEnd, Chunk, Outcome
 from interlock.types.source import SourceKind, SourceLimits, Timeouts
 from tests.gateway import WorkerHarness, World, model, permit_all, source
-from tests.integration.gateway.client import CHAT, ask, events, serving
+from tests.integration.gateway.client import CHAT, WAIT_S, ask, events, serving
 
 MESSAGES: Any = [{"role": "user", "content": "Say something."}]
 TOOL: Any = {"type": "function", "function": {"name": "switch", "parameters": {"type": "object"}}}
@@ -36,7 +36,7 @@ def world(url: str) -> World:
 def served() -> Iterator[tuple[openai.OpenAI, WorkerHarness, ScriptedEngine]]:
     with (
         serving(world, ScriptedEngine(kind="ollama", models=("m",))) as (gateway, engine),
-        openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=5) as client,
+        openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=WAIT_S) as client,
     ):
         yield client, gateway, engine
 

@@ -16,7 +16,7 @@ from interlock.testing.engine import ScriptedEngine
 from interlock.testing.script import Script
 from interlock.types.record import Feedback, Intent, Outcome
 from tests.gateway import Who, WorkerHarness, World, model, permit_all, source
-from tests.integration.gateway.client import serving
+from tests.integration.gateway.client import WAIT_S, serving
 
 MESSAGES: Any = [{"role": "user", "content": "Say something."}]
 TOOL: Any = {"type": "function", "function": {"name": "switch", "parameters": {"type": "object"}}}
@@ -31,7 +31,7 @@ def world(url: str) -> World:
 def served() -> Iterator[tuple[openai.OpenAI, WorkerHarness, ScriptedEngine]]:
     with (
         serving(world) as (gateway, engine),
-        openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=5) as client,
+        openai.OpenAI(base_url=gateway.url + "/v1", api_key=gateway.key(), max_retries=0, timeout=WAIT_S) as client,
     ):
         yield client, gateway, engine
 

@@ -15,7 +15,7 @@ from interlock.testing import answers
 from interlock.types.budget import Budget
 from interlock.types.record import Intent, Outcome, Refusal
 from tests.gateway import WorkerHarness, World, source
-from tests.integration.gateway.client import eventually, serving
+from tests.integration.gateway.client import WAIT_S, eventually, serving
 
 MESSAGES: Any = [{"role": "user", "content": "Say something."}]
 KEY = {"Idempotency-Key": "order-7341"}
@@ -28,7 +28,7 @@ def budget(measure: str, amount: int) -> Budget:
 @contextmanager
 def client_of(gateway: WorkerHarness, port: int = 0, retries: int = 3) -> Iterator[openai.OpenAI]:
     url = f"http://127.0.0.1:{port or gateway.port}/v1"
-    with openai.OpenAI(base_url=url, api_key=gateway.key(), max_retries=retries, timeout=5) as client:
+    with openai.OpenAI(base_url=url, api_key=gateway.key(), max_retries=retries, timeout=WAIT_S) as client:
         yield client
 
 

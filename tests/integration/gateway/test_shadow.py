@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,7 +20,7 @@ from interlock.types.record import Attempt, Intent, Outcome
 from interlock.types.snapshot import Alias, AliasTarget, Shadow
 from interlock.types.source import Labels, Price, SourceLimits
 from tests.gateway import Who, WorkerHarness, World, model, source, template
-from tests.integration.gateway.client import CHAT, ask, connected, eventually, raw_request, serving
+from tests.integration.gateway.client import CHAT, ask, connected, eventually, raw_request, serving, when
 from tests.integration.gateway.test_workloads import Doors, said, say, waiting
 
 BODY = {**CHAT, "model": "a"}
@@ -107,10 +107,8 @@ def test_its_record_comes_before_anything_goes_up() -> None:
 
 def test_it_delays_nobody_and_is_dropped_when_there_is_no_room() -> None:
     with serving(world(), engine_of(faults.never_answers()), shadows_max=2) as (gateway, engine):
-        began = time.monotonic()
         for _ in range(10):
             assert ask(gateway, BODY).status == 200
-        assert time.monotonic() - began < 2
         eventually(lambda: sent(engine) == 2)
         assert sent(engine, "old") == 10
         eventually(lambda: dropped(gateway, "saturated") == 8)
@@ -250,12 +248,14 @@ def test_an_answer_that_is_too_large_is_not_compared() -> None:
 
 
 def test_a_snapshot_without_the_shadow_ends_it_at_once() -> None:
-    with serving(world(), engine_of(answers.answer(), answers.answer(delay_ms=400))) as (gateway, engine):
+    changed = threading.Event()
+    with serving(world(), engine_of(answers.answer(), when(changed, answers.answer()))) as (gateway, engine):
         with connected(gateway) as sock:
             sock.sendall(raw_request(gateway, BODY))
             eventually(lambda: sent(engine, "old") == 1)
             gateway.world.aliases = [Alias("a", targets=(AliasTarget("old"),))]
             gateway.change(gateway.world)
+            changed.set()
             eventually(lambda: len(gateway.records_of(Outcome)) == 1)
             settled(gateway)
         assert sent(engine) == 0

@@ -23,7 +23,9 @@ from interlock.storage.ledger_keys import LedgerKeys
 from interlock.storage.pool import Store
 from interlock.testing.engine import ScriptedEngine
 from interlock.types.clock import SystemClock
+from interlock.types.record import Alive
 from tests.gateway import Who, WorkerHarness, World, source
+from tests.integration.gateway.client import eventually
 
 MASTER = bytes(range(32))
 PEOPLE = [Who("alice"), Who("bob"), Who("carol", tenant="globex")]
@@ -53,6 +55,12 @@ def serving(
         engine = stack.enter_context(ScriptedEngine(models=("m",)).in_thread())
         world = World([source("s", engine.base_url)], people or PEOPLE)
         yield stack.enter_context(WorkerHarness(world, home, log_alive_ms=50, **settings)), engine
+
+
+def told_until(gateway: WorkerHarness, at_ns: int = 0) -> None:
+    """Wait until the worker has said in its log that it told of every call until then (0: until now)."""
+    at_ns = at_ns or SystemClock().wall_ns()
+    eventually(lambda: any(each.wall_ns > at_ns for each in gateway.records_of(Alive)), 30)
 
 
 def inbox(store: Store) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from interlock.ledger.proof.verify import Report
 from tests.gateway import WorkerHarness
 from tests.integration.control_client import Admin, Running
 from tests.integration.gateway.client import CHAT, ask
-from tests.integration.ledger.harness import shipper_for, verified
+from tests.integration.ledger.harness import shipper_for, told_until, verified
 
 SECRET = "the tenant of flat 12 has a rare disease"
 MESSAGE = {"role": "user", "content": SECRET}
@@ -39,6 +40,13 @@ class Scene:
         for _ in range(2):
             self.shipper.pass_once()
             self.sequence()
+
+    def all_until_now(self) -> int:
+        """As `arrive`, and the ledger knows that nothing before is missing; the instant (in ns)."""
+        now_ns = time.time_ns()
+        told_until(self.gateway, now_ns)
+        self.arrive()
+        return now_ns
 
     def sequence(self) -> None:
         for tenant_id in ("ten_acme", "ten_globex"):

@@ -19,6 +19,7 @@ from interlock.storage.pool import Store
 from tests.e2e.stack import INTERLOCK, clean_environment
 from tests.integration.control_client import Engines
 from tests.integration.ledger.harness import settings_for, shipper_for
+from tests.ports import free_port
 from tests.unit.ledger.support import intent, open_log, outcome
 
 
@@ -44,7 +45,7 @@ class Site:
     def start(self) -> None:
         ready = threading.Event()
         self._stop = threading.Event()
-        port = int(self.control_url.rsplit(":", 1)[1]) if self.control_url else 0
+        port = int(self.control_url.rsplit(":", 1)[1]) if self.control_url else free_port()
         sock = listen(dataclasses.replace(self.settings, control_port=port))
         self.control_url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         self._thread = threading.Thread(
@@ -53,11 +54,11 @@ class Site:
             kwargs={"sock": sock, "stop": self._stop, "ready": lambda _: ready.set(), "discover": Engines()},
         )
         self._thread.start()
-        assert ready.wait(30)
+        assert ready.wait(120)
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(15)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def close(self) -> None:

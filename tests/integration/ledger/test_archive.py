@@ -105,7 +105,7 @@ class Archive:
         site.add(calls)
         self.to = datetime.now(UTC)
         to_ns = int(self.to.timestamp() * 1e9)
-        until(lambda: site.size() >= calls, 30, "the sequencer")
+        until(lambda: site.size() >= calls, 120, "the sequencer")
 
         def complete() -> bool:
             site.shipper.pass_once()
@@ -113,7 +113,7 @@ class Archive:
                 row = conn.execute("SELECT max(complete_ns) FROM interlock.ledger_checkpoints").fetchone()
             return row is not None and row[0] is not None and row[0] >= to_ns
 
-        until(complete, 30, "the range to be complete", every_s=0.2)
+        until(complete, 120, "the range to be complete", every_s=0.2)
 
     def words(self, *more: str, prefix: str = "acme/2026", to: str = "") -> list[str]:
         kept = () if "--retain-until" in more else ("--retain-days", "30")

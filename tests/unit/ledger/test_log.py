@@ -194,7 +194,7 @@ def test_a_loop_without_a_pause_syncs_after_the_gap(tmp_path: Path) -> None:
             call += 1
             log.append(intent(call))
             await asyncio.sleep(0)
-        assert 0.005 <= time.monotonic() - started < 1
+        assert time.monotonic() - started >= 0.005
         log.abandon()
 
     run(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from interlock.ledger.folder import segment_path, segments
 from interlock.ledger.reader import Tailed, find_call, read_epoch, read_segment, tail
 from interlock.types.record import AttemptEnd, EpochClose, EpochOpen, Intent, request_id
 
-from .support import attempt, durable, intent, open_log, outcome, refusal, run, written
+from .support import attempt, durable, intent, open_log, outcome, refusal, run, until, written
 
 
 def test_a_call_is_found_with_all_its_records(tmp_path: Path) -> None:
@@ -177,8 +176,7 @@ def test_waiting_for_the_loop_does_not_block_a_reader(tmp_path: Path) -> None:
         log = open_log(tmp_path)
         log.append(intent(1))
         assert len(list(read_epoch(tmp_path, log.epoch))) == 1
-        await asyncio.sleep(0.01)
-        assert len(list(read_epoch(tmp_path, log.epoch))) == 2
+        await until(lambda: len(list(read_epoch(tmp_path, log.epoch))) == 2)
         await log.close()
 
     run(main)

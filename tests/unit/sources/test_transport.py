@@ -221,12 +221,12 @@ def test_an_idempotent_fetch_is_sent_again_once_when_its_connection_was_stale(ru
     async def main() -> None:
         async with upstream(_stale, answers(OK)) as server, pool_to(server.port) as pool:
             for _ in range(2):
-                assert (await fetch(pool, request(), timeout_s=5, bytes_max=10)).body == b"ok"
+                assert (await fetch(pool, request(), timeout_s=30, bytes_max=10)).body == b"ok"
             assert server.accepted == 2
         async with upstream(_stale, answers(b"", close=True)) as server, pool_to(server.port) as pool:
-            await fetch(pool, request(), timeout_s=5, bytes_max=10)
+            await fetch(pool, request(), timeout_s=30, bytes_max=10)
             with pytest.raises(UpstreamError) as caught:
-                await fetch(pool, request(), timeout_s=5, bytes_max=10)
+                await fetch(pool, request(), timeout_s=30, bytes_max=10)
             assert (caught.value.code, server.accepted) == ("upstream_closed", 2)
 
     run(main())
@@ -279,7 +279,7 @@ def test_a_full_pool_refuses_and_never_from_inside_send(run: Run) -> None:
             second, b = send(pool)
             _, c = send(pool)
             assert c.error is None
-            await asyncio.wait_for(c.over, 5)
+            await asyncio.wait_for(c.over, 30)
             assert c.code == "upstream_pool_full"
             await until(lambda: first.sent and second.sent)
             hold.set()
@@ -299,7 +299,7 @@ def test_a_call_that_waits_takes_the_first_connection_that_is_free(run: Run, mon
             _, first = send(pool)
             monkeypatch.setattr("interlock.sources.transport.dial", never)
             _, second = send(pool)
-            await asyncio.wait_for(asyncio.gather(first.over, second.over), 5)
+            await asyncio.wait_for(asyncio.gather(first.over, second.over), 30)
             assert (first.body, second.body, server.accepted) == (b"ok", b"ok", 1)
 
     run(main())
@@ -368,10 +368,10 @@ def test_a_handler_that_raises_ends_its_own_call_only(run: Run) -> None:
         async with upstream(answers(OK, OK, OK)) as server, pool_to(server.port) as pool:
             body, end = InBody(), InEnd()
             pool.send(request(), body, deadlines=PATIENT)
-            await asyncio.wait_for(body.over, 5)
+            await asyncio.wait_for(body.over, 30)
             assert body.code == "internal_error"
             pool.send(request(), end, deadlines=PATIENT)
-            await asyncio.wait_for(end.over, 5)
+            await asyncio.wait_for(end.over, 30)
             assert (await exchange(pool)).body == b"ok"
             assert server.accepted == 2
             assert [str(p) for p in problems] == ["body", "end"]
@@ -400,15 +400,17 @@ def test_pausing_stops_the_source_and_loses_nothing(run: Run) -> None:
             call.pause()
             for now in range(0, 60, 5):
                 pool.sweep(now)
-            await asyncio.sleep(0.1)
-            held, stopped = got.size, sent
+            held = stopped = -1
+            while (held, stopped) != (got.size, sent):  # the kernel's buffers fill
+                held, stopped = got.size, sent
+                await asyncio.sleep(0.1)
             await asyncio.sleep(0.05)
             assert got.size == held < size
             assert sent == stopped < size
             call.resume()
             pool.sweep(60)  # the silence was ours: it does not count
             assert not got.over.done()
-            await asyncio.wait_for(got.over, 5)
+            await asyncio.wait_for(got.over, 30)
             assert (got.size, got.ends, pool.idle) == (size, 1, 1)
 
     run(main())
@@ -465,7 +467,7 @@ def test_retire_lets_running_calls_end(run: Run) -> None:
             pool.retire()
             assert (await exchange(pool)).code == "upstream_pool_closed"
             gate.set()
-            await asyncio.wait_for(got.over, 5)
+            await asyncio.wait_for(got.over, 30)
             assert got.body == b"ok"
             await until(lambda: pool.connections == 0)
 
@@ -490,7 +492,7 @@ def test_renew_uses_no_old_connection(run: Run) -> None:
             await exchange(pool)
             _, running = send(pool)
             pool.renew()
-            await asyncio.wait_for(running.over, 5)
+            await asyncio.wait_for(running.over, 30)
             assert running.body == b"ok"
             assert pool.idle == 0
             await exchange(pool)

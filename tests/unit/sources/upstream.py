@@ -159,7 +159,7 @@ async def exchange(
     """Send one request and wait for its end."""
     recorder = Recorder()
     pool.send(request() if data is None else data, recorder, deadlines=deadlines, fresh=fresh)
-    await asyncio.wait_for(recorder.over, 5)
+    await asyncio.wait_for(recorder.over, 30)
     return recorder
 
 
@@ -170,8 +170,8 @@ def send(pool: Pool, deadlines: Deadlines = PATIENT, *, count_bytes: bool = True
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds; fails after five seconds."""
-    for _ in range(1000):
+    """Wait until a condition holds; fails after half a minute."""
+    for _ in range(6000):
         if condition():
             return
         await asyncio.sleep(0.005)

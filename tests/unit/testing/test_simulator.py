@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Any
 
 import openai
@@ -124,17 +123,15 @@ def test_http_face_streams_reports_load_and_frees_on_disconnect() -> None:
             long = await client.chat.completions.create(**(ask | {"max_tokens": 30_000}), stream=True)
             await anext(aiter(long))
             waiting = asyncio.create_task(client.chat.completions.create(**ask))
-            await asyncio.sleep(0.05)
-            assert (engine.load.running, engine.load.waiting) == (1, 1)
+            while (engine.load.running, engine.load.waiting) != (1, 1):  # noqa: ASYNC110 - seen by polling
+                await asyncio.sleep(0.01)
             with pytest.raises(openai.InternalServerError):
                 await client.chat.completions.create(**ask)
             await long.close()
             answered = (await waiting).usage
             assert answered is not None and answered.completion_tokens == 5
-            await asyncio.sleep(0.02)
-            assert (engine.load.running, engine.load.waiting) == (0, 0)
+            while (engine.load.running, engine.load.waiting) != (0, 0):  # noqa: ASYNC110 - seen by polling
+                await asyncio.sleep(0.01)
             assert json.dumps([c.ended for c in engine.calls]).count("gone") == 1
 
-    began = time.monotonic()
-    asyncio.run(main())
-    assert time.monotonic() - began < 5
+    asyncio.run(asyncio.wait_for(main(), 60))

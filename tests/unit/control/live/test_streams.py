@@ -53,7 +53,7 @@ async def test_the_end_wakes_who_waits() -> None:
     waiting = asyncio.create_task(page.get(30))
     await asyncio.sleep(0)
     page.put(END)
-    assert await asyncio.wait_for(waiting, 1) is None and page.lost
+    assert await asyncio.wait_for(waiting, 20) is None and page.lost
 
 
 async def forever() -> AsyncIterator[bytes]:
@@ -80,7 +80,7 @@ async def test_a_reader_that_takes_nothing_is_let_go(monkeypatch: pytest.MonkeyP
         sent.append(message)
 
     answer = stream.EventStream(forever(), lambda: ended.append("ended"))
-    await asyncio.wait_for(answer({"type": "http"}, connected, send), 5)
+    await asyncio.wait_for(answer({"type": "http"}, connected, send), 60)
     assert len(sent) == 3 and ended == ["ended"]
 
 
@@ -96,7 +96,7 @@ async def test_a_reader_that_leaves_ends_its_stream() -> None:
         await asyncio.sleep(0)
 
     answer = stream.EventStream(forever(), lambda: ended.append("ended"))
-    await asyncio.wait_for(answer({"type": "http"}, leaves, send), 5)
+    await asyncio.wait_for(answer({"type": "http"}, leaves, send), 60)
     assert ended == ["ended"]
 
 
