@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -167,3 +168,31 @@ def test_two_files_are_one_document(api: Running) -> None:
     ]
     applied = api.owner.do("POST", "/apply", {"files": files})
     assert [c["place"] for c in applied["plan"]["changes"]] == ["a.yaml:1", "b.json:1", "a.yaml:1"]
+
+
+NAMING = {
+    "targets": {"targets": [{"model": "small", "source": "own"}]},
+    "canary": {"targets": [{"model": "large"}], "canary": {"model": "small", "source": "own", "share_milli": 10}},
+    "shadow": {"targets": [{"model": "large"}], "shadow": {"model": "small", "source": "own", "share_milli": 10}},
+    "cascade": {
+        "cascade": {"steps": [{"model": "small", "source": "own"}, {"model": "large"}], "checks": ["finish"]},
+    },
+}
+
+
+@pytest.mark.parametrize("place", NAMING)
+@pytest.mark.parametrize("owner", ["", "acme"], ids=["platforms", "tenants"])
+def test_a_source_that_any_part_of_an_alias_names_is_found_and_stays(api: Running, place: str, owner: str) -> None:
+    source = {"name": "own", "kind": "vllm", "url": "https://10.0.0.9", "tenant": owner}
+    if not owner:
+        source |= {"granted_to": ["acme"]}
+    api.owner.apply(json.dumps({"tenants": [{"name": "acme"}], "sources": [source]}))
+    spec = {"name": "a", **NAMING[place]}
+    document = json.dumps({"tenants": [{"name": "acme", "aliases": [spec]}]})
+    assert _steps(_plan(api, document)) == ["create alias a"]
+    made = api.owner.do("POST", "/tenants/acme/aliases", spec)
+    assert api.owner.apply(document)["plan"]["changes"] == [] and made
+    status, refused = api.owner.call("DELETE", "/sources/own")
+    assert (status, refused["error"]["code"]) == (409, "still_used")
+    gone = json.loads(document.replace('"own"', '"nowhere"'))
+    assert api.owner.call("PUT", "/tenants/acme/aliases/a", gone["tenants"][0]["aliases"][0])[0] == 400

@@ -225,6 +225,20 @@ class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     cascade: CascadeSpec | None = None
 
 
+def alias_sources(spec: AliasSpec) -> list[tuple[tuple[str | int, ...], str]]:
+    """Every source that an alias names, with the place in it: what has to be there, and stays while it is named."""
+    named: list[tuple[tuple[str | int, ...], str]] = [
+        (("targets", i, "source"), target.source) for i, target in enumerate(spec.targets)
+    ]
+    if spec.canary is not None:
+        named.append((("canary", "source"), spec.canary.source))
+    if spec.shadow is not None:
+        named.append((("shadow", "source"), spec.shadow.source))
+    if spec.cascade is not None:
+        named += [(("cascade", "steps", i, "source"), step.source) for i, step in enumerate(spec.cascade.steps)]
+    return [(path, name) for path, name in named if name]
+
+
 class BudgetSpec(Spec, frozen=True):
     """What may be used within a window: exactly one of `calls`, `tokens`, `usd`, `joules`; on one `team`, `principal`,
     `key` or `model` of the tenant, on the `shadow` calls of an alias, else on the tenant as a whole.

@@ -19,6 +19,7 @@ from interlock.control.documents import (
     SourceSpec,
     TeamSpec,
     TenantSpec,
+    alias_sources,
 )
 from interlock.control.plan import AnySpec, Entry, Kind, Ref, role_name
 from interlock.control.services import (
@@ -201,9 +202,7 @@ def mentioned(ref: Ref, spec: AnySpec) -> set[Ref]:
         if spec.principal:
             out.add(Ref("principal", ref.tenant, spec.principal))
     elif isinstance(spec, AliasSpec):
-        out |= {Ref("source", "", t.source) for t in spec.targets if t.source}
-        steps = spec.cascade.steps if spec.cascade is not None else ()
-        out |= {Ref("source", "", step.source) for step in steps if step.source}
+        out |= {Ref("source", "", name) for _, name in alias_sources(spec)}
     return out
 
 

@@ -26,6 +26,7 @@ from interlock.control.documents import (
     RoleSpec,
     SourceSpec,
     TenantSpec,
+    alias_sources,
 )
 from interlock.control.parse import Path, Places
 from interlock.control.plan import AnySpec, ConfigErrors, Entry, Ref
@@ -169,18 +170,7 @@ def references(ref: Ref, entry: Entry, after: Mapping[Ref, Entry]) -> Iterator[F
 
 
 def _alias_sources(ref: Ref, spec: AliasSpec, after: Mapping[Ref, Entry]) -> Iterator[Fault]:
-    named: list[tuple[tuple[str | int, ...], str]] = [
-        (("targets", i, "source"), target.source) for i, target in enumerate(spec.targets)
-    ]
-    if spec.canary is not None:
-        named.append((("canary", "source"), spec.canary.source))
-    if spec.shadow is not None:
-        named.append((("shadow", "source"), spec.shadow.source))
-    if spec.cascade is not None:
-        named += [(("cascade", "steps", i, "source"), step.source) for i, step in enumerate(spec.cascade.steps)]
-    for path, name in named:
-        if not name:
-            continue
+    for path, name in alias_sources(spec):
         source = after.get(Ref("source", "", name))
         if source is None:
             yield path, f"there is no source {name!r}"

@@ -9,8 +9,9 @@ from typing import TypeVar
 import msgspec
 
 from interlock.control import prices
-from interlock.control.documents import ModelSpec, SourceSpec, lean, restate
+from interlock.control.documents import ModelSpec, SourceSpec, alias_sources, lean, restate
 from interlock.control.power import Factor, power_of
+from interlock.control.services.aliases import spec_of as spec_of_alias
 from interlock.control.services.base import Tx, missing
 from interlock.errors import Conflict, InterlockError
 from interlock.sources.credentials import check_references
@@ -136,10 +137,10 @@ def set_drained(tx: Tx, name: str, drained: bool, revision: int | None = None) -
 def delete(tx: Tx, _tenant_id: str, name: str, revision: int | None = None) -> None:
     """Raises NotFound, Conflict (an alias still leads to it)."""
     for stored in aliases.page(tx.conn, limit=10_000):
-        alias = stored.value
-        steps = alias.cascade.steps if alias.cascade is not None else ()
-        if name in (*[each.source for each in alias.targets], *[each.source for each in steps]):
-            raise Conflict(f"source {name!r} is a target of alias {alias.name!r}", code="still_used")
+        for path, named in alias_sources(spec_of_alias(stored.value)):
+            if named == name:
+                what = "a target" if path[0] == "targets" else f"in the {path[0]}"
+                raise Conflict(f"source {name!r} is {what} of alias {stored.value.name!r}", code="still_used")
     sources.delete(tx.conn, find(tx, name).value.id, tx.by, revision=revision)
 
 
