@@ -127,13 +127,25 @@ def refused(slo: Slo | None, decision: RouteDecision) -> bool:
 
 
 def unmet(slo: Slo, decision: RouteDecision) -> SloUnmet:
-    """The error for it, with what the best candidate would take."""
-    best = decision.candidates[0].offer
+    """The error for it, with what the candidate would take that comes closest."""
+    seen, best = min(
+        ((seen, candidate.offer) for candidate, seen in zip(decision.candidates, decision.foreseen, strict=True)),
+        key=lambda pair: _overrun_milli(slo, pair[0]),
+    )
     return SloUnmet(
         f"No source is predicted to meet what this call asks ({asked_words(slo)}): the best, {best}, would take "
-        f"{foreseen_words(decision.foreseen[0])}. Ask for less, or without 'strict'.",
+        f"{foreseen_words(seen)}. Ask for less, or without 'strict'.",
         param="interlock.slo",
     )
+
+
+def _overrun_milli(slo: Slo, seen: Foreseen) -> int:
+    """How far a prediction is over what is asked, where it is farthest: thousandths of the bound."""
+    pairs = [(seen.ttft_us, slo.ttft_ms * US_PER_MS), (seen.latency_us, slo.latency_ms * US_PER_MS)]
+    asked = [(value, bound) for value, bound in pairs if bound]
+    if slo.cost_nusd != UNASKED:
+        asked.append((seen.cost_nusd, max(slo.cost_nusd, 1)))
+    return max((1000 * value // bound for value, bound in asked), default=0)
 
 
 def asked_words(slo: Slo) -> str:
