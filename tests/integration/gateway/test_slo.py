@@ -44,7 +44,7 @@ def served() -> Iterator[Served]:
 
 def chat(served: Served, slo: Any = None, name: str = "m", mode: str = "quality", **more: Any) -> Answer:
     gateway, engine = served
-    engine.script(answers.answer())
+    engine.script(answers.answer(delay_ms=20))
     own = {"mode": mode} if mode else {}
     if slo is not None:
         own["slo"] = slo
