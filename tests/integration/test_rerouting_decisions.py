@@ -10,6 +10,7 @@ import pytest
 from interlock.control.replay import Past
 from interlock.control.rerouting.change import NOTHING_ELSE, ModeWeights, Otherwise, Ways, ways
 from interlock.control.rerouting.deciding import (
+    DENIED,
     DIFFERS,
     ERASED,
     OTHERWISE_REFUSED,
@@ -115,6 +116,31 @@ def test_without_a_change_a_call_goes_where_it_went(site: Site) -> None:
         found = site.decided(record, site.side())
         assert found.now == found.then and found.now.offer == record.route.candidates[0].offer
         assert found.logged == {found.first: 1_000_000} == found.now.spread and found.chance_micro == 1_000_000
+
+
+def test_objectives_and_weights_of_calls_hold_in_what_if(site: Site) -> None:
+    gateway = site.gateway
+
+    def asked(**own: object) -> Intent | Refusal:
+        ask(gateway, {**CHAT, "model": "auto:quality", "interlock": own})
+        return max(gateway.records_of(Intent) + gateway.records_of(Refusal), key=lambda r: r.call)  # type: ignore[operator]
+
+    free = Price(origin="source")
+    given = tuple(
+        msgspec.structs.replace(s, models=tuple(msgspec.structs.replace(m, price=free) for m in s.models))
+        for s in gateway.view.sources
+    )
+    bounded = asked(slo={"cost_usd": 0.00002})
+    found = site.decided(bounded, site.side(sources=given))
+    assert (found.now.arm, found.then.arm) == ("small", "large"), "where it costs nothing both meet the bound"
+    refused = asked(slo={"cost_usd": 0, "strict": True})
+    assert isinstance(refused, Refusal) and refused.code == "slo_unmet"
+    found = site.decided(refused, site.side(sources=given))
+    assert (found.now, found.first, found.logged) == (DENIED, "", {}) and found.then.arm == "large"
+    own = asked(weights={"cost": 1})
+    quality = Otherwise(weights=ModeWeights(quality=1, mode="quality"))
+    assert site.decided(own, site.side(quality)).then.arm == "small", "it is not decided by that mode's weights"
+    assert site.decided(own, site.side(Otherwise(mode="quality"))).then.arm == "large"
 
 
 def test_weights_and_modes_send_calls_to_other_models(site: Site) -> None:

@@ -316,6 +316,10 @@ def _cascade(item: dict[str, Any]) -> str:
     return f"{' -> '.join(steps)}, checks {', '.join(cascade['checks'])}"
 
 
+def _objectives(item: dict[str, Any]) -> str:
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in (item.get("slo") or {}).items())
+
+
 def _done(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         put_json(answer)
@@ -332,6 +336,8 @@ def _show(item: dict[str, Any]) -> None:
         ("  why", state.get("why", "")),
         ("shadow", _shadow(item)),
         ("cascade", _cascade(item)),
+        ("slo", _objectives(item)),
+        ("weights", ", ".join(f"{name} {value}" for name, value in (item.get("weights") or {}).items())),
         ("deprecated", item["deprecated"]),
         ("sunset", item["sunset"]),
         ("successor", item["successor"]),

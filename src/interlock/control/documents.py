@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from interlock.metering.energy import COEFFICIENT_MAX, HIGH_PERCENT, LOW_PERCENT
 from interlock.types.identity import AdminRole, LimitSet, PrincipalKind, Retention, Scope, SignIn
+from interlock.types.slo import SLO_MS_MAX, WEIGHT_MAX
 from interlock.types.source import Ability, CredentialRef, SourceKind, SourceLimits, Timeouts, TlsRef
 
 DataClassName = Literal["public", "internal", "confidential", "restricted"]
@@ -204,6 +205,25 @@ class CascadeSpec(Spec, frozen=True):
     time_ms_max: Positive | None = None
 
 
+class SloSpec(Spec, frozen=True):
+    """What an alias asks for its calls: at least one of the three. `strict`: else they are refused."""
+
+    ttft_ms: Annotated[int, Meta(ge=1, le=SLO_MS_MAX)] | None = None
+    latency_ms: Annotated[int, Meta(ge=1, le=SLO_MS_MAX)] | None = None
+    cost_usd: Amount | None = None
+    strict: bool = False
+
+
+class WeightsSpec(Spec, frozen=True):
+    """What an alias's calls are decided by, in place of its mode's weights; what counts is how they stand to each
+    other."""
+
+    quality: Annotated[int, Meta(ge=0, le=WEIGHT_MAX)] = 0
+    cost: Annotated[int, Meta(ge=0, le=WEIGHT_MAX)] = 0
+    latency: Annotated[int, Meta(ge=0, le=WEIGHT_MAX)] = 0
+    energy: Annotated[int, Meta(ge=0, le=WEIGHT_MAX)] = 0
+
+
 class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     """A model name of the company's own. `deprecated` and `sunset` are ISO 8601 dates or times (UTC): from when on it
     should not be used, and is refused; `successor` is the name to use instead. `class` is the request class of calls
@@ -223,6 +243,8 @@ class AliasSpec(Spec, frozen=True, rename={"request_class": "class"}):
     shadow: ShadowSpec | None = None
     workload: WorkloadName = "interactive"
     cascade: CascadeSpec | None = None
+    slo: SloSpec | None = None
+    weights: WeightsSpec | None = None
 
 
 def alias_sources(spec: AliasSpec) -> list[tuple[tuple[str | int, ...], str]]:

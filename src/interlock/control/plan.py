@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import msgspec
 from msgspec import UNSET
 
-from interlock.control.amounts import budget_amount, budget_fields
+from interlock.control.amounts import SCALES, budget_amount, budget_fields, decimal_text, nano_usd
 from interlock.control.documents import (
     AliasSpec,
     BudgetSpec,
@@ -260,6 +260,9 @@ def comparable(spec: AnySpec) -> dict[str, Any]:
         fields["alerts"] = sorted(set(spec.alerts))
         with contextlib.suppress(ValueError):  # told by the checks that follow
             fields |= budget_fields(*budget_amount(spec))
+    elif isinstance(spec, AliasSpec) and spec.slo is not None and spec.slo.cost_usd is not None:
+        with contextlib.suppress(ValueError):
+            fields["slo"] = {**fields["slo"], "cost_usd": decimal_text(nano_usd(spec.slo.cost_usd), SCALES["nusd"])}
     return fields
 
 

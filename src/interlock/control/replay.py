@@ -175,8 +175,9 @@ def _resolve(record: Decided, catalog: Catalog) -> Iterable[str]:
     except ModelNotFound as e:
         yield e.message
         return
-    # a request may name a mode of its own, which is in the target and not in the features
-    if msgspec.structs.replace(target, mode=recorded.mode) != recorded:
+    # a request may name a mode of its own, which is in the target and not in the features; no weights hold against that
+    named = msgspec.structs.replace(target, mode=recorded.mode, weights=recorded.weights and target.weights)
+    if named != recorded:
         yield f"{features.asked!r} stood for {_said(recorded)}, now it stands for {_said(target)}"
 
 

@@ -13,6 +13,8 @@ import zoneinfo
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
+import msgspec
+
 from interlock.control.amounts import budget_amount, micrograms, nano_usd
 from interlock.control.documents import (
     AliasSpec,
@@ -253,11 +255,26 @@ def _alias(spec: AliasSpec) -> Iterator[Fault]:
         yield ("deprecated",), "an alias is deprecated before its sunset, not after"
     if spec.successor and (MODEL_NAME.fullmatch(spec.successor) is None or spec.successor == spec.name):
         yield ("successor",), f"{spec.successor!r} is no other model's name"
+    yield from _objectives(spec)
     if spec.canary is not None:
         for path, reason in canary_faults(spec.canary):
             yield ("canary", *path), reason
     if spec.shadow is not None and MODEL_NAME.fullmatch(spec.shadow.model) is None:
         yield ("shadow", "model"), f"{spec.shadow.model!r} is no model name"
+
+
+def _objectives(alias: AliasSpec) -> Iterator[Fault]:
+    slo, weights = alias.slo, alias.weights
+    if slo is not None:
+        if slo.ttft_ms is None and slo.latency_ms is None and slo.cost_usd is None:
+            yield ("slo",), "names at least one of ttft_ms, latency_ms, cost_usd"
+        if slo.cost_usd is not None:
+            try:
+                nano_usd(slo.cost_usd)
+            except ValueError as e:
+                yield ("slo", "cost_usd"), str(e)
+    if weights is not None and not any(msgspec.structs.astuple(weights)):
+        yield ("weights",), "at least one weight is above 0"
 
 
 def cascade_faults(alias: AliasSpec) -> Iterator[Fault]:

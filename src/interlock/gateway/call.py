@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from interlock.types.identity import DataClass
     from interlock.types.record import Work
     from interlock.types.request import Features, Target
+    from interlock.types.slo import Slo
     from interlock.types.snapshot import Alias
     from interlock.types.source import Offer
     from interlock.wire.openai import Parsed
@@ -66,8 +67,10 @@ class Call:
     admission: Admission | None = None
     limit_lines: Callable[[], bytes] | None = None
     route: RouteDecision | None = None
+    slo: Slo | None = None
+    """What it asks of where it goes, by itself and by its alias."""
     affordable: frozenset[str] | None = None
-    """Offers that its budgets allow; None: all candidates."""
+    """Offers that its budgets, and its objectives where these are strict, allow; None: all candidates."""
     hold: Hold | None = None
     cold_until_ns = 0
     """Until when it waits for an engine that is starting; 0: it does not."""

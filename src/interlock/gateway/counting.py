@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interlock.types.slo import NOT_KNOWN, VERDICTS, Slo, measured
+
 if TYPE_CHECKING:
     from interlock.gateway.attempt import Attempt
     from interlock.gateway.run import Run
+    from interlock.telemetry.metrics import Metrics
     from interlock.types.record import Outcome
 
 
@@ -22,6 +25,10 @@ def counted(run: Run, attempt: Attempt | None, outcome: Outcome, first_ns: int) 
         tally.count(outcome, first_us, attempt.relay.events if attempt.relay is not None else 0, run.steps)
         if first_us >= 0:
             runtime.observe_latency(attempt.offer.key, first_us)
+        if not run.steps:
+            runtime.paces.saw(attempt, outcome, first_us)
+    if run.call.slo is not None:
+        _objectives(run.call.slo, outcome, attempt, runtime.metrics)
     decided = run.call.route
     if decided is not None and decided.router_version:
         runtime.metrics.learned.add(())
@@ -29,3 +36,17 @@ def counted(run: Run, attempt: Attempt | None, outcome: Outcome, first_ns: int) 
             runtime.metrics.tried.add(())
     if runtime.on_finished is not None:
         runtime.on_finished(run, outcome)
+
+
+def _objectives(slo: Slo, outcome: Outcome, attempt: Attempt | None, metrics: Metrics) -> None:
+    unpriced = outcome.cost.price == "none" and (attempt is None or attempt.link.off_prem)
+    cost = NOT_KNOWN if unpriced else outcome.cost.nusd
+    found = measured(
+        slo,
+        completed=outcome.state == "completed",
+        first_us=outcome.first_byte_us,
+        total_us=outcome.total_us,
+        cost_nusd=cost,
+    )
+    for what, verdict in found.items():
+        metrics.slo_calls.add((what, VERDICTS[verdict]))

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from interlock.routing.slo import NO_PACES
 from interlock.types.identity import Recording
 from interlock.types.learned import Weights, Words, arm_of, weights_part, words_part
 from interlock.wire.asked import asked_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from interlock.gateway.call import Call
     from interlock.gateway.snapshot import SnapshotView
     from interlock.learning.published import Expectations, Reader
     from interlock.types.learned import Estimates
+    from interlock.types.slo import Pace
     from interlock.types.source import Offer
 
 log = logging.getLogger("interlock.gateway")
@@ -64,6 +66,16 @@ class Learned:
             features = msgspec.structs.replace(features, signals=known.reader.signals(text))
             call.features = features
         return known.expectations.estimates(features.signals, int(features.data_class))
+
+    def paces(self, call: Call) -> Mapping[str, Pace]:
+        """How quickly offers answer by what was learned of them; empty where nothing was."""
+        identity, view = call.identity, call.state.view
+        assert identity is not None  # noqa: S101 - stage order
+        tenant = view.tenant(identity.tenant_id)
+        if tenant is None or tenant.learning != "on":
+            return NO_PACES
+        known = self._of(view, identity.tenant_id)
+        return NO_PACES if known is None or known.expectations is None else known.expectations.paces
 
     def _of(self, view: SnapshotView, tenant_id: str) -> _Known | None:
         weights = view.part_hash(weights_part(tenant_id))

@@ -138,7 +138,8 @@ class Run(Account):
                 self._rank = self._index
                 self._index += 1
                 if call.affordable is not None and candidate.offer not in call.affordable:
-                    self._skipped += (f"{candidate.offer}: over budget",)
+                    why = "over budget" if call.slo is None or not call.slo.strict else "over budget or objective"
+                    self._skipped += (f"{candidate.offer}: {why}",)
                     continue
                 offer = call.offer(candidate.offer)
                 link = call.state.links[offer.source.id]

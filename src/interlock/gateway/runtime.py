@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.gateway.http.exchange import header_line
 from interlock.gateway.learned import Learned
+from interlock.gateway.pace import Paces
 from interlock.gateway.seats import Seats
 from interlock.gateway.tally import Tally
 from interlock.routing.explain import header
@@ -128,6 +129,8 @@ class Runtime:
         self.latencies: dict[str, int] = {}
         """First-byte latency by offer key, in millionths, as this worker has seen it. Recorded with each decision's
         candidates, so that a replay does not need it."""
+        self.paces = Paces(settings.offers_followed_max)
+        """How quickly offers answer, for calls with objectives."""
         self.on_finished: Callable[[Run, Outcome], None] | None = None
         self.desk: Desk | None = None
         """Where calls at metered sources are told; None while there is no such source."""
@@ -135,7 +138,7 @@ class Runtime:
         self._offers_max = settings.offers_followed_max
         self._seed = seed
         self._tallies: dict[tuple[str, str, str], Tally] = {}
-        self._lines: dict[tuple[str, int, bool, str, int, int, int], bytes] = {}
+        self._lines: dict[tuple[str, int, bool, str, int, int, int, int, bool], bytes] = {}
 
     def calls_recorded(self) -> int:
         """Every call of this worker up to this number has its first record in the log, or will never have one."""
@@ -174,7 +177,9 @@ class Runtime:
         """The `x-interlock-decision` header line of the candidate that was tried."""
         chosen = decision.candidates[rank]
         count, milli = len(decision.candidates), (chosen.score_micro + 500) // 1000
-        key = (chosen.offer, milli, chosen.overflow, decision.mode, rank, count, decision.router_version)
+        seen = decision.foreseen[rank].verdict if decision.foreseen else -1
+        tried = decision.best != "" and not rank
+        key = (chosen.offer, milli, chosen.overflow, decision.mode, rank, count, decision.router_version, seen, tried)
         line = self._lines.get(key)
         if line is None:
             if len(self._lines) >= LINES_MAX:

@@ -225,7 +225,8 @@ class Beside:
         call.alias, call.data_class = alias, first.data_class
         call.workload = Workload.background  # whoever waits for an answer comes first
         call.recording, call.request_class = first.recording, first.request_class
-        call.completion_tokens_max, call.features = first.completion_tokens_max, features
+        call.completion_tokens_max = first.completion_tokens_max
+        call.features = msgspec.structs.replace(features, slo=None) if features.slo is not None else features
         call.reserved_tokens = features.prompt_tokens_max + features.completion_tokens_max
         return call
 

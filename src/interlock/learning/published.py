@@ -13,6 +13,7 @@ from interlock.learning.linear import SURFACE_WEIGHT, WIDTH
 from interlock.learning.prompt import SLOTS, SURFACE, read
 from interlock.learning.understanding import MEANINGS, Understanding, meant, standardised
 from interlock.types.learned import SIGNAL_ONE, Capability, Estimates, Weights, Words
+from interlock.types.slo import Pace
 
 MICRO = 1_000_000
 LEAST_MICRO, MOST_MICRO = 10_000, 990_000
@@ -65,6 +66,8 @@ class Expectations:
             raise ValueError("an arm has no weights, or not one per signal")
         self._linear = np.stack(told).astype(np.int64) if told else None
         self._verbosity = {arm.arm: arm.verbosity_milli for arm in weights.arms}
+        self.paces = {p.offer: Pace(p.first_byte_us, p.token_us, p.completion_tokens) for p in weights.profiles}
+        """How quickly each offer answers."""
         self._failures = {p.offer: p.failure_micro for p in weights.profiles if p.failure_micro}
 
     def estimates(self, signals: bytes, data_class: int) -> Estimates:

@@ -96,12 +96,12 @@ class Outcome(NamedTuple):
 class _Seen:
     """Faded means of one offer."""
 
-    __slots__ = ("calls", "cost", "energy", "failed", "first", "per_token", "weight")
+    __slots__ = ("calls", "cost", "energy", "failed", "first", "per_token", "tokens", "weight")
 
     def __init__(self) -> None:
         self.calls = 0
         self.weight = self.failed = 0.0
-        self.first, self.per_token, self.cost, self.energy = ([0.0, 0.0] for _ in range(4))
+        self.first, self.per_token, self.cost, self.energy, self.tokens = ([0.0, 0.0] for _ in range(5))
 
     def take(self, told: Told) -> None:
         self.calls += 1
@@ -112,6 +112,7 @@ class _Seen:
             (self.per_token, told.token_us),
             (self.cost, told.cost_nusd),
             (self.energy, told.energy_uj),
+            (self.tokens, told.completion_tokens or -1),
         ):
             if value >= 0 and not told.failed:
                 kept[0] = kept[0] * KEEP + 1
@@ -119,7 +120,8 @@ class _Seen:
 
     def profile(self, offer: str) -> Profile:
         """As published. A share of failures is drawn towards none by ten calls: two of three calls prove little."""
-        means = (round(s[1] / s[0]) if s[0] else -1 for s in (self.first, self.per_token, self.cost, self.energy))
+        seen = (self.first, self.per_token, self.cost, self.energy, self.tokens)
+        means = (round(s[1] / s[0]) if s[0] else -1 for s in seen)
         return Profile(offer, self.calls, round(MICRO * self.failed / (self.weight + 10)), *means)
 
 

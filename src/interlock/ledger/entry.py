@@ -16,6 +16,7 @@ from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import ListNode, Sealed, SubjectKey
 from interlock.types.identity import Recording
 from interlock.types.record import Attempt, EnergyMeasured, Intent, Outcome, Refusal, Work, request_id
+from interlock.types.slo import NOT_KNOWN, VERDICTS, Foreseen, altogether, measured, tighter
 from interlock.types.usage import Cost, Energy, Usage
 
 VERSION = 1
@@ -113,6 +114,7 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
         leaf["budgets"] = _charges(call, intent)
     if intent.receipt:
         leaf["receipt"] = intent.receipt
+    _objectives(leaf, call, intent)
     _work(leaf, intent.work, key)
     _trials(leaf, intent)
     return Draft(intent.tenant_id, at_ns, leaf, subject_of(intent), chest.contents, chest.lists)
@@ -127,6 +129,45 @@ def _work(leaf: dict[str, Any], work: Work | None, key: SubjectKey | None) -> No
         if text := getattr(work, name):
             made[name] = key.mark(name.encode(), text).hex()
     leaf["work"] = made
+
+
+def _objectives(leaf: dict[str, Any], call: CallRecords, record: Intent | Refusal) -> None:
+    """What the call asked of where it goes, what was predicted where it went (of a refusal: at the best candidate), and
+    what became of it."""
+    features, target, route = record.features, record.target, record.route
+    slo = tighter(features.slo if features is not None else None, target.slo if target is not None else None)
+    if slo is None:
+        return
+    attempt = _where(call)
+    offer = f"{attempt.source}::{attempt.model}" if attempt is not None else ""
+    pairs = zip(route.candidates, route.foreseen, strict=False) if route is not None else ()
+    predicted = {candidate.offer: seen for candidate, seen in pairs}
+    seen = predicted.get(offer) if offer else next(iter(predicted.values()), None)
+    told: dict[str, Any] = {**msgspec.structs.asdict(slo), "predicted": _foreseen(seen)}
+    outcome = call.outcome
+    if outcome is not None:
+        unpriced = outcome.cost.price == "none" and leaf["where"]["off_prem"]
+        found = measured(
+            slo,
+            completed=outcome.state == "completed",
+            first_us=outcome.first_byte_us,
+            total_us=outcome.total_us,
+            cost_nusd=NOT_KNOWN if unpriced else outcome.cost.nusd,
+        )
+        told |= {what: VERDICTS[verdict] for what, verdict in found.items()}
+        told["outcome"] = VERDICTS[altogether(found.values())]
+    leaf["slo"] = told
+
+
+def _foreseen(seen: Foreseen | None) -> dict[str, Any]:
+    seen = seen or Foreseen(NOT_KNOWN)
+    verdict = VERDICTS[seen.verdict] if seen.verdict >= 0 else ""
+    return {
+        "verdict": verdict,
+        "ttft_us": seen.ttft_us,
+        "latency_us": seen.latency_us,
+        "cost_nusd": seen.cost_nusd,
+    }
 
 
 def _charges(call: CallRecords, intent: Intent) -> list[dict[str, Any]]:
@@ -219,6 +260,7 @@ def _refusal(call: CallRecords, record: Refusal, at_ns: int, key: SubjectKey | N
     }
     if record.receipt:
         leaf["receipt"] = record.receipt
+    _objectives(leaf, call, record)
     _work(leaf, record.work, key)
     _trials(leaf, record)
     return Draft(record.tenant_id, at_ns, leaf, subject_of(record), chest.contents, chest.lists)

@@ -2,6 +2,8 @@
 
 The order of candidates, first to last:
 
+0. of a call that asks for objectives (`routing.slo`): offers predicted to meet them, then those of which that is not
+   known, then those predicted to miss; all that follows holds among the offers of one of these three;
 1. offers where the prompt fits before offers where it may not; of both, those of the preferred version first;
 2. the higher score;
 3. at equal score, on-prem before the rest;
@@ -34,10 +36,12 @@ from interlock.routing.constraints import may_not_fit, out_of_service, unable
 from interlock.routing.draws import mix
 from interlock.routing.explore import DOUBT_MAX_MICRO, Option, chances, drawn
 from interlock.routing.placement import Placed, Replica, alike, place, shared_latencies
-from interlock.routing.score import MICRO, UNKNOWN_MICRO, WEIGHTS, Weights, scored
+from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, scored, weights_of
+from interlock.routing.slo import NO_PACES, Foresight, foresight
 from interlock.types.decision import Candidate, Placement, Reason, RouteDecision
 from interlock.types.learned import Estimates, arm_of
 from interlock.types.request import Features, Target
+from interlock.types.slo import Pace, tighter
 from interlock.types.source import LoadReading, Offer, loaded_bit
 
 UNKNOWN = LoadReading()
@@ -64,6 +68,7 @@ def decide(
     placement: Placement | None = None,
     beyond: Mapping[str, str] | None = None,
     weights: Weights | None = None,
+    paces: Mapping[str, Pace] = NO_PACES,
 ) -> RouteDecision:
     """Order the offers that policy allows for one request. Pure: the same arguments give the same decision.
 
@@ -76,11 +81,13 @@ def decide(
     - `placement`: the bounds on placing replicas by `features.affinity`; without both they only share their load.
     - `beyond`: why replicas are beyond these bounds, by `Offer.key`, where that is known already: of a decision that
       was cut, whose other replicas are not.
-    - `weights`: in place of those of the mode.
+    - `weights`: in place of those of the mode, or of the call's own.
+    - `paces`: by `Offer.key`, for a call with objectives; an offer without one has unknown times.
 
     `candidates` may be empty: `explain.no_candidate` makes the error of it.
     """
-    weights = weights or WEIGHTS.get(target.mode) or WEIGHTS["balanced"]
+    weights = weights or weights_of(features, target)
+    foreseeing = _foreseeing(features, target, paces)
     if len(offers) == 1:
         # Nothing to order: the same decision as the general way gives, without its work.
         offer = offers[0]
@@ -89,14 +96,20 @@ def decide(
         reason = unable(features, target, offer) or out_of_service(offer, reading, source_id in open_breakers)
         considered = ((source_id, reading),)
         version, task = (estimates.version, estimates.task) if estimates is not None else (0, -1)
+        mode = _mode(features, target)
         if reason is not None:
-            return RouteDecision(target.mode, (), (reason,), considered, version, seed, task)
-        candidate = _candidate(offer, features, weights, latencies, load_of(offer, reading)[0], reading, estimates)
-        return RouteDecision(target.mode, (candidate,), (), considered, version, seed, task)
+            return RouteDecision(mode, (), (reason,), considered, version, seed, task)
+        queue = load_of(offer, reading)[0]
+        candidate = _candidate(offer, features, weights, latencies, queue, reading, estimates)
+        if foreseeing is None:
+            return RouteDecision(mode, (candidate,), (), considered, version, seed, task)
+        foreseeing.verdict(offer, reading, queue)
+        seen = (foreseeing.seen[offer.key],)
+        return RouteDecision(mode, (candidate,), (), considered, version, seed, task, foreseen=seen)
     if not features.affinity:
         placement = None
     request = _Request(
-        features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, beyond
+        features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, beyond, foreseeing
     )
     return _decide_many(request, offers, candidates_max)
 
@@ -113,12 +126,16 @@ def spread(
     seed: int = 0,
     placement: Placement | None = None,
     weights: Weights | None = None,
+    paces: Mapping[str, Pace] = NO_PACES,
 ) -> tuple[tuple[str, int], ...]:
     """(offer, probability in millionths) of every candidate that `decide` may put first, the best one first; together
     one million. `seed` orders equals, as in `decide`; which one is tried is not drawn. Empty: there is no candidate."""
-    weights = weights or WEIGHTS.get(target.mode) or WEIGHTS["balanced"]
+    weights = weights or weights_of(features, target)
     placement = placement if features.affinity else None
-    request = _Request(features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, None)
+    foreseeing = _foreseeing(features, target, paces)
+    request = _Request(
+        features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, None, foreseeing
+    )
     ranked, _rejected, _considered = _rank(request, offers)
     kept = _in_order(request, ranked)
     if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
@@ -178,10 +195,13 @@ class _Request(NamedTuple):
     seed: int
     placement: Placement | None
     beyond: Mapping[str, str] | None
+    foreseeing: Foresight | None
 
 
 _Ranked = tuple[int, int, bool, int, int, str, Candidate, bool]
 """Sort key (disfavour, -score, off-prem, queue, busy, offer), total; then the candidate, and whether it is full."""
+_CLASS_SHIFT = 2
+"""Above these bits of the disfavour: whether the call's objectives are predicted to be met."""
 _PREFERENCE = 3
 """How much of the sort key is preference; then comes load."""
 _MERIT = 5
@@ -198,8 +218,9 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
     if len(kept) > candidates_max:
         rejected.insert(0, _left_over(len(kept) - candidates_max, candidates_max))
         kept = kept[:candidates_max]
+    foreseeing = request.foreseeing
     return RouteDecision(
-        request.target.mode,
+        _mode(request.features, request.target),
         tuple(kept),
         _bounded(rejected, candidates_max),
         tuple(sorted(considered.items())),
@@ -209,12 +230,24 @@ def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int
         chance,
         best,
         request.placement,
+        () if foreseeing is None else tuple([foreseeing.seen[candidate.offer] for candidate in kept]),
     )
+
+
+def _foreseeing(features: Features, target: Target, paces: Mapping[str, Pace]) -> Foresight | None:
+    if features.slo is None and target.slo is None:
+        return None
+    slo = tighter(features.slo, target.slo)
+    return foresight(features, slo, paces) if slo is not None else None
+
+
+def _mode(features: Features, target: Target) -> str:
+    return OWN if features.weights or target.weights else target.mode
 
 
 def _rank(request: _Request, offers: Sequence[Offer]) -> tuple[list[_Ranked], list[Reason], dict[str, LoadReading]]:
     """(what can answer, by merit; why others cannot, by offer; the reading of each source)."""
-    features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, _ = request
+    features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, _, foreseeing = request
     able: list[tuple[Offer, LoadReading]] = []
     rejected: list[Reason] = []
     considered: dict[str, LoadReading] = {}
@@ -235,9 +268,12 @@ def _rank(request: _Request, offers: Sequence[Offer]) -> tuple[list[_Ranked], li
     for offer, reading in able:
         queue, busy = load_of(offer, reading)
         candidate = _candidate(offer, features, weights, latencies, queue, reading, estimates)
+        disfavour = _disfavour(features, target, offer)
+        if foreseeing is not None:
+            disfavour |= foreseeing.verdict(offer, reading, queue) << _CLASS_SHIFT
         ranked.append(
             (
-                _disfavour(features, target, offer),
+                disfavour,
                 -candidate.score_micro,
                 not offer.source.labels.on_prem,
                 queue,
@@ -256,6 +292,15 @@ def _rank(request: _Request, offers: Sequence[Offer]) -> tuple[list[_Ranked], li
 
 
 def _in_order(request: _Request, ranked: list[_Ranked]) -> list[Candidate]:
+    if request.foreseeing is None or not ranked:
+        return _saturated_last(request, ranked)
+    out: list[Candidate] = []
+    for verdict in range(ranked[0][0] >> _CLASS_SHIFT, (ranked[-1][0] >> _CLASS_SHIFT) + 1):
+        out += _saturated_last(request, [row for row in ranked if row[0] >> _CLASS_SHIFT == verdict])
+    return out
+
+
+def _saturated_last(request: _Request, ranked: list[_Ranked]) -> list[Candidate]:
     return _own_first(ranked, request.weights) if request.features.workload else _overflow_last(ranked)
 
 
@@ -279,7 +324,8 @@ def _likely(
 ) -> tuple[list[int], list[int]]:
     """(places of the first candidates of models that may come first, how likely each is); empty: the best alone may.
 
-    Only among free candidates that fit as well as the best one does, and when that is free itself.
+    Only among free candidates that fit, and are predicted to meet what is asked, as well as the best one does, and when
+    that is free itself.
     """
     merits = {r[5]: r for r in ranked}
     best = merits[kept[0].offer]

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from interlock.errors import BadRequest, InterlockError, ModelNotFound, NoCandidate
-from interlock.routing.score import MICRO, WEIGHTS
-from interlock.types.decision import Candidate, RouteDecision
+from interlock.routing.score import MICRO, OWN, WEIGHTS, Weights, weights_of
+from interlock.routing.slo import asked_words, verdict_words
+from interlock.types.decision import RouteDecision
 from interlock.types.record import Attempt, AttemptEnd, Intent, Outcome, StepEnd
-from interlock.types.request import Target
+from interlock.types.request import Features, Target
+from interlock.types.slo import MISSED, VERDICTS, tighter
 from interlock.types.source import LoadReading
 
 REASONS_SHOWN_MAX = 8
@@ -68,10 +70,11 @@ def header(decision: RouteDecision, number: int) -> str:
     candidates = decision.candidates
     c = candidates[number]
     overflow = "; overflow" if c.overflow else ""
+    slo = f"; slo={VERDICTS[decision.foreseen[number].verdict]}" if decision.foreseen else ""
     text = (
         f"offer={c.offer}; mode={decision.mode}; score={(c.score_micro + 500) // 1000 / 1000:.3f}; "
         f"rank={number + 1}/{len(candidates)}{overflow}{'; tried' if decision.best and not number else ''}; "
-        f"router={decision.router_version}"
+        f"router={decision.router_version}{slo}"
     )
     if text.isascii() and text.isprintable():
         return text
@@ -121,16 +124,19 @@ def explain(
     decision: RouteDecision,
     tried: Sequence[str] = (),
     names: Mapping[str, str] = _NO_NAMES,
+    features: Features | None = None,
 ) -> Explanation:
     """A decision in words. `asked`: the model name as the caller wrote it; `tried`: what became of the attempts.
 
-    `names`: of sources, by id; one without a name is told by its id.
+    `names`: of sources, by id; one without a name is told by its id. `features`: of the call, where it may have brought
+    objectives or weights of its own.
     """
-    candidates = decision.candidates
+    weights = weights_of(features, target) if features is not None else WEIGHTS.get(target.mode) or WEIGHTS["balanced"]
+    steps = bool(target.steps)
     return Explanation(
-        asked=_asked(target, asked, decision),
+        asked=_asked(target, asked, decision) + _objectives(features, target, decision),
         chosen=_chosen(decision),
-        order=tuple(_place(i, candidates, decision.mode, bool(target.steps)) for i in range(len(candidates))),
+        order=tuple(_place(i, decision, weights, steps) for i in range(len(decision.candidates))),
         rejected=tuple(f"{r.offer or 'others'}: {r.words} ({r.stage}: {r.code})." for r in decision.rejected),
         readings=tuple(f"{names.get(of, of)}: {reading_words(reading)}." for of, reading in decision.readings),
         tried=tuple(tried),
@@ -144,7 +150,7 @@ def explain_call(intent: Intent, after: Iterable[object] = (), names: Mapping[st
     """
     tried = [s for r in after if (s := _tried(r))]
     permits = tuple(f"{reason.words}." for reason in intent.permits)
-    told = explain(intent.target, intent.features.asked, intent.route, tried, names)
+    told = explain(intent.target, intent.features.asked, intent.route, tried, names, intent.features)
     return msgspec.structs.replace(told, permitted=permits)
 
 
@@ -168,7 +174,7 @@ def reading_words(reading: LoadReading) -> str:
 
 def _asked(target: Target, asked: str, decision: RouteDecision) -> str:
     version = f" version {target.version}" if target.version else ""
-    mode = f"mode {decision.mode}"
+    mode = "by weights of its own" if decision.mode == OWN else f"mode {decision.mode}"
     if target.kind == "pin":
         return f"{asked!r} names {target.model}{version} at {target.source} only."
     if target.kind == "auto":
@@ -181,6 +187,18 @@ def _asked(target: Target, asked: str, decision: RouteDecision) -> str:
         drew = f"drew {target.model}{version}{preferred}{where} (seed {decision.seed:x})"
         return f"The alias {target.alias!r} {drew}{_ARMS.get(target.canary, '')}, {mode}."
     return f"{asked!r} names {target.model}{version} at any source, {mode}."
+
+
+def _objectives(features: Features | None, target: Target, decision: RouteDecision) -> str:
+    """What is asked of where the call goes, and what comes of that."""
+    slo = tighter(features.slo if features is not None else None, target.slo)
+    if slo is None:
+        return ""
+    kind = "strictly asks" if slo.strict else "asks"
+    words = f" It {kind} for: {asked_words(slo)}."
+    if decision.foreseen and all(seen.verdict == MISSED for seen in decision.foreseen):
+        words += " No candidate is predicted to meet that."
+    return words
 
 
 def _chosen(decision: RouteDecision) -> str:
@@ -204,9 +222,10 @@ def _learned(decision: RouteDecision) -> str:
     return words
 
 
-def _place(i: int, candidates: Sequence[Candidate], mode: str, steps: bool) -> str:
+def _place(i: int, decision: RouteDecision, weights: Weights, steps: bool) -> str:
+    candidates = decision.candidates
     c = candidates[i]
-    quality, cost, latency, energy = WEIGHTS.get(mode) or WEIGHTS["balanced"]
+    quality, cost, latency, energy = weights
     parts = (
         f"quality {c.quality_micro / MICRO:.2f} x {quality / MICRO:.2f}, "
         f"cost {c.cost_micro / MICRO:.2f} x {cost / MICRO:.2f}, "
@@ -214,7 +233,9 @@ def _place(i: int, candidates: Sequence[Candidate], mode: str, steps: bool) -> s
         f"energy {c.energy_micro / MICRO:.2f} x {energy / MICRO:.2f}"
     )
     load = f"load {c.load_micro / MICRO:.2f}"
-    return f"{i + 1}. {c.offer}: score {c.score_micro / MICRO:.3f} ({parts}), {load}{_why(i, candidates, steps=steps)}."
+    slo = f"; {verdict_words(decision.foreseen[i])}" if decision.foreseen else ""
+    why = slo + _why(i, decision, steps=steps)
+    return f"{i + 1}. {c.offer}: score {c.score_micro / MICRO:.3f} ({parts}), {load}{why}."
 
 
 _PLACES = {1: "the home", 2: "the next place", 3: "the third place"}
@@ -225,7 +246,8 @@ _BEYOND = {
 }
 
 
-def _why(i: int, candidates: Sequence[Candidate], *, steps: bool = False) -> str:
+def _why(i: int, decision: RouteDecision, *, steps: bool = False) -> str:
+    candidates, foreseen = decision.candidates, decision.foreseen
     c = candidates[i]
     if c.overflow:
         return "; overflow: a preferred source is saturated"
@@ -236,6 +258,8 @@ def _why(i: int, candidates: Sequence[Candidate], *, steps: bool = False) -> str
     before = candidates[i - 1]
     if steps and before.offer.partition("::")[2] != c.offer.partition("::")[2]:
         return "; of a later step"
+    if foreseen and foreseen[i].verdict != foreseen[i - 1].verdict:
+        return f"; behind those that are predicted {VERDICTS[foreseen[i - 1].verdict]}"
     if c.score_micro > before.score_micro:
         return "; behind because its source is saturated, its context tight, or its version another"
     if c.score_micro == before.score_micro and c.load_micro > before.load_micro:

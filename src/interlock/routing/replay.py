@@ -1,9 +1,10 @@
 """A decision made again from its record, and compared (P4).
 
-The record holds the features, the target, every reading, the seed and the names of all offers that were considered;
-an open circuit breaker is recorded as the reason of what it rejected, and an observed latency as the candidate's
-latency part. What an offer was (its model, price, labels) comes from the sources of the snapshot version named in the
-record. Only that the weights of the modes are still those of the version that decided is assumed.
+The record holds the features, the target, every reading, the seed and the names of all offers that were considered; an
+open circuit breaker is recorded as the reason of what it rejected, an observed latency as the candidate's latency part,
+and an observed pace with its prediction. What an offer was (its model, price, labels) comes from the sources of the
+snapshot version named in the record. Only that the weights of the modes are still those of the version that decided is
+assumed.
 
 Where more was considered than a record keeps (`candidates_max`), the record says so, and what it kept is decided again
 among itself: a score depends on its offer alone, so that the order of the kept ones does not depend on the others.
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from interlock.routing.choose import CUT_CODES
+from interlock.routing.slo import recorded_paces
 from interlock.routing.steps import decide_steps
 from interlock.types.decision import Candidate, Reason, RouteDecision
 from interlock.types.learned import Estimates
@@ -82,6 +84,7 @@ def _again(
         seed=recorded.seed,
         placement=recorded.placement,
         beyond=beyond,
+        paces=recorded_paces(recorded),
     )
 
 
@@ -103,6 +106,8 @@ def compare(recorded: RouteDecision, again: RouteDecision) -> list[str]:
         other = new.get(candidate.offer)
         if other is not None and other != candidate:
             differences.append(f"{candidate.offer}: {_changed(candidate, other)}")
+    if recorded.foreseen != again.foreseen and before == after:
+        differences.append("what was predicted against its objectives comes out otherwise")
     gone = sorted(set(recorded.rejected) - set(again.rejected), key=_offer_of)
     differences.extend(f"{r.offer}: no longer rejected because {r.words}" for r in gone)
     new_ones = sorted(set(again.rejected) - set(recorded.rejected), key=_offer_of)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
+
 from interlock.errors import ModelNotFound
 from interlock.routing.canary import CANARY, RUNNING, SHADOW, arm_of
 from interlock.routing.catalog import Catalog
 from interlock.routing.draws import mix
+from interlock.routing.score import normal
 from interlock.types.request import Target, TargetStep
 from interlock.types.snapshot import Alias, AliasTarget, CascadeStep
 
@@ -49,7 +52,8 @@ def resolve(
         return exact
     alias = catalog.aliases.get(asked)
     if alias is not None:
-        return _from_alias(alias, catalog, now_s, seed, principal_id, canary_state, cascading)
+        target = _from_alias(alias, catalog, now_s, seed, principal_id, canary_state, cascading)
+        return target if alias.slo is None and alias.weights is None else _asking(alias, target)
     auto = _AUTO.get(asked)
     if auto is not None:
         return auto
@@ -59,6 +63,14 @@ def resolve(
     if asked in catalog.hidden_by_model:
         return Target(kind="model", model=asked)
     raise not_found(asked)
+
+
+def _asking(alias: Alias, target: Target) -> Target:
+    """With what the alias asks for its calls. Nobody waits for a shadow, or pays for being answered by it."""
+    given = alias.weights
+    weights = () if given is None else normal(given.quality, given.cost, given.latency, given.energy)
+    slo = alias.slo.slo() if alias.slo is not None and target.canary != SHADOW else None
+    return msgspec.structs.replace(target, slo=slo, weights=tuple(weights))
 
 
 def not_found(asked: str) -> ModelNotFound:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from interlock.types.learned import Estimates, arm_of
+from interlock.types.request import Features, Target
 from interlock.types.source import Offer
 
 MICRO = 1_000_000
@@ -42,6 +43,24 @@ WEIGHTS = {
     "balanced": Weights(quality=500_000, cost=250_000, latency=150_000, energy=100_000),
     "quality": Weights(quality=850_000, cost=50_000, latency=90_000, energy=10_000),
 }
+
+OWN = "own"
+"""The mode of a decision by weights that its caller or its alias brought."""
+
+
+def weights_of(features: Features, target: Target) -> Weights:
+    """What a call is decided by: its caller's weights, else its alias's, else those of its mode."""
+    own = features.weights or target.weights
+    return Weights(*own) if own else WEIGHTS.get(target.mode) or WEIGHTS["balanced"]
+
+
+def normal(quality: int, cost: int, latency: int, energy: int) -> Weights:
+    """Weights in millionths that stand to each other as these do, which are at least 0 and not all 0."""
+    parts = (quality, cost, latency, energy)
+    total = sum(parts)
+    shares = [MICRO * part // total for part in parts]
+    shares[parts.index(max(parts))] += MICRO - sum(shares)
+    return Weights(*shares)
 
 
 def latency_micro(first_byte_us: int) -> int:

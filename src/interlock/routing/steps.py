@@ -59,4 +59,5 @@ def decide_steps(
         chance_micro=MICRO,
         best="",
         placement=next((part.placement for part in parts if part.placement is not None), None),
+        foreseen=tuple(seen for part in parts for seen in part.foreseen),
     )

@@ -38,8 +38,10 @@ TABLE = Table(
         "shadow",
         "workload",
         "cascade",
+        "slo",
+        "weights",
     ),
-    json=("targets", "canary", "shadow", "cascade"),
+    json=("targets", "canary", "shadow", "cascade", "slo", "weights"),
     parts=lambda _: ("aliases",),
 )
 

@@ -193,6 +193,12 @@ class Metrics:
             ("place",),
         )
 
+        self.slo_calls = self._counter(
+            "interlock_slo_calls_total",
+            "Calls with objectives that ended, by what was asked (`ttft`, `latency`, `cost`) and what came of it.",
+            ("what", "outcome"),
+        )
+
     def _declare_responses(self) -> None:
         self.responses = self._counter(
             "interlock_responses_total",

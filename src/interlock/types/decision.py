@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from interlock.types.slo import Foreseen
 from interlock.types.source import LoadReading
 
 
@@ -87,3 +88,5 @@ class RouteDecision(msgspec.Struct, frozen=True, array_like=True):
     """The offer that would have been the first, when another model is tried to learn about it."""
     placement: Placement | None = None
     """The bounds that replicas were placed by; None when none were."""
+    foreseen: tuple[Foreseen, ...] = ()
+    """Of each candidate, in their order, what the call was predicted to take there. Empty: it asked for nothing."""

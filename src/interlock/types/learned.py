@@ -81,6 +81,8 @@ class Profile(msgspec.Struct, frozen=True, array_like=True):
     cost_nusd: int = -1
     """Mean cost of a call, nano-USD; -1: none has a price."""
     energy_uj: int = -1
+    completion_tokens: int = -1
+    """Mean length of an answer."""
 
 
 class Weights(msgspec.Struct, frozen=True, array_like=True):

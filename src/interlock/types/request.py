@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from interlock.types.identity import DataClass, Workload
+from interlock.types.slo import Slo
 
 
 class Features(msgspec.Struct, frozen=True, array_like=True):
@@ -34,6 +35,11 @@ class Features(msgspec.Struct, frozen=True, array_like=True):
     affinity: int = 0
     """Which calls are to find each other's prefix in an engine's cache: a slot from 1 to `SLOTS` of
     `interlock.routing.placement`, 0 for none. Known only where one model has several replicas."""
+    slo: Slo | None = None
+    """What its caller asks of where it goes; its alias may ask for more (`Target.slo`)."""
+    weights: tuple[int, ...] = ()
+    """Weights of its caller's own, in place of the alias's or the mode's: quality, cost, latency, energy, in millionths
+    that add up to one million. Empty: none."""
 
 
 class TargetStep(msgspec.Struct, frozen=True, array_like=True):
@@ -66,3 +72,7 @@ class Target(msgspec.Struct, frozen=True, array_like=True):
     call that is only compared, at the alias's shadow."""
     steps: tuple[TargetStep, ...] = ()
     """Of an alias with a cascade, its steps in their order; `model` is "" then."""
+    slo: Slo | None = None
+    """What an alias asks for its calls."""
+    weights: tuple[int, ...] = ()
+    """Weights of an alias, as in `Features`."""

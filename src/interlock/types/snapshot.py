@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from interlock.types.identity import Recording, Workload
+from interlock.types.slo import UNASKED, Slo
 
 BUCKETS = 1024
 SMALL_PARTS = ("tenants", "teams", "sources", "policies", "aliases", "issuers", "budgets", "trials")
@@ -126,6 +127,29 @@ class Cascade(msgspec.Struct, frozen=True, omit_defaults=True):
 CASCADE_CHECKS = ("json", "finish", "confidence", "tool_call")
 
 
+class AliasSlo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an alias asks for its calls; as `Slo`, None where nothing is asked."""
+
+    ttft_ms: int | None = None
+    latency_ms: int | None = None
+    cost_nusd: int | None = None
+    strict: bool = False
+
+    def slo(self) -> Slo:
+        """As calls carry it."""
+        cost = UNASKED if self.cost_nusd is None else self.cost_nusd
+        return Slo(self.ttft_ms or 0, self.latency_ms or 0, cost, self.strict)
+
+
+class AliasWeights(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an alias's calls are decided by: how quality, cost, latency and energy stand to each other."""
+
+    quality: int = 0
+    cost: int = 0
+    latency: int = 0
+    energy: int = 0
+
+
 class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     """A model name of the company's own. `tenant_id` empty: for all. `sunset_s`: Unix seconds, refused afterwards.
 
@@ -133,7 +157,7 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     `request_class` is the label of calls that name none themselves. `recording`: of its calls no more is kept.
     `deprecated_s`: Unix seconds from which on it should not be used; `successor`: the name to use instead. `workload`:
     its calls are no more urgent than this. `cascade`: how its chats and completions are answered; for anything else,
-    and where `targets` are empty, its first step is the target."""
+    and where `targets` are empty, its first step is the target. `weights`: in place of those of `mode`."""
 
     name: str
     tenant_id: str = ""
@@ -150,6 +174,8 @@ class Alias(msgspec.Struct, frozen=True, omit_defaults=True):
     shadow: Shadow | None = None
     workload: Workload = Workload.interactive
     cascade: Cascade | None = None
+    slo: AliasSlo | None = None
+    weights: AliasWeights | None = None
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):

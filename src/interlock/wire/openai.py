@@ -16,6 +16,7 @@ import msgspec
 from interlock.errors import BadRequest
 from interlock.types.identity import DataClass, Workload
 from interlock.types.request import Features
+from interlock.types.slo import SLO_MS_MAX, SLO_USD_MAX, WEIGHT_MAX
 from interlock.types.source import Ability
 from interlock.wire import fields, rerank, strict
 
@@ -37,6 +38,24 @@ class _StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool | None = None
 
 
+class OwnSlo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a caller asks of where its call goes."""
+
+    ttft_ms: Annotated[int, msgspec.Meta(ge=1, le=SLO_MS_MAX)] | None = None
+    latency_ms: Annotated[int, msgspec.Meta(ge=1, le=SLO_MS_MAX)] | None = None
+    cost_usd: Annotated[float, msgspec.Meta(ge=0, le=SLO_USD_MAX)] | None = None
+    strict: bool = False
+
+
+class OwnWeights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a caller has its call decided by: what counts is how they stand to each other."""
+
+    quality: Annotated[int, msgspec.Meta(ge=0, le=WEIGHT_MAX)] = 0
+    cost: Annotated[int, msgspec.Meta(ge=0, le=WEIGHT_MAX)] = 0
+    latency: Annotated[int, msgspec.Meta(ge=0, le=WEIGHT_MAX)] = 0
+    energy: Annotated[int, msgspec.Meta(ge=0, le=WEIGHT_MAX)] = 0
+
+
 class Own(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"request_class": "class"}):
     """The `interlock` body field."""
 
@@ -50,6 +69,8 @@ class Own(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"requ
     chunk: int | None = None
     chunks: int | None = None
     workload: str = ""
+    slo: OwnSlo | None = None
+    weights: OwnWeights | None = None
 
 
 NO_OWN = Own()

@@ -13,7 +13,7 @@ from interlock.storage.keys import KeyRow
 from interlock.storage.policies import PolicyRow
 from interlock.storage.sources import SourceRow
 from interlock.types.identity import AdminRole, Issuer, LimitSet, Principal, PrincipalKind, Team, Tenant
-from interlock.types.snapshot import AliasTarget, key_digest
+from interlock.types.snapshot import AliasSlo, AliasTarget, AliasWeights, key_digest
 from interlock.types.source import CredentialRef, Labels, Model, SourceKind
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -97,6 +97,8 @@ def alias(tenant_id: str, name: str = "fast") -> AliasRow:
         name=name,
         tenant_id=tenant_id,
         targets=(AliasTarget(model="qwen", weight=9), AliasTarget(model="smollm2", source="local")),
+        slo=AliasSlo(ttft_ms=500, cost_nusd=0, strict=True),
+        weights=AliasWeights(quality=6, cost=1),
     )
 
 

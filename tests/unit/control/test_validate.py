@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import pytest
 
-from interlock.control.documents import PolicySpec
+from interlock.control.documents import AliasSpec, AliasTargetSpec, PolicySpec, SloSpec
 from interlock.control.parse import parse
-from interlock.control.plan import ConfigErrors, flatten, plan, result, sections
+from interlock.control.plan import ConfigErrors, comparable, flatten, plan, result, sections
 from interlock.control.validate import check, micrograms, nano_usd, sunset_s, sunset_text
 from interlock.errors import ConfigError
 from tests.unit.control.samples import FULL
@@ -138,6 +138,45 @@ def test_a_cascade_that_cannot_be(old: str, new: str, message: str) -> None:
     with pytest.raises(ConfigErrors) as caught:
         _check(CASCADE.replace(old, new, 1))
     assert any(message in e for e in caught.value.errors), caught.value.errors
+
+
+OBJECTIVES = """
+tenants:
+- name: acme
+  aliases:
+  - name: quick
+    targets: [{model: small}]
+    slo: {ttft_ms: 500, cost_usd: 0.01}
+    weights: {quality: 6, cost: 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "{ttft_ms: 500, cost_usd: 0.01}",
+            "{strict: true}",
+            "slo: names at least one of ttft_ms, latency_ms, cost_usd",
+        ),
+        ("cost_usd: 0.01", "cost_usd: 0.0000000001", "slo.cost_usd: "),
+        ("cost_usd: 0.01", "cost_usd: -1", "slo.cost_usd: "),
+        ("{quality: 6, cost: 1}", "{quality: 0}", "weights: at least one weight is above 0"),
+    ],
+)
+def test_objectives_and_weights_that_cannot_be(old: str, new: str, message: str) -> None:
+    _check(OBJECTIVES)
+    assert old in OBJECTIVES
+    with pytest.raises(ConfigErrors) as caught:
+        _check(OBJECTIVES.replace(old, new, 1))
+    assert any(message in e for e in caught.value.errors), caught.value.errors
+
+
+def test_a_cost_is_the_same_however_it_is_written() -> None:
+    def alias(cost: str | float) -> AliasSpec:
+        return AliasSpec(name="a", targets=(AliasTargetSpec(model="m"),), slo=SloSpec(ttft_ms=5, cost_usd=cost))
+
+    assert comparable(alias(0.01)) == comparable(alias("0.010")) != comparable(alias(0.02))
 
 
 def test_all_faults_are_told_at_once() -> None:

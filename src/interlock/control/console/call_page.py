@@ -29,9 +29,11 @@ from interlock.errors import InterlockError
 from interlock.ledger.sums import Sums
 from interlock.ledger.vault import KeyWrapper
 from interlock.routing.explain import Explanation, explain_call, reading_words
-from interlock.routing.score import WEIGHTS
+from interlock.routing.score import WEIGHTS, weights_of
+from interlock.routing.slo import asked_words, verdict_words
 from interlock.storage.ledger_keys import LedgerKeys, read_key
 from interlock.types.record import AttemptEnd, Intent, Outcome, Refusal
+from interlock.types.slo import Slo
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from interlock.types.source import Source
 
 _CALLS = ("call", "refusal")
+_MEASURED = (("ttft", "first byte"), ("latency", "end"), ("cost", "cost"))
 
 
 class Decision(NamedTuple):
@@ -60,6 +63,18 @@ class Decision(NamedTuple):
     def candidates(self) -> tuple[Candidate, ...]:
         """First to last."""
         return self.route.candidates if self.route is not None else ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """Of each candidate, what else is to be said of it."""
+        route = self.route
+        if route is None:
+            return []
+        excess = [
+            "takes the excess of a saturated one that is preferred" if c.overflow else "" for c in route.candidates
+        ]
+        seen = [verdict_words(each) for each in route.foreseen] or [""] * len(excess)
+        return ["; ".join(filter(None, pair)) for pair in zip(seen, excess, strict=True)]
 
     @property
     def rejected(self) -> tuple[Why, ...]:
@@ -137,6 +152,7 @@ def _show(visit: Visit, content: Reason | None = None) -> Response:
         line=line,
         leaf=leaves[0],
         is_call=leaves[0]["kind"] in _CALLS,
+        objectives=objectives_of(leaves[0]),
         took=_took(view, leaves[0]["kind"]),
         view=view,
         found=found,
@@ -147,6 +163,18 @@ def _show(visit: Visit, content: Reason | None = None) -> Response:
         here=f"/console/calls/{quote(tenant, safe='')}/{quote(request, safe='')}",
         alias_path=path_of(tenant, str(leaves[0].get("what", {}).get("alias") or "-")),
     )
+
+
+def objectives_of(leaf: dict[str, Any]) -> str:
+    """What the call asked of where it goes, and what became of it, by its entry; "" when it asked for nothing."""
+    told = leaf.get("slo")
+    if not told:
+        return ""
+    words = asked_words(Slo(told["ttft_ms"], told["latency_ms"], told["cost_nusd"], told["strict"]))
+    strict = ", strictly" if told["strict"] else ""
+    predicted = told["predicted"]["verdict"] or "not"
+    found = ", ".join(f"{what} {told[key]}" for key, what in _MEASURED if key in told)
+    return f"{words}{strict}; predicted: {predicted}" + (f"; measured: {found}" if found else "")
 
 
 def _took(view: ledger.CallView, kind: str) -> Sums:
@@ -199,8 +227,10 @@ def _decision(record: Intent | Refusal, sources: tuple[Source, ...]) -> Decision
     route = record.route
     told = explain_call(record, (), names) if isinstance(record, Intent) else None
     readings = [] if route is None else [(names.get(of, of), reading_words(reading)) for of, reading in route.readings]
-    mode = route.mode if route is not None else ""
-    return Decision(told, route, WEIGHTS.get(mode) or WEIGHTS["balanced"], readings, record.permits)
+    weights = WEIGHTS["balanced"]
+    if record.features is not None and record.target is not None:
+        weights = weights_of(record.features, record.target)
+    return Decision(told, route, weights, readings, record.permits)
 
 
 def _said(records: list[Record]) -> list[tuple[str, str]]:

@@ -21,12 +21,14 @@ from interlock.routing.choose import decide, spread
 from interlock.routing.explore import MICRO
 from interlock.routing.replay import replay as replay_route
 from interlock.routing.resolve import CASCADING, resolve
-from interlock.routing.score import Weights
+from interlock.routing.score import OWN, Weights
+from interlock.routing.slo import SloUnmet, recorded_paces, refused
 from interlock.types.decision import Placement
 from interlock.types.identity import Caller
 from interlock.types.learned import Estimates, arm_of
 from interlock.types.record import Intent, Refusal
 from interlock.types.request import Features, Target
+from interlock.types.slo import Pace, tighter
 from interlock.types.source import LoadReading, Offer
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ class _Call(NamedTuple):
     readings: Mapping[str, LoadReading]
     breakers: frozenset[str]
     latencies: Mapping[str, int]
+    paces: Mapping[str, Pace]
     seed: int
     known: Known
 
@@ -139,7 +142,7 @@ def again(record: Decided | None, pasts: Pasts, now: Ways, then: Ways) -> Again 
         return SHADOW
     if record.target.steps:
         return CASCADE
-    if isinstance(record, Refusal) and record.permits and (record.route is None or record.route.candidates):
+    if isinstance(record, Refusal) and record.permits and not _unrouted(record):
         return OTHERWISE_REFUSED
     known = pasts.of(record.snapshot_version)
     if known is None:
@@ -149,7 +152,7 @@ def again(record: Decided | None, pasts: Pasts, now: Ways, then: Ways) -> Again 
         return DIFFERS
     call = _call(record, record.features, record.target, known)
     route = record.route
-    first = route.candidates[0].offer if route is not None and route.candidates else ""
+    first = route.candidates[0].offer if route is not None and route.candidates and isinstance(record, Intent) else ""
     arm = arm_of(known.catalog.by_key[first].model) if first else ""
     chance = route.chance_micro if route is not None and first else MICRO
     by_now, by_then = _choice(call, now), _choice(call, then)
@@ -157,6 +160,12 @@ def again(record: Decided | None, pasts: Pasts, now: Ways, then: Ways) -> Again 
     expected = _expected(call, arms, known.catalog, now.catalog, then.catalog)
     read = bool(record.features.signals)
     return Again(_task(record, known), read, logged, arm, chance, expected, by_now, by_then, known.verbosity)
+
+
+def _unrouted(record: Refusal) -> bool:
+    """It was refused because it could go nowhere: there was no candidate, or none for its strict objectives."""
+    route = record.route
+    return route is not None and (not route.candidates or record.code == SloUnmet.code)
 
 
 def _task(record: Decided, known: Known) -> str:
@@ -191,6 +200,8 @@ def _logged(record: Decided, known: Known) -> Mapping[str, int] | None:
         expected = known.expectations.estimates(features.signals, int(features.data_class))
     if not replay_route(record, known.catalog.by_key, expected).same:
         return None
+    if isinstance(record, Refusal):
+        return {}
     names = {c.offer for c in route.candidates} | {r.offer for r in (*route.rejected, *record.permits)}
     offers = [known.catalog.by_key[name] for name in sorted(names) if name in known.catalog.by_key]
     call = _call(record, features, target, known)
@@ -200,11 +211,18 @@ def _logged(record: Decided, known: Known) -> Mapping[str, int] | None:
 def _call(record: Decided, features: Features, target: Target, known: Known) -> _Call:
     route = record.route
     if route is None:
-        return _Call(record, features, target, {}, frozenset(), {}, getattr(record, "seed", 0), known)
+        return _Call(record, features, target, {}, frozenset(), {}, _learned(known), getattr(record, "seed", 0), known)
     by_key = known.catalog.by_key
     breakers = {by_key[r.offer].source.id for r in route.rejected if r.stage == "breaker" and r.offer in by_key}
     latencies = {c.offer: c.latency_micro for c in route.candidates}
-    return _Call(record, features, target, dict(route.readings), frozenset(breakers), latencies, route.seed, known)
+    paces = {**_learned(known), **recorded_paces(route)}
+    readings = dict(route.readings)
+    return _Call(record, features, target, readings, frozenset(breakers), latencies, paces, route.seed, known)
+
+
+def _learned(known: Known) -> Mapping[str, Pace]:
+    """How quickly offers answered that the record says nothing of."""
+    return known.expectations.paces if known.expectations is not None else {}
 
 
 def _choice(call: _Call, side: Ways) -> Choice:
@@ -219,7 +237,11 @@ def _choice(call: _Call, side: Ways) -> Choice:
     if not offers:
         return DENIED
     expected = _estimates(call, side, offers)
-    weights = side.weights(target.mode)
+    if side.otherwise.mode and (features.weights or target.weights):  # every call is decided in that mode
+        features = msgspec.structs.replace(features, weights=())
+        target = msgspec.structs.replace(target, weights=())
+        call = call._replace(features=features)
+    weights = side.weights(OWN if features.weights or target.weights else target.mode)
     route = decide(
         features,
         target,
@@ -232,8 +254,9 @@ def _choice(call: _Call, side: Ways) -> Choice:
         seed=call.seed,
         placement=_placement(call),
         weights=weights,
+        paces=call.paces,
     )
-    if not route.candidates:
+    if not route.candidates or refused(tighter(features.slo, target.slo), route):
         return DENIED
     by_key = {offer.key: offer for offer in offers}
     arms = _arms(_spread(call, target, offers, expected, weights), by_key)
@@ -259,6 +282,7 @@ def _spread(
         seed=call.seed,
         placement=_placement(call),
         weights=weights,
+        paces=call.paces,
     )
 
 
@@ -295,11 +319,13 @@ def _target(call: _Call, side: Ways) -> Target:
         step = target.steps[0]
         target = msgspec.structs.replace(target, model=step.model, source=step.source, version=step.version, steps=())
     try:
-        own = there(call.known.catalog).mode == recorded.mode
+        before = there(call.known.catalog)
+        own = (before.mode, before.weights) == (recorded.mode, recorded.weights)
     except ModelNotFound:
         own = True
-    mode = side.otherwise.mode or (target.mode if own else recorded.mode)  # else the request named one itself
-    return msgspec.structs.replace(target, mode=mode)
+    if not own:  # the request named one itself, which holds, and not its alias's weights
+        target = msgspec.structs.replace(target, mode=recorded.mode, weights=())
+    return msgspec.structs.replace(target, mode=side.otherwise.mode or target.mode)
 
 
 def _caller(record: Decided, side: Ways) -> Caller:

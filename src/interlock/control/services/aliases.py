@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from interlock.control.amounts import SCALES, decimal_text, nano_usd
 from interlock.control.documents import (
     CASCADE_CHECKS,
     AliasSpec,
@@ -11,6 +12,8 @@ from interlock.control.documents import (
     CascadeSpec,
     CascadeStepSpec,
     ShadowSpec,
+    SloSpec,
+    WeightsSpec,
 )
 from interlock.control.services import canaries
 from interlock.control.services.base import Tx, data_class_name, missing, recording_name, workload_name
@@ -19,7 +22,7 @@ from interlock.storage import aliases
 from interlock.storage.aliases import AliasRow
 from interlock.storage.table import Stored
 from interlock.types.identity import DataClass, Recording, Workload
-from interlock.types.snapshot import AliasTarget, Cascade, CascadeStep, Shadow
+from interlock.types.snapshot import AliasSlo, AliasTarget, AliasWeights, Cascade, CascadeStep, Shadow
 
 
 def spec_of(alias: AliasRow) -> AliasSpec:
@@ -42,6 +45,8 @@ def spec_of(alias: AliasRow) -> AliasSpec:
         shadow=None if alias.shadow is None else _shadow_spec(alias.shadow),
         workload=workload_name(alias.workload),
         cascade=None if alias.cascade is None else _cascade_spec(alias.cascade),
+        slo=None if alias.slo is None else _slo_spec(alias.slo),
+        weights=None if alias.weights is None else WeightsSpec(**msgspec.structs.asdict(alias.weights)),
     )
 
 
@@ -85,6 +90,8 @@ def _with(tx: Tx, alias: AliasRow, spec: AliasSpec) -> AliasRow:
         shadow=None if spec.shadow is None else _shadow(spec.shadow),
         workload=Workload[spec.workload],
         cascade=None if spec.cascade is None else _cascade(spec.cascade),
+        slo=None if spec.slo is None else _slo(spec.slo),
+        weights=None if spec.weights is None else AliasWeights(**msgspec.structs.asdict(spec.weights)),
     )
 
 
@@ -115,3 +122,13 @@ def _cascade(spec: CascadeSpec) -> Cascade:
         money_nusd_max=spec.money_nusd_max or 0,
         time_ms_max=spec.time_ms_max or 0,
     )
+
+
+def _slo_spec(slo: AliasSlo) -> SloSpec:
+    cost = None if slo.cost_nusd is None else decimal_text(slo.cost_nusd, SCALES["nusd"])
+    return SloSpec(ttft_ms=slo.ttft_ms, latency_ms=slo.latency_ms, cost_usd=cost, strict=slo.strict)
+
+
+def _slo(spec: SloSpec) -> AliasSlo:
+    cost = None if spec.cost_usd is None else nano_usd(spec.cost_usd)
+    return AliasSlo(spec.ttft_ms, spec.latency_ms, cost, spec.strict)

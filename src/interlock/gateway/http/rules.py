@@ -20,6 +20,8 @@ UNIQUE = frozenset(
         b"x-interlock-recording",
         b"x-interlock-workload",
         b"x-interlock-purpose",
+        b"x-interlock-slo",
+        b"x-interlock-weights",
     }
 )
 """Header fields that a request may carry only once: two values would be read differently by different readers."""

@@ -9,6 +9,8 @@ import msgspec
 from interlock.errors import BadRequest
 from interlock.gateway.canary import state_of, trial_of
 from interlock.gateway.stages import labels
+from interlock.gateway.stages.objectives import HEADERS as OBJECTIVES
+from interlock.gateway.stages.objectives import objectives
 from interlock.routing.resolve import CASCADING, MODES
 from interlock.routing.resolve import resolve as resolve_name
 from interlock.types.identity import DataClass, Recording, Workload
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _CLASSES = {c.name: c for c in DataClass}
 _WORKLOADS = {w.name: w for w in Workload}
 _RECORDINGS = {r.name: int(r) for r in Recording}
+_MORE = labels.HEADERS | OBJECTIVES
 PURPOSE_MAX = 256
 """Longest purpose taken, characters."""
 CLASS_MAX = 64
@@ -42,7 +45,8 @@ def resolve(call: Call, runtime: Runtime) -> None:
     call.data_class = data_class = _data_class(call)
     parsed.purpose = _purpose(call)
     call.request_class = _request_class(call)
-    if parsed.own is not NO_OWN or not labels.HEADERS.isdisjoint(call.request.headers):
+    says_more = parsed.own is not NO_OWN or not _MORE.isdisjoint(call.request.headers)
+    if says_more:
         labels.label(call)
     bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0)
     bound = bound or runtime.settings.completion_tokens_default
@@ -52,6 +56,8 @@ def resolve(call: Call, runtime: Runtime) -> None:
         workload = _workload(call)
     call.workload = workload
     call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated), workload)
+    if says_more:
+        objectives(call)
     if target is not None and not parsed.mode:
         call.target = target
         call.offers = catalog.offers_for(target)
@@ -82,7 +88,7 @@ def stand_for(call: Call, target: Target | None, canary_state: str) -> None:
     if mode:
         if mode not in MODES:
             raise BadRequest(f"Field 'interlock.mode' must be one of {', '.join(MODES)}.", param="interlock.mode")
-        target = msgspec.structs.replace(target, mode=mode)
+        target = msgspec.structs.replace(target, mode=mode, weights=())  # what the caller names holds, not its alias's
     call.target = target
     call.offers = catalog.offers_for(target)
 

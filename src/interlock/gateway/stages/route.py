@@ -13,15 +13,18 @@ from interlock.gateway.stages.bar import barred
 from interlock.routing.constraints import cold_sources
 from interlock.routing.explain import no_candidate
 from interlock.routing.placement import replicated
+from interlock.routing.slo import NO_PACES, refused, unmet, within
 from interlock.routing.steps import decide_steps
+from interlock.types.slo import tighter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from interlock.errors import InterlockError
     from interlock.gateway.call import Call
     from interlock.gateway.runtime import Runtime
     from interlock.types.decision import RouteDecision
+    from interlock.types.slo import Pace
     from interlock.types.source import LoadReading, Offer
 
 COLD_RETRY_AFTER_S = 10
@@ -59,9 +62,12 @@ def route(call: Call, runtime: Runtime) -> None:
         estimates=estimates,
         seed=call.seed,
         placement=runtime.placement,
+        paces=_paces(call, runtime) if features.slo is not None or target.slo is not None else NO_PACES,
     )
     call.route = decision
     if decision.candidates:
+        if decision.foreseen:
+            _hold(call, decision)
         if decision.placement is not None and decision.candidates[0].place:
             runtime.metrics.placements.add(("home" if decision.candidates[0].place == 1 else "away",))
         parsed.messages = ()
@@ -73,6 +79,24 @@ def route(call: Call, runtime: Runtime) -> None:
         raise _nowhere(error, decision, offers)
     authorize(call, runtime)
     route(call, runtime)
+
+
+def _paces(call: Call, runtime: Runtime) -> Mapping[str, Pace]:
+    learned = runtime.learned.paces(call)
+    found = ((offer.key, runtime.paces.of(offer.key, learned.get(offer.key))) for offer in call.allowed)
+    return {key: pace for key, pace in found if pace is not None}
+
+
+def _hold(call: Call, decision: RouteDecision) -> None:
+    """Remember what is asked; where that is strict, leave out what is predicted to miss it. Raises SloUnmet when
+    everything is."""
+    assert call.features is not None and call.target is not None  # noqa: S101 - stage order
+    slo = call.slo = tighter(call.features.slo, call.target.slo)
+    if slo is None or not slo.strict:
+        return
+    if refused(slo, decision):
+        raise unmet(slo, decision)
+    call.affordable = within(decision)
 
 
 def _nowhere(error: InterlockError, decision: RouteDecision, offers: Sequence[Offer]) -> InterlockError:

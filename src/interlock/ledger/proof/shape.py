@@ -85,6 +85,13 @@ Entry: Any = _shape(
         ),
         "rows": list[_ROW],
         "shadow_of": str,
+        "slo": _object(
+            "SloTold",
+            texts="cost latency outcome ttft",
+            numbers="cost_nusd latency_ms ttft_ms",
+            predicted=_object("Predicted", texts="verdict", numbers="cost_nusd latency_us ttft_us"),
+            strict=bool,
+        ),
         "subject": str,
         "times": _object("Times", numbers="first_us total_us"),
         "tokens": _TOKENS,
