@@ -48,6 +48,23 @@ class LearningSettings(AlertSettings):
     learning_tenants_max: int = setting(
         256, "Tenants that are learned about; the first ones by id.", group="learning", minimum=1
     )
+    learning_shared_outcomes_min: int = setting(
+        30,
+        "Outcomes of other tenants that share theirs before what they have seen of a model counts.",
+        group="learning",
+        minimum=2,
+        maximum=1_000,
+    )
+    learning_shared_tenants_min: int = setting(
+        2,
+        "Other tenants that these have to come from at least; none of them weighs more than such a part of them.",
+        group="learning",
+        minimum=2,
+        maximum=100,
+    )
+    learning_shared_weight_max: int = setting(
+        20, "The most outcomes that what other tenants have seen of a model counts as.", group="learning", minimum=1
+    )
     learning_set_outcomes_max: int = setting(
         10_000,
         "The most outcomes that what an administrator says of a model may count as.",

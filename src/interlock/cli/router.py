@@ -1,4 +1,4 @@
-"""`interlock route profiles`, `reset`, `set`, `unset`: what the router learned of a tenant, and what counts of it."""
+"""`interlock route profiles`, `reset`, `set`, `shared`, `unset`: what the router learned of a tenant."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("profiles")(profiles)
     app.command("reset")(reset)
     app.command("set")(set_)
+    app.command("shared")(shared)
     app.command("unset")(unset)
 
 
@@ -91,6 +92,28 @@ def reset(
         put_json(done)
     else:
         put(f"What was learned of {model or 'all models'} is forgotten: {done['outcomes']} outcomes.")
+
+
+def shared(
+    tenant: InTenant,
+    home: Home = "",
+    url: Url = "",
+    ca: Ca = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what a tenant tells other tenants of models, and where what they tell counts; `learning_shares` says it."""
+    found = client_of(home, url, ca).call("GET", f"{_path(tenant)}/shared")
+    if as_json:
+        put_json(found)
+        return
+    put(f"Tenant {tenant} {'shares' if found['shares'] else 'does not share'} how good answers of models were.")
+    if found["gives"]:
+        table([(g["arm"], f"{g['mean_micro'] / 1e6:.2f}", f"{g['outcomes']:.1f}") for g in found["gives"]],
+              ("GIVEN OF MODEL", "MEAN", "OUTCOMES"))  # fmt: skip
+    else:
+        put("Nothing leaves it.")
+    for arm, outcomes in found["gets"].items():
+        put(f"What others have seen of {arm} counts as {outcomes} outcomes here.")
 
 
 def set_(

@@ -291,6 +291,8 @@ class Configurator:
                     require(actor.bindings, Action.ledger_retention, place)
                 if before.get("policy_approval") != after.get("policy_approval"):
                     require(actor.bindings, Action.policy_rule, place)
+            if change.kind == "tenant" and change.after and _shares(change.before) != _shares(change.after):
+                require(actor.bindings, Action.router_share, place)
             if change.kind == "policy":
                 _refuse_unapproved(tx, change, steps)
             self._allow_power(actor, tx, change, place)
@@ -504,6 +506,11 @@ def execute(
     for tenant in sorted({c.tenant for c in steps.changes if c.kind == "policy"} - gone):
         policy_versions.add(tx.conn, tx.names.tenant(tenant), tx.by, origin.kind, origin.of_number, origin.approvals)
     return made
+
+
+def _shares(fields: Mapping[str, Any] | None) -> bool:
+    """Whether a tenant with these fields shares how good models were."""
+    return bool((fields or {}).get("learning_shares"))
 
 
 def needs_second(tx: Tx, tenant_id: str) -> bool:

@@ -425,7 +425,8 @@ LEARNING: dict[str, LearningName] = {"on": "on", "observe": "observe", "off": "o
 
 class TenantSpec(Spec, frozen=True):
     """A tenant and what belongs to it. `policy_approval`: a change of its policies needs a second person. `learning`:
-    whether the router learns from its calls, and decides by that."""
+    whether the router learns from its calls, and decides by that; `learning_shares`: it tells other tenants of the
+    installation that share, and is told by them, how good models of the platform were."""
 
     name: str
     time_zone: str = "UTC"
@@ -434,6 +435,7 @@ class TenantSpec(Spec, frozen=True):
     retention: RetentionSpec | None = None
     policy_approval: bool = False
     learning: LearningName = "on"
+    learning_shares: bool = False
     teams: tuple[TeamSpec, ...] | UnsetType = UNSET
     principals: tuple[PrincipalSpec, ...] | UnsetType = UNSET
     keys: tuple[KeySpec, ...] | UnsetType = UNSET

@@ -74,6 +74,7 @@ class Action(StrEnum):
     alert_write = "alert.write"
     router_read = "router.read"
     router_write = "router.write"
+    router_share = "router.share"
     playground_use = "playground.use"
 
 
@@ -158,6 +159,7 @@ RULES: dict[Action, Rule] = {
     Action.alert_write: _rule(AdminRole.admin, "a rule decides who is told, and a channel where things are sent"),
     Action.router_read: _rule(AdminRole.auditor, "what was learned of answers is learned of who asked and judged them"),
     Action.router_write: _rule(AdminRole.admin, "what is said of a model, or forgotten, decides which one answers"),
+    Action.router_share: _rule(AdminRole.owner, "figures of a tenant's answers leave it: an owner answers for it"),
     Action.playground_use: _rule(AdminRole.developer, "who builds tries models out, as themselves and as governed"),
 }
 

@@ -11,7 +11,7 @@ import msgspec
 
 from interlock.errors import BadRequest, NotFound
 from interlock.routing.catalog import Catalog, offers_of
-from interlock.storage import changes, learned, ledger_read, router_guidance, router_quality, sources
+from interlock.storage import changes, learned, ledger_read, router_guidance, router_quality, router_shared, sources
 from interlock.storage.changes import Author, Change
 from interlock.storage.router_guidance import EVERYTHING, Reset, RouterPrior
 from interlock.types.learned import Weights, arm_of
@@ -112,6 +112,7 @@ def _take_out(conn: Connection[Any], tenant_id: str, arm: str, before: Weights |
         return
     learned.publish(conn, tenant_id, msgspec.structs.replace(before, version=before.version + 1, arms=left), None)
     router_quality.take_out(conn, tenant_id, arm, before.version + 1)
+    router_shared.take_out(conn, tenant_id, arm)
 
 
 def _outcomes(weights: Weights | None, arm: str) -> int:

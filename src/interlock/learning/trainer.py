@@ -8,7 +8,7 @@ come and go: what is remembered is learned over when there is another set of the
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from interlock.learning.linear import WIDTH
 from interlock.learning.prompt import Prompt
 from interlock.learning.published import MICRO, centres_of, linear_of, surfaces_of, words_of
 from interlock.learning.quality import QualityWindow
+from interlock.learning.shared import Given, OwnOutcomes
 from interlock.learning.tasks import OF_MODEL, Z95, Numbers
 from interlock.types.learned import SET, ArmWeights, Capability, Profile, Weights, Words
 from interlock.types.quality import Qualities
@@ -32,6 +33,8 @@ PACE_CALLS = 50
 COLD_MONEY = 2.0
 """While little is known, what a trial may cost more than the best on average, as a share of that."""
 VERBOSITY_RANGE = (0.1, 10.0)
+OF_FAMILY = 10
+"""Outcomes of other versions of a model that tell what to expect of a new one."""
 _NO_ORIGINS: Mapping[str, int] = {}
 
 
@@ -57,10 +60,12 @@ class Arm(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What an administrator says of an arm: its expected outcome in [0, 1], which counts as that many outcomes do."""
+    """What an administrator (`SET`) or other tenants (`SHARED`) say of an arm: its expected outcome in [0, 1], which
+    counts as that many outcomes do."""
 
     quality: float
     outcomes: int
+    origin: str = SET
 
 
 NOTHING_SAID = Said(0.0, 0)
@@ -83,7 +88,7 @@ class Told(NamedTuple):
 
 class Outcome(NamedTuple):
     """How good an answer was, in [0, 1], by whom ("feedback", "validation", "judge", "evaluation"). `team`: id of its
-    caller's, `at_ns`: when its call was, Unix time."""
+    caller's, `at_ns`: when its call was, Unix time. `source`: id of the one that answered, "" where it is not sure."""
 
     arm: str
     reward: float
@@ -91,6 +96,7 @@ class Outcome(NamedTuple):
     prompt: Prompt | None
     team: str = ""
     at_ns: int = 0
+    source: str = ""
 
 
 class _Seen:
@@ -134,11 +140,13 @@ class Trainer:
         self._arms: dict[str, Arm] = {}
         self._outcomes: deque[Outcome] = deque(maxlen=plan.outcomes_max)
         self._quality = QualityWindow(plan.outcomes_max, plan.teams_max, plan.arms_max)
+        self._own = OwnOutcomes(plan.arms_max * 8)
         self._estimator: Estimator | None = None
         self._profiles: dict[str, _Seen] = {}
         self._lengths: dict[str, list[float]] = {}
         self._origins: dict[str, Counter[str]] = {}
         self._said: dict[str, Said] = {}
+        self._shared: dict[str, Said] = {}
         self._looked = -1
         self._words = 0
         self.choices = 0
@@ -159,6 +167,14 @@ class Trainer:
         """What administrators say of arms now, instead of what they said before."""
         self._said = dict(said)
 
+    def shared(self, shared: Mapping[str, Said]) -> None:
+        """What other tenants have seen of arms by now, in place of what a price tells."""
+        self._shared = dict(shared)
+
+    def given(self, sources: Collection[str], arms: Collection[str]) -> dict[str, Given]:
+        """What other tenants may be told of these arms at these sources: this tenant's own outcomes, and no more."""
+        return self._own.given(sources, arms)
+
     def call(self, told: Told) -> None:
         """A call that ended."""
         if told.offer not in self._profiles and len(self._profiles) >= self._plan.arms_max * 8:
@@ -176,6 +192,7 @@ class Trainer:
         self.outcomes += 1
         self._outcomes.append(seen)
         self._quality.take(seen)
+        self._own.take(seen)
         self._origins.setdefault(seen.arm, Counter())[seen.origin] += 1
         if self._estimator is not None and seen.arm in self._arms:
             self._estimator.learn(seen.prompt, list(self._arms).index(seen.arm), seen.reward)
@@ -215,8 +232,17 @@ class Trainer:
         return self._quality.sums(version, self._estimator.understanding if self._estimator is not None else None)
 
     def _weights_of(self, name: str, number: int, estimator: Estimator) -> ArmWeights:
-        said = self._said.get(name, NOTHING_SAID)
+        said = self._said.get(name) or self._of_others(name)
         return arm_weights(name, number, estimator, self._verbosity(name), self._origins.get(name, {}), said)
+
+    def _of_others(self, name: str) -> Said:
+        """What other tenants say of an arm, where neither its source nor another version of it tells what to expect."""
+        family = sum(
+            sum(known.values()) for arm, known in self._origins.items() if arm != name and _family(arm) == _family(name)
+        )
+        if self._arms[name].prior is not None or family >= OF_FAMILY:
+            return NOTHING_SAID
+        return self._shared.get(name, NOTHING_SAID)
 
     def _verbosity(self, name: str) -> int:
         means = {
@@ -270,7 +296,7 @@ class Trainer:
             ]
             if prior is not None:
                 priors[number] = prior
-            elif len(family) >= 10:
+            elif len(family) >= OF_FAMILY:
                 priors[number] = float(np.mean(family))
         return priors
 
@@ -298,7 +324,7 @@ def arm_weights(
     if estimator.linear is not None:
         constant = np.eye(1, WIDTH)[0] * said.quality
         linear = linear_of((1 - part) * estimator.linear.weights()[number] + part * constant)
-    known = Counter(origins) + Counter({SET: said.outcomes} if said.outcomes else {})
+    known = Counter(origins) + Counter({said.origin: said.outcomes} if said.outcomes else {})
     return ArmWeights(
         name,
         linear,

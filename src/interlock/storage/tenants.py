@@ -24,7 +24,7 @@ TABLE = Table(
     "tenants",
     "tenant",
     Tenant,
-    ("id", "name", "time_zone", "active", "recording", "retention", "policy_approval", "learning"),
+    ("id", "name", "time_zone", "active", "recording", "retention", "policy_approval", "learning", "learning_shares"),
     json=("retention",),
     parts=lambda _: ("tenants",),
 )

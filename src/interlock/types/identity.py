@@ -98,6 +98,8 @@ class Tenant(msgspec.Struct, frozen=True, omit_defaults=True):
     learning: str = "on"
     """ "on": the router decides by what it learns of the tenant's traffic; "observe": it learns, and priors decide;
     "off": nothing is learned."""
+    learning_shares: bool = False
+    """Whether figures of how good models were leave for other tenants that share theirs, and theirs count here."""
 
 
 class Team(msgspec.Struct, frozen=True, omit_defaults=True):

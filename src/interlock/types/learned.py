@@ -19,6 +19,8 @@ LEARNED = ("words/", "weights/")
 """How names of the parts begin that hold what was learned."""
 SET = "set"
 """The origin of what an administrator says."""
+SHARED = "shared"
+"""The origin of what other tenants have seen."""
 SIGNAL_ONE = 127
 """The signal that stands for 1.0."""
 
@@ -58,8 +60,8 @@ class ArmWeights(msgspec.Struct, frozen=True, array_like=True):
     `weights`: int32, little-endian: millionths of outcome for the constant, then per signal and step of it. Empty when
     only tasks tell. `doubts_micro`: standard deviation of what is expected, per task. `capabilities`: per task.
     `verbosity_milli`: tokens of its answers beside the mean of all arms, in thousandths. `origins`: where outcomes came
-    from, how many of each ("feedback", "validation", "judge", "evaluation"; `SET`: as how many the word of an
-    administrator counts).
+    from, how many of each ("feedback", "validation", "judge", "evaluation"; `SET`, `SHARED`: as how many the
+    word of an administrator, and of other tenants, counts).
     """
 
     arm: str

@@ -51,7 +51,7 @@ LEDGER_TABLES = (
     "ledger_entries_2026_05",
 )
 """The last three: months, made as the control process makes them."""
-ROUTER_TABLES = ("router_states", "router_priors", "router_resets", "router_quality")
+ROUTER_TABLES = ("router_states", "router_priors", "router_resets", "router_quality", "router_shared")
 FEEDBACK_TABLES = ("call_feedback", "feedback_waiting")
 RESPONSE_TABLES = ("stored_response_keys", "stored_responses")
 ALERT_TABLES = ("alert_rules", "alert_channels", "alert_states", "alert_events", "alert_deliveries")

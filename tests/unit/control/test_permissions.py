@@ -37,7 +37,7 @@ budget.read viewer      budget.write admin       alert.read auditor       alert.
 ledger.read auditor     ledger.content G:auditor  ledger.erase owner  usage.read auditor
 ledger.retention owner  ledger.hold admin        ledger.hold_release owner
 ledger.rotate_key P:owner  ledger.retire_node P:owner
-router.read auditor     router.write admin
+router.read auditor     router.write admin        router.share owner
 """
 MATRIX = dict(zip(*[iter(EXPECTED.split())] * 2, strict=True))
 PLACES: tuple[str | None, ...] = ("ten_a", "ten_b", None)

@@ -102,21 +102,33 @@ def unsay(visit: Visit, _: Sessions) -> Response:
 
 def learning(visit: Visit, _: Sessions) -> Response:
     """Switch learning on, to observing, or off."""
-    tenant = _tenant(visit, _names(visit))
     how = visit.form.get("learning", "")
+    if how not in dict(LEARNING):
+        return _show(visit, "learning", BadRequest("learning is on, observe or off", param="learning"))
+    return _switch(visit, "learning", {"learning": how}, f"Learning of {_tenant(visit, _names(visit))} is {how}.")
+
+
+def sharing(visit: Visit, _: Sessions) -> Response:
+    """Begin or end to share with other tenants."""
+    wanted = visit.form.get("shares", "") == "yes"
+    words = "is shared" if wanted else "is not shared any more"
+    return _switch(visit, "sharing", {"learning_shares": wanted}, f"What is learned of models {words}.")
+
+
+def _switch(visit: Visit, form: str, fields: dict[str, Any], said: str) -> Response:
+    """Change fields of the tenant, and say so; else show the page with what is wrong."""
+    tenant = _tenant(visit, _names(visit))
     try:
-        if how not in dict(LEARNING):
-            raise BadRequest("learning is on, observe or off", param="learning")
         with visit.api.store.platform() as conn:
             found = stored_tenants.by_name(conn, tenant)
         if found is None:
             raise NotFound(f"there is no tenant {tenant!r}", param="tenant")
-        spec = msgspec.structs.replace(tenants.spec_of(found.value), learning=how)
+        spec = msgspec.structs.replace(tenants.spec_of(found.value), **fields)
         ref = Ref("tenant", tenant, tenant)
         visit.api.configurator.put(visit.who(), ref, spec, _reason(visit), revision=found.revision, new=False)
     except InterlockError as error:
-        return _show(visit, "learning", error)
-    return visit.go(_path(tenant), said=f"Learning of {tenant} is {how}.")
+        return _show(visit, form, error)
+    return visit.go(_path(tenant), said=said)
 
 
 def _act(visit: Visit, form: str, act: Callable[[str], str]) -> Response:
@@ -146,6 +158,7 @@ def _show(visit: Visit, form: str, error: InterlockError | None) -> Response:
         state = router.state(conn, tenant_id, api.tools.settings)
         shares = router_reports.shares(conn, tenant_id, since_ns, until_ns, step * router_reports.HOUR_NS)
         seen = router_seen.seen(visit, conn, tenant_id)
+        shared = router.shared(conn, tenant_id)
     with api.store.platform() as conn:
         past = router.history(conn, tenant_id, STATES)
         learner = learner_status.read(conn)
@@ -162,6 +175,8 @@ def _show(visit: Visit, form: str, error: InterlockError | None) -> Response:
         learner_seen=learner.seen_at if learner else None,
         rows=rows(state),
         seen=seen,
+        shared=shared,
+        may_share=visit.may(Action.router_share, tenant_id),
         shares=shares,
         tried_milli=1000 * shares.tried / shares.calls if shares.calls else 0,
         share_chart=share_chart(shares, order),
@@ -324,4 +339,5 @@ PAGES = (
     Page("POST", "/router/say", say),
     Page("POST", "/router/unsay", unsay),
     Page("POST", "/router/learning", learning),
+    Page("POST", "/router/sharing", sharing),
 )

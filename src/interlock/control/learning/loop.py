@@ -23,6 +23,7 @@ import psycopg
 from psycopg import Connection
 
 from interlock.control.learning.samples import Samples
+from interlock.control.learning.sharing import SharedPool, common
 from interlock.errors import InterlockError
 from interlock.learning.published import MICRO
 from interlock.learning.trainer import Arm, Plan, Said, Trainer
@@ -36,6 +37,7 @@ from interlock.storage import (
     ledger_read,
     router_guidance,
     router_quality,
+    router_shared,
     sources,
     tenants,
 )
@@ -69,8 +71,12 @@ class _Pupil:
         self.said = start
         self.published_ns = 0
         self.version = 0
-        self.told: tuple[int, int, dict[str, tuple[int, int]]] = (-1, -1, {})
-        """Calls, outcomes and words of administrators that the last state rests on."""
+        self.told: tuple[int, int, dict[str, tuple[int, int]], dict[str, Said], bool] = (-1, -1, {}, {}, False)
+        """Calls, outcomes, and words of administrators and of other tenants that the last state rests on; whether it
+        was shared."""
+        self.common: tuple[set[str], set[str]] = (set(), set())
+        """Sources and arms that the platform gives it."""
+        self.shared: dict[str, Said] = {}
         self.guidance = guidance
         self.behind = 0
         self.begun = 0
@@ -89,6 +95,7 @@ class Learner:
         self._settings = settings
         self._clock = clock
         self._pupils: dict[str, _Pupil] = {}
+        self._pool = SharedPool(store, settings, clock)
         self._started = self._now()
         self._told_ns = 0
         self.published = 0
@@ -110,6 +117,7 @@ class Learner:
         for tenant in there:
             if tenant.learning == "off" or self._settings.learning == "off":
                 self._forget(tenant.id)
+        self._pool.look({t.id for t in learning if t.learning_shares})
         more = False
         for tenant in learning:
             more |= self._look_at(tenant.id, offers)
@@ -149,12 +157,18 @@ class Learner:
 
     def _look_at(self, tenant_id: str, offers: tuple[Offer, ...]) -> bool:
         pupil = self._guided(tenant_id)
-        pupil.trainer.models(_arms(Catalog(tenant_id, offers, ()).by_key.values()))
+        catalog = Catalog(tenant_id, offers, ())
+        pupil.trainer.models(_arms(catalog.by_key.values()))
+        pupil.common = common(catalog)
+        pupil.shared = self._pool.priors(tenant_id, pupil.common[1])
+        pupil.trainer.shared(pupil.shared)
         more = self._read(pupil)
         trainer, now_ns = pupil.trainer, self._clock.mono_ns()
-        told = (trainer.choices + trainer.tried, trainer.outcomes, pupil.guidance.priors)
+        shares = self._pool.shares(tenant_id)
+        told = (trainer.choices + trainer.tried, trainer.outcomes, pupil.guidance.priors, pupil.shared, shares)
         due = now_ns - pupil.published_ns >= self._settings.learning_publish_ms * 1_000_000 or not pupil.published_ns
-        known = trainer.outcomes or pupil.guidance.priors or pupil.told[2] or pupil.anew
+        known = bool(trainer.outcomes or pupil.guidance.priors or pupil.told[2] or pupil.anew)
+        known |= bool(pupil.shared or pupil.told[3])
         if not more and not pupil.stale and due and known and told != pupil.told and self._publish(pupil):
             pupil.told, pupil.published_ns, pupil.anew = told, now_ns, False
         return more
@@ -243,6 +257,8 @@ class Learner:
                 return False
             learned.publish(conn, pupil.tenant_id, weights, words)
             router_quality.publish(conn, pupil.tenant_id, qualities)
+            shares = self._pool.shares(pupil.tenant_id)
+            router_shared.publish(conn, pupil.tenant_id, pupil.trainer.given(*pupil.common) if shares else {})
         pupil.version += 1
         self.published += 1
         logger.info(

@@ -50,6 +50,8 @@ def router() -> APIRouter:
           answer=router_quality.QualityReport)  # fmt: skip
     route(out, "GET", f"{path}/shares", shares, "Which models answered what the router decided", tag=tag,
           answer=router_reports.Shares)  # fmt: skip
+    route(out, "GET", f"{path}/shared", shared, "What a tenant tells others of models, and is told", tag=tag,
+          answer=services.Sharing)  # fmt: skip
     route(out, "POST", f"{path}/reset", reset, "Forget what was learned", tag=tag, body=ResetAsked,
           answer=router_actions.Forgotten, reason=True)  # fmt: skip
     one = f"{path}/arms/{{arm:path}}"
@@ -99,6 +101,13 @@ def shares(request: Request, who: Who, hours: int = 24, step_hours: int = 1) -> 
     with api.store.tenant(tenant_id) as conn:
         since_ns = until_ns - hours * router_reports.HOUR_NS
         return Json(router_reports.shares(conn, tenant_id, since_ns, until_ns, step_ns))
+
+
+def shared(request: Request, who: Who) -> Response:
+    """All figures that leave the tenant, and as how many outcomes those of others count here."""
+    api, tenant_id = _place(request, who, Action.router_read)
+    with api.store.tenant(tenant_id) as conn:
+        return Json(services.shared(conn, tenant_id))
 
 
 def reset(request: Request, who: Who, body: Body) -> Response:

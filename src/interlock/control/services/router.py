@@ -12,11 +12,11 @@ from psycopg import Connection
 from interlock.control.services.base import data_class_name
 from interlock.control.services.task_words import described
 from interlock.settings import Settings
-from interlock.storage import learned, router_guidance, tenants
+from interlock.storage import learned, router_guidance, router_shared, tenants
 from interlock.storage.router_guidance import RouterPrior
 from interlock.storage.table import Stored
 from interlock.types.identity import Tenant
-from interlock.types.learned import SET, ArmWeights, Capability, Profile, Weights
+from interlock.types.learned import SET, SHARED, ArmWeights, Capability, Profile, Weights
 
 HISTORY_MAX = 200
 ON = "on"
@@ -83,7 +83,8 @@ class State(msgspec.Struct, frozen=True):
     nothing. `in_force`: it decides calls. `version` 0: nothing was learned yet. `explore_share_micro`: with which
     probability another model than the best may be tried at most, `explore_money_micro`: what that may cost more than
     the best on average, as a share of it; `explore_data_class_max`: of calls up to this class. `tasks` is empty while
-    too few prompts were seen to tell them apart. `waiting`: what was set that no state has yet."""
+    too few prompts were seen to tell them apart. `waiting`: what was set that no state has yet. `shares`: outcomes of
+    other tenants that share theirs count too, and its own there."""
 
     learning: str
     in_force: bool
@@ -97,6 +98,25 @@ class State(msgspec.Struct, frozen=True):
     arms: list[Arm]
     profiles: list[OfferProfile]
     waiting: list[Prior]
+    shares: bool = False
+
+
+class GivenFigure(msgspec.Struct, frozen=True):
+    """What others are told of a model: the mean of outcomes in millionths of [0, 1], and how many; older ones count for
+    less."""
+
+    arm: str
+    outcomes: float
+    mean_micro: int
+
+
+class Sharing(msgspec.Struct, frozen=True):
+    """`gives`: all that leaves the tenant. `gets`: as how many outcomes what others have seen counts, by model, in the
+    state in force."""
+
+    shares: bool
+    gives: list[GivenFigure]
+    gets: dict[str, int]
 
 
 class Past(msgspec.Struct, frozen=True):
@@ -123,7 +143,17 @@ def state(conn: Connection[Any], tenant_id: str, settings: Settings) -> State:
     found = tenants.get(conn, tenant_id)
     learning = learning_of(found.value if found else None, settings)
     said = {p.value.arm: prior(p) for p in router_guidance.all_of(conn, tenant_id)}
-    return shown(learned.current(conn, tenant_id), said, learning)
+    state = shown(learned.current(conn, tenant_id), said, learning)
+    return msgspec.structs.replace(state, shares=found is not None and found.value.learning_shares)
+
+
+def shared(conn: Connection[Any], tenant_id: str) -> Sharing:
+    """What a tenant gives to others, and gets of them. A transaction of the tenant's."""
+    found = tenants.get(conn, tenant_id)
+    weights = learned.current(conn, tenant_id)
+    gets = {arm.arm: arm.origins[SHARED] for arm in weights.arms if SHARED in arm.origins} if weights else {}
+    gives = [GivenFigure(arm, n / 1000, mean) for arm, n, mean in router_shared.of_tenant(conn, tenant_id)]
+    return Sharing(found is not None and found.value.learning_shares, gives, gets)
 
 
 def learning_of(tenant: Tenant | None, settings: Settings) -> str:
@@ -244,7 +274,7 @@ def _past(of: learned.Published) -> Past:
 
 
 def _outcomes(weights: Weights) -> int:
-    return sum(count for arm in weights.arms for name, count in arm.origins.items() if name != SET)
+    return sum(count for arm in weights.arms for name, count in arm.origins.items() if name not in (SET, SHARED))
 
 
 def _at(seconds: int) -> datetime.datetime:

@@ -22,6 +22,7 @@ def spec_of(tenant: Tenant) -> TenantSpec:
         retention=restate(tenant.retention, RetentionSpec),
         policy_approval=tenant.policy_approval,
         learning=LEARNING[tenant.learning],
+        learning_shares=tenant.learning_shares,
     )
 
 
@@ -60,4 +61,5 @@ def _with(tenant: Tenant, spec: TenantSpec) -> Tenant:
         retention=restate(spec.retention, Retention),
         policy_approval=spec.policy_approval,
         learning=spec.learning,
+        learning_shares=spec.learning_shares,
     )
