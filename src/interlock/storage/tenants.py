@@ -24,8 +24,8 @@ TABLE = Table(
     "tenants",
     "tenant",
     Tenant,
-    ("id", "name", "time_zone", "active", "recording", "retention", "policy_approval", "learning"),
-    json=("retention",),
+    ("id", "name", "time_zone", "active", "recording", "retention", "policy_approval", "learning", "judging"),
+    json=("retention", "judging"),
     parts=lambda _: ("tenants",),
 )
 

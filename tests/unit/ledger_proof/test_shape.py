@@ -17,7 +17,7 @@ from interlock.ledger.proof.entry import Rules, decode_leaf, scan
 from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import SubjectKey
-from interlock.types.record import EnergyMeasured, Intent, StepEnd
+from interlock.types.record import EnergyMeasured, Intent, Judgement, StepEnd
 from interlock.types.request import Target, TargetStep
 from interlock.types.usage import Cost, Energy, Usage
 from tests.unit.ledger.support import attempt, intent, outcome, refusal
@@ -41,6 +41,17 @@ def _intent(**change: Any) -> Intent:
 LEAVES = {
     "call": _call(_intent(receipt="ab" * 32), attempt(1), outcome(1)),
     "shadow": _call(_intent(shadow_of="req_1"), attempt(1), outcome(1)),
+    "judge": _call(
+        _intent(judge_of="req_1", judge_against="req_2"),
+        attempt(1),
+        msgspec.structs.replace(outcome(1), judged=Judgement(1, preferred="tie")),
+    ),
+    "control": _call(
+        _intent(judge_of="req_1"),
+        attempt(1),
+        msgspec.structs.replace(outcome(1), judged=Judgement(1, 700_000, control=True)),
+    ),
+    "challenger": _call(_intent(challenger_of="req_1"), attempt(1), outcome(1)),
     "cascade": _call(
         _intent(target=Target("alias", alias="a", steps=(TargetStep("m"), TargetStep("n")))),
         attempt(1),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.control.documents import LEARNING, RetentionSpec, TenantSpec, restate
+from interlock.control.documents import LEARNING, JudgingSpec, RetentionSpec, TenantSpec, restate
 from interlock.control.services.base import Tx, missing, recording_name
 from interlock.errors import BadRequest
 from interlock.storage import tenants
 from interlock.storage.table import Stored
-from interlock.types.identity import Recording, Retention, Tenant
+from interlock.types.identity import Judging, Recording, Retention, Tenant
 
 
 def spec_of(tenant: Tenant) -> TenantSpec:
@@ -22,6 +22,7 @@ def spec_of(tenant: Tenant) -> TenantSpec:
         retention=restate(tenant.retention, RetentionSpec),
         policy_approval=tenant.policy_approval,
         learning=LEARNING[tenant.learning],
+        judging=restate(tenant.judging, JudgingSpec),
     )
 
 
@@ -60,4 +61,5 @@ def _with(tenant: Tenant, spec: TenantSpec) -> Tenant:
         retention=restate(spec.retention, Retention),
         policy_approval=spec.policy_approval,
         learning=spec.learning,
+        judging=restate(spec.judging, Judging),
     )
