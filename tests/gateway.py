@@ -62,6 +62,7 @@ from interlock.types.identity import (
     ApiKey,
     DataClass,
     Issuer,
+    Judging,
     LimitSet,
     Principal,
     PrincipalKind,
@@ -160,11 +161,14 @@ class World:
     issuers: list[Issuer] = dataclasses.field(default_factory=list)
     budgets: list[Budget] = dataclasses.field(default_factory=list)
     trials: list[Trial] = dataclasses.field(default_factory=list)
+    judging: Judging | None = None
+    """Of every tenant."""
 
     def parts(self, version: int) -> tuple[list[Part], Head]:
         """The parts of this world's snapshot, as the compiler would make them."""
         tenants = {
-            w.tenant: Tenant(id=f"ten_{w.tenant}", name=w.tenant, recording=w.tenant_recording) for w in self.people
+            w.tenant: Tenant(id=f"ten_{w.tenant}", name=w.tenant, recording=w.tenant_recording, judging=self.judging)
+            for w in self.people
         }
         teams = {
             (w.tenant, w.team): Team(

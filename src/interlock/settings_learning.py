@@ -94,6 +94,18 @@ class LearningSettings(AlertSettings):
         group="learning",
         choices=("public", "internal", "confidential", "restricted"),
     )
+    judge_calls_max: int = setting(
+        8, "Calls of a worker that are judged or challenged at a time; no further ones.", group="learning", minimum=0
+    )
+    judge_answer_bytes_max: int = setting(
+        131_072, "Larger answers, as they leave for their callers, are not judged.", group="learning", minimum=1024
+    )
+    judge_prompt_bytes_max: int = setting(
+        65_536,
+        "What a judge is asked, question and answers together, is not sent when it is larger.",
+        group="learning",
+        minimum=4096,
+    )
     what_if_snapshots_max: int = setting(
         64, "Snapshot versions that one what-if of routing keeps at a time.", group="learning", minimum=1
     )

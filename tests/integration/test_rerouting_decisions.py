@@ -192,6 +192,8 @@ def test_what_cannot_be_decided_again_says_why(site: Site) -> None:
         (replace(record, parties=()), UNDECIDED),
         (replace(refusal, features=None), UNDECIDED),
         (replace(record, shadow_of="req_x_1"), SHADOW),
+        (replace(record, judge_of="req_x_1"), SHADOW),
+        (replace(record, challenger_of="req_x_1"), SHADOW),
         (replace(refusal, permits=record.permits), OTHERWISE_REFUSED),
     ):
         assert again(given, site.pasts(), side, side) == why

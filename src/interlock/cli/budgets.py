@@ -60,6 +60,7 @@ def set_(
     key: Annotated[str, typer.Option(help="The key that it is on, by name.")] = "",
     model: Annotated[str, typer.Option(help="The model that it is on.")] = "",
     shadow: Annotated[str, typer.Option(help="The alias whose shadow calls it is on.")] = "",
+    judge: Annotated[str, typer.Option(help="The judge of answers that it is on, with challengers.")] = "",
     window: Annotated[
         str, typer.Option(help="hour, day, week, month, quarter, year, total, or a length such as 90m, 6h or 30d.")
     ] = "month",
@@ -73,11 +74,11 @@ def set_(
     ca: Ca = "",
     as_json: AsJson = False,
 ) -> None:
-    """Make a budget, or replace it. Without team, principal, key, model or shadow it is on the tenant as a whole."""
+    """Make a budget, or replace it. Without a team, principal, key, model, shadow or judge it is on the tenant."""
     body: dict[str, Any] = {"name": name, "window": window, "hard": not soft}
     given = {"calls": calls, "tokens": tokens, "usd": usd, "joules": joules}
     body |= {field: value for field, value in given.items() if value is not None and value != ""}
-    subjects = {"team": team, "principal": principal, "key": key, "model": model, "shadow": shadow}
+    subjects = {"team": team, "principal": principal, "key": key, "model": model, "shadow": shadow, "judge": judge}
     body |= {field: value for field, value in subjects.items() if value}
     if alert is not None:
         body["alerts"] = alert

@@ -20,6 +20,7 @@ import msgspec
 from interlock.control import state
 from interlock.control.documents import Document, IssuerSpec, KeySpec, PolicySpec, RoleSpec, SourceSpec, lean, section
 from interlock.control.identity import WRITE_LOCK, Actor, reach_of, roles_of, tenant_of
+from interlock.control.judging import require_judges
 from interlock.control.parse import Places, parse, show
 from interlock.control.permissions import Action, require, require_grant
 from interlock.control.plan import AnySpec, Change, Entry, Plan, Ref, flatten, plan, result, sections
@@ -65,7 +66,7 @@ WRITES: dict[str, Action] = {
     "budget": Action.budget_write,
 }
 """The permission that a change of each kind needs; a tenant's own depends on the operation."""
-_SUBJECTS = {"team", "principal", "key", "model", "shadow"}
+_SUBJECTS = {"team", "principal", "key", "model", "shadow", "judge"}
 """Fields of a budget that is not on its tenant as a whole."""
 
 DECIDING = ("tenant", "team", "principal", "policy", "source", "alias")
@@ -142,6 +143,7 @@ class Configurator:
             steps = _prepare(tx, document, places, outside)
             self._allow(actor, tx, steps, Action.config_apply)
             made = execute(tx, steps, declared, found)
+            require_judges(self._store, tx, steps)
         told = {name: f.error for name, f in found.items() if f.error}
         return Applied(steps, made, told)
 
@@ -214,6 +216,7 @@ class Configurator:
             steps = plan(known, {ref: entry}, closed_keys=stored.closed_keys)
             self._allow(actor, tx, steps, None)
             made = execute(tx, steps, {ref: entry}, found, revision)
+            require_judges(self._store, tx, steps)
             _keep_an_owner(tx, steps)
         return Applied(steps, made, {n: f.error for n, f in found.items() if f.error})
 

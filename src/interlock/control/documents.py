@@ -263,7 +263,8 @@ def alias_sources(spec: AliasSpec) -> list[tuple[tuple[str | int, ...], str]]:
 
 class BudgetSpec(Spec, frozen=True):
     """What may be used within a window: exactly one of `calls`, `tokens`, `usd`, `joules`; on one `team`, `principal`,
-    `key` or `model` of the tenant, on the `shadow` calls of an alias, else on the tenant as a whole.
+    `key` or `model` of the tenant, on the `shadow` calls of an alias, on what is asked of a `judge` with its
+    challengers, else on the tenant as a whole.
 
     `window`: hour, day, week, month, quarter or year of the tenant's calendar, total, or a length such as "90m", "6h"
     or "30d". `hard`: calls that would exceed it are refused. `alerts`: percentages of which passing is told.
@@ -275,6 +276,7 @@ class BudgetSpec(Spec, frozen=True):
     key: str = ""
     model: str = ""
     shadow: str = ""
+    judge: str = ""
     calls: Natural | None = None
     tokens: Natural | None = None
     usd: Amount | None = None
@@ -419,6 +421,19 @@ class SourceSpec(Spec, frozen=True):
     shares: dict[str, Weight] = {}
 
 
+class JudgingSpec(Spec, frozen=True):
+    """A model or alias that judges answers for the learned router, and thousandths of calls: see `Judging`.
+
+    Every answer has a chance of being held against an unrelated question: else a model could please its judge with what
+    answers nothing.
+    """
+
+    model: str
+    share_milli: Annotated[int, Meta(ge=0, le=1000)] = 20
+    challenger_milli: Annotated[int, Meta(ge=0, le=1000)] = 0
+    control_milli: Annotated[int, Meta(ge=50, le=1000)] = 250
+
+
 LearningName = Literal["on", "observe", "off"]
 LEARNING: dict[str, LearningName] = {"on": "on", "observe": "observe", "off": "off"}
 
@@ -426,7 +441,8 @@ LEARNING: dict[str, LearningName] = {"on": "on", "observe": "observe", "off": "o
 class TenantSpec(Spec, frozen=True):
     """A tenant and what belongs to it. `policy_approval`: a change of its policies needs a second person. `learning`:
     whether the router learns from its calls, and decides by that; `learning_shares`: it tells other tenants of the
-    installation that share, and is told by them, how good models of the platform were."""
+    installation that share, and is told by them, how good models of the platform were. `judging`: what judges its
+    answers for that."""
 
     name: str
     time_zone: str = "UTC"
@@ -436,6 +452,7 @@ class TenantSpec(Spec, frozen=True):
     policy_approval: bool = False
     learning: LearningName = "on"
     learning_shares: bool = False
+    judging: JudgingSpec | None = None
     teams: tuple[TeamSpec, ...] | UnsetType = UNSET
     principals: tuple[PrincipalSpec, ...] | UnsetType = UNSET
     keys: tuple[KeySpec, ...] | UnsetType = UNSET

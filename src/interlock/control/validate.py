@@ -200,6 +200,8 @@ def _tenant(spec: TenantSpec) -> Iterator[Fault]:
         zoneinfo.ZoneInfo(spec.time_zone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         yield ("time_zone",), f"{spec.time_zone!r} is no IANA time zone, such as Europe/Berlin"
+    if spec.judging is not None and MODEL_NAME.fullmatch(spec.judging.model) is None:
+        yield ("judging", "model"), f"{spec.judging.model!r} is no name of a model or an alias"
     kept = spec.retention
     if kept is not None and kept.entries_days:
         longer = [each.name for each in DataClass if not 0 < kept.days(each) <= kept.entries_days]
@@ -340,8 +342,8 @@ def sunset_text(seconds: int) -> str:
 
 
 def _budget(spec: BudgetSpec) -> Iterator[Fault]:
-    if sum(1 for name in (spec.team, spec.principal, spec.key, spec.model, spec.shadow) if name) > 1:
-        yield (), "a budget is on one team, principal, key, model or shadow, or on the tenant; make one for each"
+    if sum(1 for name in (spec.team, spec.principal, spec.key, spec.model, spec.shadow, spec.judge) if name) > 1:
+        yield (), "a budget is on one team, principal, key, model, shadow or judge, or on the tenant; make one for each"
     if spec.model and (MODEL_NAME.fullmatch(spec.model) is None or "::" in spec.model):
         yield ("model",), f"{spec.model!r} is no model name"
     if sum(1 for amount in (spec.calls, spec.tokens, spec.usd, spec.joules) if amount is not None) != 1:

@@ -11,12 +11,12 @@ from interlock.types.usage import Usage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from interlock.gateway.aside import Beside
     from interlock.gateway.canary import Trial
     from interlock.gateway.faces.base import Face
     from interlock.gateway.http.exchange import Request, Sink
     from interlock.gateway.identify import Identity
     from interlock.gateway.receipts import Promise
-    from interlock.gateway.shadow import Beside
     from interlock.gateway.state import State
     from interlock.gateway.treasury import Hold
     from interlock.gateway.turn import Turn
@@ -54,8 +54,12 @@ class Call:
     """Of an alias with a running canary."""
     shadow_of = ""
     """Of a shadow: the id of the call that it is compared with."""
+    judge_of = judge_against = challenger_of = ""
+    """Of what is asked of a judge, and of a challenger: see Intent."""
+    unasked = False
+    """It is one of these: nobody asked for it, and nobody waits for it."""
     beside: Beside | None = None
-    """What becomes of it at its alias's shadow."""
+    """What becomes of it at its alias's shadow, and at its tenant's judge."""
     data_class: DataClass | None = None
     completion_tokens_max = 0
     features: Features | None = None

@@ -24,6 +24,7 @@ from interlock.gateway.cold import ColdStart, may_wait
 from interlock.gateway.faces.openai import OPENAI
 from interlock.gateway.faces.responses import RESPONSES
 from interlock.gateway.idempotency import IDEMPOTENCY_KEY, Claiming, Replayed, key_of
+from interlock.gateway.judge import judged
 from interlock.gateway.receipts import RECEIPT
 from interlock.gateway.run import Run
 from interlock.gateway.shadow import beside
@@ -123,6 +124,7 @@ def _run(call: Call, runtime: Runtime) -> Run:
         call.answer = call.sink
     if call.alias is not None and call.alias.shadow is not None:
         beside(call, runtime)
+    judged(call, runtime)
     assert call.target is not None  # noqa: S101 - stage order
     run = CascadeRun(call, runtime) if call.target.steps else Run(call, runtime)
     try:

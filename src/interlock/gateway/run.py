@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from interlock.gateway.seats import Ticket
     from interlock.telemetry.tracing import AttemptFigures
     from interlock.types.decision import Candidate
-    from interlock.types.record import Comparison
+    from interlock.types.record import Comparison, Judgement
     from interlock.wire.answers import WholeAnswer
 
 log = logging.getLogger("interlock.gateway")
@@ -83,7 +83,8 @@ class Run(Account):
     _waited_until_ns = 0
     _over_waiting = False
     compared: Comparison | None = None
-    """Of a shadow: how its answer compares."""
+    judged: Judgement | None = None
+    """Of a shadow: how its answer compares. Of what is asked of a judge: what it said."""
     tried: tuple[AttemptFigures, ...] = ()
     """Attempts that failed, for tracing; empty when nothing is traced."""
 
@@ -125,13 +126,12 @@ class Run(Account):
         call, runtime = self.call, self.runtime
         assert call.route is not None  # noqa: S101
         candidates = call.route.candidates[: self._ranks_end]
-        board, now_ns = runtime.board, runtime.clock.mono_ns()
+        board, seats, now_ns = runtime.board, runtime.seats, runtime.clock.mono_ns()
         if again >= 0:
             self._index = again
             self._resends += 1
         attempts_max = runtime.settings.attempts_max + self._resends
-        seats, workload = runtime.seats, call.workload
-        sparing = seats.overflow_wait_ns[workload] and not self.freed
+        sparing = seats.overflow_wait_ns[call.workload] and not self.freed
         try:
             while self._index < len(candidates) and self.attempts < attempts_max:
                 candidate = candidates[self._index]
@@ -144,13 +144,13 @@ class Run(Account):
                 offer = call.offer(candidate.offer)
                 link = call.state.links[offer.source.id]
                 if sparing and link.off_prem and seats.held(self, candidate, now_ns):
-                    self._skipped += (f"{candidate.offer}: {workload.name} calls wait for sources of one's own",)
+                    self._skipped += (f"{candidate.offer}: {call.workload.name} calls wait for sources of one's own",)
                     self.spared = self._rank if self.spared < 0 else self.spared
                     continue
                 if not board.allow(link.row, now_ns):
                     self._skipped += (f"{candidate.offer}: circuit breaker open",)
                     continue
-                if (workload or not board.enter(link.row, link.cap)) and not seats.enter(self, link, now_ns):
+                if (call.workload or not board.enter(link.row, link.cap)) and not seats.enter(self, link, now_ns):
                     board.abandon(link.row)
                     self._skipped += (f"{candidate.offer}: no seat is free",)
                     self.full = {**self.full, self._rank: link}
@@ -219,12 +219,12 @@ class Run(Account):
             self.call.trial.failed(error.code)
         row = attempt.link.row
         # A shadow must not close a source to the calls that somebody waits for.
-        if error.code not in HARMLESS_CODES and not self.call.shadow_of:
+        if error.code not in HARMLESS_CODES and not self.call.unasked:
             runtime.board.failure(row, now_ns)
             self._judged = True
         self._unseat()
         retry_after_s = attempt.retry_after_s()
-        if retry_after_s and not self.call.shadow_of:
+        if retry_after_s and not self.call.unasked:
             runtime.board.cool_down(row, now_ns + retry_after_s * 1_000_000_000)
         runtime.metrics.attempts.add((attempt.link.source.name, error.code))
         self.last_error = error
@@ -271,8 +271,7 @@ class Run(Account):
                 code=error.code,
                 headers={"retry-after": error.headers.get("retry-after", "1")},
             )
-        state = "refused" if error.status < 500 else "failed"
-        self._end(state, error.status, NOTHING_USED, error=error)
+        self._end("refused" if error.status < 500 else "failed", error.status, NOTHING_USED, error=error)
 
     def _wait(self, parked: Parked, now_ns: int) -> None:
         """Try the engine again when it is there, over a new connection and on record; or end as it was."""
@@ -331,7 +330,7 @@ class Run(Account):
         if self.ended or relay is None:
             return
         assert self._attempt is not None  # noqa: S101
-        if not self.call.shadow_of:
+        if not self.call.unasked:
             self.runtime.board.failure(self._attempt.link.row, self.runtime.clock.mono_ns())
             self._judged = True
         if self.call.trial is not None:
@@ -392,6 +391,7 @@ class Run(Account):
             amounts,
             self.compared,
             self.stop,
+            self.judged,
         )
         try:
             seq = runtime.log.append(outcome)
@@ -445,7 +445,7 @@ class Run(Account):
         if self._parked is not None:
             self._unpark()
         if self.call.beside is not None:
-            self.call.beside.over()
+            self.call.beside.over(self._attempt)
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.cancel()  # also a source that has said [DONE] and keeps the body open

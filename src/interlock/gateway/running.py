@@ -74,7 +74,7 @@ def _told(call: Call, what: Run | str, now_ns: int) -> RunningCall:
         max(0, now_ns - call.started_ns) // 1_000_000,
         "waiting",
         what if isinstance(what, str) else AN_ENGINE,
-        shadow=bool(call.shadow_of),
+        shadow=call.unasked,
     )
     return out if isinstance(what, str) else _how_far(out, call, what, now_ns)
 

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from interlock.gateway.feedback import Feedbacks
     from interlock.gateway.idempotency import Claims
     from interlock.gateway.identify import Authenticator
+    from interlock.gateway.judge import Judged
     from interlock.gateway.receipts import Receipts
     from interlock.gateway.run import Run
-    from interlock.gateway.shadow import Beside
+    from interlock.gateway.shadow import Shadowed
     from interlock.gateway.state import State
     from interlock.gateway.states import States
     from interlock.gateway.treasury import Hold, Treasury
@@ -121,8 +122,10 @@ class Runtime:
         self.snapshot_age_max_s = tuple(settings.snapshot_age_max_s(c) for c in DataClass)
         self.draining = False
         self.unsettled: list[Unsettled] = []
-        self.shadows: set[Beside] = set()
+        self.shadows: set[Shadowed] = set()
         """Calls that are to be compared with their aliases' shadows, until that is done."""
+        self.judged: set[Judged] = set()
+        """Calls whose answers are judged, until that is done."""
         self.body_limits = _body_limits(settings)
         self.placement = bounds_of(settings) if settings.placement_text_bytes_max else None
         """The bounds on placing replicas; None: calls are not placed by their conversations."""

@@ -35,11 +35,12 @@ SETTLED = 75
 
 
 class Seen(NamedTuple):
-    """One outcome in [0, 1] of one model; `prompt` None: nothing is known of it."""
+    """One outcome of one model, as `learn` takes it; `prompt` None: nothing is known of it."""
 
     prompt: Prompt | None
     model: int
     outcome: float
+    weight: float = 1.0
 
 
 class Estimator:
@@ -76,9 +77,10 @@ class Estimator:
         self.alarms = 0
         """How often a model was doubted again."""
 
-    def learn(self, prompt: Prompt | None, model: int, outcome: float) -> None:
-        """The outcome in [0, 1] of the model that was taken."""
-        seen = Seen(prompt, model, outcome)
+    def learn(self, prompt: Prompt | None, model: int, outcome: float, weight: float = 1.0) -> None:
+        """The outcome of the model that was taken: in [0, 1], or a figure that is so on average. `weight`, at most 1:
+        as how many outcomes it counts; its variance is taken to be that of an outcome over this."""
+        seen = Seen(prompt, model, outcome, weight)
         self._remembered.append(seen)
         self.outcomes += 1
         if self.outcomes >= self._next_look and self._readable():
@@ -86,7 +88,7 @@ class Estimator:
             return
         expected = float(self.expected(prompt)[0][model])
         self._take_in(seen)
-        self._watch(model, outcome - expected)
+        self._watch(model, (outcome - expected) * weight**0.5)
 
     def expected(self, prompt: Prompt | None) -> tuple[Numbers, Numbers]:
         """(expected outcomes, doubt about them), one value per model."""
@@ -111,18 +113,18 @@ class Estimator:
 
     def _take_in(self, seen: Seen) -> None:
         if self.understanding is None:
-            self.tasks.learn(seen.model, 0, seen.outcome)
+            self.tasks.learn(seen.model, 0, seen.outcome, seen.weight)
             return
         if seen.prompt is None:
-            self.tasks.learn_somewhere(seen.model, seen.outcome)
+            self.tasks.learn_somewhere(seen.model, seen.outcome, seen.weight)
             return
         meaning, surface = self.understanding.view(seen.prompt)
         task = self.understanding.task_of(meaning)
         self._surfaces[task] += surface
         self._read[task] += 1
-        self.tasks.learn(seen.model, task, seen.outcome)
+        self.tasks.learn(seen.model, task, seen.outcome, seen.weight)
         if self.linear is not None:
-            self.linear.learn(seen.model, features(meaning, surface), seen.outcome)
+            self.linear.learn(seen.model, features(meaning, surface), seen.outcome, seen.weight)
 
     def _look_again(self) -> None:
         self._next_look = min(self._next_look * 2, self._next_look + REMEMBERED)
@@ -138,7 +140,8 @@ class Estimator:
             self._take_in(seen)
 
     def _watch(self, model: int, off: float) -> None:
-        """Follow how far outcomes are off what was expected; when that is no chance, forget what was."""
+        """Follow how far outcomes are off what was expected, each in its own measure of chance; when that is none,
+        forget what was."""
         self._watched[model] += 1
         self._off[model] += (off - self._off[model]) / min(self._watched[model], WATCHED)
         if self._watched[model] >= SETTLED and abs(self._off[model]) > ALARM * (NOISE / (2 * WATCHED)) ** 0.5:

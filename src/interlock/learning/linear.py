@@ -45,17 +45,17 @@ class Linear:
         self._own = np.zeros((models, WIDTH))
         self._own_cov = np.repeat(self._first[None], models, 0)
 
-    def learn(self, model: int, seen: Numbers, outcome: float) -> None:
-        """One outcome in [0, 1] of one model on a prompt's features."""
+    def learn(self, model: int, seen: Numbers, outcome: float, weight: float = 1.0) -> None:
+        """One outcome of one model on a prompt's features: in [0, 1] on average, its variance `NOISE` / `weight`."""
         own = self._own_cov[model]
         shared_gain, own_gain = self._shared_cov @ seen, own @ seen.astype(np.float32)
-        spread = NOISE + float(seen @ shared_gain) + float(seen @ own_gain)
+        spread = NOISE / weight + float(seen @ shared_gain) + float(seen @ own_gain)
         step = (outcome - float(seen @ (self._shared + self._own[model]))) / spread
         self._shared += step * shared_gain
         self._own[model] += step * own_gain
         self._shared_cov -= np.multiply.outer(shared_gain, shared_gain / spread)
         own -= np.multiply.outer(own_gain, own_gain / spread)
-        own += self._fade * (self._first - own)
+        own += self._fade * weight * (self._first - own)
 
     def expected(self, seen: Numbers) -> Numbers:
         """Expected outcomes: one value per model; for rows of features, one row each."""

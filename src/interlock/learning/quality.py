@@ -50,6 +50,12 @@ class QualityWindow:
         """Hold one more; the oldest goes when there are too many."""
         self._held.append(_Held(seen))
 
+    def drop(self, origin: str) -> None:
+        """Hold no more what comes from there."""
+        kept = [each for each in self._held if each.seen.origin != origin]
+        self._held.clear()
+        self._held.extend(kept)
+
     def sums(self, version: int, understanding: Understanding | None) -> Qualities:
         """All of the window, in the tasks of an understanding; None: no tasks are told apart."""
         self._place(understanding)
@@ -64,8 +70,8 @@ class QualityWindow:
                 each.task,
                 seen.origin,
             )
-            before = sums.get(key, Sum())
-            sums[key] = Sum(before.outcomes + 1, before.reward_micro + round(MICRO * seen.reward))
+            one = Sum(1, round(MICRO * seen.reward), round(MICRO * seen.reward**2))
+            sums[key] = sums.get(key, Sum()) + one
         times = [each.seen.at_ns for each in self._held]
         return Qualities(
             version,

@@ -50,20 +50,22 @@ class Tasks:
         self._mean: Numbers = np.full((models, tasks), UNKNOWN)
         self._stale = False
 
-    def learn(self, model: int, task: int, outcome: float) -> None:
-        """Count one outcome in [0, 1]; everything known of that model fades a little."""
-        self._count[model] *= self._keep
-        self._sum[model] *= self._keep
-        self._count[model, task] += 1
-        self._sum[model, task] += outcome
+    def learn(self, model: int, task: int, outcome: float, weight: float = 1.0) -> None:
+        """Count one outcome, in [0, 1] on average, for `weight`; everything known of that model fades a little."""
+        keep = self._keep**weight
+        self._count[model] *= keep
+        self._sum[model] *= keep
+        self._count[model, task] += weight
+        self._sum[model, task] += weight * outcome
         self._stale = True
 
-    def learn_somewhere(self, model: int, outcome: float) -> None:
+    def learn_somewhere(self, model: int, outcome: float, weight: float = 1.0) -> None:
         """Count one outcome of an unknown task: a part of it for each, as they occurred."""
         total = float(self._count.sum())
         shares = self._count.sum(0) / total if total else np.full(self._count.shape[1], 1 / self._count.shape[1])
-        self._count[model] = self._count[model] * self._keep + shares
-        self._sum[model] = self._sum[model] * self._keep + shares * outcome
+        keep = self._keep**weight
+        self._count[model] = self._count[model] * keep + weight * shares
+        self._sum[model] = self._sum[model] * keep + weight * shares * outcome
         self._stale = True
 
     def doubt_again(self, model: int, outcomes: float) -> None:
@@ -108,8 +110,10 @@ class Tasks:
         surplus = (self._sum - self._count * model[:, None]).sum(0)
         task = surplus / (self._count.sum(0) + OF_MODEL)
         prior = np.clip(model[:, None] + task, 0.01, 0.99)
-        mean: Numbers = (self._sum + OF_MODEL * prior) / (self._count + OF_MODEL)
-        return mean
+        mean = (self._sum + OF_MODEL * prior) / (self._count + OF_MODEL)
+        # An outcome that a preference stands for lies in [-1, 2]: what a few of them add up to is no share of anything.
+        bounded: Numbers = np.clip(mean, 0.0, 1.0)
+        return bounded
 
     def _price_line(self, seen: Numbers, won: Numbers) -> Numbers:
         """What models of each price do: a line through the models' means, level while little is known."""

@@ -15,12 +15,14 @@ import numpy as np
 from numpy.random import Generator
 
 from interlock.learning.estimator import Estimator
+from interlock.learning.judged import ORIGIN as JUDGE
+from interlock.learning.judged import Judges, Verdict
 from interlock.learning.linear import WIDTH
 from interlock.learning.prompt import Prompt
 from interlock.learning.published import MICRO, centres_of, linear_of, surfaces_of, words_of
 from interlock.learning.quality import QualityWindow
 from interlock.learning.shared import Given, OwnOutcomes
-from interlock.learning.tasks import OF_MODEL, Z95, Numbers
+from interlock.learning.tasks import OF_MODEL, UNKNOWN, Z95, Numbers
 from interlock.types.learned import SET, ArmWeights, Capability, Profile, Weights, Words
 from interlock.types.quality import Qualities
 
@@ -87,8 +89,11 @@ class Told(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How good an answer was, in [0, 1], by whom ("feedback", "validation", "judge", "evaluation"). `team`: id of its
-    caller's, `at_ns`: when its call was, Unix time. `source`: id of the one that answered, "" where it is not sure."""
+    """How good an answer was, in [0, 1] (by a judge: on average), by whom ("feedback", "validation", "judge",
+    "evaluation"). `team`: id of its caller's, `at_ns`: when its call was, Unix time. `source`: id of the one that
+    answered, "" where it is not sure, and of a judge's word, which stays with its tenant. `weight`: as how many
+    outcomes it counts. `request`: of the call, where judges are held against it.
+    """
 
     arm: str
     reward: float
@@ -97,6 +102,8 @@ class Outcome(NamedTuple):
     team: str = ""
     at_ns: int = 0
     source: str = ""
+    weight: float = 1.0
+    request: str = ""
 
 
 class _Seen:
@@ -155,6 +162,7 @@ class Trainer:
         """Of these, how many tried another than the best."""
         self._choices_before = 0
         self.outcomes = 0
+        self._judges = Judges()
 
     def models(self, arms: Mapping[str, Arm]) -> None:
         """The models that there are now; what is remembered of others is kept for when they come back."""
@@ -195,7 +203,37 @@ class Trainer:
         self._own.take(seen)
         self._origins.setdefault(seen.arm, Counter())[seen.origin] += 1
         if self._estimator is not None and seen.arm in self._arms:
-            self._estimator.learn(seen.prompt, list(self._arms).index(seen.arm), seen.reward)
+            self._estimator.learn(seen.prompt, list(self._arms).index(seen.arm), seen.reward, seen.weight)
+        if seen.request:
+            self._judges.said(seen.request, seen.reward)
+            self._hold_judges()
+
+    def verdict(self, verdict: Verdict) -> int:
+        """What a judge said; how many outcomes it comes to, with what waited for it."""
+        before = self.outcomes
+        for worth in self._judges.taken(verdict, self._expected):
+            arm, outcome, weight, prompt, team, at_ns = worth
+            self.outcome(Outcome(arm, outcome, JUDGE, prompt, team, at_ns, weight=weight))
+        self._hold_judges()
+        return self.outcomes - before
+
+    def _hold_judges(self) -> None:
+        """Learn over without judges' words when a judge turns out not to agree with anybody."""
+        if self._judges.lost_trust():
+            kept = [seen for seen in self._outcomes if seen.origin != JUDGE]
+            self._outcomes.clear()
+            self._outcomes.extend(kept)
+            for origins in self._origins.values():
+                del origins[JUDGE]
+            self._quality.drop(JUDGE)
+            self._over_again()
+
+    def _expected(self, arm: str, prompt: Prompt | None) -> float:
+        if self._estimator is None:
+            self._over_again()
+        if self._estimator is None or arm not in self._arms:
+            return UNKNOWN
+        return min(max(float(self._estimator.expected(prompt)[0][list(self._arms).index(arm)]), 0.0), 1.0)
 
     def state(self, version: int, now_s: int) -> tuple[Weights, Words | None]:
         """The state to publish; `Words` when prompts are read anew since the last time."""
@@ -281,7 +319,7 @@ class Trainer:
         self._looked = -1
         for seen in self._outcomes:
             if seen.arm in self._arms:
-                self._estimator.learn(seen.prompt, names.index(seen.arm), seen.reward)
+                self._estimator.learn(seen.prompt, names.index(seen.arm), seen.reward, seen.weight)
 
     def _priors(self, names: list[str]) -> Numbers:
         """What is said of a model, or else what another version of it has done."""

@@ -104,10 +104,11 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
         leaf["decided"]["tried"] = True
     if intent.target.canary:
         leaf["what"]["arm"] = intent.target.canary
-    if intent.shadow_of:
-        leaf["shadow_of"] = intent.shadow_of
-    if call.outcome is not None and call.outcome.compared is not None:
-        leaf["compared"] = msgspec.structs.asdict(call.outcome.compared)
+    for name in ("shadow_of", "judge_of", "judge_against", "challenger_of"):
+        if request := getattr(intent, name):
+            leaf[name] = request
+    if call.outcome is not None:
+        _verdicts(leaf, call.outcome)
     if intent.target.steps:
         leaf["cascade"] = _cascade(call, intent)
     if intent.charges:
@@ -118,6 +119,17 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
     _work(leaf, intent.work, key)
     _trials(leaf, intent)
     return Draft(intent.tenant_id, at_ns, leaf, subject_of(intent), chest.contents, chest.lists)
+
+
+def _verdicts(leaf: dict[str, Any], outcome: Outcome) -> None:
+    """How a shadow's answer compares; what a judge said."""
+    if outcome.compared is not None:
+        leaf["compared"] = msgspec.structs.asdict(outcome.compared)
+    judged = outcome.judged
+    if judged is not None:
+        told: dict[str, Any] = {"prompt": judged.prompt, "control": judged.control}
+        told |= {"preferred": judged.preferred} if judged.preferred else {"score_micro": judged.score_micro}
+        leaf["result"]["judged"] = told
 
 
 def _work(leaf: dict[str, Any], work: Work | None, key: SubjectKey | None) -> None:

@@ -101,8 +101,8 @@ def giver_of(leaf: Leaf) -> str:
 
 def judge(call: Leaf, given: Leaf) -> Judged:
     """What comes of a feedback on this call."""
-    # INVARIANT: only the call's principal or its delegator is heard.
-    counts = given.tree == call.tree and giver_of(given) in (call.who.principal, call.who.subject)
+    # INVARIANT: only the call's principal or its delegator is heard, and of calls that somebody made.
+    counts = given.tree == call.tree and giver_of(given) in (call.who.principal, call.who.subject) and not call.beside
     return Judged(counts, call.who.subject == given.who.subject and call.what.recording in _KEEPING)
 
 

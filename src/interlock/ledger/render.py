@@ -92,7 +92,8 @@ def _words(record: Record) -> str:
             first = record.route.candidates[0].offer if record.route.candidates else "nowhere"
             who = f"{record.principal_id} for {record.delegator_id}" if record.delegator_id else record.principal_id
             words = f"{record.features.operation} {record.features.asked} -> {first} by {who} in {record.tenant_id}"
-            return f"{words}, shadow of {record.shadow_of}" if record.shadow_of else words
+            beside = (("shadow", record.shadow_of), ("judge", record.judge_of), ("challenger", record.challenger_of))
+            return words + "".join(f", {name} of {request}" for name, request in beside if request)
         case Refusal():
             return f"{record.status} {record.code} {record.asked} by {record.principal_id}: {record.words}"
         case Attempt():

@@ -133,6 +133,8 @@ class Leaf(msgspec.Struct, frozen=True):
     budgets: tuple[Charged, ...] = ()
     work: Work = Work()
     shadow_of: str = ""
+    judge_of: str = ""
+    challenger_of: str = ""
     feedback: Said = Said()
     cascade: Steps = Steps()
 
@@ -140,6 +142,13 @@ class Leaf(msgspec.Struct, frozen=True):
     def model(self) -> str:
         """The model that answered, else the one that was asked for."""
         return self.where.model or self.what.model
+
+    @property
+    def beside(self) -> str:
+        """What it is that nobody asked for: "shadow", "judge" or "challenger"; "" for a call that somebody made."""
+        if self.shadow_of:
+            return "shadow"
+        return "judge" if self.judge_of else "challenger" if self.challenger_of else ""
 
 
 decode_leaf = msgspec.json.Decoder(Leaf).decode
@@ -191,8 +200,9 @@ def key_of(leaf: Leaf, zone: ZoneInfo) -> Key:
     seconds = leaf.at // 1_000_000_000
     day = datetime.fromtimestamp(seconds, UTC).astimezone(zone).date()
     what = leaf.what
-    if leaf.shadow_of:  # nobody asked for it: it is on the account of whoever declared the shadow
-        return Key(day, "", "", leaf.where.name, leaf.model, f"shadow:{what.alias}", what.workload)
+    if leaf.beside:  # nobody asked for it: it is on the account of whoever declared the shadow or the judge
+        label = f"{leaf.beside}:{what.alias or leaf.model}"
+        return Key(day, "", "", leaf.where.name, leaf.model, label, what.workload)
     return Key(day, leaf.who.team, leaf.who.principal, leaf.where.name, leaf.model, what.request_class, what.workload)
 
 

@@ -41,8 +41,14 @@ class TenantBook:
     def of_shadow(self, tenant_id: str, alias: str) -> tuple[Budget, ...]:
         """The budgets that the shadow calls of an alias count on: its own and those on the tenant as a
         whole, but none of its callers'."""
-        own = self._by_subject.get(("shadow", alias), ())
-        return (*own, *self._by_subject.get(("tenant", tenant_id), ()))
+        return self._beside("shadow", alias, tenant_id)
+
+    def of_judge(self, tenant_id: str, judge: str) -> tuple[Budget, ...]:
+        """The budgets that what is asked of a judge, and challengers, count on: likewise."""
+        return self._beside("judge", judge, tenant_id)
+
+    def _beside(self, kind: str, name: str, tenant_id: str) -> tuple[Budget, ...]:
+        return (*self._by_subject.get((kind, name), ()), *self._by_subject.get(("tenant", tenant_id), ()))
 
 
 NO_BUDGETS = TenantBook()

@@ -25,7 +25,7 @@ def users(conn: Connection[Any], tenant_id: str, alias: str, since_ns: int, unti
         " FROM interlock.ledger_entries AS e"
         " CROSS JOIN LATERAL (SELECT convert_from(e.leaf, 'UTF8')::jsonb AS leaf) AS l"
         " WHERE e.tenant_id = %s AND e.at_ns >= %s AND e.at_ns < %s AND e.kind = 'call'"
-        " AND position(%s::bytea IN e.leaf) > 0 AND NOT l.leaf ? 'shadow_of'"
+        " AND position(%s::bytea IN e.leaf) > 0 AND NOT l.leaf ?| ARRAY['shadow_of', 'judge_of', 'challenger_of']"
         " GROUP BY 1, 2, 3 ORDER BY 4 DESC, 2, 3 LIMIT %s",
         (tenant_id, since_ns, until_ns, _mark(alias), limit),
     )

@@ -74,7 +74,7 @@ def page(
 
 
 def on(conn: Connection[Any], tenant_id: str, kind: str, subject: str) -> list[Stored[BudgetRow]]:
-    """The budgets on one team, principal, key, model or shadow."""
+    """The budgets on one team, principal, key, model, shadow or judge."""
     where = sql.SQL("WHERE t.tenant_id = %s AND t.kind = %s AND t.subject = %s ORDER BY t.id")
     return TABLE.where(conn, where, (tenant_id, kind, subject))
 

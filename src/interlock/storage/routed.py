@@ -40,7 +40,8 @@ def counts(
         " SELECT at_ns - at_ns %% %(step)s, model, leaf->'where'->>'version',"
         " coalesce((leaf->'decided'->>'tried')::boolean, false), count(*),"
         " (SELECT count(*) FROM each) >= %(limit)s FROM each"
-        " WHERE (leaf->'decided'->>'router')::bigint > 0 AND model <> '' AND NOT leaf ? 'shadow_of'"
+        " WHERE (leaf->'decided'->>'router')::bigint > 0 AND model <> ''"
+        " AND NOT leaf ?| ARRAY['shadow_of', 'judge_of', 'challenger_of']"
         " GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4",
         {"t": tenant_id, "since": since_ns, "until": until_ns, "step": step_ns, "limit": limit},
     ).fetchall()

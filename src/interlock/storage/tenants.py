@@ -24,8 +24,19 @@ TABLE = Table(
     "tenants",
     "tenant",
     Tenant,
-    ("id", "name", "time_zone", "active", "recording", "retention", "policy_approval", "learning", "learning_shares"),
-    json=("retention",),
+    (
+        "id",
+        "name",
+        "time_zone",
+        "active",
+        "recording",
+        "retention",
+        "policy_approval",
+        "learning",
+        "learning_shares",
+        "judging",
+    ),
+    json=("retention", "judging"),
     parts=lambda _: ("tenants",),
 )
 

@@ -185,6 +185,15 @@ class Metrics:
         self.shadows_dropped = self._counter(
             "interlock_shadows_dropped_total", "Calls drawn for a shadow that were not sent to it, by why.", ("reason",)
         )
+        self.judge_calls = self._counter(
+            "interlock_judge_calls_total",
+            "What was asked of judges (score, control, preference) and challengers (challenger), by how that ended.",
+            ("kind", "outcome"),
+        )
+        self.judge_dropped = self._counter(
+            "interlock_judge_dropped_total", "What was drawn to be judged or challenged and was not, by why.",
+            ("reason",),
+        )  # fmt: skip
 
     def _declare_placement(self) -> None:
         self.placements = self._counter(

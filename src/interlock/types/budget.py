@@ -6,7 +6,7 @@ import msgspec
 
 MEASURES = ("calls", "tokens", "nusd", "uj")
 """What budgets count: calls, tokens (prompt and completion), nano-USD, microjoules."""
-KINDS = ("tenant", "team", "principal", "key", "model", "shadow")
+KINDS = ("tenant", "team", "principal", "key", "model", "shadow", "judge")
 AMOUNT_MAX = 2**62
 
 
@@ -14,7 +14,8 @@ class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
     """One budget as gateways know it.
 
     `kind`: what it is on, one of `KINDS`; `subjects`: ids of these (of a key: all that bear its name, so that a rotated
-    one counts on the same budget; of a model its name, of a shadow its alias's). `amount` in units of `measure`.
+    one counts on the same budget; of a model its name, of a shadow its alias's, of a judge
+    what `Judging.model` says). `amount` in units of `measure`.
     `window`: see `interlock.metering.periods`. `hard`: calls that would exceed it are refused; else it only counts and
     alerts.
     """

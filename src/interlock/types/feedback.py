@@ -55,18 +55,22 @@ class Quality(NamedTuple):
     high_micro: int
 
 
-def quality(calls: int, sum_micro: int) -> Quality | None:
+def quality(calls: int, sum_micro: int, square_micro: int = 0) -> Quality | None:
     """The mean of `calls` rewards that add up to `sum_micro`, None where there is none.
 
     The interval is Wilson's score interval (Wilson 1927, J. Am. Stat. Assoc. 22, 209) at z = 1.96 with the mean as the
     proportion. For thumbs that is what it is made for; scores between 0 and 1 vary less than thumbs of the same mean
-    do, so that for them it is rather too wide than too narrow. It never leaves [0, 1], and is honest for few calls.
+    do, so that for them it is rather too wide than too narrow. What vary more are a judge's preferences, which lie in
+    [-1, 2]: with `square_micro`, what the squares add up to, it is as much wider. It never leaves [0, 1], and is honest
+    for few calls.
     """
     if calls <= 0:
         return None
-    mean = sum_micro / calls / MICRO
+    raw = sum_micro / calls / MICRO
+    mean = min(max(raw, 0.0), 1.0)
+    varied = max(mean * (1 - mean), square_micro / calls / MICRO - raw * raw)
     square = Z_95 * Z_95 / calls
     middle = (mean + square / 2) / (1 + square)
-    half = Z_95 * sqrt(mean * (1 - mean) / calls + square / (4 * calls)) / (1 + square)
+    half = Z_95 * sqrt(varied / calls + square / (4 * calls)) / (1 + square)
     low, high = max(0.0, min(middle - half, mean)), min(1.0, max(middle + half, mean))
     return Quality(calls, round(mean * MICRO), round(low * MICRO), round(high * MICRO))

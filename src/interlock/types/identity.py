@@ -84,6 +84,20 @@ class LimitSet(msgspec.Struct, frozen=True, omit_defaults=True):
     concurrency: int | None = None
 
 
+class Judging(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A model that judges answers for the learned router. `model`: a model or an alias. Shares are thousandths.
+
+    `share_milli`: of chats, whose answer it scores. `control_milli`: of judged answers, also held against a question
+    that they are no answer to. `challenger_milli`: of chats for which there was a choice of models, also sent to
+    another of them; it says which answer is better.
+    """
+
+    model: str
+    share_milli: int = 20
+    challenger_milli: int = 0
+    control_milli: int = 250
+
+
 class Tenant(msgspec.Struct, frozen=True, omit_defaults=True):
     """An isolated customer or division. `time_zone` is an IANA name; budget months are counted in it."""
 
@@ -100,6 +114,8 @@ class Tenant(msgspec.Struct, frozen=True, omit_defaults=True):
     "off": nothing is learned."""
     learning_shares: bool = False
     """Whether figures of how good models were leave for other tenants that share theirs, and theirs count here."""
+    judging: Judging | None = None
+    """What judges its answers; None: nothing does."""
 
 
 class Team(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -16,10 +16,14 @@ NO_TASK = -1
 
 
 class Sum(NamedTuple):
-    """Outcomes, and what their rewards add up to, in millionths."""
+    """Outcomes, and what their rewards and the squares of these add up to, in millionths."""
 
     outcomes: int = 0
     reward_micro: int = 0
+    square_micro: int = 0
+
+    def __add__(self, other: Sum) -> Sum:  # type: ignore[override]
+        return Sum(*(one + two for one, two in zip(self, other, strict=True)))
 
 
 class QualityCell(msgspec.Struct, frozen=True, array_like=True):
@@ -31,6 +35,12 @@ class QualityCell(msgspec.Struct, frozen=True, array_like=True):
     origin: str
     outcomes: int
     reward_micro: int
+    square_micro: int = 0
+
+    @property
+    def sum(self) -> Sum:
+        """Its figures."""
+        return Sum(self.outcomes, self.reward_micro, self.square_micro)
 
 
 class Qualities(msgspec.Struct, frozen=True, array_like=True):

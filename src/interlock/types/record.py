@@ -78,7 +78,9 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     `recording` (`identity.Recording`): under `metadata` there is neither a body nor a hash of one.
     `receipt`: the blinded commitment to the body that the caller was given a receipt of, hex, or "". `trials`: what
     policies that only report would have made of it. `shadow_of`: the request id of the call that this one is compared
-    with; its caller sees nothing of it.
+    with; its caller sees nothing of it. Nor of what is asked of a judge: `judge_of` is the call whose answer is judged,
+    `judge_against` the challenger that it is compared with, if it is; nor of a challenger: `challenger_of` is the call
+    that it was sent besides.
     """
 
     call: int
@@ -114,6 +116,14 @@ class Intent(msgspec.Struct, frozen=True, array_like=True, tag=2):
     work: Work | None = None
     trials: tuple[Tried, ...] = ()
     shadow_of: str = ""
+    judge_of: str = ""
+    judge_against: str = ""
+    challenger_of: str = ""
+
+    @property
+    def unasked(self) -> bool:
+        """Whether nobody asked for it: it is a shadow, a challenger, or a question to a judge."""
+        return bool(self.shadow_of or self.judge_of or self.challenger_of)
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag=3):
@@ -222,6 +232,20 @@ class Comparison(msgspec.Struct, frozen=True, array_like=True):
     refused: bool
 
 
+class Judgement(msgspec.Struct, frozen=True, array_like=True):
+    """What a judge said. Figures only, no content.
+
+    `prompt`: version of what it was asked. `score_micro`: in [0, 1e6], -1: it was asked which answer is better.
+    `preferred`: then "first" (the one that the caller got), "challenger" or "tie". `control`: the question was not the
+    caller's but one that the answer has nothing to do with.
+    """
+
+    prompt: int
+    score_micro: int = -1
+    preferred: str = ""
+    control: bool = False
+
+
 class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """How a call ended. Durable before the caller sees the end.
 
@@ -232,6 +256,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     since the intent. `charged`: what each of the intent's budgets was charged, in their order. `compared`: of a shadow.
     `stop`: of a cascade, why no other step was tried: "passed", "last", "money", "time", or "failed" (the steps after
     it did). Its usage, cost and energy are those of all steps, and `attempt` is the one whose answer was given.
+    `judged`: of a question to a judge that answered so that it can be read.
     """
 
     call: int
@@ -258,6 +283,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=7):
     charged: tuple[int, ...] = ()
     compared: Comparison | None = None
     stop: str = ""
+    judged: Judgement | None = None
 
 
 class EpochClose(msgspec.Struct, frozen=True, array_like=True, tag=8):

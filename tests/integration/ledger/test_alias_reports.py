@@ -140,6 +140,16 @@ def test_a_shadows_leaf_adds_to_no_team_and_no_principal() -> None:
     assert (key.team_id, key.principal_id, key.request_class) == ("", "", "shadow:a")
 
 
+@pytest.mark.parametrize(("field", "label"), [("judge_of", "judge:m"), ("challenger_of", "challenger:m")])
+def test_nor_does_that_of_a_judge_or_a_challenger(field: str, label: str) -> None:
+    leaf = decode_leaf(
+        b'{"tree":"t","at":0,"kind":"call","who":{"team":"x","principal":"p"},"what":{"class":"mine"},'
+        b'"where":{"name":"s","model":"m"},"%b":"req_1_1"}' % field.encode()
+    )
+    key = key_of(leaf, ZoneInfo("UTC"))
+    assert (key.team_id, key.principal_id, key.request_class) == ("", "", label)
+
+
 def canonical(number: int, at_s: float, alias: str, **changed: Any) -> bytes:
     """A leaf as the ledger writes it."""
     made = json.loads(leaf(number, at_s, request=f"{alias}_{number}", what__alias=alias, **changed))

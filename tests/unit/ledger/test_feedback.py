@@ -91,6 +91,13 @@ def test_only_the_principal_of_a_call_and_whom_it_acted_for_are_heard(
     assert judge(of, given).counts is counts
 
 
+@pytest.mark.parametrize("field", ["shadow_of", "judge_of", "challenger_of"])
+def test_nobody_is_heard_on_a_call_that_nobody_made(field: str) -> None:
+    given, _ = leaf_of(msgspec.structs.replace(GIVEN, principal_id="prn_ann", delegator_id=""))
+    assert judge(call(), given).counts
+    assert not judge(msgspec.structs.replace(call(), **{field: "req_1"}), given).counts
+
+
 def test_texts_stay_under_the_key_of_whose_call_it_is_where_contents_are_recorded() -> None:
     own, _ = leaf_of(GIVEN)
     others, _ = leaf_of(msgspec.structs.replace(GIVEN, subject="prn_bot"))

@@ -18,7 +18,7 @@ from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import SubjectKey
 from interlock.types.decision import RouteDecision
-from interlock.types.record import Comparison, EnergyMeasured, Intent, StepEnd
+from interlock.types.record import Comparison, EnergyMeasured, Intent, Judgement, StepEnd
 from interlock.types.request import Target, TargetStep
 from interlock.types.usage import Cost, Energy, Usage
 from tests.unit.ledger.support import attempt, intent, outcome, refusal
@@ -52,6 +52,17 @@ LEAVES = {
     "tried": _call(
         _intent(route=RouteDecision("balanced", (), (), (), 3, 42, best="local::m")), attempt(1), outcome(1)
     ),
+    "judge": _call(
+        _intent(judge_of="req_1", judge_against="req_2"),
+        attempt(1),
+        msgspec.structs.replace(outcome(1), judged=Judgement(1, preferred="tie")),
+    ),
+    "control": _call(
+        _intent(judge_of="req_1"),
+        attempt(1),
+        msgspec.structs.replace(outcome(1), judged=Judgement(1, 700_000, control=True)),
+    ),
+    "challenger": _call(_intent(challenger_of="req_1"), attempt(1), outcome(1)),
     "cascade": _call(
         _intent(target=Target("alias", alias="a", steps=(TargetStep("m"), TargetStep("n")))),
         attempt(1),

@@ -56,3 +56,17 @@ def test_it_holds_the_mean_of_graded_rewards_at_least_as_often_as_it_says() -> N
         assert found is not None and 0 <= found.low_micro <= found.mean_micro <= found.high_micro <= MICRO
         held += found.low_micro <= 2 / 3 * MICRO <= found.high_micro
     assert held / 2000 > 0.95
+
+
+def test_it_holds_the_mean_of_preferences_which_vary_more() -> None:
+    rng = random.Random(8)
+    held = 0
+    for _ in range(2000):
+        worths = [0.5 + rng.choice((-1, -1, 0, 1, 1)) for _ in range(30)]
+        squares = round(sum(worth * worth for worth in worths) * MICRO)
+        found = quality(30, round(sum(worths) * MICRO), squares)
+        assert found is not None and 0 <= found.low_micro <= found.mean_micro <= found.high_micro <= MICRO
+        held += found.low_micro <= MICRO / 2 <= found.high_micro
+    assert held / 2000 > 0.94
+    beyond = [quality(3, worth * MICRO, 12 * MICRO) for worth in (-3, 6)]
+    assert [each.mean_micro for each in beyond if each is not None] == [0, MICRO]

@@ -41,6 +41,7 @@ KINDS = (
     ("key", "a key"),
     ("model", "a model"),
     ("shadow", "the shadow of an alias"),
+    ("judge", "a judge of answers, with challengers"),
 )
 UNITS = (("usd", "US dollars"), ("tokens", "tokens"), ("calls", "calls"), ("joules", "joules"), ("kwh", "kWh"))
 JOULES_PER_KWH = 3_600_000

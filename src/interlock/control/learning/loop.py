@@ -227,6 +227,9 @@ class Learner:
                 told, outcomes = samples.of_call(conn, leaf)
                 if told is not None and not forgotten(told.arm, each.position):
                     trainer.call(told)
+                verdict = samples.verdict(conn, leaf) if leaf["kind"] == "call" else None
+                if verdict is not None and not any(forgotten(arm, each.position) for arm in verdict.arms):
+                    self.outcomes += trainer.verdict(verdict)
                 for outcome in outcomes:
                     if not forgotten(outcome.arm, each.position):
                         trainer.outcome(outcome)

@@ -15,6 +15,7 @@ import msgspec
 from psycopg import Connection
 
 from interlock.control.services.ledger import key_name
+from interlock.learning.judged import CONTROL, PREFERENCE, SCORE, Verdict
 from interlock.learning.prompt import Prompt, read
 from interlock.learning.trainer import Outcome, Told
 from interlock.ledger.vault import SubjectKey, VaultError
@@ -55,7 +56,7 @@ class Samples:
 
     def of_call(self, conn: Connection[Any], leaf: dict[str, Any]) -> tuple[Told | None, list[Outcome]]:
         """A call that ended and reached a source, and the outcomes that it tells of by itself."""
-        if leaf["kind"] != "call" or "shadow_of" in leaf or not leaf["where"]["model"]:
+        if leaf["kind"] != "call" or beside(leaf) or not leaf["where"]["model"]:
             return None, []
         told = told_of(leaf)
         outcomes = [*self._again(conn, leaf, told), *(placed(own, leaf) for own in self._own(conn, leaf, told))]
@@ -65,12 +66,44 @@ class Samples:
         self, conn: Connection[Any], request: str, model: str, version: str, reward_micro: int
     ) -> Outcome | None:
         """What somebody said of a call. None when the call is not there any more."""
+        leaf = self._call(conn, request)
+        if leaf is None:
+            return None
+        prompt = self.prompt(conn, leaf)
+        arm, reward = arm_named(model, version), reward_micro / 1_000_000
+        return placed(Outcome(arm, reward, "feedback", prompt, request=request), leaf)
+
+    def verdict(self, conn: Connection[Any], leaf: dict[str, Any]) -> Verdict | None:
+        """What a judge said in this entry, None for another one. Of a call that is not there any more, nothing."""
+        said = leaf["result"].get("judged") if "judge_of" in leaf else None
+        if said is None:
+            return None
+        of = self._call(conn, leaf["judge_of"])
+        against = self._call(conn, leaf["judge_against"]) if "judge_against" in leaf else None
+        if of is None or ("judge_against" in leaf and against is None):
+            return None
+        by, arm = arm_named(leaf["where"]["model"], leaf["where"]["version"]), _arm(of)
+        if against is not None:
+            what, worth, about = PREFERENCE, _WON[said["preferred"]], _arm(against)
+        else:
+            what, worth, about = CONTROL if said["control"] else SCORE, said["score_micro"] / 1_000_000, arm
+        return Verdict(
+            what,
+            by,
+            about,
+            worth,
+            None if what == CONTROL else self.prompt(conn, of),
+            of["request"],
+            arm if what == PREFERENCE else "",
+            of["who"]["team"],
+            of["at"],
+        )
+
+    def _call(self, conn: Connection[Any], request: str) -> dict[str, Any] | None:
         for entry in ledger_read.of_request(conn, self._tenant_id, request):
             if entry.kind == "call":
-                leaf = _raw.decode(entry.leaf)
-                prompt = self.prompt(conn, leaf)
-                said = Outcome(arm_named(model, version), reward_micro / 1_000_000, "feedback", prompt)
-                return placed(said, leaf)
+                leaf: dict[str, Any] = _raw.decode(entry.leaf)
+                return leaf
         return None
 
     def prompt(self, conn: Connection[Any], leaf: dict[str, Any]) -> Prompt | None:
@@ -148,7 +181,7 @@ class Samples:
         if verdicts:
             prompt = self.prompt(conn, leaf)
             for arm, passed in verdicts:
-                yield Outcome(arm, float(passed), "validation", prompt)
+                yield Outcome(arm, float(passed), "validation", prompt)  # of a step, and not of the call's answer
             return
         if leaf["result"]["state"] != "completed":
             return
@@ -160,7 +193,8 @@ class Samples:
             return
         valid = self._as_asked(conn, leaf)
         if valid is not None:
-            yield Outcome(told.arm, float(valid), "validation", self.prompt(conn, leaf))
+            prompt = self.prompt(conn, leaf)
+            yield Outcome(told.arm, float(valid), "validation", prompt, request=leaf["request"])
 
     def _as_asked(self, conn: Connection[Any], leaf: dict[str, Any]) -> bool | None:
         """Whether an answer that had to be JSON is JSON; None where it had not to, or cannot be known."""
@@ -194,6 +228,18 @@ def placed(outcome: Outcome, leaf: dict[str, Any]) -> Outcome:
 
 
 _PROMPTS = ("messages", "input", "prompt")
+_BESIDE = frozenset(("shadow_of", "judge_of", "challenger_of"))
+_WON = {"challenger": 1.0, "first": -1.0, "tie": 0.0}
+"""What a preference is worth to the challenger."""
+
+
+def beside(leaf: dict[str, Any]) -> bool:
+    """Whether an entry is of a call that nobody made: a shadow, a challenger, or what a judge was asked."""
+    return not _BESIDE.isdisjoint(leaf)
+
+
+def _arm(leaf: dict[str, Any]) -> str:
+    return arm_named(leaf["where"]["model"], leaf["where"]["version"])
 
 
 def verdicts_of(leaf: dict[str, Any]) -> Iterable[tuple[str, bool]]:

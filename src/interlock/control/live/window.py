@@ -14,7 +14,7 @@ CALL_BYTES = 800
 """Memory of a call with its place in the window, without the text that is its own (measured: see tests)."""
 FINISH_CHARS = 60
 SHADOW = "(shadow)"
-"""Stands for team and caller of a shadow: nobody asked for it."""
+"""Stands for team and caller of a shadow, a challenger or a judge: nobody asked for it."""
 
 
 class Call(msgspec.Struct, gc=False):
@@ -179,7 +179,7 @@ def _bytes(call: Call) -> int:
 
 
 def _call(entry: _Leaf) -> Call:
-    shadow = bool(entry.shadow_of)
+    shadow = bool(entry.beside)
     name = sys.intern  # the same few names in every call
     return Call(
         ended_ns=entry.at + entry.times.total_us * 1000,
@@ -223,8 +223,8 @@ def _how(entry: _Leaf) -> str:
         words = "asked for by name"
     if what.arm:
         words += f", {what.arm}"
-    if entry.shadow_of:
-        words += ", shadow"
+    if entry.beside:
+        words += f", {entry.beside}"
     if entry.where.attempts > 1:
         words += f", attempt {entry.where.attempts}"
     return words

@@ -138,7 +138,7 @@ def again(record: Decided | None, pasts: Pasts, now: Ways, then: Ways) -> Again 
         return ERASED
     if record.features is None or record.target is None or not record.parties:
         return UNDECIDED
-    if isinstance(record, Intent) and record.shadow_of:
+    if isinstance(record, Intent) and record.unasked:
         return SHADOW
     if record.target.steps:
         return CASCADE

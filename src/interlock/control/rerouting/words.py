@@ -13,7 +13,7 @@ _LEFT_OUT = {
     "not_as_recorded": "that snapshot decides them otherwise than was recorded",
     "undecided": "they were refused before anything was decided",
     "refused_otherwise": "they were refused for another reason than policy or routing",
-    "shadow": "they are copies for comparison",
+    "shadow": "they are copies for comparison, or were asked of a judge",
     "cascade": "they tried several models one after the other",
 }
 _SIGNS = {"create": "+", "update": "~", "delete": "-"}

@@ -146,7 +146,7 @@ def _with(tx: Tx, budget: BudgetRow, spec: BudgetSpec) -> BudgetRow:
 
 def subject_of(spec: BudgetSpec) -> _Subject:
     """What a declared budget is on: (kind, name)."""
-    for kind in ("team", "principal", "key", "model", "shadow"):
+    for kind in ("team", "principal", "key", "model", "shadow", "judge"):
         name = getattr(spec, kind)
         if name:
             return _Subject(kind, name)

@@ -10,6 +10,7 @@ There are three things that a report can be made of, and it says which (`basis`)
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -130,8 +131,7 @@ def seen(cells: Iterable[QualityCell], by: Sequence[str], departments: Departmen
         if departments is not None:
             shown_as |= {"team": departments.team(cell.team), "cost_center": departments.cost_center(cell.team)}
         origins = sums.setdefault(tuple(shown_as[name] for name in by), {})
-        before = origins.get(cell.origin, Sum())
-        origins[cell.origin] = Sum(before.outcomes + cell.outcomes, before.reward_micro + cell.reward_micro)
+        origins[cell.origin] = origins.get(cell.origin, Sum()) + cell.sum
     at = by.index(TASK) if TASK in by else -1
 
     def order(key: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
@@ -141,7 +141,7 @@ def seen(cells: Iterable[QualityCell], by: Sequence[str], departments: Departmen
 
 
 def _row(of: dict[str, str], origins: dict[str, Sum]) -> QualityRow:
-    whole = Sum(sum(each.outcomes for each in origins.values()), sum(each.reward_micro for each in origins.values()))
+    whole = functools.reduce(Sum.__add__, origins.values())
     figures = {origin: _figure(origins[origin]) for origin in sorted(origins)}
     together = _figure(whole)
     counts = {origin: each.outcomes for origin, each in sorted(origins.items())}
@@ -149,7 +149,7 @@ def _row(of: dict[str, str], origins: dict[str, Sum]) -> QualityRow:
 
 
 def _figure(of: Sum) -> Figure:
-    found = quality(of.outcomes, of.reward_micro)
+    found = quality(*of)
     assert found is not None  # noqa: S101 - a cell has an outcome
     return Figure(found.mean_micro, found.low_micro, found.high_micro, found.calls)
 

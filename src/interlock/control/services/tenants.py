@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.control.documents import LEARNING, RetentionSpec, TenantSpec, restate
+from interlock.control.documents import LEARNING, JudgingSpec, RetentionSpec, TenantSpec, restate
 from interlock.control.services.base import Tx, missing, recording_name
 from interlock.errors import BadRequest
 from interlock.storage import tenants
 from interlock.storage.table import Stored
-from interlock.types.identity import Recording, Retention, Tenant
+from interlock.types.identity import Judging, Recording, Retention, Tenant
 
 
 def spec_of(tenant: Tenant) -> TenantSpec:
@@ -23,6 +23,7 @@ def spec_of(tenant: Tenant) -> TenantSpec:
         policy_approval=tenant.policy_approval,
         learning=LEARNING[tenant.learning],
         learning_shares=tenant.learning_shares,
+        judging=restate(tenant.judging, JudgingSpec),
     )
 
 
@@ -62,4 +63,5 @@ def _with(tenant: Tenant, spec: TenantSpec) -> Tenant:
         policy_approval=spec.policy_approval,
         learning=spec.learning,
         learning_shares=spec.learning_shares,
+        judging=restate(spec.judging, Judging),
     )

@@ -62,6 +62,9 @@ def record_intent(call: Call, log: RecordLog) -> None:
             work=call.work,
             trials=call.trials,
             shadow_of=call.shadow_of,
+            judge_of=call.judge_of,
+            judge_against=call.judge_against,
+            challenger_of=call.challenger_of,
         )
     )
 

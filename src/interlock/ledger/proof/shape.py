@@ -56,6 +56,7 @@ Entry: Any = _shape(
     optional={
         "budgets": list[_BUDGET],
         "by": str,
+        "challenger_of": str,
         "cascade": _object("CascadeTold", texts="stop", numbers="steps", tried=list[_STEP]),
         "clock": int,
         "compared": _object(
@@ -77,11 +78,18 @@ Entry: Any = _shape(
         "feedback": _object(
             "FeedbackTold", texts="id reason thumb", numbers="score_micro status", comment=bool, corrected=bool
         ),
+        "judge_against": str,
+        "judge_of": str,
         "keys": list[str],
         "receipt": str,
         "request": str,
         "result": _object(
-            "Result", texts="code state", numbers="bytes chunks status", finish=list[str], tail_lost=bool
+            "Result",
+            texts="code state",
+            numbers="bytes chunks status",
+            finish=list[str],
+            judged=_object("JudgedTold", texts="preferred", numbers="prompt score_micro", control=bool),
+            tail_lost=bool,
         ),
         "rows": list[_ROW],
         "shadow_of": str,

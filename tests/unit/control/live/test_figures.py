@@ -158,6 +158,7 @@ def test_the_newest_call_is_first(two: dict[str, Window]) -> None:
     assert lines[0].how == "alias fast, canary, attempt 2"
 
 
-def test_a_shadow_is_nobodys() -> None:
-    (call,) = window([leaf(1, NOW_S, shadow_of="req_0")])
+@pytest.mark.parametrize("field", ["shadow_of", "judge_of", "challenger_of"])
+def test_a_shadow_is_nobodys(field: str) -> None:
+    (call,) = window([leaf(1, NOW_S, **{field: "req_0"})])
     assert (call.team, call.principal) == (SHADOW, SHADOW)

@@ -1,0 +1,219 @@
+"""What a judge's verdicts are worth as outcomes: less than what people say, and nothing where it is found out.
+
+Three things could make a judge's word worth nothing, and each is measured:
+
+    an answer pleases whatever was asked    controls: its scores against questions that it does not answer are the zero
+                                            from which its scores count
+    the judge does not know                 pairs: its scores beside what people or checks said of the same calls; where
+                                            enough of them show no agreement beyond chance, it counts for nothing
+    it prefers a place                      the place of each answer is drawn (`interlock.routing.judged`)
+
+With `s` a score and `c` a little more than the mean of the model's controls, the outcome is (s - c) / (1 - c). It is
+not cut off at 0: what is cut off one by one does not cancel out, so that scores which merely vary around `c` would come
+to something. Verdicts on a model that come before enough controls of it wait for these.
+
+A preference is an outcome of the challenger, p' + {1, 0, -1} for won, tie, lost, with p' what is expected of the other
+model for this prompt. When a tie means that both do what was asked or neither does, won less lost is the challenger's
+outcome less the other's, whatever both have in common: so its mean is p' + p2 - p1, which is p2 where p' is p1 on
+average. Such an outcome lies in [-1, 2]; what is expected stays within [0, 1] (`Tasks`, `Expectations`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+from interlock.learning.prompt import Prompt
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+ORIGIN = "judge"
+SCORE, CONTROL, PREFERENCE = "score", "control", "preference"
+SCORE_WEIGHT = 0.5
+"""What a score counts for beside what a person says."""
+PREFERENCE_WEIGHT = 0.3
+"""Likewise of a preference: two answers vary in it, and a judge errs over both."""
+CONTROLS_MIN = 6
+"""Controls of a model before what is said of it counts."""
+SCALE_MIN = 0.5
+"""The least that the room above the controls is stretched from: beyond, verdicts would be noise made large."""
+PLEASING = 0.5
+"""A preference counts only between models whose controls are below this."""
+PAIRS_MIN, PAIRS_MAX = 30, 200
+"""Pairs of a judge's score and somebody else's word of the same call: from how many on it is held against them; how
+many of the last are kept."""
+Z95_ONE_SIDED = 1.645
+REMEMBERED = 4096
+"""Last calls of which a score, or somebody's word, waits for the other."""
+WAITING_MAX = 256
+"""Verdicts of one model that wait for its controls."""
+JUDGES_MAX = 8
+ARMS_MAX = 512
+"""Judges, and pairs of judge and model, that are told apart; the oldest go."""
+
+
+class Verdict(NamedTuple):
+    """What a judge said. `judge`, `arm`: models; of a preference `arm` is the challenger, `against` the other one, and
+    `worth` 1 for won, 0 for a tie, -1 for lost; else a score in [0, 1]. `request`: the call that is judged; `team`,
+    `at_ns`: of its caller, and when it was, Unix time."""
+
+    what: str
+    judge: str
+    arm: str
+    worth: float
+    prompt: Prompt | None
+    request: str
+    against: str = ""
+    team: str = ""
+    at_ns: int = 0
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The models that it is about, and the judge."""
+        return tuple(each for each in (self.judge, self.arm, self.against) if each)
+
+
+class Worth(NamedTuple):
+    """An outcome of a model that a verdict comes to. It counts as `weight` outcomes do."""
+
+    arm: str
+    outcome: float
+    weight: float
+    prompt: Prompt | None
+    team: str
+    at_ns: int
+
+
+class _Controls:
+    """Scores of one model's answers against questions that they do not answer."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.total = 0.0
+        self.waiting: deque[Verdict] = deque(maxlen=WAITING_MAX)
+
+    def take(self, score: float) -> None:
+        self.number += 1
+        self.total += score
+
+    @property
+    def enough(self) -> bool:
+        return self.number >= CONTROLS_MIN
+
+    @property
+    def zero(self) -> float:
+        """A little more than their mean: by one standard error of it, as though half a control more were wrong."""
+        mean = (self.total + 0.5) / (self.number + 1)
+        return min(mean + math.sqrt(mean * (1 - mean) / (self.number + 1)), 1.0)
+
+
+class Judges:
+    """All verdicts of one tenant. Bounded; deterministic for what it is told, in its order."""
+
+    def __init__(self) -> None:
+        self._controls: OrderedDict[tuple[str, str], _Controls] = OrderedDict()
+        self._pairs: OrderedDict[str, deque[tuple[float, float]]] = OrderedDict()
+        self._scored: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._said: OrderedDict[str, float] = OrderedDict()
+        self._lost: frozenset[str] = frozenset()
+
+    def taken(self, verdict: Verdict, expected: Callable[[str, Prompt | None], float]) -> Iterator[Worth]:
+        """What a verdict comes to, with what waited for it. `expected`: outcome of a model for a prompt."""
+        if verdict.what == CONTROL:
+            controls = self._of(verdict.judge, verdict.arm)
+            controls.take(verdict.worth)
+            if controls.enough and controls.waiting:
+                waiting = list(controls.waiting)
+                controls.waiting.clear()
+                for each in waiting:
+                    yield from self._worth(each, expected)
+        else:
+            yield from self._worth(verdict, expected)
+
+    def said(self, request: str, reward: float) -> None:
+        """What somebody else than a judge says of a call, in [0, 1]. The last word holds."""
+        scored = self._scored.pop(request, None)
+        if scored is not None:
+            self._pair(*scored, reward)
+        else:
+            _keep(self._said, request, reward, REMEMBERED)
+
+    def lost_trust(self) -> bool:
+        """Whether a judge that counted was found not to agree with others since this was asked: what it said is to be
+        learned without."""
+        before, self._lost = self._lost, frozenset(judge for judge in self._pairs if not self.trusted(judge))
+        return bool(self._lost - before)
+
+    def trusted(self, judge: str) -> bool:
+        """Whether a judge's word counts: it does until pairs show that it agrees with others no more than chance."""
+        pairs = self._pairs.get(judge, ())
+        return len(pairs) < PAIRS_MIN or agrees(list(pairs))
+
+    def _worth(self, verdict: Verdict, expected: Callable[[str, Prompt | None], float]) -> Iterator[Worth]:
+        for arm in (verdict.arm, verdict.against):
+            controls = self._of(verdict.judge, arm) if arm else None
+            if controls is not None and not controls.enough:
+                controls.waiting.append(verdict)
+                return
+        zero = self._of(verdict.judge, verdict.arm).zero
+        if verdict.what == PREFERENCE:
+            pleasing = max(zero, self._of(verdict.judge, verdict.against).zero) >= PLEASING
+            if not pleasing and self.trusted(verdict.judge):
+                outcome = expected(verdict.against, verdict.prompt) + verdict.worth
+                yield _worth(verdict, outcome, PREFERENCE_WEIGHT)
+            return
+        value = (verdict.worth - zero) / max(1.0 - zero, SCALE_MIN)
+        self._scores(verdict, value)
+        if self.trusted(verdict.judge):
+            yield _worth(verdict, value, SCORE_WEIGHT)
+
+    def _scores(self, verdict: Verdict, value: float) -> None:
+        said = self._said.pop(verdict.request, None)
+        if said is not None:
+            self._pair(verdict.judge, value, said)
+        else:
+            _keep(self._scored, verdict.request, (verdict.judge, value), REMEMBERED)
+
+    def _pair(self, judge: str, score: float, reward: float) -> None:
+        pairs = self._pairs.get(judge)
+        if pairs is None:
+            pairs = deque(maxlen=PAIRS_MAX)
+            _keep(self._pairs, judge, pairs, JUDGES_MAX)
+        pairs.append((score, reward))
+
+    def _of(self, judge: str, arm: str) -> _Controls:
+        controls = self._controls.get((judge, arm))
+        if controls is None:
+            controls = _Controls()
+            _keep(self._controls, (judge, arm), controls, ARMS_MAX)
+        return controls
+
+
+def _worth(verdict: Verdict, outcome: float, weight: float) -> Worth:
+    return Worth(verdict.arm, outcome, weight, verdict.prompt, verdict.team, verdict.at_ns)
+
+
+def agrees(pairs: list[tuple[float, float]]) -> bool:
+    """Whether scores go with what others said beyond chance: their correlation is above 0 with 95 % confidence
+    (Fisher's z). Where what others said never varied nothing can be told, and it is taken to agree."""
+    number = len(pairs)
+    mean_score = sum(score for score, _ in pairs) / number
+    mean_said = sum(said for _, said in pairs) / number
+    scores = sum((score - mean_score) ** 2 for score, _ in pairs)
+    words = sum((said - mean_said) ** 2 for _, said in pairs)
+    if words < 1e-9:
+        return True
+    if scores < 1e-9:
+        return False
+    both = sum((score - mean_score) * (said - mean_said) for score, said in pairs)
+    correlation = min(max(both / math.sqrt(scores * words), -0.999999), 0.999999)
+    return math.atanh(correlation) * math.sqrt(number - 3) > Z95_ONE_SIDED
+
+
+def _keep(kept: OrderedDict[_K, _V], key: _K, value: _V, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > most:
+        kept.popitem(last=False)
