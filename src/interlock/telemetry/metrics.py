@@ -195,8 +195,8 @@ class Metrics:
 
         self.slo_calls = self._counter(
             "interlock_slo_calls_total",
-            "Calls with objectives that ended, by what was asked (`ttft`, `latency`, `cost`) and what came of it (`met`, "
-            "`missed`, `unknown`).",
+            "Calls with objectives that ended, by what was asked (`ttft`, `latency`, `cost`) and what came of it "
+            "(`met`, `missed`, `unknown`).",
             ("what", "outcome"),
         )
 
