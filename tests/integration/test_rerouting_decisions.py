@@ -118,31 +118,6 @@ def test_without_a_change_a_call_goes_where_it_went(site: Site) -> None:
         assert found.logged == {found.first: 1_000_000} == found.now.spread and found.chance_micro == 1_000_000
 
 
-def test_objectives_and_weights_of_calls_hold_in_what_if(site: Site) -> None:
-    gateway = site.gateway
-
-    def asked(**own: object) -> Intent | Refusal:
-        ask(gateway, {**CHAT, "model": "auto:quality", "interlock": own})
-        return max(gateway.records_of(Intent) + gateway.records_of(Refusal), key=lambda r: r.call)  # type: ignore[operator]
-
-    free = Price(origin="source")
-    given = tuple(
-        msgspec.structs.replace(s, models=tuple(msgspec.structs.replace(m, price=free) for m in s.models))
-        for s in gateway.view.sources
-    )
-    bounded = asked(slo={"cost_usd": 0.00002})
-    found = site.decided(bounded, site.side(sources=given))
-    assert (found.now.arm, found.then.arm) == ("small", "large"), "where it costs nothing both meet the bound"
-    refused = asked(slo={"cost_usd": 0, "strict": True})
-    assert isinstance(refused, Refusal) and refused.code == "slo_unmet"
-    found = site.decided(refused, site.side(sources=given))
-    assert (found.now, found.first, found.logged) == (DENIED, "", {}) and found.then.arm == "large"
-    own = asked(weights={"cost": 1})
-    quality = Otherwise(weights=ModeWeights(quality=1, mode="quality"))
-    assert site.decided(own, site.side(quality)).then.arm == "small", "it is not decided by that mode's weights"
-    assert site.decided(own, site.side(Otherwise(mode="quality"))).then.arm == "large"
-
-
 def test_weights_and_modes_send_calls_to_other_models(site: Site) -> None:
     quality, cost = Otherwise(weights=ModeWeights(quality=1)), Otherwise(weights=ModeWeights(cost=1))
     for name in ("auto", "auto:eco", "auto:quality"):
@@ -215,3 +190,32 @@ def test_few_snapshots_are_kept(site: Site) -> None:
 def _repriced(each: Source, name: str, price: Price) -> Source:
     models = tuple(msgspec.structs.replace(m, price=price) if m.name == name else m for m in each.models)
     return msgspec.structs.replace(each, models=models)
+
+
+def test_objectives_and_weights_of_calls_hold_in_what_if() -> None:
+    with ScriptedEngine().in_thread() as engine, WorkerHarness(world(engine.base_url)) as gateway:
+        _objectives(Site(gateway), gateway)
+
+
+def _objectives(site: Site, gateway: WorkerHarness) -> None:
+    def asked(**own: object) -> Intent | Refusal:
+        ask(gateway, {**CHAT, "model": "auto:quality", "interlock": own})
+        found: list[Intent | Refusal] = [*gateway.records_of(Intent), *gateway.records_of(Refusal)]
+        return max(found, key=lambda record: record.call)
+
+    free = Price(origin="source")
+    given = tuple(
+        msgspec.structs.replace(s, models=tuple(msgspec.structs.replace(m, price=free) for m in s.models))
+        for s in gateway.view.sources
+    )
+    bounded = asked(slo={"cost_usd": 0.001})
+    found = site.decided(bounded, site.side(sources=given))
+    assert (found.now.arm, found.then.arm) == ("small", "large"), "where it costs nothing both meet the bound"
+    refused = asked(slo={"cost_usd": 0, "strict": True})
+    assert isinstance(refused, Refusal) and refused.code == "slo_unmet"
+    found = site.decided(refused, site.side(sources=given))
+    assert (found.now, found.first, found.logged) == (DENIED, "", {}) and found.then.arm == "large"
+    own = asked(weights={"cost": 1})
+    quality = Otherwise(weights=ModeWeights(quality=1, mode="quality"))
+    assert site.decided(own, site.side(quality)).then.arm == "small", "it is not decided by that mode's weights"
+    assert site.decided(own, site.side(Otherwise(mode="quality"))).then.arm == "large"

@@ -204,7 +204,8 @@ class Metrics:
 
         self.slo_calls = self._counter(
             "interlock_slo_calls_total",
-            "Calls with objectives that ended, by what was asked (`ttft`, `latency`, `cost`) and what came of it.",
+            "Calls with objectives that ended, by what was asked (`ttft`, `latency`, `cost`) and what came of it "
+            "(`met`, `missed`, `unknown`).",
             ("what", "outcome"),
         )
 

@@ -63,7 +63,9 @@ def leaf_of(gateway: WorkerHarness, kind: str = "call") -> dict[str, Any]:
 
 
 def counted(gateway: WorkerHarness) -> dict[tuple[str, ...], float]:
-    return gateway.call(lambda: dict(gateway.worker.runtime.metrics.slo_calls.cells))
+    runtime = gateway.worker.runtime
+    assert runtime is not None
+    return gateway.call(lambda: dict(runtime.metrics.slo_calls.cells))
 
 
 def test_a_bound_on_cost_sends_the_call_where_it_is_met_and_what_came_of_it_is_on_record(served: Served) -> None:

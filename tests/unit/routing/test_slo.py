@@ -108,6 +108,16 @@ def test_what_meets_comes_before_what_is_better_and_misses() -> None:
     assert "behind those that are predicted met" in told.order[1]
 
 
+def test_a_saturated_source_that_meets_comes_before_a_free_one_that_misses() -> None:
+    among = offers(source("full", priced("m", 0.1)), source("free", priced("m", 50)))
+    readings = {"src_full": LoadReading(waiting=9, running=4, age_ms=5, stay_ms=10, saturated=True), "src_free": idle()}
+    decision = decide(
+        asked(Slo(cost_nusd=10_000_000)), MODEL, among, readings, paces={o.key: STREAM_PACE for o in among}
+    )
+    assert [c.offer for c in decision.candidates] == ["full::m", "free::m"]
+    assert not any(c.overflow for c in decision.candidates), "the free one takes nobody's excess"
+
+
 def test_a_strict_objective_that_all_miss_is_refused_with_what_the_best_would_take() -> None:
     slo = Slo(100, strict=True)
     missed = decided(slo, offers(source("a", "m"), source("b", "m")))
