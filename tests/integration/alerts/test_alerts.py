@@ -575,3 +575,48 @@ def charge(running: Running, tenant: str, budget: str, used: int) -> None:
             " ON CONFLICT (budget_id, start_s) DO UPDATE SET settled = excluded.settled",
             (row[1], row[0], int(first.timestamp()), used),
         )
+
+
+def test_rules_are_declared_exported_and_applied_again_without_a_change(
+    running: Running, people: dict[str, Admin], hook: Receiver
+) -> None:
+    channel(running, people["ada"], hook)
+    rule = {"name": "fails", **FAILURES, "scope": {"team": "research"}, "channels": ["ops"], "severity": "critical"}
+    platform = [{"name": "lag", "kind": "ledger_lag", "threshold": 60}]
+    text = json.dumps({"tenants": [{"name": "acme", "alerts": [rule]}], "alerts": platform})
+    running.owner.apply(text)
+    (shown,) = people["ada"].get("/alerts?tenant=acme")["rules"]
+    assert {name: shown[name] for name in rule} == rule
+    assert [each["name"] for each in running.owner.get("/alerts")["rules"]] == ["lag"]
+    until = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)).isoformat()
+    people["ada"].do("POST", "/alerts/rules/fails/silence?tenant=acme", {"until": until})
+    status, whole = running.owner.call("GET", "/export?form=yaml")
+    assert status == 200 and hook.url not in whole
+    assert running.owner.apply("prune: true\n" + whole)["plan"]["changes"] == []
+    assert running.owner.apply(text)["plan"]["changes"] == []
+    changed = text.replace('"threshold": 500', '"threshold": 400')
+    (step,) = running.owner.apply(changed)["plan"]["changes"]
+    assert (step["operation"], step["kind"], step["fields"]) == ("update", "alert", ["threshold"])
+    (shown,) = people["ada"].get("/alerts?tenant=acme")["rules"]
+    assert shown["threshold"] == 400 and shown["silenced_until"] is not None  # a silence is no part of what is declared
+    own = people["ada"].get("/export?tenant=acme")["tenants"][0]["alerts"]
+    assert [each["name"] for each in own] == ["fails"]
+    running.owner.apply(json.dumps({"prune": True, "tenants": [], "alerts": []}).replace('"tenants": [], ', ""))
+    assert running.owner.get("/alerts")["rules"] == [] and len(people["ada"].get("/alerts?tenant=acme")["rules"]) == 1
+
+
+def test_a_document_with_a_rule_that_cannot_be_changes_nothing(running: Running, people: dict[str, Admin]) -> None:
+    def refused(who: Admin, rule: dict[str, Any], *, tenants: str = "acme") -> Any:
+        text = json.dumps({"tenants": [{"name": tenants, "alerts": [{"name": "r", **rule}]}]})
+        status, body = who.call("POST", "/apply", {"files": [{"name": "x.yaml", "text": text}]})
+        assert status in (400, 403, 404, 409), body
+        return body["error"]["message"]
+
+    assert "x.yaml:" in refused(running.owner, {"kind": "ledger_lag", "threshold": 60})
+    assert "scope.source" in refused(running.owner, {**FAILURES, "scope": {"source": "gpu"}})
+    assert "there is no channel 'nowhere'" in refused(running.owner, {**FAILURES, "channels": ["nowhere"]})
+    refused(people["dev"], FAILURES)
+    refused(people["gus"], FAILURES)
+    people["ada"].apply(json.dumps({"tenants": [{"name": "acme", "alerts": [{"name": "r", **FAILURES}]}]}))
+    assert "does not change" in refused(running.owner, {"kind": "denials", "threshold": 7})
+    assert [each["kind"] for each in people["ada"].get("/alerts?tenant=acme")["rules"]] == ["call_failures"]

@@ -154,10 +154,10 @@ def overview(api: Api, actor: Actor, tenant: str) -> AlertsView:
 
 def one_rule(api: Api, actor: Actor, tenant: str, name: str) -> RuleView:
     """Raises Denied, NotFound."""
-    from interlock.control.alerts.service import rule_of
+    from interlock.control.services.alert_rules import find
 
     with reading(api, actor, tenant) as (tx, tenant_id):
-        return rule_view(rule_of(tx, tenant_id, name), outbox.states(tx.conn), tx.tools)
+        return rule_view(find(tx, tenant_id, name), outbox.states(tx.conn), tx.tools)
 
 
 def events(tx: Tx, tenant_id: str) -> list[EventView]:
