@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from psycopg import Connection
 
-from interlock.control.alerts import mail, webhook
+from interlock.control.alerts import address, mail, webhook
 from interlock.control.documents import RuleSpec
 from interlock.control.identity import WRITE_LOCK
 from interlock.control.permissions import Action
@@ -26,7 +26,7 @@ from interlock.storage.alert_events import Event
 from interlock.storage.changes import Author, Change, record
 from interlock.storage.pool import Store
 from interlock.storage.table import Stored
-from interlock.types.alert import AlertKind, AlertRule, Channel
+from interlock.types.alert import AlertKind, AlertRule, Channel, shown_url
 from interlock.types.source import CredentialRef
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 class ChannelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A channel as it is declared: a webhook with `url` and `secret` (an environment variable or a file, never the
-    secret itself), or `addresses` for e-mail."""
+    secret itself), or `addresses` for e-mail. `url` left out, or as it is shown: it stays what it is."""
 
     kind: Literal["webhook", "email"]
     url: str = ""
@@ -100,16 +100,21 @@ def put_channel(
 ) -> Stored[Channel]:
     """Make or change a channel; its kind stays. Raises BadRequest, ConfigError, Conflict, Denied, NotFound."""
     with _changing(api, actor, tenant, name, reason) as (tx, tenant_id):
-        made = _channel(tx, tenant_id, name, spec)
         stored = alerts.CHANNELS.by_name(tx.conn, name, tenant_id)
+        made = _channel(tx, tenant_id, name, spec, stored.value if stored is not None else None)
+        other = made.kind == "webhook" and (stored is None or made.mark != stored.value.mark)
+        sealed = address.seal(spec.url, made.id, tx.tools) if other else None
         if stored is None:
             if len(alerts.channels(tx.conn, tenant_id, _most(tx))) >= _most(tx):
                 raise Conflict(f"there are {_most(tx)} channels already (alerts_channels_max)", code="too_many")
-            return alerts.CHANNELS.insert(tx.conn, made, tx.by)
+            new = alerts.CHANNELS.insert(tx.conn, made, tx.by)
+            _keep_url(tx, made, sealed)
+            return new
         if stored.value.kind != made.kind:
             raise Conflict("the kind of a channel does not change; make another one", code="kind_fixed")
-        made = msgspec.structs.replace(made, id=stored.value.id)
-        return alerts.CHANNELS.update(tx.conn, made, tx.by, revision=revision)
+        changed = alerts.CHANNELS.update(tx.conn, made, tx.by, revision=revision)
+        _keep_url(tx, made, sealed)
+        return changed
 
 
 def delete_channel(api: Api, actor: Actor, tenant: str, name: str, reason: Reason) -> None:
@@ -194,23 +199,34 @@ def _reading(store: Store, tenant_id: str) -> Iterator[Connection[Any]]:
         yield conn
 
 
-def _channel(tx: Tx, tenant_id: str, name: str, spec: ChannelSpec) -> Channel:
+def _keep_url(tx: Tx, made: Channel, sealed: bytes | None) -> None:
+    if sealed is not None:
+        alerts.put_url(tx.conn, made.id, sealed, made.url, made.mark)
+
+
+def _channel(tx: Tx, tenant_id: str, name: str, spec: ChannelSpec, known: Channel | None) -> Channel:
     settings = tx.tools.settings
-    made = Channel(tx.tools.new_id("alert_channel"), tenant_id, name, spec.kind)
+    id_ = tx.tools.new_id("alert_channel") if known is None else known.id
+    made = Channel(id_, tenant_id, name, spec.kind)
     if spec.kind == "webhook":
         if spec.addresses or spec.secret is None:
             raise BadRequest("a webhook has a url and a secret, and no addresses", param="secret")
-        webhook.check_url(spec.url, settings)
+        kept = known is not None and known.kind == "webhook" and spec.url in ("", shown_url(known.url))
+        if not kept:
+            webhook.check_url(spec.url, settings)
         secret = CredentialRef(env=spec.secret.env, file=spec.secret.file)
         check_reference(secret, tenant_id, settings, "secret")
-        return msgspec.structs.replace(made, url=spec.url, secret=secret)
+        if kept and known is not None:
+            return msgspec.structs.replace(made, url=known.url, secret=secret, mark=known.mark)
+        told = address.mark(spec.url, id_, tx.tools)
+        return msgspec.structs.replace(made, url=shown_url(spec.url), secret=secret, mark=told)
     if spec.url or spec.secret is not None or not 1 <= len(spec.addresses) <= settings.alerts_addresses_max:
         raise BadRequest(
             f"e-mail has 1 to {settings.alerts_addresses_max} addresses (alerts_addresses_max), and nothing else",
             param="addresses",
         )
-    for address in spec.addresses:
-        mail.check_address(address, settings)
+    for each in spec.addresses:
+        mail.check_address(each, settings)
     return msgspec.structs.replace(made, addresses=spec.addresses)
 
 
