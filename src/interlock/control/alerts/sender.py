@@ -57,6 +57,9 @@ class AlertSender:
                 if not failing:
                     logger.warning("nobody is told of alerts: %s", e.message if isinstance(e, InterlockError) else e)
                 failing = True
+            except Exception:
+                logger.exception("nobody is told of alerts")
+                failing = True
 
     def once(self, event_id: str = "") -> int:
         """Try what is due (`event_id`: of this event only); how many that were. Raises StoreError."""
