@@ -25,6 +25,7 @@ from interlock.control.parse import Places, parse, show
 from interlock.control.permissions import Action, require, require_grant
 from interlock.control.plan import AnySpec, Change, Entry, Plan, Ref, flatten, plan, result, sections
 from interlock.control.services import (
+    alert_rules,
     aliases,
     budgets,
     issuers,
@@ -64,6 +65,7 @@ WRITES: dict[str, Action] = {
     "issuer": Action.issuer_write,
     "role": Action.role_write,
     "budget": Action.budget_write,
+    "alert": Action.alert_write,
 }
 """The permission that a change of each kind needs; a tenant's own depends on the operation."""
 _SUBJECTS = {"team", "principal", "key", "model", "shadow", "judge"}
@@ -83,6 +85,7 @@ SERVICES = {
     "issuer": issuers,
     "role": roles,
     "budget": budgets,
+    "alert": alert_rules,
 }
 
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from interlock.metering.energy import COEFFICIENT_MAX, HIGH_PERCENT, LOW_PERCENT
+from interlock.types.alert import AlertKind, AlertScope, Severity
 from interlock.types.identity import AdminRole, LimitSet, PrincipalKind, Retention, Scope, SignIn
 from interlock.types.slo import SLO_MS_MAX, WEIGHT_MAX
 from interlock.types.source import Ability, CredentialRef, SourceKind, SourceLimits, Timeouts, TlsRef
@@ -34,6 +35,8 @@ Natural = Annotated[int, Meta(ge=0)]
 Share = Annotated[int, Meta(ge=0, le=1000)]
 Weight = Annotated[int, Meta(ge=1, le=1000)]
 Days = Annotated[int, Meta(ge=0, le=36_500)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Seconds = Annotated[int, Meta(ge=0, le=86_400)]
 Joules = Annotated[int, Meta(ge=0, le=COEFFICIENT_MAX)]
 Amount = str | float | int
 """A decimal number, exactly as it is written."""
@@ -286,6 +289,27 @@ class BudgetSpec(Spec, frozen=True):
     alerts: tuple[Annotated[int, Meta(ge=1, le=1000)], ...] = (80, 100)
 
 
+class RuleSpec(Spec, frozen=True, kw_only=True):
+    """What a rule of an alert says: see `AlertRule`. `threshold` in the kind's unit: permille, count or s."""
+
+    kind: AlertKind
+    threshold: Count
+    window_s: Annotated[int, Meta(ge=30, le=3600)] = 300
+    for_s: Seconds = 60
+    count_min: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
+    no_data_s: Seconds = 0
+    scope: AlertScope = AlertScope()
+    severity: Severity = "warning"
+    channels: Annotated[tuple[str, ...], Meta(max_length=20)] = ()
+    enabled: bool = True
+
+
+class AlertSpec(RuleSpec, frozen=True, kw_only=True):
+    """A rule of an alert, of a tenant or, at the top, of the platform. `channels`: names of some that are there."""
+
+    name: str
+
+
 class SignInSpec(SignIn, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """`SignIn` as it is declared: where the client's secret is, never the secret."""
 
@@ -461,16 +485,19 @@ class TenantSpec(Spec, frozen=True):
     budgets: tuple[BudgetSpec, ...] | UnsetType = UNSET
     issuers: tuple[IssuerSpec, ...] | UnsetType = UNSET
     roles: tuple[RoleSpec, ...] | UnsetType = UNSET
+    alerts: tuple[AlertSpec, ...] | UnsetType = UNSET
 
 
 class Document(Spec, frozen=True):
-    """A whole configuration, or a part of one. `policies` and `aliases` at the top hold for every tenant."""
+    """A whole configuration, or a part of one. `policies` and `aliases` at the top hold for every tenant, `alerts` at
+    the top are the platform's."""
 
     prune: bool = False
     tenants: tuple[TenantSpec, ...] | UnsetType = UNSET
     sources: tuple[SourceSpec, ...] | UnsetType = UNSET
     policies: tuple[PolicySpec, ...] | UnsetType = UNSET
     aliases: tuple[AliasSpec, ...] | UnsetType = UNSET
+    alerts: tuple[AlertSpec, ...] | UnsetType = UNSET
 
 
 def restate(value: msgspec.Struct | None, form: type[_S]) -> _S | None:

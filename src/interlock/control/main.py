@@ -18,6 +18,7 @@ import msgspec
 import psycopg
 import uvicorn
 
+from interlock.control.alerts.address import seal_all
 from interlock.control.alerts.sender import AlertSender
 from interlock.control.alerts.service import ensure_defaults
 from interlock.control.alerts.shown import Alerts, FiringCounts
@@ -116,6 +117,7 @@ class Control:
         if ensure_console_password(self.store, self.tools):
             logger.info("the first administrator's password was written to %s", console_password_path(self.tools))
         ensure_defaults(self.store, self.tools)
+        seal_all(self.store, self.tools)
         self._ensure_months()
         self.compiler.compile_once()
         looking = DiscoveryLoop(self.store, self.tools, self.discover)

@@ -16,6 +16,7 @@ from msgspec import UNSET
 
 from interlock.control.amounts import SCALES, budget_amount, budget_fields, decimal_text, nano_usd
 from interlock.control.documents import (
+    AlertSpec,
     AliasSpec,
     BudgetSpec,
     Document,
@@ -35,7 +36,7 @@ from interlock.errors import ConfigError
 from interlock.policy.canonical import canonical
 
 Operation = Literal["create", "update", "delete"]
-Kind = Literal["tenant", "team", "principal", "source", "policy", "alias", "issuer", "key", "role", "budget"]
+Kind = Literal["tenant", "team", "principal", "source", "policy", "alias", "issuer", "key", "role", "budget", "alert"]
 
 ORDER: tuple[Kind, ...] = get_args(Kind)
 """Creation order: whatever is referred to comes before what refers to it. Deletion goes the other way."""
@@ -51,6 +52,7 @@ AnySpec = (
     | KeySpec
     | RoleSpec
     | BudgetSpec
+    | AlertSpec
 )
 
 
@@ -145,12 +147,16 @@ def _entries(document: Document) -> Iterator[tuple[Ref, Entry]]:
             yield Ref("issuer", tenant.name, issuer.issuer), Entry(issuer, (*at, "issuers", n))
         for n, role in enumerate(section(tenant.roles)):
             yield Ref("role", tenant.name, role_name(role)), Entry(role, (*at, "roles", n))
+        for n, rule in enumerate(section(tenant.alerts)):
+            yield Ref("alert", tenant.name, rule.name), Entry(rule, (*at, "alerts", n))
     for n, source in enumerate(section(document.sources)):
         yield Ref("source", "", source.name), Entry(source, ("sources", n))
     for n, policy in enumerate(section(document.policies)):
         yield Ref("policy", "", policy.id), Entry(policy, ("policies", n))
     for n, alias in enumerate(section(document.aliases)):
         yield Ref("alias", "", alias.name), Entry(alias, ("aliases", n))
+    for n, rule in enumerate(section(document.alerts)):
+        yield Ref("alert", "", rule.name), Entry(rule, ("alerts", n))
 
 
 _NO_SECTIONS = {each.name: UNSET for each in msgspec.structs.fields(TenantSpec) if each.default is UNSET}
@@ -170,6 +176,7 @@ def sections(document: Document) -> set[tuple[str, str]]:
         ("source", document.sources),
         ("policy", document.policies),
         ("alias", document.aliases),
+        ("alert", document.alerts),
     )
     out.update((kind, "") for kind, value in whole if is_set(value))
     for tenant in section(document.tenants):
@@ -182,6 +189,7 @@ def sections(document: Document) -> set[tuple[str, str]]:
             ("budget", tenant.budgets),
             ("issuer", tenant.issuers),
             ("role", tenant.roles),
+            ("alert", tenant.alerts),
         )
         out.update((kind, tenant.name) for kind, value in own if is_set(value))
     return out
@@ -254,6 +262,8 @@ def comparable(spec: AnySpec) -> dict[str, Any]:
     elif isinstance(spec, SourceSpec):
         fields["granted_to"] = sorted(spec.granted_to)
         fields["models"] = sorted(fields.get("models", ()), key=lambda m: str(m["name"]))
+    elif isinstance(spec, AlertSpec):
+        fields["channels"] = sorted(spec.channels)
     elif isinstance(spec, PrincipalSpec):
         fields["may_act_for"] = sorted(spec.may_act_for)
     elif isinstance(spec, BudgetSpec):

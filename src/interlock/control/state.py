@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from interlock.control.documents import (
+    AlertSpec,
     AliasSpec,
     BudgetSpec,
     Document,
@@ -23,6 +24,7 @@ from interlock.control.documents import (
 )
 from interlock.control.plan import AnySpec, Entry, Kind, Ref, role_name
 from interlock.control.services import (
+    alert_rules,
     aliases,
     budgets,
     issuers,
@@ -38,6 +40,7 @@ from interlock.control.services.base import Tx
 from interlock.control.validate import PLATFORM
 from interlock.errors import NotFound
 from interlock.policy.canonical import canonical
+from interlock.storage import alerts as stored_alerts
 from interlock.storage import aliases as stored_aliases
 from interlock.storage import bindings as stored_bindings
 from interlock.storage import budgets as stored_budgets
@@ -80,6 +83,7 @@ def load(tx: Tx, names: Collection[str] | None = None) -> State:
     for source in _pages(lambda after: stored_sources.page(tx.conn, after=after, limit=_PAGE)):
         entries[Ref("source", "", source.value.name)] = Entry(sources.spec_of(source.value))
     _policies_and_aliases(tx, "", "", entries)
+    _alerts(tx, "", "", entries)
     return State(entries, closed)
 
 
@@ -110,6 +114,7 @@ def _tenant(tx: Tx, tenant_id: str, name: str, entries: dict[Ref, Entry], closed
     for binding in _pages(lambda after: stored_bindings.page(conn, tenant_id=tenant_id, after=after, limit=_PAGE)):
         role = roles.spec_of(binding.value, tx.names)
         entries[Ref("role", name, role_name(role))] = Entry(role)
+    _alerts(tx, tenant_id, name, entries)
 
 
 def _key(
@@ -133,6 +138,11 @@ def _policies_and_aliases(tx: Tx, tenant_id: str, name: str, entries: dict[Ref, 
         entries[Ref("policy", name, policy.value.name)] = Entry(policies.spec_of(policy.value))
     for alias in _pages(lambda after: stored_aliases.page(conn, tenant_id=tenant_id, after=after, limit=_PAGE)):
         entries[Ref("alias", name, alias.value.name)] = Entry(aliases.spec_of(alias.value))
+
+
+def _alerts(tx: Tx, tenant_id: str, name: str, entries: dict[Ref, Entry]) -> None:
+    for rule in _pages(lambda after: stored_alerts.RULES.page(tx.conn, tenant_id=tenant_id, after=after, limit=_PAGE)):
+        entries[Ref("alert", name, rule.value.name)] = Entry(alert_rules.spec_of(rule.value))
 
 
 def _pages(page: Callable[[str], list[Stored[_V]]]) -> Iterator[Stored[_V]]:
@@ -179,6 +189,8 @@ def _one(tx: Tx, ref: Ref, tenant_id: str) -> AnySpec:
         return budgets.spec_of(budgets.find(tx, tenant_id, ref.name).value, tx.names)
     if ref.kind == "issuer":
         return issuers.spec_of(issuers.find(tx, tenant_id, ref.name).value, tx.names)
+    if ref.kind == "alert":
+        return alert_rules.spec_of(alert_rules.find(tx, tenant_id, ref.name).value)
     return roles.spec_of(roles.find(tx, tenant_id, ref.name).value, tx.names)
 
 
@@ -231,10 +243,12 @@ def document(entries: dict[Ref, Entry]) -> Document:
                 budgets=of("budget", name, BudgetSpec),
                 issuers=of("issuer", name, IssuerSpec),
                 roles=of("role", name, RoleSpec),
+                alerts=of("alert", name, AlertSpec),
             )
             for name in names
         ),
         sources=of("source", "", SourceSpec),
         policies=of("policy", "", PolicySpec),
         aliases=of("alias", "", AliasSpec),
+        alerts=of("alert", "", AlertSpec),
     )

@@ -17,6 +17,7 @@ import msgspec
 
 from interlock.control.amounts import budget_amount, micrograms, nano_usd
 from interlock.control.documents import (
+    AlertSpec,
     AliasSpec,
     BudgetSpec,
     CanarySpec,
@@ -26,6 +27,7 @@ from interlock.control.documents import (
     PriceSpec,
     PrincipalSpec,
     RoleSpec,
+    RuleSpec,
     SourceSpec,
     TenantSpec,
     alias_sources,
@@ -35,6 +37,7 @@ from interlock.control.plan import AnySpec, ConfigErrors, Entry, Ref
 from interlock.errors import ConfigError, InterlockError
 from interlock.metering.cost import RATE_MAX
 from interlock.metering.periods import length_s
+from interlock.types.alert import KINDS
 from interlock.types.identity import DataClass, PrincipalKind, SignIn
 from interlock.types.source import CLOUD_KINDS, SourceKind
 
@@ -123,6 +126,8 @@ def form(ref: Ref, spec: AnySpec) -> Iterator[Fault]:
         yield from _alias(spec)
     elif isinstance(spec, BudgetSpec):
         yield from _budget(spec)
+    elif isinstance(spec, AlertSpec):
+        yield from rule_faults(spec, of_tenant=bool(ref.tenant))
     elif isinstance(spec, IssuerSpec):
         yield from _issuer(spec)
     elif isinstance(spec, SourceSpec):
@@ -339,6 +344,22 @@ def sunset_text(seconds: int) -> str:
         return ""
     when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return when.date().isoformat() if seconds % 86400 == 0 else when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def rule_faults(spec: RuleSpec, *, of_tenant: bool) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong with a rule of an alert in itself."""
+    info = KINDS[spec.kind]
+    if info.platform_only and of_tenant:
+        yield ("kind",), f"{spec.kind} concerns the installation, not a tenant"
+    for field in spec.scope.__struct_fields__:
+        if getattr(spec.scope, field) and field not in info.scope:
+            yield ("scope", field), f"means nothing for {spec.kind}"
+        if len(getattr(spec.scope, field)) > 200:
+            yield ("scope", field), "has more than 200 characters"
+    if spec.count_min and not info.windowed:
+        yield ("count_min",), f"means nothing for {spec.kind}"
+    if len(set(spec.channels)) != len(spec.channels):
+        yield ("channels",), "each is named once"
 
 
 def _budget(spec: BudgetSpec) -> Iterator[Fault]:

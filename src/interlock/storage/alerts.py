@@ -23,7 +23,7 @@ CHANNELS = Table(
     "alert_channels",
     "alert_channel",
     Channel,
-    ("id", "tenant_id", "name", "kind", "url", "secret", "addresses"),
+    ("id", "tenant_id", "name", "kind", "url", "secret", "addresses", "mark"),
     json=("secret",),
 )
 
@@ -50,6 +50,26 @@ def channel(conn: Connection[Any], channel_id: str) -> Channel | None:
     """The channel of that id, or None."""
     stored = CHANNELS.get(conn, channel_id)
     return None if stored is None else stored.value
+
+
+def sealed_url(conn: Connection[Any], channel_id: str) -> bytes | None:
+    """The sealed URL of a webhook; None for one from before they were sealed."""
+    row = conn.execute("SELECT sealed FROM interlock.alert_channels WHERE id = %s", (channel_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+def put_url(conn: Connection[Any], channel_id: str, sealed: bytes, shown: str, mark: str) -> None:
+    """Keep the URL of a webhook. What changed is told by `Channel.mark`; the record of changes never has it."""
+    conn.execute(
+        "UPDATE interlock.alert_channels SET sealed = %s, url = %s, mark = %s WHERE id = %s",
+        (sealed, shown, mark, channel_id),
+    )
+
+
+def unsealed(conn: Connection[Any]) -> list[Channel]:
+    """Webhooks whose URL is stored in the clear, locked."""
+    clear = sql.SQL("WHERE t.kind = 'webhook' AND t.sealed IS NULL FOR UPDATE OF t")
+    return [stored.value for stored in CHANNELS.where(conn, clear, ())]
 
 
 def ever(conn: Connection[Any]) -> bool:

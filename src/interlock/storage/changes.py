@@ -21,6 +21,7 @@ from psycopg.types.json import Jsonb
 from interlock.errors import BadRequest
 from interlock.ledger.control_entry import EPOCH, FREQUENT, SALT_BYTES, Row, change_leaf
 from interlock.storage import control_entries
+from interlock.types.alert import shown_url
 
 PLATFORM_TREE = "ten_platform"
 """The tree of changes that concern the whole installation: that of the platform's own tenant."""
@@ -157,7 +158,16 @@ def page(
         " object_id, before, after FROM interlock.changes WHERE {} ORDER BY id DESC LIMIT %s"
     ).format(sql.SQL(" AND ").join(clauses))
     with conn.cursor(row_factory=dict_row) as cursor:
-        return [msgspec.convert(row, Change) for row in cursor.execute(query, (*args, limit))]
+        return [msgspec.convert(_shown(row), Change) for row in cursor.execute(query, (*args, limit))]
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Earlier versions recorded URLs of webhooks whole. What is recorded stays as it is; it is not shown."""
+    if row["object_kind"] == "alert_channel":
+        for document in (row["before"], row["after"]):
+            if document:
+                document["url"] = shown_url(str(document.get("url", "")))
+    return row
 
 
 def scrub(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -96,7 +97,8 @@ class AlertRule(msgspec.Struct, frozen=True):
 
 class Channel(msgspec.Struct, frozen=True):
     """Where events go (`alc_...`), unique by name in its tenant: a webhook with the reference of the secret that it is
-    signed with, or e-mail addresses."""
+    signed with, or e-mail addresses. `url`: what of it is shown; the whole is kept sealed. `mark`: tells one from
+    another."""
 
     id: str
     tenant_id: str
@@ -105,6 +107,20 @@ class Channel(msgspec.Struct, frozen=True):
     url: str = ""
     secret: CredentialRef | None = None
     addresses: tuple[str, ...] = ()
+    mark: str = ""
+
+
+REST = "/\N{HORIZONTAL ELLIPSIS}"
+"""Stands for what is not shown of a URL. It is in no URL that a channel may have."""
+
+
+def shown_url(url: str) -> str:
+    """Of a webhook's URL what may be seen: scheme, host and port. What follows is often a secret."""
+    if not url or url.endswith(REST):
+        return url
+    parts = urlsplit(url)
+    bare = f"{parts.scheme}://{parts.netloc}"
+    return bare if url in (bare, f"{bare}/") else bare + REST
 
 
 class Reading(NamedTuple):

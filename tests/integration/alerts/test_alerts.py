@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from interlock.control.alerts import figures as figures_module
+from interlock.control.alerts.address import seal_all
 from interlock.control.alerts.service import DEFAULTS, ensure_defaults
 from interlock.storage import alert_events as outbox
 from interlock.storage import tenants
+from interlock.storage.changes import Author, Change, record
 from tests.integration.control_client import Admin, Running, control_over
 
 from .scene import NS, SECRET, Process, Receiver, add_calls, clock_of_now, emptied, tenant_id
@@ -575,3 +577,116 @@ def charge(running: Running, tenant: str, budget: str, used: int) -> None:
             " ON CONFLICT (budget_id, start_s) DO UPDATE SET settled = excluded.settled",
             (row[1], row[0], int(first.timestamp()), used),
         )
+
+
+def test_rules_are_declared_exported_and_applied_again_without_a_change(
+    running: Running, people: dict[str, Admin], hook: Receiver
+) -> None:
+    channel(running, people["ada"], hook)
+    rule = {"name": "fails", **FAILURES, "scope": {"team": "research"}, "channels": ["ops"], "severity": "critical"}
+    platform = [{"name": "lag", "kind": "ledger_lag", "threshold": 60}]
+    text = json.dumps({"tenants": [{"name": "acme", "alerts": [rule]}], "alerts": platform})
+    running.owner.apply(text)
+    (shown,) = people["ada"].get("/alerts?tenant=acme")["rules"]
+    assert {name: shown[name] for name in rule} == rule
+    assert [each["name"] for each in running.owner.get("/alerts")["rules"]] == ["lag"]
+    until = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)).isoformat()
+    people["ada"].do("POST", "/alerts/rules/fails/silence?tenant=acme", {"until": until})
+    status, whole = running.owner.call("GET", "/export?form=yaml")
+    assert status == 200 and hook.url not in whole
+    assert running.owner.apply("prune: true\n" + whole)["plan"]["changes"] == []
+    assert running.owner.apply(text)["plan"]["changes"] == []
+    changed = text.replace('"threshold": 500', '"threshold": 400')
+    (step,) = running.owner.apply(changed)["plan"]["changes"]
+    assert (step["operation"], step["kind"], step["fields"]) == ("update", "alert", ["threshold"])
+    (shown,) = people["ada"].get("/alerts?tenant=acme")["rules"]
+    assert shown["threshold"] == 400 and shown["silenced_until"] is not None  # a silence is no part of what is declared
+    own = people["ada"].get("/export?tenant=acme")["tenants"][0]["alerts"]
+    assert [each["name"] for each in own] == ["fails"]
+    running.owner.apply(json.dumps({"prune": True, "tenants": [], "alerts": []}).replace('"tenants": [], ', ""))
+    assert running.owner.get("/alerts")["rules"] == [] and len(people["ada"].get("/alerts?tenant=acme")["rules"]) == 1
+
+
+def test_a_document_with_a_rule_that_cannot_be_changes_nothing(running: Running, people: dict[str, Admin]) -> None:
+    def refused(who: Admin, rule: dict[str, Any], *, tenants: str = "acme") -> Any:
+        text = json.dumps({"tenants": [{"name": tenants, "alerts": [{"name": "r", **rule}]}]})
+        status, body = who.call("POST", "/apply", {"files": [{"name": "x.yaml", "text": text}]})
+        assert status in (400, 403, 404, 409), body
+        return body["error"]["message"]
+
+    assert "x.yaml:" in refused(running.owner, {"kind": "ledger_lag", "threshold": 60})
+    assert "scope.source" in refused(running.owner, {**FAILURES, "scope": {"source": "gpu"}})
+    assert "there is no channel 'nowhere'" in refused(running.owner, {**FAILURES, "channels": ["nowhere"]})
+    refused(people["dev"], FAILURES)
+    refused(people["gus"], FAILURES)
+    people["ada"].apply(json.dumps({"tenants": [{"name": "acme", "alerts": [{"name": "r", **FAILURES}]}]}))
+    assert "does not change" in refused(running.owner, {"kind": "denials", "threshold": 7})
+    assert [each["kind"] for each in people["ada"].get("/alerts?tenant=acme")["rules"]] == ["call_failures"]
+
+
+def stored_urls(running: Running) -> str:
+    with running.control.store.platform() as conn:
+        rows = conn.execute("SELECT url, sealed, mark FROM interlock.alert_channels ORDER BY name").fetchall()
+        told = conn.execute(
+            "SELECT before, after FROM interlock.changes WHERE object_kind = 'alert_channel'"
+        ).fetchall()
+    return str(rows) + str(told)
+
+
+def test_where_a_webhook_is_is_kept_sealed_and_shown_by_its_host_only(
+    running: Running, people: dict[str, Admin], hook: Receiver
+) -> None:
+    ada, path = people["ada"], "/alerts/channels/ops?tenant=acme"
+    body = {"kind": "webhook", "secret": {"file": secret_of(running, "acme")}}
+    shown = ada.do("PUT", path, {**body, "url": f"{hook.url}/T0SECRET?k=K1SECRET"})
+    assert shown["url"] == f"http://127.0.0.1:{hook.port}/\N{HORIZONTAL ELLIPSIS}"
+
+    def told() -> str:
+        ada.do("POST", "/alerts/channels/ops/test?tenant=acme", {})
+        return hook.got[-1].path
+
+    assert told() == "/hook/T0SECRET?k=K1SECRET"
+    for same in (shown["url"], ""):  # as it is shown, or not said: it stays
+        assert ada.do("PUT", path, {**body, "url": same})["revision"] == shown["revision"]
+        assert told() == "/hook/T0SECRET?k=K1SECRET"
+    other = ada.do("PUT", path, {**body, "url": f"{hook.url}/T2SECRET"})
+    assert (other["url"], other["revision"]) == (shown["url"], shown["revision"] + 1) and told() == "/hook/T2SECRET"
+    bare = ada.do("PUT", path, {**body, "url": f"http://127.0.0.1:{hook.port}"})
+    assert bare["url"] == f"http://127.0.0.1:{hook.port}" and told() == "/"
+    seen = [ada.get("/alerts?tenant=acme"), ada.get("/tenants/acme/changes"), ada.get("/export?tenant=acme")]
+    assert "SECRET" not in json.dumps(seen) + stored_urls(running)
+    assert ada.call("PUT", "/alerts/channels/new?tenant=acme", {**body, "url": ""})[0] == 400
+    assert ada.call("PUT", "/alerts/channels/new?tenant=acme", {**body, "url": shown["url"]})[0] == 400
+
+
+def test_what_an_earlier_version_stored_in_the_clear_is_sealed_at_the_next_start(
+    running: Running, people: dict[str, Admin], hook: Receiver
+) -> None:
+    control = running.control
+    channel(running, people["ada"], hook)
+    with control.store.platform() as conn:
+        conn.execute(
+            "UPDATE interlock.alert_channels SET sealed = NULL, mark = '', url = %s", (f"{hook.url}/T0SECRET",)
+        )
+    shown = people["ada"].get("/alerts?tenant=acme")["channels"][0]["url"]
+    assert shown.endswith("/\N{HORIZONTAL ELLIPSIS}")
+    assert seal_all(control.store, control.tools) == 1 and seal_all(control.store, control.tools) == 0
+    assert "SECRET" not in stored_urls(running)
+    people["ada"].do("POST", "/alerts/channels/ops/test?tenant=acme", {})
+    assert hook.got[-1].path == "/hook/T0SECRET"
+    with control.store.platform() as conn:  # what another row's seal hides is not what this one tells
+        conn.execute("UPDATE interlock.alert_channels SET sealed = sealed || '\\x00'::bytea")
+    answer = people["ada"].do("POST", "/alerts/channels/ops/test?tenant=acme", {})
+    assert answer["delivery"]["state"] == "failed" and "does not open" in answer["delivery"]["error"]
+
+
+def test_urls_in_changes_of_an_earlier_version_are_not_shown(
+    running: Running, people: dict[str, Admin], hook: Receiver
+) -> None:
+    channel(running, people["ada"], hook)
+    with running.control.store.platform() as conn:
+        (id_,) = conn.execute("SELECT id FROM interlock.alert_channels").fetchone() or ("",)
+        told = {"id": id_, "url": f"{hook.url}/T0SECRET"}
+        change = Change(tenant_id(running, "acme"), "alert_channel.update", "alert_channel", id_, told, told)
+        record(conn, change, Author("x", "x", "as it was", running.control.tools.now()))
+    assert "SECRET" not in json.dumps(people["ada"].get("/tenants/acme/changes"))

@@ -48,9 +48,13 @@ def readings(rule: AlertRule, figures: Figures) -> list[Reading] | None:
     return _READERS[rule.kind](rule, figures)
 
 
+VALUE_MAX = (1 << 62) - 1
+"""Largest value that is kept: what is beyond it is far above any threshold."""
+
+
 def permille(part: int, whole: int) -> int:
-    """A share in thousandths, rounded down; of nothing, all."""
-    return part * 1000 // whole if whole > 0 else 1000
+    """A share in thousandths, rounded down, at most `VALUE_MAX`; of nothing, all."""
+    return min(part * 1000 // whole, VALUE_MAX) if whole > 0 else 1000
 
 
 def _budgets(rule: AlertRule, figures: Figures) -> list[Reading] | None:

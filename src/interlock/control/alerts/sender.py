@@ -13,7 +13,7 @@ from collections import Counter
 
 import psycopg
 
-from interlock.control.alerts import mail, webhook, words
+from interlock.control.alerts import address, mail, webhook, words
 from interlock.control.services.base import Names, Tools
 from interlock.errors import DeliveryError, InterlockError
 from interlock.identity.fetch import Resolve, resolve
@@ -56,6 +56,9 @@ class AlertSender:
             except (InterlockError, psycopg.Error) as e:
                 if not failing:
                     logger.warning("nobody is told of alerts: %s", e.message if isinstance(e, InterlockError) else e)
+                failing = True
+            except Exception:
+                logger.exception("nobody is told of alerts")
                 failing = True
 
     def once(self, event_id: str = "") -> int:
@@ -100,7 +103,10 @@ class AlertSender:
             secret = self._credentials.secret(f"channel {channel.name!r}", channel.tenant_id, channel.secret)
         body = words.body(due.event, tenant, url)
         at_s = self._tools.clock.wall_ns() // 1_000_000_000
-        self._webhooks.post(channel.url, body, webhook.headers(due.event.id, at_s, body, secret))
+        with self._store.platform() as conn:
+            sealed = alerts.sealed_url(conn, channel.id)
+        to = address.opened(channel, sealed, self._tools)
+        self._webhooks.post(to, body, webhook.headers(due.event.id, at_s, body, secret))
 
     def _note(self, due: Due, kind: str, error: str, hopeless: bool) -> None:
         now, settings = self._tools.now(), self._tools.settings

@@ -5,19 +5,19 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
-from msgspec import Meta
 from psycopg import Connection
 
-from interlock.control.alerts import mail, webhook
-from interlock.control.alerts.watch import event_of
+from interlock.control.alerts import address, mail, webhook
+from interlock.control.documents import RuleSpec
 from interlock.control.identity import WRITE_LOCK
 from interlock.control.permissions import Action
 from interlock.control.plan import Ref
+from interlock.control.services import alert_rules
 from interlock.control.services.base import Tools, Tx, missing
-from interlock.control.validate import NAME, PLATFORM
+from interlock.control.validate import NAME, PLATFORM, rule_faults
 from interlock.errors import BadRequest, Conflict, Unavailable
 from interlock.sources.credentials import check_reference
 from interlock.storage import alert_events as outbox
@@ -26,7 +26,7 @@ from interlock.storage.alert_events import Event
 from interlock.storage.changes import Author, Change, record
 from interlock.storage.pool import Store
 from interlock.storage.table import Stored
-from interlock.types.alert import KINDS, AlertKind, AlertRule, AlertScope, Channel, Happening, Severity
+from interlock.types.alert import AlertKind, AlertRule, Channel, shown_url
 from interlock.types.source import CredentialRef
 
 if TYPE_CHECKING:
@@ -34,28 +34,10 @@ if TYPE_CHECKING:
     from interlock.control.identity import Actor
     from interlock.control.web import Api
 
-CHANNELS_OF_RULE_MAX = 20
 SILENCE_S_MAX = 30 * 86_400
 TEST_S = 60.0
 """Who asks for a test waits for it; when their process ends meanwhile, another one takes it up then."""
 NS = 1_000_000_000
-Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
-Seconds = Annotated[int, Meta(ge=0, le=86_400)]
-
-
-class RuleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A rule as it is declared: see `AlertRule`. `threshold` in the kind's unit: permille, count or s."""
-
-    kind: AlertKind
-    threshold: Annotated[int, Meta(ge=1, le=1_000_000_000)]
-    window_s: Annotated[int, Meta(ge=30, le=3600)] = 300
-    for_s: Seconds = 60
-    count_min: Count = 0
-    no_data_s: Seconds = 0
-    scope: AlertScope = AlertScope()
-    severity: Severity = "warning"
-    channels: Annotated[tuple[str, ...], Meta(max_length=CHANNELS_OF_RULE_MAX)] = ()
-    enabled: bool = True
 
 
 class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -67,7 +49,7 @@ class SecretRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 class ChannelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A channel as it is declared: a webhook with `url` and `secret` (an environment variable or a file, never the
-    secret itself), or `addresses` for e-mail."""
+    secret itself), or `addresses` for e-mail. `url` left out, or as it is shown: it stays what it is."""
 
     kind: Literal["webhook", "email"]
     url: str = ""
@@ -80,33 +62,16 @@ def put_rule(
 ) -> Stored[AlertRule]:
     """Make or change a rule; its kind stays. Raises BadRequest, Conflict, Denied, NotFound."""
     with _changing(api, actor, tenant, name, reason) as (tx, tenant_id):
-        settings = tx.tools.settings
-        _check_rule(tx, tenant_id, spec)
-        stored = alerts.RULES.by_name(tx.conn, name, tenant_id)
-        if stored is None:
-            if len(alerts.rules(tx.conn, tenant_id, settings.alerts_rules_max)) >= settings.alerts_rules_max:
-                raise Conflict(f"there are {settings.alerts_rules_max} rules already (alerts_rules_max)",
-                               code="too_many")  # fmt: skip
-            new = AlertRule(tx.tools.new_id("alert_rule"), tenant_id, name, spec.kind, spec.threshold)
-            return alerts.RULES.insert(tx.conn, _ruled(new, spec), tx.by)
-        if stored.value.kind is not spec.kind:
-            raise Conflict("what a rule reads does not change; make another rule", code="kind_fixed")
-        return alerts.RULES.update(tx.conn, _ruled(stored.value, spec), tx.by, revision=revision)
+        for path, words in rule_faults(spec, of_tenant=bool(tenant_id)):
+            field = ".".join(path)
+            raise BadRequest(f"{field}: {words}", param=field)
+        return alert_rules.put(tx, tenant_id, name, spec, revision)
 
 
 def delete_rule(api: Api, actor: Actor, tenant: str, name: str, reason: Reason) -> None:
     """Remove a rule; what it fired for is over, and its channels are told so. Raises Conflict, Denied, NotFound."""
     with _changing(api, actor, tenant, name, reason) as (tx, tenant_id):
-        rule = rule_of(tx, tenant_id, name).value
-        states = outbox.states(tx.conn)
-        named = {c.value.name: c.value.id for c in alerts.channels(tx.conn, tenant_id, _most(tx))}
-        for (rule_id, subject), state in states.items():
-            if rule_id == rule.id and state.status == "firing":
-                over = Happening("resolved", state.episode, state.value, "its rule was removed", state.told)
-                event = event_of(rule, subject, over, tx.tools.new_id("alert_event"), tx.tools.now())
-                told = {named[each]: each for each in rule.channels if each in named} if state.told else {}
-                outbox.add(tx.conn, event, told)
-        alerts.RULES.delete(tx.conn, rule.id, tx.by)
+        alert_rules.delete(tx, tenant_id, name)
 
 
 def silence(
@@ -114,7 +79,7 @@ def silence(
 ) -> Stored[AlertRule]:
     """Tell nobody of a rule's events until then (None: from now on again). Raises BadRequest, Denied, NotFound."""
     with _changing(api, actor, tenant, name, reason) as (tx, tenant_id):
-        rule = rule_of(tx, tenant_id, name).value
+        rule = alert_rules.find(tx, tenant_id, name).value
         until_ns = 0
         if until is not None:
             if until.tzinfo is None:
@@ -135,16 +100,21 @@ def put_channel(
 ) -> Stored[Channel]:
     """Make or change a channel; its kind stays. Raises BadRequest, ConfigError, Conflict, Denied, NotFound."""
     with _changing(api, actor, tenant, name, reason) as (tx, tenant_id):
-        made = _channel(tx, tenant_id, name, spec)
         stored = alerts.CHANNELS.by_name(tx.conn, name, tenant_id)
+        made = _channel(tx, tenant_id, name, spec, stored.value if stored is not None else None)
+        other = made.kind == "webhook" and (stored is None or made.mark != stored.value.mark)
+        sealed = address.seal(spec.url, made.id, tx.tools) if other else None
         if stored is None:
             if len(alerts.channels(tx.conn, tenant_id, _most(tx))) >= _most(tx):
                 raise Conflict(f"there are {_most(tx)} channels already (alerts_channels_max)", code="too_many")
-            return alerts.CHANNELS.insert(tx.conn, made, tx.by)
+            new = alerts.CHANNELS.insert(tx.conn, made, tx.by)
+            _keep_url(tx, made, sealed)
+            return new
         if stored.value.kind != made.kind:
             raise Conflict("the kind of a channel does not change; make another one", code="kind_fixed")
-        made = msgspec.structs.replace(made, id=stored.value.id)
-        return alerts.CHANNELS.update(tx.conn, made, tx.by, revision=revision)
+        changed = alerts.CHANNELS.update(tx.conn, made, tx.by, revision=revision)
+        _keep_url(tx, made, sealed)
+        return changed
 
 
 def delete_channel(api: Api, actor: Actor, tenant: str, name: str, reason: Reason) -> None:
@@ -173,14 +143,6 @@ def try_channel(api: Api, actor: Actor, tenant: str, name: str, reason: Reason) 
         return event, outbox.deliveries(conn, [event.id])[event.id][0]
 
 
-def rule_of(tx: Tx, tenant_id: str, name: str) -> Stored[AlertRule]:
-    """Raises NotFound."""
-    stored = alerts.RULES.by_name(tx.conn, name, tenant_id)
-    if stored is None:
-        raise missing("rule", name)
-    return stored
-
-
 def channel_of(tx: Tx, tenant_id: str, name: str) -> Stored[Channel]:
     """Raises NotFound."""
     stored = alerts.CHANNELS.by_name(tx.conn, name, tenant_id)
@@ -198,7 +160,7 @@ def ensure_defaults(store: Store, tools: Tools) -> int:
             return 0
         for name, spec in DEFAULTS.items():
             rule = AlertRule(tools.new_id("alert_rule"), "", name, spec.kind, spec.threshold)
-            alerts.RULES.insert(conn, _ruled(rule, spec), by)
+            alerts.RULES.insert(conn, alert_rules.ruled(rule, spec), by)
     return len(DEFAULTS)
 
 
@@ -227,7 +189,7 @@ def _changing(api: Api, actor: Actor, tenant: str, name: str, reason: Reason) ->
         raise BadRequest("name: 1 to 100 letters, digits and . _ @ + -, beginning and ending with a letter or digit",
                          param="name")  # fmt: skip
     where = "" if tenant == PLATFORM else tenant
-    with api.configurator.acting(actor, Ref("budget", where, name), Action.alert_write, reason) as tx:
+    with api.configurator.acting(actor, Ref("alert", where, name), Action.alert_write, reason) as tx:
         yield tx, tx.names.tenant(where)
 
 
@@ -237,46 +199,34 @@ def _reading(store: Store, tenant_id: str) -> Iterator[Connection[Any]]:
         yield conn
 
 
-def _ruled(rule: AlertRule, spec: RuleSpec) -> AlertRule:
-    return msgspec.structs.replace(rule, **msgspec.structs.asdict(spec))
+def _keep_url(tx: Tx, made: Channel, sealed: bytes | None) -> None:
+    if sealed is not None:
+        alerts.put_url(tx.conn, made.id, sealed, made.url, made.mark)
 
 
-def _check_rule(tx: Tx, tenant_id: str, spec: RuleSpec) -> None:
-    info = KINDS[spec.kind]
-    if info.platform_only and tenant_id:
-        raise BadRequest(f"kind: {spec.kind} concerns the installation, not a tenant", param="kind")
-    for field in spec.scope.__struct_fields__:
-        if getattr(spec.scope, field) and field not in info.scope:
-            raise BadRequest(f"scope.{field}: means nothing for {spec.kind}", param=f"scope.{field}")
-        if len(getattr(spec.scope, field)) > 200:
-            raise BadRequest(f"scope.{field}: has more than 200 characters", param=f"scope.{field}")
-    if spec.count_min and not info.windowed:
-        raise BadRequest(f"count_min: means nothing for {spec.kind}", param="count_min")
-    named = {stored.value.name for stored in alerts.channels(tx.conn, tenant_id, _most(tx))}
-    for name in spec.channels:
-        if name not in named:
-            raise BadRequest(f"channels: there is no channel {name!r}", param="channels")
-    if len(set(spec.channels)) != len(spec.channels):
-        raise BadRequest("channels: each is named once", param="channels")
-
-
-def _channel(tx: Tx, tenant_id: str, name: str, spec: ChannelSpec) -> Channel:
+def _channel(tx: Tx, tenant_id: str, name: str, spec: ChannelSpec, known: Channel | None) -> Channel:
     settings = tx.tools.settings
-    made = Channel(tx.tools.new_id("alert_channel"), tenant_id, name, spec.kind)
+    id_ = tx.tools.new_id("alert_channel") if known is None else known.id
+    made = Channel(id_, tenant_id, name, spec.kind)
     if spec.kind == "webhook":
         if spec.addresses or spec.secret is None:
             raise BadRequest("a webhook has a url and a secret, and no addresses", param="secret")
-        webhook.check_url(spec.url, settings)
+        kept = known is not None and known.kind == "webhook" and spec.url in ("", shown_url(known.url))
+        if not kept:
+            webhook.check_url(spec.url, settings)
         secret = CredentialRef(env=spec.secret.env, file=spec.secret.file)
         check_reference(secret, tenant_id, settings, "secret")
-        return msgspec.structs.replace(made, url=spec.url, secret=secret)
+        if kept and known is not None:
+            return msgspec.structs.replace(made, url=known.url, secret=secret, mark=known.mark)
+        told = address.mark(spec.url, id_, tx.tools)
+        return msgspec.structs.replace(made, url=shown_url(spec.url), secret=secret, mark=told)
     if spec.url or spec.secret is not None or not 1 <= len(spec.addresses) <= settings.alerts_addresses_max:
         raise BadRequest(
             f"e-mail has 1 to {settings.alerts_addresses_max} addresses (alerts_addresses_max), and nothing else",
             param="addresses",
         )
-    for address in spec.addresses:
-        mail.check_address(address, settings)
+    for each in spec.addresses:
+        mail.check_address(each, settings)
     return msgspec.structs.replace(made, addresses=spec.addresses)
 
 

@@ -21,7 +21,7 @@ from interlock.errors import InterlockError
 from interlock.storage import alert_events as outbox
 from interlock.storage import alerts
 from interlock.storage.alert_events import Event
-from interlock.types.alert import KINDS, AlertRule, AlertScope, AlertState, Channel, Unit
+from interlock.types.alert import KINDS, AlertRule, AlertScope, AlertState, Channel, Unit, shown_url
 
 if TYPE_CHECKING:
     from interlock.control.identity import Actor
@@ -90,7 +90,7 @@ class SecretView(msgspec.Struct, frozen=True):
 
 
 class ChannelView(msgspec.Struct, frozen=True):
-    """A channel; of its secret where that is found, never what it is."""
+    """A channel; of its secret where that is found, never what it is, and of its URL no more than the host."""
 
     name: str
     kind: str
@@ -154,10 +154,10 @@ def overview(api: Api, actor: Actor, tenant: str) -> AlertsView:
 
 def one_rule(api: Api, actor: Actor, tenant: str, name: str) -> RuleView:
     """Raises Denied, NotFound."""
-    from interlock.control.alerts.service import rule_of
+    from interlock.control.services.alert_rules import find
 
     with reading(api, actor, tenant) as (tx, tenant_id):
-        return rule_view(rule_of(tx, tenant_id, name), outbox.states(tx.conn), tx.tools)
+        return rule_view(find(tx, tenant_id, name), outbox.states(tx.conn), tx.tools)
 
 
 def events(tx: Tx, tenant_id: str) -> list[EventView]:
@@ -210,7 +210,7 @@ def channel_view(stored: Stored[Channel]) -> ChannelView:
     """A channel as it is shown."""
     value = stored.value
     secret = None if value.secret is None else SecretView(value.secret.env, value.secret.file)
-    return ChannelView(value.name, value.kind, value.url, secret, value.addresses, stored.revision)
+    return ChannelView(value.name, value.kind, shown_url(value.url), secret, value.addresses, stored.revision)
 
 
 def event_view(event: Event, deliveries: Iterable[outbox.Delivery]) -> EventView:

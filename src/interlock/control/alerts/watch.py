@@ -66,6 +66,10 @@ class AlertWatch:
                     level = logging.WARNING if isinstance(e, InterlockError) and away(e) else logging.ERROR
                     logger.log(level, "alerts are not evaluated: %s", words)
                 self.failing = words
+            except Exception as e:
+                # INVARIANT: nothing ends this thread, else nobody would be told of anything any more
+                logger.exception("alerts are not evaluated")
+                self.failing = type(e).__name__
 
     def once(self) -> list[Step]:
         """Look at every rule; nothing when another process does. Raises StoreError.

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from interlock.control.alerts import service, shown
-from interlock.control.alerts.service import ChannelSpec, RuleSpec, SecretRef
+from interlock.control.alerts.service import ChannelSpec, SecretRef
 from interlock.control.apply import Reason
 from interlock.control.console.page import Page
 from interlock.control.console.places import visible
+from interlock.control.documents import RuleSpec
 from interlock.control.identity import reach_of, tenant_of
 from interlock.control.permissions import Action, require
 from interlock.control.services.base import Names

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from interlock.control.alerts import service, shown
-from interlock.control.alerts.service import ChannelSpec, RuleSpec
+from interlock.control.alerts.service import ChannelSpec
+from interlock.control.documents import RuleSpec
 from interlock.control.routes.actions import Nothing
 from interlock.control.web import Body, Given, Json, Who, api_of, reason_of, revision_of, route
 

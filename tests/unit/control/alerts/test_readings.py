@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, cast
 
 import pytest
 
 from interlock.control.alerts.figures import Figures, Ledger, _load
-from interlock.control.alerts.readings import BudgetUse, SourceLoad, readings
+from interlock.control.alerts.readings import VALUE_MAX, BudgetUse, SourceLoad, readings
+from interlock.control.alerts.sender import AlertSender
+from interlock.control.alerts.watch import AlertWatch
+from interlock.control.services.base import Tools
+from interlock.errors import StoreError
+from interlock.settings import Settings
 from interlock.storage.alert_figures import Calls, Denied
 from interlock.storage.nodes import Told
 from interlock.storage.sources import SourceRow
+from interlock.testing.clock import FakeClock
 from interlock.types.alert import KINDS, AlertKind, AlertRule, AlertScope
 from interlock.types.source import SourceKind, SourceLimits, SourceState
 
@@ -68,6 +75,38 @@ def test_budgets() -> None:
     )
     assert read(AlertKind.budget_used, budgets=BUDGETS, scope=AlertScope(team="research")) == [("month", 950)]
     assert read(AlertKind.budget_used, budgets=BUDGETS, scope=AlertScope(budget="ever")) == [("ever", 0)]
+
+
+def test_a_share_of_next_to_nothing_is_a_value_that_can_be_kept() -> None:
+    tiny = [BudgetUse("acme", "tiny", "", "nusd", 1, 1 << 60, 1 << 80, ends=True)]
+    for kind in (AlertKind.budget_used, AlertKind.budget_outlook):
+        ((_, value),) = read(kind, budgets=tiny)
+        assert value == VALUE_MAX < 1 << 63
+
+
+class Turns(threading.Event):
+    """Lets a loop turn twice."""
+
+    turns = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.turns += 1
+        return self.turns > 2
+
+
+@pytest.mark.parametrize("loop", [AlertWatch, AlertSender])
+@pytest.mark.parametrize("error", [KeyError("Mars/Olympus"), StoreError("away")])
+def test_whatever_goes_wrong_alerts_are_looked_at_again(loop: Any, error: Exception) -> None:
+    class Failing(loop):  # type: ignore[misc]
+        looked = 0
+
+        def once(self, event_id: str = "") -> Any:
+            self.looked += 1
+            raise error
+
+    made = Failing(cast(Any, None), Tools(Settings(), FakeClock(), bytes, lambda n: 0, b""))
+    made.run(Turns())
+    assert made.looked == 2
 
 
 def test_calls_and_denials() -> None:
