@@ -223,6 +223,13 @@ class Settings(RoutingSettings):
         minimum=1_048_576,
     )
     ledger_keys_max: int = setting(10_000, "Subjects whose keys a process keeps ready.", group="ledger", minimum=16)
+    ledger_sealed_bytes: int = setting(
+        16_777_216,
+        "Encrypted contents that a shipper remembers, so that what a conversation says again is not encrypted again; "
+        "0: none.",
+        group="ledger",
+        minimum=0,
+    )
     ledger_sequence_ms: int = setting(
         250, "How often shipped entries are given their place in the ledger.", group="ledger", minimum=10
     )

@@ -73,7 +73,9 @@ class Shipper:
     ) -> None:
         """Raises ConfigError when the master key cannot be read."""
         master = KeyWrapper(read_key(settings.ledger_key_path(), "the ledger's master key"), random)
-        self.keys = LedgerKeys(master, random, settings.ledger_keys_max, store.shipping)
+        self.keys = LedgerKeys(
+            *(master, random, settings.ledger_keys_max, store.shipping), sealed_bytes_max=settings.ledger_sealed_bytes
+        )
         self.shipped = 0
         self.met_conflict = False
         """Whether the last pass left an epoch to the next one: another shipper was there, or somebody was erased."""

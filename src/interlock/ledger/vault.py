@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -101,31 +102,69 @@ class ListNode(NamedTuple):
     depth: int
 
 
+class SealedLately:
+    """Contents that were sealed lately, by their id: what a conversation says again is not encrypted again.
+
+    `bytes_max`: ciphertexts that are kept; those used longest ago go first. No plaintext is kept, and no key: an id is
+    found only by who has the key and the content (see `SubjectKey.seal`).
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._known: OrderedDict[bytes, Sealed] = OrderedDict()
+
+    def get(self, name: bytes) -> Sealed | None:
+        """The content of this id, if it is still there."""
+        known = self._known.get(name)
+        if known is not None:
+            self._known.move_to_end(name)
+        return known
+
+    def put(self, sealed: Sealed) -> None:
+        """Remember a content that `get` did not have."""
+        self._known[sealed.id] = sealed
+        self._bytes += len(sealed.data)
+        while self._bytes > self._bytes_max:
+            self._bytes -= len(self._known.popitem(last=False)[1].data)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
+        self._bytes = 0
+
+
 class SubjectKey:
-    """What seals and opens the contents of one subject."""
+    """What seals and opens the contents of one subject. `lately`: contents that need not be sealed again."""
 
-    __slots__ = ("_aead", "_id_key", "_mark_key", "_nonce_key", "_salt_key")
+    __slots__ = ("_aead", "_id_key", "_lately", "_mark_key", "_nonce", "_salt")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, lately: SealedLately | None = None) -> None:
         if len(key) != KEY_BYTES:
             raise VaultError(f"a subject's key has {KEY_BYTES} bytes")
         self._aead = AESGCM(_mac(key, b"interlock content encryption"))
         self._id_key = _mac(key, b"interlock content id")
-        self._nonce_key = _mac(key, b"interlock content nonce")
+        self._nonce = _mac_of(_mac(key, b"interlock content nonce"))
         self._mark_key = _mac(key, b"interlock name of a document")
-        self._salt_key = _mac(key, b"interlock content salt")
+        self._salt = _mac_of(_mac(key, b"interlock content salt"))
+        self._lately = lately
 
     def seal(self, plain: bytes) -> Sealed:
         """Encrypt a content. The same bytes always give the same result."""
-        name = content_id(self.salt(plain), plain)
+        name = content_id(self._salt(plain), plain)
+        if self._lately is not None and (known := self._lately.get(name)) is not None:
+            return known
         data = _PLAIN + plain
         if len(plain) >= _DEFLATE_MIN:
             deflated = _deflate(plain)
             if len(deflated) < len(plain):
                 data = _DEFLATED + deflated
-        nonce = _mac(self._nonce_key, data)[:_NONCE_BYTES]
-        sealed = nonce + self._aead.encrypt(nonce, data, name)
-        return Sealed(name, sealed, hashlib.sha256(sealed).digest())
+        nonce = self._nonce(data)[:_NONCE_BYTES]
+        encrypted = nonce + self._aead.encrypt(nonce, data, name)
+        sealed = Sealed(name, encrypted, hashlib.sha256(encrypted).digest())
+        if self._lately is not None:
+            self._lately.put(sealed)
+        return sealed
 
     def open(self, name: bytes, data: bytes, *, bytes_max: int) -> bytes:
         """The plaintext of a content. Raises VaultError when it is not what `name` names, or longer than allowed."""
@@ -145,7 +184,7 @@ class SubjectKey:
 
     def salt(self, plain: bytes) -> bytes:
         """What opens this content, and no other: see `proof.opening`. 32 bytes."""
-        return _mac(self._salt_key, plain)
+        return self._salt(plain)
 
     def mark(self, what: bytes, name: str) -> bytes:
         """What a name is looked up by. Without the key no guess can be checked against it. 32 bytes."""
@@ -176,3 +215,18 @@ def _deflate(plain: bytes) -> bytes:
 
 def _mac(key: bytes, data: bytes) -> bytes:
     return hmac.digest(key, data, "sha256")
+
+
+def _mac_of(key: bytes) -> Callable[[bytes], bytes]:
+    """`_mac` under one key of at most 64 bytes, whose two blocks are hashed once (RFC 2104, section 4)."""
+    block = key.ljust(64, b"\x00")
+    inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block)).copy
+    outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block)).copy
+
+    def mac(data: bytes) -> bytes:
+        within, without = inner(), outer()
+        within.update(data)
+        without.update(within.digest())
+        return without.digest()
+
+    return mac

@@ -14,6 +14,7 @@ from interlock.errors import ConfigError
 from interlock.ledger.vault import (
     KEY_BYTES,
     KeyWrapper,
+    SealedLately,
     SubjectKey,
     VaultError,
     Wrapper,
@@ -61,7 +62,7 @@ class LedgerKeys:
     """Subjects' keys, by tenant and subject; the least recently used are forgotten first. One thread uses it.
 
     `making`: a transaction in which new keys are kept; without it none is made. It is one of its own: a key must be
-    safe before anything is encrypted under it, whatever becomes of that.
+    safe before anything is encrypted under it, whatever becomes of that. `sealed_bytes_max`: see `SealedLately`.
     """
 
     def __init__(
@@ -70,7 +71,10 @@ class LedgerKeys:
         random: Callable[[int], bytes],
         keys_max: int,
         making: Callable[[], AbstractContextManager[Connection[Any]]] | None = None,
+        *,
+        sealed_bytes_max: int = 0,
     ) -> None:
+        self._lately = SealedLately(sealed_bytes_max) if sealed_bytes_max else None
         self._making = making
         self._master = master
         self._random = random
@@ -104,7 +108,7 @@ class LedgerKeys:
                 break
             except Erased as e:
                 erased_ns, generation = max(erased_ns, e.at_ns), generation + 1
-        known = self._subjects[tenant_id, subject] = Held(name, SubjectKey(key), erased_ns)
+        known = self._subjects[tenant_id, subject] = Held(name, SubjectKey(key, self._lately), erased_ns)
         if len(self._subjects) > self._max:
             self._subjects.popitem(last=False)
         return known
@@ -112,6 +116,8 @@ class LedgerKeys:
     def forget(self) -> None:
         """Look every subject up again: some may have been erased."""
         self._subjects.clear()
+        if self._lately is not None:
+            self._lately.clear()
 
     def _tenant(self, conn: Connection[Any], tenant_id: str) -> KeyWrapper:
         known = self._tenants.get(tenant_id)

@@ -7,7 +7,7 @@ been overtaken by another one, and stops. What it brought is in the same transac
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import msgspec
 from psycopg import Connection, sql
@@ -227,16 +227,23 @@ def keep_key(conn: Connection[Any], tenant_id: str, subject: str, wrapped: bytes
 
 def _contents(conn: Connection[Any], contents: Iterable[ContentRow]) -> None:
     rows = _used(contents)
-    if rows:
-        conn.execute(_INSERT_CONTENTS, _columns(rows))
-        conn.execute(_RAISE["ledger_contents"], _columns([(*row[:3], *row[4:]) for row in rows]))
+    if rows and (known := _insert(conn, _INSERT_CONTENTS, rows)):
+        conn.execute(_RAISE["ledger_contents"], _columns([(*row[:3], *row[4:]) for row in known]))
 
 
 def _lists(conn: Connection[Any], lists: Iterable[ListRow]) -> None:
     rows = _used(lists)
-    if rows:
-        conn.execute(_INSERT_LISTS, _columns(rows))
-        conn.execute(_RAISE["ledger_lists"], _columns([(*row[:3], *row[5:]) for row in rows]))
+    if rows and (known := _insert(conn, _INSERT_LISTS, rows)):
+        conn.execute(_RAISE["ledger_lists"], _columns([(*row[:3], *row[5:]) for row in known]))
+
+
+def _insert(conn: Connection[Any], statement: LiteralString, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Add what is not there. Returns the rows that were there before, whose days may have to be raised.
+
+    INVARIANT: an id belongs to one subject, because it is made under the subject's key.
+    """
+    new = {id_ for (id_,) in conn.execute(statement, _columns(rows), binary=True)}
+    return [row for row in rows if row[2] not in new]
 
 
 def _used(rows: Iterable[ContentRow] | Iterable[ListRow]) -> list[tuple[Any, ...]]:
@@ -253,13 +260,13 @@ _INSERT_CONTENTS = (
     "INSERT INTO interlock.ledger_contents"
     " (tenant_id, subject, id, data, public_day, internal_day, confidential_day, restricted_day)"
     " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::bytea[],"
-    " %b::integer[], %b::integer[], %b::integer[], %b::integer[]) ON CONFLICT DO NOTHING"
+    " %b::integer[], %b::integer[], %b::integer[], %b::integer[]) ON CONFLICT DO NOTHING RETURNING id"
 )
 _INSERT_LISTS = (
     "INSERT INTO interlock.ledger_lists"
     " (tenant_id, subject, id, previous, item, public_day, internal_day, confidential_day, restricted_day)"
     " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::bytea[], %b::bytea[],"
-    " %b::integer[], %b::integer[], %b::integer[], %b::integer[]) ON CONFLICT DO NOTHING"
+    " %b::integer[], %b::integer[], %b::integer[], %b::integer[]) ON CONFLICT DO NOTHING RETURNING id"
 )
 _RAISE = {
     name: sql.SQL(

@@ -58,6 +58,17 @@ def test_calls_arrive_once_with_their_contents(store: Store, tmp_path: Path) -> 
     assert leaves[0]["tokens"]["prompt"] > 0 and leaves[0]["where"]["name"] == "s"
 
 
+def test_keys_that_are_looked_up_again_seal_anew(store: Store, tmp_path: Path) -> None:
+    """What is forgotten with a key is also what was sealed under it; until then a content is sealed once."""
+    keys = shipper_for(store, tmp_path).keys
+    with store.shipping() as conn:
+        first = keys.of(conn, "ten_acme", "prn_1").key.seal(b"words")
+        assert keys.of(conn, "ten_acme", "prn_1").key.seal(b"words") is first
+        keys.forget()
+        again = keys.of(conn, "ten_acme", "prn_1").key.seal(b"words")
+    assert again == first and again is not first
+
+
 def test_nothing_that_was_said_is_readable_or_can_be_guessed(store: Store, tmp_path: Path) -> None:
     """Neither the words nor any plain hash of them are in the database; equal words of two subjects look different."""
     import hashlib

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from interlock.ledger.vault import (
     LIST_START,
     KeyWrapper,
+    SealedLately,
     SubjectKey,
     VaultError,
     subject_context,
@@ -30,6 +32,37 @@ def test_a_content_opens_to_what_was_sealed_and_is_always_the_same(plain: bytes)
     assert sealed.sha256 == hashlib.sha256(sealed.data).digest()
     other = OTHER.seal(plain)
     assert other.id != sealed.id and other.data[:12] != sealed.data[:12]
+
+
+@given(st.lists(PLAIN, max_size=12), st.integers(0, 2_000))
+def test_what_was_sealed_lately_is_what_would_be_sealed(plains: list[bytes], bytes_max: int) -> None:
+    """Whatever is remembered and forgotten, and whoever else's contents are remembered beside them."""
+    lately = SealedLately(bytes_max)
+    key, other = SubjectKey(bytes(32), lately), SubjectKey(bytes(31) + b"\x01", lately)
+    for plain in [*plains, *plains, *reversed(plains)]:
+        assert key.seal(plain) == KEY.seal(plain)
+        assert other.seal(plain) == OTHER.seal(plain)
+
+
+def test_a_content_is_sealed_once_as_long_as_it_is_remembered() -> None:
+    size = len(KEY.seal(b"0" * 100).data)
+    lately = SealedLately(3 * size)
+    key = SubjectKey(bytes(32), lately)
+    plains = [b"%d" % number * 100 for number in range(4)]
+    first = [key.seal(plain) for plain in plains[:3]]
+    assert [key.seal(plain) is sealed for plain, sealed in zip(plains, first, strict=False)] == [True] * 3
+    key.seal(plains[0])
+    key.seal(plains[3])
+    assert [lately.get(sealed.id) is sealed for sealed in first] == [True, False, True]
+    lately.clear()
+    assert key.seal(plains[0]) is not first[0]
+    assert [lately.get(each.id) for each in first[1:]] == [None, None]
+
+
+@given(st.binary(max_size=300))
+def test_salts_are_macs_under_a_key_of_their_own(plain: bytes) -> None:
+    key = hmac.digest(bytes(32), b"interlock content salt", "sha256")
+    assert KEY.salt(plain) == hmac.digest(key, plain, "sha256")
 
 
 @given(PLAIN, st.integers(0, 1 << 20), st.integers(1, 255))
