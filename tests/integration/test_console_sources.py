@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,6 +198,82 @@ def test_a_cascade_is_shown_kept_and_holds_its_sources(running: Running, admin: 
         assert "has a cascade or a shadow, not both" in begun.text
     finally:
         running.owner.do("DELETE", "/aliases/extract")
+
+
+def test_a_cascade_is_made_changed_and_ended_on_its_page(running: Running, olga: Visitor) -> None:
+    path = "/aliases/acme/helper"
+    before = running.owner.get("/tenants/acme/aliases/helper")
+    steps = {"step_model_0": "m", "step_source_0": "ours", "step_model_1": " large ", "step_model_2": ""}
+    whole = {**steps, "check_json": "1", "check_confidence": "1", "confidence_percent": "62,5", "money_usd": "0.02"}
+    try:
+        made = olga.post(path, do="cascade-save", reason="cheap first", time_ms="20000", **whole)
+        assert made.status_code == 303, made.text
+        item = running.owner.get("/tenants/acme/aliases/helper")
+        assert item["cascade"] == {
+            "steps": [{"model": "m", "source": "ours"}, {"model": "large"}],
+            "checks": ["json", "confidence"], "confidence_min_milli": 625, "money_nusd_max": 20_000_000,
+            "time_ms_max": 20_000,
+        }  # fmt: skip
+        assert item["targets"] == before["targets"]
+        page = olga.get(path).text
+        assert "62.5 %" in page and 'name="confidence_percent" type="text" value="62.5"' in page
+        assert 'name="money_usd" type="text" value="0.02"' in page and page.count('name="step_model_') == 4
+        begun = olga.post(path, do="shadow-start", candidate="m", share_percent="10", reason="try")
+        assert begun.status_code == 400
+        late = olga.post(path, do="cascade-save", reason="r", revision=str(before["revision"]), **whole)
+        assert late.status_code == 409 and 'value=" large "' in late.text
+        ended = olga.post(path, do="cascade-end", reason="enough")
+        assert ended.status_code == 303
+        assert running.owner.get("/tenants/acme/aliases/helper")["cascade"] is None
+    finally:
+        running.owner.do("PUT", "/tenants/acme/aliases/helper", {"name": "helper", "targets": [{"model": "m"}]})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"step_model_1": ""}, "a cascade has 2 to 8 steps"),
+        ({"step_model_1": "m"}, "each step is another model"),
+        ({"step_model_1": "no model"}, "is no model name"),
+        ({"step_source_0": "nowhere"}, "there is no source"),
+        ({"step_model_1": "", "step_source_1": "ours"}, "step 2 names a source and no model"),
+        ({"check_json": None}, "names each check once, and at least one"),
+        ({"check_confidence": "1"}, "both are given, or neither"),
+        ({"confidence_percent": "50"}, "both are given, or neither"),
+        ({"check_confidence": "1", "confidence_percent": "0.05"}, "is no percentage"),
+        ({"check_confidence": "1", "confidence_percent": "NaN"}, "is no percentage"),
+        ({"check_confidence": "1", "confidence_percent": "100.1"}, "is no percentage"),
+        ({"check_confidence": "1", "confidence_percent": "0"}, "confidence_min_milli"),
+        ({"money_usd": "a lot"}, "a lot"),
+        ({"money_usd": "0"}, "money_nusd_max"),
+        ({"time_ms": "1.5"}, "whole number"),
+        ({"time_ms": "0"}, "time_ms_max"),
+    ],
+)
+def test_what_is_no_cascade_is_refused_and_kept_as_typed(
+    running: Running, olga: Visitor, change: dict[str, str | None], words: str
+) -> None:
+    form = {"step_model_0": "m", "step_source_0": "", "step_model_1": "large", "check_json": "1", **change}
+    sent = {name: value for name, value in form.items() if value is not None}
+    refused = olga.post("/aliases/acme/helper", do="cascade-save", reason="r", **sent)
+    assert refused.status_code in (400, 422), refused.text
+    alert = refused.text.partition('role="alert">')[2].partition("</div>")[0]
+    assert words in html.unescape(alert), alert
+    for name in ("step_model_1", "money_usd", "confidence_percent"):
+        if form.get(name):
+            assert f'name="{name}"' in refused.text and f'value="{form[name]}"' in refused.text
+    assert running.owner.get("/tenants/acme/aliases/helper")["cascade"] is None
+
+
+def test_a_cascade_without_targets_cannot_be_ended_and_a_canary_excludes_it(running: Running, admin: Visitor) -> None:
+    steps = [{"model": "m"}, {"model": "large"}]
+    running.owner.do("POST", "/aliases", {"name": "stepped", "cascade": {"steps": steps, "checks": ["finish"]}})
+    try:
+        assert "cascade-end" not in admin.get("/aliases/-/stepped").text
+        refused = admin.post("/aliases/-/stepped", do="cascade-end", reason="r")
+        assert refused.status_code in (400, 422) and "at least one target" in refused.text
+    finally:
+        running.owner.do("DELETE", "/aliases/stepped")
 
 
 def test_aliases_of_others_are_not_there(running: Running, olga: Visitor) -> None:

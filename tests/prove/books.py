@@ -26,6 +26,7 @@ from interlock.types.record import (
     Outcome,
     Record,
     Refusal,
+    StepEnd,
     request_id,
 )
 
@@ -48,6 +49,7 @@ class CallBook:
     refusal: Refusal | None = None
     attempts: list[tuple[Attempt, Place]] = dataclasses.field(default_factory=list)
     ends: list[AttemptEnd] = dataclasses.field(default_factory=list)
+    steps: list[StepEnd] = dataclasses.field(default_factory=list)
     outcome: Outcome | None = None
     outcome_place: Place = (0, 0)
     interrupted: list[Interrupted] = dataclasses.field(default_factory=list)
@@ -62,6 +64,11 @@ class CallBook:
     def id(self) -> str:
         """The request id."""
         return request_id(self.epoch, self.number)
+
+    @property
+    def running(self) -> Attempt | None:
+        """The attempt that was under way when the records end."""
+        return self.attempts[-1][0] if len(self.attempts) > len(self.ends) + len(self.steps) else None
 
     @property
     def settled(self) -> bool:
@@ -137,7 +144,9 @@ class EpochBook:
         else:
             self._of_call(record, place)
 
-    def _of_call(self, record: Intent | Refusal | Attempt | AttemptEnd | Chunk | Outcome, place: Place) -> None:
+    def _of_call(
+        self, record: Intent | Refusal | Attempt | AttemptEnd | StepEnd | Chunk | Outcome, place: Place
+    ) -> None:
         call = self.calls.get(record.call)
         if call is None:
             call = self.calls[record.call] = CallBook(self.epoch, record.call)
@@ -158,13 +167,20 @@ class EpochBook:
         if call.intent is None:
             self._wrong(call, f"{kind} before its Intent")
         if isinstance(record, Attempt):
-            if record.number != len(call.attempts) or len(call.ends) != len(call.attempts):
-                self._wrong(call, f"attempt {record.number} after {len(call.attempts)} with {len(call.ends)} ends")
+            if record.number != len(call.attempts) or call.running is not None:
+                over = len(call.ends) + len(call.steps)
+                self._wrong(call, f"attempt {record.number} after {len(call.attempts)} with {over} ends")
             call.attempts.append((record, place))
         elif isinstance(record, AttemptEnd):
             if record.number != len(call.attempts) - 1:
                 self._wrong(call, f"end of attempt {record.number}, not of {len(call.attempts) - 1}")
             call.ends.append(record)
+        elif isinstance(record, StepEnd):
+            if call.running is None or record.attempt != call.running.number or record.model != call.running.model:
+                self._wrong(call, f"end of a step in attempt {record.attempt}, which does not run")
+            if call.steps and record.step <= call.steps[-1].step:
+                self._wrong(call, f"step {record.step} after step {call.steps[-1].step}")
+            call.steps.append(record)
         elif isinstance(record, Chunk):
             self._chunk(call, record, place)
         else:
@@ -175,7 +191,7 @@ class EpochBook:
     def _chunk(self, call: CallBook, chunk: Chunk, place: Place) -> None:
         if chunk.index != call.chunks:
             self._wrong(call, f"chunk {chunk.index} follows {call.chunks - 1}")
-        if len(call.ends) == len(call.attempts):
+        if call.running is None:
             self._wrong(call, "chunk without a running attempt")
         if not call.chunks:
             self._with_places.append(call)

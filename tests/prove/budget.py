@@ -1,6 +1,6 @@
 """Budgets under race and fire: 64 clients on four workers of two nodes spend a budget, while workers, nodes, shippers,
 control and the database are killed and disks misbehave. What is charged is never above the budget, and exactly it in
-the end.
+the end. A third of the calls goes through a cascade of two steps, each charged to a budget on its own model.
 Each round has a caller and a budget of its own: of calls, tokens or money. All clients call until they are told that
 the budget is used up. Without faults exactly as many calls were answered as the budget has; with faults no more, and
 once the logs of those that died are in the ledger it is used up to the last call. In the end what the admin API says,
@@ -19,14 +19,17 @@ import time
 from collections import Counter
 from typing import Any
 
+import msgspec
+
 from interlock.errors import InterlockError
 from interlock.ledger.charges import interrupted
 from interlock.ledger.reader import tail
 from interlock.types.budget import Charge
-from interlock.types.record import Attempt, Intent, Interrupted, Outcome
+from interlock.types.record import Attempt, Intent, Interrupted, Outcome, StepEnd
 from tests.postgres import owned_home
 
 from .ledger import FAULTS, NODES, Stack, database, set_up
+from .script import CASCADE, CHEAP, DEAR
 
 CLIENTS = 64
 ROUND_S = 180.0
@@ -34,6 +37,13 @@ SETTLE_S = 180.0
 KINDS = ("nothing", "nothing", "nothing", "worker", "worker", "node", "shipper", "control", "database", *FAULTS)
 MEASURES = ("calls", "calls", "tokens", "usd")
 FINAL = ("budget_exceeded",)
+CASCADE_TOKENS = 200
+"""More than any answer of the engines has."""
+STEPS = (
+    {"name": "cheap-steps", "model": CHEAP, "tokens": 10**12, "window": "total"},
+    {"name": "dear-steps", "model": DEAR, "usd": 10**6, "window": "total"},
+)
+"""Budgets that are never used up: they are charged what the steps on these models took."""
 
 
 class Spender(threading.Thread):
@@ -58,12 +68,15 @@ class Spender(threading.Thread):
 
     def _call(self) -> None:
         streamed = self._random.random() < 0.5
-        body = {
+        body: dict[str, Any] = {
             "model": "near-model",
             "messages": [{"role": "user", "content": "spend"}],
             "max_tokens": 20,
             "stream": streamed,
         }
+        if self._random.random() < 1 / 3:  # whether the first step is enough follows from what is asked
+            asked = [{"role": "user", "content": f"spend {self._random.randrange(1000)}"}]
+            body |= {"model": CASCADE, "messages": asked, "max_tokens": CASCADE_TOKENS}
         connection = http.client.HTTPConnection("127.0.0.1", self._random.choice(self._ports), timeout=90)
         try:
             headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
@@ -89,13 +102,14 @@ def prove(*, rounds: int, seed: int, progress: bool = True) -> dict[str, Any]:
     rng = random.Random(f"budget {seed}")
     failures: list[str] = []
     killed: Counter[str] = Counter()
+    figures: Counter[str] = Counter()
     codes: Counter[str] = Counter()
     spent: dict[str, tuple[str, int]] = {}
     answered = 0
     with owned_home() as home, database(home) as server:
         stack = Stack(home.parent, server, INTERLOCK_LEASE_RETRY_MS="200")
         try:
-            set_up(stack)
+            set_up(stack, *STEPS)
             for number in range(rounds):
                 kind, measure = rng.choice(KINDS), rng.choice(MEASURES)
                 killed[kind] += 1
@@ -106,17 +120,20 @@ def prove(*, rounds: int, seed: int, progress: bool = True) -> dict[str, Any]:
                 if progress:
                     took = time.monotonic() - began
                     sys.stderr.write(f"budget {number + 1}/{rounds} {kind} {measure}: {spent[name][0]}, {took:.1f} s\n")
-            _judge(stack, spent, failures)
+            _judge(stack, spent, failures, figures)
         finally:
             stack.stop()
     if not answered:
         failures.append("nothing was proved: no call was answered")
+    if rounds >= 3 and not all(figures[f"cascades of {steps} steps"] for steps in (1, 2)):
+        failures.append(f"nothing was proved of cascades: {dict(figures)}")
     return {
         "seed": seed,
         "rounds": rounds,
         "killed": dict(killed),
         "answered_whole": answered,
         "told": dict(codes),
+        "figures": dict(figures),
         "failures": failures,
     }
 
@@ -181,12 +198,16 @@ def _caller(stack: Stack, name: str, measure: str, amount: float) -> str:
         return str(applied["keys"]["acme"][name])
 
 
-def _judge(stack: Stack, spent: dict[str, tuple[str, int]], failures: list[str]) -> None:
+def _judge(stack: Stack, spent: dict[str, tuple[str, int]], failures: list[str], figures: Counter[str]) -> None:
     """Stop the nodes, wait for the ledger, compare what everybody says of each budget."""
     for node in NODES:
         stack.processes[node].stop()
         stack.start(node)  # an epoch that met a full disk vouches for nothing at its end: it is recovered by the next
-    logged, largest = _logged(stack)
+    logs = _Logs(stack)
+    logs.read()
+    failures.extend(logs.failures)
+    figures.update(logs.figures)
+    logged, largest = logs.charged, logs.largest
     deadline = time.monotonic() + SETTLE_S
     uses: dict[str, Any] = {}
     while time.monotonic() < deadline:
@@ -195,8 +216,10 @@ def _judge(stack: Stack, spent: dict[str, tuple[str, int]], failures: list[str])
             if all(use["used"] == logged.get(use["name"], 0) and not use["held"] for use in uses.values()):
                 break
         time.sleep(0.5)
-    if uses.keys() != spent.keys():
+    standing = {str(budget["name"]) for budget in STEPS}
+    if uses.keys() != spent.keys() | standing:
         failures.append(f"budgets are {sorted(uses)}, made were {sorted(spent)}")
+    failures.extend(f"{name}: nothing was charged" for name in sorted(standing) if not logged.get(name))
     for name, use in uses.items():
         if use["used"] != logged.get(name, 0):
             failures.append(f"{name}: {use['used']} were charged, the logs say {logged.get(name, 0)}")
@@ -204,7 +227,7 @@ def _judge(stack: Stack, spent: dict[str, tuple[str, int]], failures: list[str])
             failures.append(f"{name}: {use['held']} are held though all workers are gone")
         if use["used"] > use["amount"]:
             failures.append(f"{name}: {use['used']} were charged of {use['amount']}")
-        if use["amount"] - use["used"] >= largest.get(name, 1):
+        if name not in standing and use["amount"] - use["used"] >= largest.get(name, 1):
             failures.append(f"{name}: only {use['used']} of {use['amount']} could be spent ({use['text']})")
     entries = _entries(stack)
     if entries != logged:
@@ -223,31 +246,85 @@ def _entries(stack: Stack) -> dict[str, int]:
     return dict(charged)
 
 
-def _logged(stack: Stack) -> tuple[dict[str, int], dict[str, int]]:
-    """By budget: what the logs of both nodes charged to it, and the most that one call reserved of it."""
-    names = {row["id"]: row["name"] for row in stack.admin().pages("/tenants/acme/budgets")}
-    charged: Counter[str] = Counter()
-    largest: dict[str, int] = {}
-    for node in NODES:
-        open_: dict[tuple[str, int], tuple[Charge, ...]] = {}
-        tried: dict[tuple[str, int], str] = {}
-        for one in tail(stack.base / node / "node" / "log"):
-            record = one.stored.record
-            match record:
-                case Intent():
-                    open_[one.epoch, record.call] = record.charges
-                    for charge in record.charges:
-                        name = names[charge.budget]
-                        largest[name] = max(largest.get(name, 0), charge.reserved)
-                case Attempt():
-                    tried[one.epoch, record.call] = record.model
-                case Outcome():
-                    # of two outcomes the first holds: see `ledger`
-                    for charge, amount in zip(open_.pop((one.epoch, record.call), ()), record.charged, strict=False):
-                        charged[names[charge.budget]] += amount
-                case Interrupted():
-                    charges, model = open_[record.epoch, record.call], tried.get((record.epoch, record.call))
-                    amounts = interrupted(charges, ran=model is not None, model=model or "", cost=record.cost)
-                    for charge, amount in zip(charges, amounts, strict=True):
-                        charged[names[charge.budget]] += amount
-    return dict(charged), largest
+class _Call:
+    """What the log has of a call that has not ended."""
+
+    def __init__(self, charges: tuple[Charge, ...]) -> None:
+        self.charges = charges
+        self.tried: Attempt | None = None
+        self.steps: list[StepEnd] = []
+
+
+class _Logs:
+    """By budget: what the logs of both nodes charged to it, and the most that one call reserved of it. Where a call
+    went through a cascade, whether that is what its steps took."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.charged: dict[str, int] = {}
+        self.largest: dict[str, int] = {}
+        self.failures: list[str] = []
+        self.figures: Counter[str] = Counter()
+        self._folders = [stack.base / node / "node" / "log" for node in NODES]
+        self._names = {row["id"]: row["name"] for row in stack.admin().pages("/tenants/acme/budgets")}
+
+    def read(self) -> None:
+        """Read both from their beginning."""
+        for folder in self._folders:
+            open_: dict[tuple[str, int], _Call] = {}
+            for one in tail(folder):
+                record = one.stored.record
+                match record:
+                    case Intent():
+                        open_[one.epoch, record.call] = _Call(record.charges)
+                        for charge in record.charges:
+                            name = self._names[charge.budget]
+                            self.largest[name] = max(self.largest.get(name, 0), charge.reserved)
+                    case Attempt():
+                        open_[one.epoch, record.call].tried = record
+                    case StepEnd():
+                        open_[one.epoch, record.call].steps.append(record)
+                    case Outcome():
+                        # of two outcomes the first holds: see `ledger`
+                        call = open_.pop((one.epoch, record.call), None)
+                        if call is not None:
+                            self._stepped(f"call {record.call} of {one.epoch}", call, record)
+                            self._charge(call, record.charged)
+                    case Interrupted():
+                        call = open_[record.epoch, record.call]
+                        self._charge(call, _of_interrupted(call, record))
+                        self.figures["cascades interrupted behind a step"] += bool(call.steps)
+
+    def _charge(self, call: _Call, amounts: tuple[int, ...]) -> None:
+        for charge, amount in zip(call.charges, amounts, strict=True):
+            name = self._names[charge.budget]
+            self.charged[name] = self.charged.get(name, 0) + amount
+
+    def _stepped(self, what: str, call: _Call, outcome: Outcome) -> None:
+        """Each step of a cascade was charged once, to the budgets of its model."""
+        if not call.steps or outcome.state != "completed":
+            return
+        self.figures[f"cascades of {len(call.steps)} steps"] += 1
+        if len({step.attempt for step in call.steps}) != len(call.steps):
+            self.failures.append(f"{what}: a step is in the log twice")
+        for charge, amount in zip(call.charges, outcome.charged, strict=True):
+            own = [step for step in call.steps if charge.model in ("", step.model)]
+            took = {
+                "calls": bool(own),
+                "tokens": sum(step.usage.total_tokens for step in own),
+                "nusd": sum(step.cost.nusd for step in own),
+            }[charge.measure]
+            if amount != took:
+                name = self._names[charge.budget]
+                self.failures.append(f"{what}: {amount} were charged to {name}, its steps took {took}")
+
+
+def _of_interrupted(call: _Call, record: Interrupted) -> tuple[int, ...]:
+    tried, spent = call.tried, sum(step.cost.nusd for step in call.steps)
+    running = tried is not None and all(step.attempt != tried.number for step in call.steps)
+    return interrupted(
+        call.charges,
+        ran=running,
+        model=tried.model if tried is not None else "",
+        cost=msgspec.structs.replace(record.cost, nusd=record.cost.nusd - spent),
+        steps=call.steps,
+    )

@@ -16,7 +16,7 @@ from pathlib import Path
 from interlock.testing.engine import ScriptedEngine
 from interlock.testing.script import Received, Script
 
-from .script import FAR, MODELS, SHAKY, STEADY, marker_of, shaky, sound
+from .script import CHEAP, FAR, MODELS, SHAKY, STEADY, cheap, marker_of, shaky, sound
 
 PARENT_POLL_S = 0.5
 
@@ -33,7 +33,8 @@ def by_marker(source: str, notes: int) -> Script:
             "at_ns": received.at_ns,
         }
         os.write(notes, json.dumps(line).encode() + b"\n")
-        return (shaky if source == SHAKY else sound)(marker)(received)
+        says = shaky if source == SHAKY else cheap if received.json.get("model") == CHEAP else sound
+        return says(marker)(received)
 
     return script  # type: ignore[return-value]
 

@@ -22,11 +22,17 @@ from typing import Any
 from interlock.gateway.node import SHIPPER_MODULE
 from interlock.gateway.snapshot import SnapshotView
 from interlock.gateway.snapshot_folder import SnapshotFolder
+from interlock.types.snapshot import Alias, Cascade, CascadeStep
+from interlock.types.source import Price
 from tests.gateway import PEPPER, Who, World, model, permit_all, source
 from tests.ports import free_port
 
-from .script import FAR, MODELS, SHAKY, STEADY
+from .script import CASCADE, CHEAP, DEAR, FAR, MODELS, SHAKY, STEADY
 
+PRICES = {
+    CHEAP: {"price": Price(2 * 10**8, 10**8, 6 * 10**8)},
+    DEAR: {"price": Price(3 * 10**9, 3 * 10**9, 15 * 10**9)},
+}
 ROOT = Path(__file__).parents[2]
 START_S = 120.0
 GONE_S = 60.0
@@ -202,13 +208,14 @@ def store_snapshot(home: Path, urls: dict[str, str], people: list[Who]) -> None:
             source(
                 name,
                 urls[name],
-                *(model(m) for m in MODELS[name]),
+                *(model(m, **PRICES.get(m, {})) for m in MODELS[name]),
                 **({} if name != FAR else {"labels": far_labels()}),
             )
             for name in (STEADY, FAR, SHAKY)
         ],
         people=people,
         policies=[permit_all(features=("multiply",))],
+        aliases=[Alias(CASCADE, cascade=Cascade((CascadeStep(CHEAP), CascadeStep(DEAR)), ("finish",)))],
     )
     parts, head = world.parts(1)
     folder = SnapshotFolder(home / "node" / "snapshot", deltas_max=16)

@@ -12,7 +12,7 @@ from interlock.types.record import Outcome, parse_request_id
 
 from .books import Books, CallBook, EpochBook
 from .client import Received
-from .script import FAR, SHAKY, Said, asked, expected, marker_of, said_by
+from .script import CASCADE, CHEAP, DEAR, FAR, SHAKY, Said, asked, enough, expected, marker_of, said_by
 
 DONE = b"data: [DONE]\n\n"
 
@@ -152,7 +152,12 @@ class Judge:
         self, each: Received, call: CallBook, touched: int, loss: PowerLoss | None, verdict: Verdict
     ) -> Iterable[str]:
         """All that was received is in the record; after a power loss all but the newest."""
-        pieces = expected(each.asked.marker).pieces
+        want = expected(each.asked.marker)
+        pieces = want.pieces
+        if want.recorded:
+            if touched and (call.outcome is None or call.outcome.body != want.recorded):
+                yield "received events of an answer that is not in the record"
+            return
         if _within(said_by(list(pieces[:touched])), call.said):
             return
         if loss is None or call.outcome is not None:
@@ -264,6 +269,10 @@ def _ends(call: CallBook) -> Iterable[str]:
     if outcome is not None and call.interrupted:
         yield f"has an Outcome ({outcome.state}) and was found interrupted"
     for interrupted in call.interrupted:
+        spent = sum(step.cost.nusd for step in call.steps)
+        reserved = call.running.reserved.nusd if call.running is not None else 0
+        if call.steps and interrupted.cost.nusd != spent + reserved:
+            yield f"Interrupted costs {interrupted.cost.nusd}, its steps {spent}, and {reserved} were reserved"
         says = (interrupted.attempt, interrupted.chunks, interrupted.text_bytes, interrupted.reserved_tokens)
         is_so = (len(call.attempts) - 1, call.chunks, call.text_bytes, call.intent.reserved_tokens)
         if says != is_so:
@@ -276,18 +285,43 @@ def _outcome(call: CallBook, outcome: Outcome) -> Iterable[str]:
     assert call.intent is not None
     if outcome.chunks != call.chunks or (call.chunks and outcome.chunks_sha256 != call.digest):
         yield f"the Outcome counts {outcome.chunks} chunks, the log has {call.chunks}, or their hash differs"
+    marker = marker_of(json.loads(call.intent.body))
+    if asked(marker).model == CASCADE:
+        yield from _steps(call, outcome, marker)
     if outcome.state != "completed":
         return
-    if len(call.ends) != len(call.attempts) - 1 or outcome.attempt != len(call.attempts) - 1:
+    if asked(marker).model != CASCADE and len(call.ends) != len(call.attempts) - 1:
         yield f"completed by attempt {outcome.attempt} of {len(call.attempts)}, of which {len(call.ends)} failed"
-    marker = marker_of(json.loads(call.intent.body))
+    if outcome.attempt != len(call.attempts) - 1:
+        yield f"completed by attempt {outcome.attempt} of {len(call.attempts)}"
     want = expected(marker)
-    if asked(marker).stream and call.said != said_by(list(want.pieces)):
+    recorded = want.recorded or (b"" if asked(marker).stream else want.body)
+    if not recorded and call.said != said_by(list(want.pieces)):
         yield "the recorded text is not what the source sent"
-    if not asked(marker).stream and outcome.body != want.body:
+    if outcome.body != recorded:
         yield "the recorded body is not what the source sent"
     if outcome.usage.origin != "engine" and outcome.source != SHAKY:  # that one may die just before it tells
         yield f"usage {outcome.usage} is not the source's"
+
+
+def _steps(call: CallBook, outcome: Outcome, marker: str) -> Iterable[str]:
+    """Each step of a cascade that is over is in the log once, and the call cost what they did together."""
+    rest = 0 if call.running is None else call.running.reserved.nusd
+    spent = sum(step.cost.nusd for step in call.steps)
+    known = call.running is None or outcome.usage.origin == "reserved"
+    if outcome.cost.nusd < spent or (known and outcome.cost.nusd != spent + rest):
+        yield f"it costs {outcome.cost.nusd}, its steps {spent}, and {rest} were reserved"
+    if outcome.state != "completed":
+        return
+    told = [(step.model, step.passed) for step in call.steps]
+    if told != ([(CHEAP, True)] if enough(marker) else [(CHEAP, False), (DEAR, True)]):
+        yield f"its steps are {told}"
+    if call.running is not None or len(call.ends) + len(call.steps) != len(call.attempts):
+        yield f"{len(call.attempts)} attempts, of which {len(call.steps)} were steps and {len(call.ends)} failed"
+    if outcome.cost.nusd != spent or not spent:
+        yield f"it costs {outcome.cost.nusd}, and its steps {spent}"
+    if outcome.usage.total_tokens != sum(step.usage.total_tokens for step in call.steps):
+        yield f"it used {outcome.usage.total_tokens} tokens, which is not what its steps did"
 
 
 def _within(received: Said, recorded: Said) -> bool:

@@ -27,7 +27,7 @@ from interlock.types.identity import LimitSet
 from interlock.types.record import EpochOpen, EpochRecovered, Intent, Interrupted, Outcome, Refusal
 from tests.gateway import Who
 
-from .books import Books
+from .books import Books, CallBook
 from .client import Client, Received
 from .gateway import Gateway, alive, gateway, wait_gone
 from .judge import Judge, PowerLoss, Verdict
@@ -37,7 +37,14 @@ KINDS = {"worker": 36, "twice": 10, "recovering": 14, "workers": 12, "node": 8, 
 one that is just recovering it; all workers; the node alone; all; all, and what had not become durable is lost."""
 RECOVERING_S = 10.0
 WITHIN_RECOVERY_S = 0.015
-MUST_OCCUR = ("completed at the client", "events with text", "off-premises requests", "interrupted calls found")
+MUST_OCCUR = (
+    "completed at the client",
+    "events with text",
+    "off-premises requests",
+    "interrupted calls found",
+    "answers of a first step",
+    "answers of a second step",
+)
 """What a proof of a few rounds cannot be without. It goes on for so many more while one is missing: a round whose
 kill met no call shows nothing of calls."""
 MORE_ROUNDS = 8
@@ -300,6 +307,9 @@ class KillProof:
             if call.interrupted and call.intent and call.intent.mono_ns > began_ns
         ]
         verdict.figures["interrupted calls found"] += len(interrupted)
+        for call in self.books.calls():
+            if call.steps and call.intent is not None and call.intent.mono_ns > began_ns:
+                verdict.figures[_stepped(call)] += 1
         ids = [each.request_id for each in received if each.request_id]
         judge.looked_up({*interrupted[:LOOKED_UP], *rng.sample(ids, min(LOOKED_UP, len(ids)))}, verdict)
         for epoch in [e for e in self._killed if self.books.is_over(e)]:
@@ -315,6 +325,15 @@ class KillProof:
         self._notes_read += len(whole)
         for line in whole.splitlines():
             yield json.loads(line)
+
+
+def _stepped(call: CallBook) -> str:
+    """What became of a call whose first step was over."""
+    if call.interrupted:
+        return "cascades interrupted behind a step"
+    if call.outcome is None or call.outcome.state != "completed":
+        return "cascades that ended behind a step"
+    return f"answers of a {'first' if len(call.steps) == 1 else 'second'} step"
 
 
 def _markers(plan: Plan, client: int) -> Any:

@@ -40,7 +40,7 @@ from tests.ports import free_port
 from tests.postgres import owned_home
 
 from .gateway import Process, children, command_of, workers_of
-from .script import STEADY
+from .script import CASCADE, CHEAP, DEAR, FAR, STEADY
 from .worker import FAILING, FULL, SHORT
 
 NODES = ("north", "south")
@@ -262,8 +262,16 @@ def set_up(stack: Stack, *budgets: dict[str, Any]) -> tuple[str, float]:
                 "url": engines[STEADY],
                 "granted_to": ["acme"],
                 "labels": {"region": "eu", "on_prem": True},
-                "models": [{"name": "near-model", "price": {"input_usd_per_mtok": 0.2, "output_usd_per_mtok": 0.6}}],
-            }
+                "models": [_priced("near-model", 0.2, 0.6), _priced(CHEAP, 0.1, 0.3)],
+            },
+            {
+                "name": "far",
+                "kind": "openai",
+                "url": engines[FAR],
+                "granted_to": ["acme"],
+                "labels": {"region": "eu", "on_prem": False, "data_class_max": "internal"},
+                "models": [_priced(DEAR, 0.4, 1.2)],
+            },
         ],
         "tenants": [
             {
@@ -272,6 +280,9 @@ def set_up(stack: Stack, *budgets: dict[str, Any]) -> tuple[str, float]:
                 "principals": [{"name": "alice", "teams": ["research"]}],
                 "keys": [{"name": "laptop", "principal": "alice"}],
                 "budgets": budgets,
+                "aliases": [
+                    {"name": CASCADE, "cascade": {"steps": [{"model": CHEAP}, {"model": DEAR}], "checks": ["finish"]}}
+                ],
                 "policies": [
                     {
                         "id": "research-models",
@@ -288,6 +299,10 @@ def set_up(stack: Stack, *budgets: dict[str, Any]) -> tuple[str, float]:
     for node in NODES:
         stack.start(node)
     return str(applied["keys"]["acme"]["laptop"]), began
+
+
+def _priced(name: str, input_usd: float, output_usd: float) -> dict[str, Any]:
+    return {"name": name, "price": {"input_usd_per_mtok": input_usd, "output_usd_per_mtok": output_usd}}
 
 
 def _settle_and_judge(

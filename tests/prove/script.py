@@ -14,10 +14,19 @@ from typing import Any
 
 from interlock.testing.answers import answer, error
 from interlock.testing.script import RESET, Pause, Received, Script, Step
+from interlock.wire.restream import as_stream
 
 STEADY, FAR, SHAKY = "steady", "far", "shaky"
 """Sources: on-prem and sound; outside the trust boundary and sound; on-prem and failing in many ways."""
-MODELS = {STEADY: ("near-model", "any-model"), FAR: ("far-model", "any-model"), SHAKY: ("any-model", "shaky-model")}
+CHEAP, DEAR = "cheap-model", "dear-model"
+"""Models of the steps of a cascade: the answers of the first are often cut short."""
+CASCADE = "step-by-step"
+"""The alias of it. Its answers must come to their end (the check `finish`)."""
+MODELS = {
+    STEADY: ("near-model", "any-model", CHEAP),
+    FAR: ("far-model", "any-model", DEAR),
+    SHAKY: ("any-model", "shaky-model"),
+}
 OPERATIONS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "embeddings": "/v1/embeddings"}
 WORDS = (
     "signal", "route", "naïve", "日本", "\"quoted\"", "🚆", "back\\slash", "points", "line\nfeed", "block", "Ω",
@@ -72,7 +81,10 @@ def asked(marker: str) -> Asked:
     rng = random.Random(f"ask {marker}")
     operation = rng.choices(("chat", "completions", "embeddings"), (85, 8, 7))[0]
     stream = operation != "embeddings" and rng.random() < 0.7
-    model = rng.choices(("near-model", "far-model", "any-model", "shaky-model"), (45, 20, 25, 10))[0]
+    models = ("near-model", "far-model", "any-model", "shaky-model", CASCADE)
+    model = rng.choices(models, (35, 15, 20, 10, 20))[0]
+    if model == CASCADE and operation == "embeddings":
+        model = "any-model"  # only what generates goes step by step
     known = rng.random() > 0.02
     return Asked(
         marker=marker,
@@ -103,6 +115,20 @@ def sound(marker: str) -> Script:
     tools = (("lookup", {"marker": marker, "word": rng.choice(WORDS)}),) if rng.random() < 0.06 else ()
     between_ms = rng.choice((0, 0, 1, 4, 400 / count / 2))
     return answer(text, tools=tools, delay_ms=rng.choice((0, 0, 2, 10, 40)), between_ms=min(between_ms, 30.0))
+
+
+def enough(marker: str) -> bool:
+    """Whether the answer of a cascade's first step comes to its end."""
+    return random.Random(f"cheap {marker}").random() < 0.4
+
+
+def cheap(marker: str) -> Script:
+    """The answer of a cascade's first step: as sound as any, or cut short, and then nothing of it is for the caller."""
+    if enough(marker):
+        return sound(marker)
+    rng = random.Random(f"short {marker}")
+    text = " ".join(["draft", *(rng.choice(WORDS) for _ in range(rng.choice((2, 20))))])
+    return answer(text, finish_reason="length", delay_ms=rng.choice((0, 2, 10, 40)))
 
 
 def shaky(marker: str) -> Script:
@@ -137,11 +163,13 @@ def expected(marker: str) -> Expected:
     """What the client of this marker gets if nothing fails."""
     call = asked(marker)
     body = call.body()
+    if call.model == CASCADE:
+        body["model"] = CHEAP if enough(marker) else DEAR
+        if call.stream and enough(marker):
+            return _held(call, body)
     if call.stream:
         body["stream_options"] = {"include_usage": True}  # the gateway asks for it, whether or not the caller did
-    received = Received("POST", call.path, [], json.dumps(body).encode(), 0, 0)
-    sent = b"".join(step for step in sound(marker)(received) if isinstance(step, bytes))
-    head, _, rest = sent.partition(b"\r\n\r\n")
+    head, rest = _sent(call, body)
     if b"transfer-encoding: chunked" not in head:
         return Expected((rest,), 0)
     events = []
@@ -154,6 +182,23 @@ def expected(marker: str) -> Expected:
     return Expected(tuple(events), finishes[-1])
 
 
+def _sent(call: Asked, body: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Head and body as a source answers that does not fail."""
+    received = Received("POST", call.path, [], json.dumps(body).encode(), 0, 0)
+    sent = b"".join(step for step in sound(call.marker)(received) if isinstance(step, bytes))
+    head, _, rest = sent.partition(b"\r\n\r\n")
+    return head, rest
+
+
+def _held(call: Asked, body: dict[str, Any]) -> Expected:
+    """A stream whose answer was held until it had passed its check: all of it waits for its outcome."""
+    whole = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
+    _, answered = _sent(call, whole)
+    data = as_stream(json.loads(answered), chat=call.operation == "chat", usage=call.usage)
+    events = [event + b"\n\n" for event in data.split(b"\n\n")[:-2]]  # the last is [DONE]
+    return Expected(tuple(events), 0, answered)
+
+
 def _is_usage(event: bytes) -> bool:
     return b'"choices":[]' in event and b'"usage"' in event
 
@@ -162,11 +207,13 @@ def _is_usage(event: bytes) -> bool:
 class Expected:
     """A body in the pieces that it may be recorded in: its events, or the whole of an unstreamed one.
 
-    `held_from`: index of the first piece that may leave only after the outcome is durable.
+    `held_from`: index of the first piece that may leave only after the outcome is durable. `recorded`: of a stream that
+    was held as a whole, what its outcome has.
     """
 
     pieces: tuple[bytes, ...]
     held_from: int
+    recorded: bytes = b""
 
     @property
     def body(self) -> bytes:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from interlock.gateway.runtime import Runtime
     from interlock.gateway.treasury import Hold
     from interlock.types.record import StepEnd
+    from interlock.wire.unstream import Unstream
 
 NOTHING_USED = Usage(0, 0, 0, "engine")
 NO_COST, NO_ENERGY = Cost(0, "none"), Energy()
@@ -39,6 +40,8 @@ class Account(abc.ABC):
     """Of a cascade: its steps that are over."""
     stop = ""
     """Of a cascade: why its answer is the answer."""
+    kept: Unstream | None = None
+    """Of a cascade: what its last step streams, to be checked when it has ended."""
 
     @abc.abstractmethod
     def _unseat(self) -> None:

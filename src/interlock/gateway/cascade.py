@@ -5,8 +5,8 @@
 
 Each step is a part of the call's candidates, with failover among them; each try is an attempt with a record of its own
 before anything goes up (P1). Answers are held whole until it is known that they are given; only the last step of a
-streamed call streams directly, which is why its answer is not checked. While steps are held a stream is kept open as
-any that waits. The call is charged for all its steps.
+streamed call streams directly: what it says is checked at its end, for the record. While steps are held a stream is
+kept open as any that waits. The call is charged for all its steps.
 
 INVARIANT: candidates are those of the decision, which policy allowed; what was reserved covers the dearest of each
 step.
@@ -26,8 +26,9 @@ from interlock.gateway.trace import tried
 from interlock.routing.steps import step_of
 from interlock.types.record import StepEnd
 from interlock.types.source import Ability
-from interlock.wire.checks import PASSED, asked_of, check
+from interlock.wire.checks import PASSED, UNKNOWN, asked_of, check
 from interlock.wire.restream import as_stream
+from interlock.wire.unstream import Unstream
 
 if TYPE_CHECKING:
     from interlock.errors import InterlockError
@@ -139,8 +140,12 @@ class CascadeRun(Run):
         if self._probed and Ability.logprobs in attempt.offer.model.abilities:
             told = msgspec.Raw(b"true" if call.operation == "chat" else b"1")
             call.parsed = msgspec.structs.replace(self._held, fields={**self._held.fields, "logprobs": told})
+        settings = self.runtime.settings
+        self.kept = None
+        if not held and self._checks():
+            most = settings.cascade_answer_bytes_max
+            self.kept = Unstream(chat=call.operation == "chat", n=self.parsed.n, bytes_max=most)
         if held:
-            settings = self.runtime.settings
             self.answer_bytes_max = min(settings.response_bytes_max, settings.cascade_answer_bytes_max)
         super()._try(candidate, attempt)
 
@@ -157,14 +162,11 @@ class CascadeRun(Run):
             words = f"source {attempt.link.source.name!r} sent an answer that is nested too deeply, or not UTF-8"
             self.failed(attempt, UpstreamError(words, code="upstream_malformed"))
             return
-        least = self._cascade.confidence_min_milli
-        verdicts = check(self._checks(), said, self._asked, confidence_min_milli=least)
-        passed = bool(verdicts) and all(verdict == PASSED for _, verdict in verdicts)
+        told, passed = self._judged_by(said)
         if self._probed:
             body = _without_logprobs(said)
         usage = answer.usage.usage() if answer.usage is not None else self.call.unknown_usage()
         reasons = tuple([choice.finish_reason or "" for choice in answer.choices or ()])
-        told = tuple(f"{name}:{verdict}" for name, verdict in verdicts)
         now_ns = self.runtime.clock.mono_ns()
         if not self._over(attempt, usage, told, reasons, passed=passed, body=b"" if passed else body):
             return
@@ -174,6 +176,15 @@ class CascadeRun(Run):
             self._give(why)
         else:
             self._next()
+
+    def _judged_by(self, said: dict[str, Any] | None) -> tuple[tuple[str, ...], bool]:
+        """What each check finds of a whole answer, and whether it passes. None: it cannot be looked at as a whole."""
+        least = self._cascade.confidence_min_milli
+        if said is None:
+            return tuple(f"{name}:{UNKNOWN}" for name in self._checks()), False
+        verdicts = check(self._checks(), said, self._asked, confidence_min_milli=least)
+        passed = bool(verdicts) and all(verdict == PASSED for _, verdict in verdicts)
+        return tuple(f"{name}:{verdict}" for name, verdict in verdicts), passed
 
     def _checks(self) -> tuple[str, ...]:
         """The checks of the step that answered: the last one was not asked for log probabilities."""
@@ -247,12 +258,14 @@ class CascadeRun(Run):
         )
 
     def stream_complete(self, relay: Relay) -> None:
-        """The last step has streamed its answer."""
-        attempt = self._attempt
+        """The last step has streamed its answer, which cannot be taken back: how it does is on record."""
+        attempt, kept, reasons = self._attempt, self.kept, relay.finish_reasons
         if self.ended or attempt is None:
             return
-        if self._over(attempt, relay.measured(), (), relay.finish_reasons, passed=False):
-            self._attempt, self.stop = attempt, "last"
+        told, passed = self._judged_by(kept.answer(reasons)) if kept is not None else ((), False)
+        self.kept = self._best = None
+        if self._over(attempt, relay.measured(), told, reasons, passed=passed):
+            self._attempt, self.stop = attempt, "passed" if passed else "last"
             self._end("completed", 200, NOTHING_USED, relay=relay)
 
     def _give_up(self) -> None:
@@ -314,7 +327,8 @@ class CascadeRun(Run):
         if not named or (kind != EVENT_STREAM and not self.steps):
             return lines
         given = self._best.step if self._best is not None and self.stop not in ("", "last") else self._step
-        told = ["+".join(each.checks) or each.code for each in self.steps]
+        # A streamed answer's head leaves before anything is found of it.
+        told = ["+".join(each.checks) or each.code for each in self.steps if not self.stream or each.step != self._step]
         checks = ",".join(each for each in told if each) or "none"
         words = f"step={given + 1}/{self._count_steps}; checks={checks}"
         if self.stop not in ("", "passed", "last"):

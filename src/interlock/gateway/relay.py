@@ -22,8 +22,13 @@ from interlock.wire.sse import Splitter, data_of
 from interlock.wire.stencil import BACKSLASH, HEAD, QUOTE, TAIL, Stencil, cut_stencil, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from interlock.gateway.attempt import Attempt
     from interlock.gateway.spoken import Ear
+    from interlock.wire.unstream import Unstream
+
+    Append = Callable[[int, int, str, bytes], int]
 
 DONE = b"[DONE]"
 LENGTH = "length"
@@ -38,6 +43,17 @@ CR, LF = b"\r\n"
 def _not_kept(_call: int, _index: int, _text: str, _raw: bytes) -> int:
     """In place of the log where an answer is not kept: what still has to be durable before it is the attempt."""
     return 0
+
+
+def _beside(append: Append, kept: Unstream) -> Append:
+    """The same, for a stream that is looked at as a whole when it has ended."""
+
+    def both(call: int, index: int, text: str, raw: bytes) -> int:
+        seq = append(call, index, text, raw)
+        kept.take(text, raw)
+        return seq
+
+    return both
 
 
 class Relay:
@@ -97,7 +113,8 @@ class Relay:
         self._runtime = runtime
         self._splitter = Splitter(settings.event_bytes_max)
         self._sync_ms = settings.stream_sync_ms
-        self._append = runtime.log.append_chunk if not run.call.recording else _not_kept
+        append = runtime.log.append_chunk if not run.call.recording else _not_kept
+        self._append = append if run.kept is None else _beside(append, run.kept)
         self._on_written = runtime.log.on_written
         self._sync_within = runtime.log.sync_within
         self._write_chunks = run.out.write_chunks

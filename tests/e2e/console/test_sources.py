@@ -197,6 +197,55 @@ def test_an_alias_gets_targets_a_canary_a_shadow_and_an_end(admin: Tab, demo: St
         demo.admin("DELETE", path)
 
 
+def test_an_alias_is_made_a_cascade_changed_and_ended(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    model = demo.admin("GET", "/sources/spare").json()["offers"][0]["name"]
+    path = "/tenants/acme/aliases/house/stepped"
+    made = {"name": "house/stepped", "targets": [{"model": model}]}
+    assert demo.admin("POST", "/tenants/acme/aliases", made).status in (200, 201)
+    try:
+        admin.go("/console/aliases/acme/house/stepped")
+        assert "None. A cascade asks a cheap model first" in page.inner_text("section:has(#cascade)")
+        page.click("text=Make it a cascade")
+        page.fill("[name=step_model_0]", model)
+        page.fill("[name=step_source_0]", "local")
+        page.check("[name=check_json]")
+        page.fill("[name=money_usd]", "0.02")
+        _press(admin, "cascade-save", "cheap first")
+        assert "2 to 8 steps" in page.inner_text("[role=alert]")
+        assert page.input_value("[name=step_source_0]") == "local" and page.is_checked("[name=check_json]")
+        page.fill("[name=step_model_1]", "large-model")
+        page.fill("[name=time_ms]", "20000")
+        admin.fits(1280)
+        if SHOTS:
+            page.screenshot(path=Path(SHOTS) / "alias-cascade-light.png", full_page=True)
+        _press(admin, "cascade-save", "cheap first")
+        assert "step by step" in _said(admin)
+        cascade = demo.admin("GET", path).json()["cascade"]
+        assert cascade["steps"] == [{"model": model, "source": "local"}, {"model": "large-model"}]
+        assert (cascade["checks"], cascade["money_nusd_max"], cascade["time_ms_max"]) == (
+            ["json", "finish"], 20_000_000, 20_000,
+        )  # fmt: skip
+        shown = page.inner_text("section:has(#cascade)")
+        assert f"{model} at local" in shown and "0.02 USD" in shown
+        page.click("text=Change the cascade")
+        assert (
+            page.input_value("[name=step_model_1]") == "large-model" and page.input_value("[name=money_usd]") == "0.02"
+        )
+        page.fill("[name=step_model_1]", "larger-model")
+        page.uncheck("[name=check_finish]")
+        page.fill("[name=money_usd]", "")
+        _press(admin, "cascade-save", "another one")
+        cascade = demo.admin("GET", path).json()["cascade"]
+        assert cascade["steps"][1]["model"] == "larger-model" and cascade["checks"] == ["json"]
+        assert cascade.get("money_nusd_max") is None and cascade["time_ms_max"] == 20_000
+        admin.look("/console/aliases/acme/house/stepped", "")
+        _press(admin, "cascade-end", "seen enough")
+        assert "no more" in _said(admin) and demo.admin("GET", path).json()["cascade"] is None
+    finally:
+        demo.admin("DELETE", path)
+
+
 def test_who_may_not_write_sees_no_form_and_is_refused(tab: Tab, demo: Stack) -> None:
     role = {"principal": "rosa", "role": "admin"}
     assert demo.admin("POST", "/tenants/acme/roles", role).status in (200, 201)

@@ -113,7 +113,7 @@ def test_an_answer_that_does_not_pass_is_never_seen_and_the_next_step_is_asked(b
         if "stream" in body:
             assert answer.headers["x-interlock-cascade"] == "step=2/2; checks=json:failed"
             assert [e["choices"] for e in events(answer.body)[:-1]][-1] == []
-            assert outcome.stop == "last" and second.checks == ()
+            assert outcome.stop == "passed" and second.checks == ("json:passed",)
         else:
             assert said(answer) == GOOD
             assert answer.headers["x-interlock-cascade"] == "step=2/2; checks=json:failed,json:passed"

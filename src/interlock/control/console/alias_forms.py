@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+from interlock.control.console import cascade_forms
 from interlock.control.console.form_values import whole_number
 from interlock.control.documents import AliasSpec, lean
 from interlock.control.web import read_as
@@ -74,6 +75,7 @@ def typed(alias: AliasSpec) -> dict[str, Any]:
         "candidate_source": "",
         "candidate_prefer": "",
         "sticky": "",
+        **cascade_forms.typed(alias.cascade),
         **{name: getattr(alias, name) for name in _TIMES},
         **{name: "" if value is None else str(value) for name, value in _BOUNDS},
     }
@@ -81,7 +83,7 @@ def typed(alias: AliasSpec) -> dict[str, Any]:
 
 def retyped(form: Fields, alias: AliasSpec) -> dict[str, Any]:
     """What was typed into one of the page's forms, to be shown again; the others as they are declared."""
-    out = {**typed(alias), **form}
+    out = {**typed(alias), **form, **cascade_forms.retyped(form)}
     if "model_0" in form:
         rows = [
             {

@@ -1,4 +1,4 @@
-"""Aliases: the company's own model names, their targets, canaries and shadows."""
+"""Aliases: the company's own model names, their targets, canaries, shadows and cascades."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from interlock.control.apply import Reason
 from interlock.control.console import alias_forms as forms
+from interlock.control.console import cascade_forms
 from interlock.control.console.page import Page
 from interlock.control.console.places import TENANTS_MAX, visible
 from interlock.control.console.source_pages import seen
@@ -37,6 +38,8 @@ EVERYBODYS = "-"
 """Stands for the platform where a tenant's name would be."""
 SHOWN_MAX = 1000
 COMPARE_DAYS = (1, 7, 30)
+_EDITS = ("save", "cascade-save")
+"""What is put only over what the form was made from."""
 DAY_NS = 86_400_000_000_000
 
 
@@ -75,7 +78,7 @@ def listing(visit: Visit, _: Sessions) -> Response:
 
 
 def show(visit: Visit, _: Sessions) -> Response:
-    """One alias: where it leads, its canary and shadow, and, when it is asked for, how these do."""
+    """One alias: where it leads, its canary, shadow and cascade, and, when it is asked for, how these do."""
     return _show(visit, _at(visit))
 
 
@@ -97,6 +100,7 @@ def _show(visit: Visit, at: At, error: InterlockError | None = None) -> Response
         typed=typed,
         open=visit.form.get("do", "") if error is not None else "",
         forms=forms,
+        checks=cascade_forms.CHECKS,
         models=_known_models(visit) if visit.may(Action.alias_write, at.place) else [],
         may_write=visit.may(Action.alias_write, at.place),
         counted=[name for name in counted if name],
@@ -136,6 +140,12 @@ def _do(visit: Visit, at: At) -> Response:
     if verb == "shadow-stop":
         _put(visit, at, forms.replaced(spec, shadow=None))
         return visit.go(here, said="The shadow has stopped.")
+    if verb == "cascade-save":
+        _put(visit, at, forms.replaced(spec, cascade=cascade_forms.declared(visit.form)))
+        return visit.go(here, said="Its chats and completions go step by step.")
+    if verb == "cascade-end":
+        _put(visit, at, forms.replaced(spec, cascade=None))
+        return visit.go(here, said="The cascade is no more; all calls go to the targets.")
     if verb == "remove":
         visit.api.configurator.remove(visit.who(), Ref("alias", at.tenant, name), _reason(visit))
         return visit.go(LIST, said=f"{name} was removed.")
@@ -230,7 +240,7 @@ def _put(visit: Visit, at: At, spec: AliasSpec) -> None:
     """As it was read; refused when it has changed since."""
     ref = Ref("alias", at.tenant, spec.name)
     given = visit.form.get("revision", "")
-    revision = int(given) if given.isdecimal() and visit.form.get("do") == "save" else at.stored.revision
+    revision = int(given) if given.isdecimal() and visit.form.get("do") in _EDITS else at.stored.revision
     visit.api.configurator.put(visit.who(), ref, spec, _reason(visit), revision=revision, new=False)
 
 
