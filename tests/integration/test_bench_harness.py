@@ -14,7 +14,7 @@ def test_a_smoke_run_over_the_probe_writes_every_figure(tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     done = subprocess.run(
         [sys.executable, "-m", "bench.run", "--smoke", "--only", "probe", "--out", str(out)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads(out.read_text())
@@ -24,6 +24,11 @@ def test_a_smoke_run_over_the_probe_writes_every_figure(tmp_path: Path) -> None:
     assert 5 < probe["cpu_us_per_event"] < 2_000
     assert results["many_streams"]["probe"] | {"seconds": 0} and not results["many_streams"]["probe"]["faults"]
     assert results["latency"]["probe"]["p99_ms"] >= results["latency"]["probe"]["p50_ms"] > 0
+
+    decisions = results["decisions"]
+    assert decisions["candidates"] == 50 and decisions["in_sorts"]["sort"] == 1
+    assert all(us > 0 for us in decisions["us"].values())
+    assert results["targets"]["decide_50_us"]["measured"] == decisions["us"]["decide_all"]
 
 
 def test_cpu_time_of_a_process_tree_is_what_it_burns() -> None:
