@@ -25,6 +25,8 @@ TARGETS: dict[str, tuple[float, str]] = {
     "worker_rss_mb": (150.0, "memory of a worker, MB"),
     "start_warm_s": (2.0, "from start to ready on a warm home, s"),
     "import_interlock_s": (0.2, "`import interlock`, s"),
+    "decide_50_us": (150.0, "a decision among 50 candidates, placed, by estimates, with trying others, us of CPU"),
+    "understand_and_decide_us": (1000.0, "the same with reading a prompt of 4 KB, us of CPU"),
 }
 RATES: dict[str, tuple[float, str]] = {
     "records_shipped_per_cpu_s": (20_000, "records of the log shipped to the database, a second of the shipper's CPU"),
@@ -64,6 +66,8 @@ def verdicts(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "worker_rss_mb": results.get("memory", {}).get("worker_rss_mb_max"),
         "start_warm_s": results.get("start", {}).get("warm_s"),
         "import_interlock_s": results.get("imports", {}).get("import interlock"),
+        "decide_50_us": results.get("decisions", {}).get("us", {}).get("decide_all"),
+        "understand_and_decide_us": results.get("decisions", {}).get("us", {}).get("understand_and_decide"),
     }
     found: dict[str, dict[str, Any]] = {
         name: {"target": target, "measured": value, "met": None if value is None else value <= target, "what": words}
@@ -118,6 +122,11 @@ def table(results: dict[str, Any]) -> str:
         lines += ["", f"latency at {results['latency_rate']:.0f} requests/s (fsync alone: {results['fsync']})"]
         for name, figures in results["latency"].items():
             lines.append(f"  {name:8s} p50 {figures['p50_ms']:.2f} ms  p99 {figures['p99_ms']:.2f} ms")
+    if "decisions" in results:
+        found = results["decisions"]
+        lines += ["", f"deciding among {found['candidates']}, us of CPU (times of sorting them by load)"]
+        for name, us in found["us"].items():
+            lines.append(f"  {name:24s} {us:8.1f} ({found['in_sorts'][name]})")
     if "ledger" in results:
         lines += ["", "ledger: " + ", ".join(f"{name} {value}" for name, value in results["ledger"].items())]
     if "ledger_search" in results:

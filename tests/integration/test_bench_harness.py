@@ -25,6 +25,11 @@ def test_a_smoke_run_over_the_probe_writes_every_figure(tmp_path: Path) -> None:
     assert results["many_streams"]["probe"] | {"seconds": 0} and not results["many_streams"]["probe"]["faults"]
     assert results["latency"]["probe"]["p99_ms"] >= results["latency"]["probe"]["p50_ms"] > 0
 
+    decisions = results["decisions"]
+    assert decisions["candidates"] == 50 and decisions["in_sorts"]["sort"] == 1
+    assert all(us > 0 for us in decisions["us"].values())
+    assert results["targets"]["decide_50_us"]["measured"] == decisions["us"]["decide_all"]
+
 
 def test_cpu_time_of_a_process_tree_is_what_it_burns() -> None:
     code = """

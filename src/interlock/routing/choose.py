@@ -28,21 +28,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
-from zlib import crc32
 
 import msgspec
+from msgspec.structs import astuple
 
-from interlock.routing.constraints import may_not_fit, out_of_service, unable
-from interlock.routing.draws import mix
-from interlock.routing.explore import DOUBT_MAX_MICRO, Option, chances, drawn
-from interlock.routing.placement import Placed, Replica, alike, place, shared_latencies
-from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, scored, weights_of
+from interlock.routing.constraints import BYTES_PER_TOKEN_MAX, may_not_fit, out_of_service, unable
+from interlock.routing.draws import mixed_all
+from interlock.routing.explore import DOUBT_MAX_MICRO, chances, drawn
+from interlock.routing.facts import Facts, facts_of
+from interlock.routing.placement import place
+from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, parts, scored, weighted, weights_of
 from interlock.routing.slo import NO_PACES, Foresight, foresight
 from interlock.types.decision import Candidate, Placement, Reason, RouteDecision
-from interlock.types.learned import Estimates, arm_of
+from interlock.types.learned import Estimates
 from interlock.types.request import Features, Target
 from interlock.types.slo import Pace, tighter
-from interlock.types.source import LoadReading, Offer, loaded_bit
+from interlock.types.source import LoadReading, Offer
 
 UNKNOWN = LoadReading()
 """The reading of a source that nothing is known of: not idle, not saturated, taken for healthy."""
@@ -99,8 +100,14 @@ def decide(
         mode = _mode(features, target)
         if reason is not None:
             return RouteDecision(mode, (), (reason,), considered, version, seed, task)
+        facts = facts_of(offer)
+        latency = latencies.get(offer.key, UNKNOWN_MICRO)
+        if reading.loaded >= 0 and not reading.loaded & facts.bit:
+            latency = MICRO
+        prompt, completion = features.prompt_tokens_max, features.completion_tokens_max
+        scores = scored(facts, prompt, completion, weights, latency, estimates)
         queue = load_of(offer, reading)[0]
-        candidate = _candidate(offer, features, weights, latencies, queue, reading, estimates)
+        candidate = Candidate(offer.key, *scores, _load_micro(queue))
         if foreseeing is None:
             return RouteDecision(mode, (candidate,), (), considered, version, seed, task)
         foreseeing.verdict(offer, reading, queue)
@@ -139,7 +146,7 @@ def spread(
     ranked, _rejected, _considered = _rank(request, offers)
     kept = _in_order(request, ranked)
     if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
-        places, likely = _likely(kept, ranked, offers, request, estimates)
+        places, likely = _likely(kept, ranked, request, estimates)
         if places:
             return tuple((kept[at].offer, chance) for at, chance in zip(places, likely, strict=True) if chance)
     return ((kept[0].offer, MICRO),) if kept else ()
@@ -198,8 +205,9 @@ class _Request(NamedTuple):
     foreseeing: Foresight | None
 
 
-_Ranked = tuple[int, int, bool, int, int, str, Candidate, bool]
-"""Sort key (disfavour, -score, off-prem, queue, busy, offer), total; then the candidate, and whether it is full."""
+_Ranked = tuple[int, int, bool, int, int, str, Facts, Candidate, bool]
+"""Sort key (disfavour, -score, off-prem, queue, busy, offer), total; then what is known of the offer, the candidate,
+and whether it is full."""
 _CLASS_SHIFT = 2
 """Above these bits of the disfavour: whether the call's objectives are predicted to be met."""
 _PREFERENCE = 3
@@ -209,16 +217,15 @@ _MERIT = 5
 
 
 def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int) -> RouteDecision:
-    estimates, seed = request.estimates, request.seed
+    estimates, seed, foreseeing = request.estimates, request.seed, request.foreseeing
     ranked, rejected, considered = _rank(request, offers)
     kept = _in_order(request, ranked)
     chance, best = MICRO, ""
     if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
-        chance, best = _try_another(kept, ranked, offers, request, estimates)
+        chance, best = _try_another(kept, ranked, request, estimates)
     if len(kept) > candidates_max:
         rejected.insert(0, _left_over(len(kept) - candidates_max, candidates_max))
         kept = kept[:candidates_max]
-    foreseeing = request.foreseeing
     return RouteDecision(
         _mode(request.features, request.target),
         tuple(kept),
@@ -247,48 +254,79 @@ def _mode(features: Features, target: Target) -> str:
 
 def _rank(request: _Request, offers: Sequence[Offer]) -> tuple[list[_Ranked], list[Reason], dict[str, LoadReading]]:
     """(what can answer, by merit; why others cannot, by offer; the reading of each source)."""
-    features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, _, foreseeing = request
-    able: list[tuple[Offer, LoadReading]] = []
-    rejected: list[Reason] = []
-    considered: dict[str, LoadReading] = {}
-    for offer in offers:
-        source = offer.source
-        source_id = source.id
-        reading = considered.get(source_id)
-        if reading is None:
-            reading = considered[source_id] = readings.get(source_id, UNKNOWN)
-        reason = unable(features, target, offer) or out_of_service(offer, reading, source_id in open_breakers)
-        if reason is not None:
-            rejected.append(reason)
-        else:
-            able.append((offer, reading))
-    if placement is not None:
-        latencies = shared_latencies(able, {o.key: latencies.get(o.key, UNKNOWN_MICRO) for o, _ in able})
+    features, target, _, _, latencies, weights, estimates, seed, placement, _, foreseeing = request
+    able, rejected, considered = _able(request, offers)
+    shared = _best_latencies(able, latencies) if placement is not None else {}
+    plain = not target.preferred_version
+    prompt, completion = features.prompt_tokens_max, features.completion_tokens_max
+    failures = estimates.failure_micro if estimates is not None else _NO_LATENCIES
+    known: dict[str, tuple[int, int, int]] = {}
     ranked: list[_Ranked] = []
-    for offer, reading in able:
-        queue, busy = load_of(offer, reading)
-        candidate = _candidate(offer, features, weights, latencies, queue, reading, estimates)
-        disfavour = _disfavour(features, target, offer)
+    for facts, reading in able:
+        key, context = facts.key, facts.context
+        latency = shared[facts.kind] if facts.kind in shared else latencies.get(key, UNKNOWN_MICRO)
+        if reading.loaded >= 0 and not reading.loaded & facts.bit:
+            latency = MICRO  # it has to be loaded first, whatever the latency was while it was
+        terms = facts.terms
+        if terms not in known:
+            known[terms] = parts(facts, prompt, completion, estimates)
+        quality, cost, energy = known[terms]
+        if key in failures:
+            quality = quality * (MICRO - failures[key]) // MICRO
+        score = weighted(weights, quality, cost, latency, energy)
+        queue, busy, full = _load(facts, reading)
+        fits = plain and (not context or prompt + completion <= context)
+        disfavour = 0 if fits else _disfavour(features, target, facts.offer)
         if foreseeing is not None:
-            disfavour |= foreseeing.verdict(offer, reading, queue) << _CLASS_SHIFT
+            disfavour |= foreseeing.verdict(facts.offer, reading, queue) << _CLASS_SHIFT
         ranked.append(
             (
                 disfavour,
-                -candidate.score_micro,
-                not offer.source.labels.on_prem,
+                -score,
+                facts.off_prem,
                 queue,
                 busy,
-                offer.key,
-                candidate,
-                saturated(offer, reading),
+                key,
+                facts,
+                Candidate(key, score, quality, cost, latency, energy, _load_micro(queue) if queue else 0),
+                full,
             )
         )
     ranked.sort()
-    _take_turns(ranked, seed)
+    _take_turns(ranked, seed, placement is not None)
     if placement is not None:
-        ranked = _placed(ranked, able, request)
+        ranked = _placed(ranked, considered, request)
     rejected.sort(key=_offer_of)
     return ranked, rejected, considered
+
+
+def _able(
+    request: _Request, offers: Sequence[Offer]
+) -> tuple[list[tuple[Facts, LoadReading]], list[Reason], dict[str, LoadReading]]:
+    """(what can answer, with its reading; why others cannot; the reading of each source)."""
+    features, target, readings, open_breakers = request[:4]
+    operation, exacting = features.operation, bool(features.needs or target.version)
+    least_context = features.prompt_bytes // BYTES_PER_TOKEN_MAX
+    able: list[tuple[Facts, LoadReading]] = []
+    rejected: list[Reason] = []
+    considered: dict[str, LoadReading] = {}
+    for offer in offers:
+        facts = facts_of(offer)
+        source_id = facts.source_id
+        reading = considered.get(source_id)
+        if reading is None:
+            reading = considered[source_id] = readings.get(source_id, UNKNOWN)
+        reason = None
+        if exacting or operation not in facts.abilities or 0 < facts.context <= least_context:
+            reason = unable(features, target, offer)
+        broken = bool(open_breakers) and source_id in open_breakers
+        if reason is None and (broken or facts.resting or not reading.healthy):
+            reason = out_of_service(offer, reading, broken)
+        if reason is None:
+            able.append((facts, reading))
+        else:
+            rejected.append(reason)
+    return able, rejected, considered
 
 
 def _in_order(request: _Request, ranked: list[_Ranked]) -> list[Candidate]:
@@ -305,10 +343,10 @@ def _saturated_last(request: _Request, ranked: list[_Ranked]) -> list[Candidate]
 
 
 def _try_another(
-    kept: list[Candidate], ranked: Sequence[_Ranked], offers: Sequence[Offer], request: _Request, estimates: Estimates
+    kept: list[Candidate], ranked: Sequence[_Ranked], request: _Request, estimates: Estimates
 ) -> tuple[int, str]:
     """Maybe put the first candidate of another model before all, in place: (its probability, who was the best)."""
-    places, likely = _likely(kept, ranked, offers, request, estimates)
+    places, likely = _likely(kept, ranked, request, estimates)
     if not places:
         return MICRO, ""
     taken = drawn(likely, request.seed)
@@ -320,7 +358,7 @@ def _try_another(
 
 
 def _likely(
-    kept: list[Candidate], ranked: Sequence[_Ranked], offers: Sequence[Offer], request: _Request, estimates: Estimates
+    kept: list[Candidate], ranked: Sequence[_Ranked], request: _Request, estimates: Estimates
 ) -> tuple[list[int], list[int]]:
     """(places of the first candidates of models that may come first, how likely each is); empty: the best alone may.
 
@@ -331,32 +369,28 @@ def _likely(
     best = merits[kept[0].offer]
     if best[-1]:
         return [], []
-    by_key = {offer.key: offer for offer in offers}
-    firsts: dict[str, int] = {}
+    prompt, completion = request.features.prompt_tokens_max, request.features.completion_tokens_max
+    quality, doubts, verbosities = request.weights.quality, estimates.doubt_micro, estimates.verbosity_milli
+    arms: set[str] = set()
+    places: list[int] = []
+    options: list[tuple[int, int, int]] = []
     for number, candidate in enumerate(kept):
         one = merits[candidate.offer]
-        offer = by_key[candidate.offer]
-        if not number or (one[0] == best[0] and not one[-1] and not candidate.overflow and _priced(offer)):
-            firsts.setdefault(arm_of(offer.model), number)
-    if len(firsts) < 2:
+        facts = one[6]
+        arm = facts.arm
+        if arm in arms:
+            continue
+        if not number or (one[0] == best[0] and not one[-1] and not candidate.overflow and facts.priced):
+            arms.add(arm)
+            places.append(number)
+            tokens = completion * verbosities.get(arm, 1000) // 1000
+            cost = facts.input_nusd * prompt + facts.output_nusd * tokens + facts.call_nusd * MICRO
+            doubt = doubts.get(arm, DOUBT_MAX_MICRO)
+            credit = quality * (doubt if doubt < DOUBT_MAX_MICRO else DOUBT_MAX_MICRO) // MICRO
+            options.append((-one[1], credit, cost))
+    if len(places) < 2:
         return [], []
-    options = [
-        _option(kept[number], by_key[kept[number].offer], arm, request, estimates) for arm, number in firsts.items()
-    ]
-    return list(firsts.values()), chances(options, estimates.share_micro, estimates.money_micro)
-
-
-def _priced(offer: Offer) -> bool:
-    """What a call there costs is known; where it is not, nothing is tried for the sake of learning."""
-    return offer.model.price.origin != "none" or offer.source.labels.on_prem
-
-
-def _option(candidate: Candidate, offer: Offer, arm: str, request: _Request, estimates: Estimates) -> Option:
-    price, features = offer.model.price, request.features
-    tokens = features.completion_tokens_max * estimates.verbosity_milli.get(arm, 1000) // 1000
-    cost = price.input_nusd_per_mtok * features.prompt_tokens_max + price.output_nusd_per_mtok * tokens
-    doubt = min(estimates.doubt_micro.get(arm, DOUBT_MAX_MICRO), DOUBT_MAX_MICRO)
-    return Option(candidate.score_micro, request.weights.quality * doubt // MICRO, cost + price.call_nusd * MICRO)
+    return places, chances(options, estimates.share_micro, estimates.money_micro)
 
 
 def _disfavour(features: Features, target: Target, offer: Offer) -> int:
@@ -366,62 +400,80 @@ def _disfavour(features: Features, target: Target, offer: Offer) -> int:
     return tight + 1 if preferred and offer.model.version != preferred else tight
 
 
-def _candidate(
-    offer: Offer,
-    features: Features,
-    weights: Weights,
-    latencies: Mapping[str, int],
-    queue: int,
-    reading: LoadReading,
-    estimates: Estimates | None,
-) -> Candidate:
-    key = offer.key
-    latency = latencies.get(key, UNKNOWN_MICRO) if latencies else UNKNOWN_MICRO
-    if reading.loaded >= 0 and not reading.loaded & loaded_bit(offer.model.name):
-        latency = MICRO  # it has to be loaded first, whatever the latency was while it was
-    score, quality, cost, latency, energy = scored(
-        offer, features.prompt_tokens_max, features.completion_tokens_max, weights, latency, estimates
-    )
-    return Candidate(key, score, quality, cost, latency, energy, MICRO * queue // (queue + LOAD_HALF))
+def _load_micro(queue: int) -> int:
+    return MICRO * queue // (queue + LOAD_HALF)
 
 
-def _take_turns(ranked: list[_Ranked], seed: int) -> None:
-    """Order each run of candidates of equal merit by the seed, in place, so that idle replicas take turns."""
+def _load(facts: Facts, reading: LoadReading) -> tuple[int, int, bool]:
+    """`load_of` and `saturated` at once."""
+    inflight, waiting, full = reading.inflight, reading.waiting, reading.saturated
+    if facts.concurrency is not None and inflight >= facts.concurrency:
+        full = True
+    if waiting < 0:
+        return max(1, facts.waiting_max // 2), inflight, full
+    running, since = reading.running, reading.inflight_since
+    queue = waiting + (sent_since(reading) if since else 0)
+    return queue, running if running > inflight else inflight, full or queue > facts.waiting_max
+
+
+def _best_latencies(able: Sequence[tuple[Facts, LoadReading]], latencies: Mapping[str, int]) -> dict[str, int]:
+    """The best latency part among the replicas of each kind, which they all have.
+
+    A time to first byte is mostly how much of a prompt was cached and how long the queue was then: it says little about
+    a replica, and one that gets no calls for it never gets another one. What waits there now does count (`place`). A
+    model that is known not to be loaded keeps its own.
+    """
+    best: dict[str, int] = {}
+    for facts, reading in able:
+        if reading.loaded < 0 or reading.loaded & facts.bit:
+            known = latencies.get(facts.key, UNKNOWN_MICRO)
+            if known < best.setdefault(facts.kind, known):
+                best[facts.kind] = known
+    return best
+
+
+def _take_turns(ranked: list[_Ranked], seed: int, placing: bool) -> None:
+    """Order each run of candidates of equal merit by the seed, in place, so that idle replicas take turns.
+
+    `placing`: replicas of one model among themselves are left to placement.
+    """
     start, count = 0, len(ranked)
     for end in range(1, count + 1):
-        if end < count and ranked[end][1] == ranked[start][1] and ranked[end][:_MERIT] == ranked[start][:_MERIT]:
-            continue
+        if end < count:
+            one, first = ranked[end], ranked[start]
+            if one[1] == first[1] and one[4] == first[4] and one[:_MERIT] == first[:_MERIT]:
+                continue
         if end - start > 1:
-            ranked[start:end] = sorted(ranked[start:end], key=lambda r: (mix(seed, crc32(r[5].encode())), r[5]))
+            run = ranked[start:end]
+            if not placing or any(row[6].kind != run[0][6].kind for row in run):
+                drawn_by = mixed_all(seed, [row[6].salt for row in run])
+                ranked[start:end] = [
+                    row for _, _, row in sorted(zip(drawn_by, [row[5] for row in run], run, strict=True))
+                ]
         start = end
 
 
-def _placed(ranked: list[_Ranked], able: Sequence[tuple[Offer, LoadReading]], request: _Request) -> list[_Ranked]:
+def _placed(ranked: list[_Ranked], readings: Mapping[str, LoadReading], request: _Request) -> list[_Ranked]:
     """Replicas of one model that are equal by preference and score: together, in the order of the call's affinity,
     where the first of them stood."""
-    kinds, of = {}, {}
-    for offer, reading in able:
-        kinds[offer.key] = alike(offer)
-        of[offer.key] = reading
-    groups: dict[tuple[object, ...], list[_Ranked]] = {}
-    for row in ranked:
-        groups.setdefault((row[:_PREFERENCE], kinds[row[5]]), []).append(row)
+    assert request.placement is not None  # noqa: S101 - asked only then
+    groups: dict[tuple[int, int, str], list[tuple[int, _Ranked]]] = {}
+    ranks = mixed_all(request.features.affinity, [row[6].salt for row in ranked])
+    for ranking in zip(ranks, ranked, strict=True):
+        row = ranking[1]
+        groups.setdefault((row[0], row[1], row[6].kind), []).append(ranking)
+    bounds, known = request.placement, request.beyond
     out: list[_Ranked] = []
     for group in groups.values():
         if len(group) == 1:
-            out += group
+            out.append(group[0][1])
             continue
-        rows = {row[5]: row for row in group}
-        for each in _order(request, [Replica(row[5], of[row[5]], row[3], row[4]) for row in group]):
-            row = rows[each.key]
-            candidate = msgspec.structs.replace(row[6], place=each.place, beyond=each.beyond)
-            out.append((*row[:6], candidate, row[7]))
+        replicas = [(-rank, row[5], readings[row[6].source_id], row[3], row[4], row) for rank, row in group]
+        for (_, key, _, _, _, row), number, beyond in place(replicas, bounds, known):
+            _, score, quality, cost, latency, energy, load, _, _, _ = astuple(row[7])
+            placed = Candidate(key, score, quality, cost, latency, energy, load, False, number, beyond)
+            out.append((*row[:7], placed, row[8]))
     return out
-
-
-def _order(request: _Request, replicas: Sequence[Replica]) -> list[Placed]:
-    assert request.placement is not None  # noqa: S101 - asked only then
-    return place(request.features.affinity, replicas, request.placement, request.beyond)
 
 
 def _overflow_last(ranked: list[_Ranked]) -> list[Candidate]:
@@ -439,7 +491,7 @@ def _own_first(ranked: list[_Ranked], weights: Weights) -> list[Candidate]:
 
     Preferred by all but latency: that a source of one's own is slow because it is busy is no reason to spend.
     """
-    merits = {r[5]: (r[0], -_merit(r[6], weights)) for r in ranked}
+    merits = {r[5]: (r[0], -_merit(r[-2], weights)) for r in ranked}
     own = min((merits[r[5]] for r in ranked if not r[2]), default=None)
     if own is None:
         return _overflow_last(ranked)

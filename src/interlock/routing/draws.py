@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from struct import unpack
+
 _MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_LANE_BYTES = 16
+
+
+def salted(salt: int) -> int:
+    """What `mixed` takes for a salt: worth keeping where there are many draws with the same one."""
+    return salt * _GOLDEN & _MASK
 
 
 def mix(seed: int, salt: int) -> int:
     """SplitMix64's finaliser over seed and salt: 64 well-spread bits, the same on every machine and in every run."""
-    z = (seed + salt * 0x9E3779B97F4A7C15) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return mixed(seed, salted(salt))
+
+
+def mixed(seed: int, salt: int) -> int:
+    """`mix` for a salt that is `salted` already."""
+    z = (seed + salt) & _MASK
+    z = ((z ^ (z >> 30)) * _FIRST) & _MASK
+    z = ((z ^ (z >> 27)) * _SECOND) & _MASK
     return z ^ (z >> 31)
+
+
+def packed(salt: int) -> bytes:
+    """What `mixed_all` takes for a salt."""
+    return salted(salt).to_bytes(_LANE_BYTES, "little")
+
+
+def mixed_all(seed: int, salts: Sequence[bytes]) -> Sequence[int]:
+    """`mix` of one seed and each salt (`packed`), side by side in the lanes of one number: for many, several times as
+    fast as one after the other. A lane is as wide as a product of two 64-bit numbers, so that none spills over."""
+    ones, low = _lanes(len(salts))
+    z = (int.from_bytes(b"".join(salts), "little") + (seed & _MASK) * ones) & low
+    z = ((z ^ ((z >> 30) & low)) * _FIRST) & low
+    z = ((z ^ ((z >> 27) & low)) * _SECOND) & low
+    z ^= (z >> 31) & low
+    return unpack(f"<{2 * len(salts)}Q", z.to_bytes(_LANE_BYTES * len(salts), "little"))[::2]
+
+
+@lru_cache(maxsize=256)
+def _lanes(count: int) -> tuple[int, int]:
+    """(one in each lane, all the low 64 bits of each lane)."""
+    ones = int.from_bytes(b"\x01".ljust(_LANE_BYTES, b"\x00") * count, "little")
+    return ones, ones * _MASK

@@ -32,23 +32,25 @@ class Option(NamedTuple):
     cost: int
 
 
-def chances(options: Sequence[Option], share_micro: int, money_micro: int) -> list[int]:
-    """Probability of each option, in millionths; together one million. The first is the best."""
+def chances(options: Sequence[tuple[int, int, int]], share_micro: int, money_micro: int) -> list[int]:
+    """Probability of each option, in millionths; together one million. The first is the best. `options`: `Option`s, or
+    plain tuples of the same."""
     rest = [0] * len(options)
-    best = options[0]
+    best_score, _, best_cost = options[0]
     if share_micro > 0 and len(options) > 1:
-        for i, option in enumerate(options):
-            if i and (option.cost <= best.cost or money_micro > 0):
-                gap = max(best.score_micro - option.score_micro - option.credit_micro, 0)
-                rest[i] = MICRO * MICRO // (len(options) * (MICRO + SHARPNESS * gap))
+        number = len(options)
+        for i, (score, credit, cost) in enumerate(options):
+            if i and (cost <= best_cost or money_micro > 0):
+                gap = best_score - score - credit
+                rest[i] = MICRO * MICRO // (number * (MICRO + SHARPNESS * gap if gap > 0 else MICRO))
         total = sum(rest)
         if total > share_micro:
             rest = [chance * share_micro // total for chance in rest]
-        extra = sum(c * max(o.cost - best.cost, 0) for c, o in zip(rest, options, strict=True))
-        most = money_micro * best.cost
+        extra = sum([c * (o[2] - best_cost) for c, o in zip(rest, options, strict=True) if o[2] > best_cost])
+        most = money_micro * best_cost
         if extra > most:
             rest = [
-                chance * most // extra if option.cost > best.cost else chance
+                chance * most // extra if option[2] > best_cost else chance
                 for chance, option in zip(rest, options, strict=True)
             ]
     rest[0] = MICRO - sum(rest[1:])

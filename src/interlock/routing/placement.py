@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from interlock.routing.draws import mix
+from interlock.routing.draws import mixed, salted
 from interlock.types.decision import Placement
-from interlock.types.source import LoadReading, Offer, loaded_bit
+from interlock.types.source import LoadReading, Offer
 
 if TYPE_CHECKING:
     from interlock.settings import Settings
@@ -30,32 +30,16 @@ SLOTS = 4096
 """So few that a slot in a record fits very many texts, and enough to spread evenly over a hundred replicas."""
 KEY_BYTES = 32
 FINE, KV, WAIT, LOAD = "", "kv", "wait", "load"
-_SEVERITY = {FINE: 0, KV: 1, WAIT: 2, LOAD: 3}
+_SEVERITY = {KV: 1, WAIT: 2, LOAD: 3}
 MILLI = 1000
 
 
-class Replica(NamedTuple):
-    """One of the offers to place. `queue` and `busy`: as `choose.load_of` counts them."""
-
-    key: str
-    reading: LoadReading
-    queue: int
-    busy: int
-
-    @property
-    def load(self) -> int:
-        """Calls there, running or waiting, by the engine's figures or ours, whichever has more."""
-        if self.reading.waiting < 0:
-            return self.queue + self.busy
-        return max(self.queue + max(self.reading.running, 0), self.busy)
-
-
-class Placed(NamedTuple):
-    """Where a replica comes: `place` by rank alone, 1 the first; `beyond`: why it stands behind others all the same."""
-
-    key: str
-    place: int
-    beyond: str
+Replica = tuple[int, str, LoadReading, int, int, Any]
+"""One of the offers to place: less its `rank`, its key, its reading, its queue and how many it is busy with
+(`choose.load_of`), and what the caller wants back. A plain tuple, as `Placed` is: there are as many as candidates, at
+each call."""
+Placed = tuple[Replica, int, str]
+"""Where a replica comes: its place by rank alone, 1 the first, and why it stands behind others all the same."""
 
 
 def bounds_of(settings: Settings) -> Placement:
@@ -82,7 +66,7 @@ def slot(key: bytes, parts: Iterable[bytes]) -> int:
 
 def rank(affinity: int, offer: str) -> int:
     """The rank of an offer for a slot: the highest is its home. The same on every node."""
-    return mix(affinity, crc32(offer.encode()))
+    return mixed(affinity, salted(crc32(offer.encode())))
 
 
 def replicated(offers: Sequence[Offer]) -> bool:
@@ -90,43 +74,32 @@ def replicated(offers: Sequence[Offer]) -> bool:
     return len({offer.model.name for offer in offers}) < len(offers)
 
 
-def alike(offer: Offer) -> tuple[str, str, bool]:
+def alike(offer: Offer) -> str:
     """What the replicas of a model have in common, besides their scores."""
-    return offer.model.name, offer.model.version, offer.source.labels.on_prem
+    model = offer.model
+    return f"{model.name}\0{model.version}\0{offer.source.labels.on_prem:d}"
 
 
-def shared_latencies(able: Sequence[tuple[Offer, LoadReading]], latency: dict[str, int]) -> dict[str, int]:
-    """The latency part of each offer, where replicas all have the best one's.
-
-    A time to first byte is mostly how much of a prompt was cached and how long the queue was then: it says little about
-    a replica, and one that gets no calls for it never gets another one. What waits there now does count (`place`). A
-    model that is known not to be loaded keeps its own.
-    """
-    best: dict[tuple[str, str, bool], int] = {}
-    kinds = {}
-    for offer, reading in able:
-        if reading.loaded >= 0 and not reading.loaded & loaded_bit(offer.model.name):
-            continue
-        kind = kinds[offer.key] = alike(offer)
-        known = latency[offer.key]
-        best[kind] = min(best.get(kind, known), known)
-    return {key: best[kinds[key]] if key in kinds else known for key, known in latency.items()}
+def load_at(reading: LoadReading, queue: int, busy: int) -> int:
+    """Calls at a replica, running or waiting, by the engine's figures or ours, whichever has more."""
+    if reading.waiting < 0:
+        return queue + busy
+    running = reading.running
+    there = queue + running if running > 0 else queue
+    return there if there > busy else busy
 
 
-def wait_ms(replica: Replica) -> int:
+def wait_ms(reading: LoadReading, queue: int) -> int:
     """Predicted wait in the queue, -1 when it is not known.
 
     As many calls as are there end in the time that one is there (Little's law); those that wait come before this one.
     """
-    reading = replica.reading
     if reading.stay_ms < 0 or reading.waiting < 0:
         return -1
-    return replica.queue * reading.stay_ms // max(1, replica.queue + max(reading.running, 0))
+    return queue * reading.stay_ms // max(1, queue + max(reading.running, 0))
 
 
-def place(
-    affinity: int, replicas: Sequence[Replica], bounds: Placement, known: Mapping[str, str] | None = None
-) -> list[Placed]:
+def place(replicas: Sequence[Replica], bounds: Placement, known: Mapping[str, str] | None = None) -> list[Placed]:
     """The order in which the replicas of one model are tried, all of them.
 
     By rank those within bounds; then those whose KV cache is full, those whose predicted wait is too long, each by
@@ -135,22 +108,29 @@ def place(
 
     INVARIANT: at least one replica is within the bound on load, for the bound is above the mean.
     """
-    ranked = sorted(replicas, key=lambda r: (-rank(affinity, r.key), r.key))
-    total = sum(replica.load for replica in replicas)
-    share = -(-bounds.load_factor_milli * (total + 1) // (MILLI * len(replicas)))
+    loads = [load_at(reading, queue, busy) for _, _, reading, queue, busy, _ in replicas]
+    share = -(-bounds.load_factor_milli * (sum(loads) + 1) // (MILLI * len(replicas)))
     most = max(bounds.load_slack, share)
-    order: list[tuple[int, int, int, int, Placed]] = []
-    for number, replica in enumerate(ranked, 1):
-        beyond = _beyond(replica, most, bounds) if known is None else known.get(replica.key, FINE)
-        queue, busy = (replica.queue, replica.busy) if beyond == LOAD else (0, 0)
-        order.append((_SEVERITY[beyond], queue, busy, number, Placed(replica.key, number, beyond)))
-    order.sort()
-    return [each[-1] for each in order]
+    fine: list[Placed] = []
+    behind: list[tuple[int, int, int, int, Placed]] = []
+    for number, replica in enumerate(sorted(replicas), 1):
+        _, key, reading, queue, busy, _ = replica
+        beyond = _beyond(reading, queue, busy, most, bounds) if known is None else known.get(key, FINE)
+        if not beyond:
+            fine.append((replica, number, FINE))
+        elif beyond == LOAD:
+            behind.append((_SEVERITY[LOAD], queue, busy, number, (replica, number, LOAD)))
+        else:
+            behind.append((_SEVERITY[beyond], 0, 0, number, (replica, number, beyond)))
+    if not behind:
+        return fine
+    behind.sort()
+    return [*fine, *[each[-1] for each in behind]]
 
 
-def _beyond(replica: Replica, most: int, bounds: Placement) -> str:
-    if replica.load >= most:
+def _beyond(reading: LoadReading, queue: int, busy: int, most: int, bounds: Placement) -> str:
+    if load_at(reading, queue, busy) >= most:
         return LOAD
-    if bounds.wait_ms_max and wait_ms(replica) > bounds.wait_ms_max:
+    if queue and bounds.wait_ms_max and wait_ms(reading, queue) > bounds.wait_ms_max:
         return WAIT
-    return KV if replica.reading.kv_permille > bounds.kv_permille_max else FINE
+    return KV if reading.kv_permille > bounds.kv_permille_max else FINE

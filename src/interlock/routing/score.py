@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from interlock.types.learned import Estimates, arm_of
+from interlock.routing.facts import Facts
+from interlock.types.learned import Estimates
 from interlock.types.request import Features, Target
-from interlock.types.source import Offer
 
 MICRO = 1_000_000
 UNKNOWN_MICRO = MICRO // 2
@@ -70,7 +70,7 @@ def latency_micro(first_byte_us: int) -> int:
 
 
 def scored(
-    offer: Offer,
+    facts: Facts,
     prompt_tokens: int,
     completion_tokens: int,
     weights: Weights,
@@ -82,26 +82,37 @@ def scored(
     The token bounds weigh input against output prices. `latency`: already in millionths (`latency_micro`).
     `estimates`: what is known of models for such a prompt; None: their priors.
     """
-    model = offer.model
-    price = model.price
-    power = model.power
+    quality, cost, energy = parts(facts, prompt_tokens, completion_tokens, estimates)
+    failure = estimates.failure_micro.get(facts.key) if estimates is not None else None
+    if failure:
+        quality = quality * (MICRO - failure) // MICRO
+    return weighted(weights, quality, cost, latency, energy), quality, cost, latency, energy
+
+
+def weighted(weights: Weights, quality: int, cost: int, latency: int, energy: int) -> int:
+    """The score that these parts make."""
+    w_quality, w_cost, w_latency, w_energy = weights
+    parts = w_quality * quality + w_cost * (MICRO - cost) + w_latency * (MICRO - latency)
+    return (parts + w_energy * (MICRO - energy)) // MICRO
+
+
+def parts(
+    facts: Facts, prompt_tokens: int, completion_tokens: int, estimates: Estimates | None
+) -> tuple[int, int, int]:
+    """(quality while nothing fails, cost, energy): what all offers of the same `Facts.terms` have in common."""
     tokens = (prompt_tokens + completion_tokens) or 1
-    quality = model.quality_milli * 1000
-    output = price.output_nusd_per_mtok
+    quality, output = facts.quality_micro, facts.output_nusd
     if estimates is not None:
-        arm = arm_of(model)
+        arm = facts.arm
         quality = estimates.quality_micro.get(arm, quality)
-        quality = quality * (MICRO - estimates.failure_micro.get(offer.key, 0)) // MICRO
         output = output * estimates.verbosity_milli.get(arm, 1000) // 1000
-    cost = (price.input_nusd_per_mtok * prompt_tokens + output * completion_tokens) // tokens
+    cost = (facts.input_nusd * prompt_tokens + output * completion_tokens) // tokens
     if cost:
         cost = MICRO * cost // (cost + COST_HALF_NUSD_PER_MTOK)
-    elif price.origin == "none" and not offer.source.labels.on_prem:
+    elif not facts.priced:
         cost = UNKNOWN_MICRO
-    energy = UNKNOWN_MICRO
-    if power.input_uj_per_token or power.output_uj_per_token:
-        energy = (power.input_uj_per_token * prompt_tokens + power.output_uj_per_token * completion_tokens) // tokens
+    energy, energy_in, energy_out = UNKNOWN_MICRO, facts.input_uj, facts.output_uj
+    if energy_in or energy_out:
+        energy = (energy_in * prompt_tokens + energy_out * completion_tokens) // tokens
         energy = MICRO * energy // (energy + ENERGY_HALF_UJ_PER_TOKEN)
-    w_quality, w_cost, w_latency, w_energy = weights
-    weighted = w_quality * quality + w_cost * (MICRO - cost) + w_latency * (MICRO - latency)
-    return (weighted + w_energy * (MICRO - energy)) // MICRO, quality, cost, latency, energy
+    return quality, cost, energy

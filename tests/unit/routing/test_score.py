@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from interlock.routing.score import MICRO, UNKNOWN_MICRO, WEIGHTS, latency_micro, scored
-from interlock.types.source import Model, Power, Price
+from interlock.routing import score as score_module
+from interlock.routing.facts import facts_of
+from interlock.routing.score import MICRO, UNKNOWN_MICRO, WEIGHTS, Weights, latency_micro
+from interlock.types.source import Model, Offer, Power, Price
 
 from .samples import offers, priced, source
+
+
+def scored(
+    offer: Offer, prompt: int, completion: int, weights: Weights, latency: int = UNKNOWN_MICRO
+) -> tuple[int, int, int, int, int]:
+    return score_module.scored(facts_of(offer), prompt, completion, weights, latency)
 
 
 def score(model: Model, mode: str = "balanced", latency: int = UNKNOWN_MICRO) -> int:

@@ -1,0 +1,41 @@
+"""What decisions remember of offers, and draws for many of them at once."""
+
+from __future__ import annotations
+
+import random
+
+from interlock.routing import facts
+from interlock.routing.choose import decide
+from interlock.routing.draws import mix, mixed_all, packed
+from interlock.routing.facts import FACTS_MAX, facts_of
+from interlock.types.identity import DataClass
+from interlock.types.request import Features, Target
+from interlock.types.source import Model, Price
+
+from .samples import offers, source
+
+
+def test_draws_side_by_side_are_those_one_after_the_other() -> None:
+    rng = random.Random(1)
+    for count in (1, 2, 3, 50, 400):
+        seed = rng.choice((0, 1, 4096, rng.getrandbits(63), 2**64 - 1))
+        salts = [rng.choice((0, 2**32 - 1, rng.getrandbits(32))) for _ in range(count)]
+        assert list(mixed_all(seed, [packed(salt) for salt in salts])) == [mix(seed, salt) for salt in salts]
+
+
+def test_an_offer_is_itself_whatever_others_of_its_name_were() -> None:
+    """Snapshots and tenants have offers of one name that differ, also where an old one is gone from memory."""
+    for dollars in range(40):
+        price = Price(input_nusd_per_mtok=dollars * 10**9, output_nusd_per_mtok=dollars * 10**9)
+        two = offers(source("s", Model(name="m", price=price)), source("t", Model(name="m")))
+        asked = Features("chat", "m", DataClass.internal, prompt_tokens_max=10, completion_tokens_max=10)
+        found = {c.offer: c.cost_micro for c in decide(asked, Target(kind="model", model="m"), two, {}).candidates}
+        assert found == {"s::m": 1_000_000 * dollars // (dollars + 1), "t::m": 0}
+        assert facts_of(two[0]).offer is two[0]
+
+
+def test_what_is_remembered_of_offers_is_bounded() -> None:
+    many = offers(*(source(f"s{n}", Model(name="m")) for n in range(FACTS_MAX + 50)))
+    for offer in many:
+        assert facts_of(offer).key == offer.key
+        assert len(facts._known) <= FACTS_MAX
