@@ -430,6 +430,22 @@ def test_who_is_challenged_and_by_whom() -> None:
         assert all(r.json["model"] == "old" for r in engine.calls), "policy holds for a challenger"
 
 
+def test_without_a_budget_a_challenger_that_costs_nothing_is_drawn() -> None:
+    def build(url: str) -> World:
+        made = world(Judging("nobody", 0, 1000, 50))(url)
+        made.sources[1] = source("t", url, model("new", price=PRICE))
+        return made
+
+    with serving(build, engine_of()) as (gateway, _engine):
+        for _ in range(8):
+            assert ask(gateway, AUTO).status == 200
+            settled(gateway)
+        chosen = {i.features.asked for i in gateway.records_of(Intent) if i.challenger_of}
+        assert len([i for i in gateway.records_of(Intent) if i.challenger_of]) == 8
+        assert "t::new" not in chosen and chosen <= {"s::old", "j::wise"}
+        assert dropped(gateway, "no_budget") == 0
+
+
 def test_a_challenger_that_fails_closes_no_source() -> None:
     def failing(received: Received) -> list[Step] | Any:
         script: Script = answers.answer() if received.json["model"] == "old" else answers.error(500)
