@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from interlock.gateway.judge import judging_of
 from interlock.routing.replay import replay
 from interlock.testing import answers
 from interlock.testing.engine import ScriptedEngine
 from interlock.testing.script import Received, Script, Step
 from interlock.types.budget import Budget
-from interlock.types.identity import DataClass, Judging, LimitSet, Recording
+from interlock.types.identity import DataClass, Judging, LimitSet, Recording, Tenant
 from interlock.types.record import Attempt, Intent, Outcome
 from interlock.types.snapshot import Alias, AliasTarget, Cascade, CascadeStep, Shadow
 from interlock.types.source import Labels, Price, SourceLimits
@@ -274,6 +275,8 @@ def test_what_is_not_judged() -> None:
         assert ask(gateway, BODY).status == 200
         settled(gateway)
         assert len(engine.calls) == 1, "a tenant that wants no judge has none"
+    assert judging_of(Tenant("t", "t", judging=ALL)) is ALL
+    assert judging_of(Tenant("t", "t", judging=ALL, learning="off")) is None, "nor one of which nothing is learned"
     alias = Alias("a", targets=(AliasTarget("old"),), shadow=Shadow(AliasTarget("new"), 1000))
     with serving(world(Judging("wise", 1000, 0, 50), aliases=[alias]), engine_of()) as (gateway, engine):
         assert ask(gateway, BODY, idempotency_key="k").status == 200
