@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -95,6 +97,7 @@ def tenant(name: str, judging: dict[str, Any] | None) -> dict[str, Any]:
         "teams": [{"name": "research"}],
         "principals": [{"name": "alice", "teams": ["research"]}],
         "keys": [{"name": "laptop", "principal": "alice"}],
+        "roles": [{"principal": "alice", "role": "auditor"}],
         "policies": [
             {"id": "models", "template": "team-may-use-models", "parameters": {"team": "research", "models": "*"}}
         ],
@@ -164,7 +167,8 @@ def court() -> Iterator[Court]:
             assert worker.ready() is not None
             yield Court(stack, {each["name"]: applied["keys"][each["name"]]["laptop"] for each in TENANTS}, wise)
         finally:
-            stack.processes["worker"].stop()
+            if "worker" in stack.processes:
+                stack.processes["worker"].stop()
             stack.stop()
 
 
@@ -253,6 +257,44 @@ def test_they_are_calls_of_their_own_on_record_that_replay_and_are_nobodys(court
     assert rows["judge:wise", ""]["calls"] >= 330
     (budget,) = admin.call("GET", "/tenants/acme/budget-use")
     assert budget["name"] == "judging" and int(budget["used"]) > 0
+
+
+def test_the_page_of_a_question_to_a_judge_leads_to_what_is_judged_and_has_the_verdict(court: Court) -> None:
+    port = court.stack.ports["control"]
+    password = "correct horse battery"
+    court.stack.admin().call(
+        "POST", "/tenants/globex/principals/alice/password", {"password": password}, reason="a test"
+    )
+    told, held = (
+        next(leaf for leaf in court.entries("globex", "judge_of") if leaf["result"].get("judged", {}).get(field))
+        for field in ("preferred", "control")
+    )
+
+    def page(method: str, path: str, body: str = "", cookie: str = "") -> tuple[int, str, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        headers = {
+            "origin": f"http://127.0.0.1:{port}",
+            "cookie": cookie,
+            "content-type": "application/x-www-form-urlencoded",
+        }
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.getheader("set-cookie") or "", response.read().decode()
+        finally:
+            connection.close()
+
+    status, cookies, _ = page("POST", "/console/sign-in", urlencode({"name": "globex/alice", "password": password}))
+    assert status == 303
+    cookie = cookies.partition(";")[0]
+    for leaf, words in ((told, "answer is better"), (held, "beside a question that nobody asked")):
+        status, _, text = page("GET", f"/console/calls/globex/{leaf['request']}", cookie=cookie)
+        assert status == 200 and "Verdict of the judge" in text and words in text, text
+        assert f"/console/calls/globex/{leaf['judge_of']}" in text and "agrees" in text
+    assert (
+        f"/console/calls/globex/{told['judge_against']}"
+        in page("GET", f"/console/calls/globex/{told['request']}", cookie=cookie)[2]
+    )
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,8 @@ def judged(call: Call, runtime: Runtime) -> None:
 
 
 def judging_of(tenant: Tenant | None) -> Judging | None:
-    """What judges a tenant's answers."""
-    return tenant.judging if tenant is not None else None
+    """What judges a tenant's answers; None where nothing is learned of it."""
+    return tenant.judging if tenant is not None and tenant.learning != "off" else None
 
 
 def _open(call: Call, runtime: Runtime) -> bool:

@@ -50,7 +50,7 @@ REMEMBERED = 4096
 WAITING_MAX = 256
 """Verdicts of one model that wait for its controls."""
 JUDGES_MAX = 8
-ARMS_MAX = 512
+ARMS_MAX = 128
 """Judges, and pairs of judge and model, that are told apart; the oldest go."""
 
 

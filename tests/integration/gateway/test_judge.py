@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from interlock.gateway.judge import judging_of
 from interlock.routing.replay import replay
 from interlock.testing import answers
 from interlock.testing.engine import ScriptedEngine
 from interlock.testing.script import Received, Script, Step
 from interlock.types.budget import Budget
-from interlock.types.identity import DataClass, Judging, LimitSet, Recording
+from interlock.types.identity import DataClass, Judging, LimitSet, Recording, Tenant
 from interlock.types.record import Attempt, Intent, Outcome
 from interlock.types.snapshot import Alias, AliasTarget, Cascade, CascadeStep, Shadow
 from interlock.types.source import Labels, Price, SourceLimits
@@ -274,6 +275,8 @@ def test_what_is_not_judged() -> None:
         assert ask(gateway, BODY).status == 200
         settled(gateway)
         assert len(engine.calls) == 1, "a tenant that wants no judge has none"
+    assert judging_of(Tenant("t", "t", judging=ALL)) is ALL
+    assert judging_of(Tenant("t", "t", judging=ALL, learning="off")) is None, "nor one of which nothing is learned"
     alias = Alias("a", targets=(AliasTarget("old"),), shadow=Shadow(AliasTarget("new"), 1000))
     with serving(world(Judging("wise", 1000, 0, 50), aliases=[alias]), engine_of()) as (gateway, engine):
         assert ask(gateway, BODY, idempotency_key="k").status == 200
@@ -428,6 +431,22 @@ def test_who_is_challenged_and_by_whom() -> None:
         assert ask(gateway, AUTO).status == 200
         settled(gateway)
         assert all(r.json["model"] == "old" for r in engine.calls), "policy holds for a challenger"
+
+
+def test_without_a_budget_a_challenger_that_costs_nothing_is_drawn() -> None:
+    def build(url: str) -> World:
+        made = world(Judging("nobody", 0, 1000, 50))(url)
+        made.sources[1] = source("t", url, model("new", price=PRICE))
+        return made
+
+    with serving(build, engine_of()) as (gateway, _engine):
+        for _ in range(8):
+            assert ask(gateway, AUTO).status == 200
+            settled(gateway)
+        chosen = {i.features.asked for i in gateway.records_of(Intent) if i.challenger_of}
+        assert len([i for i in gateway.records_of(Intent) if i.challenger_of]) == 8
+        assert "t::new" not in chosen and chosen <= {"s::old", "j::wise"}
+        assert dropped(gateway, "no_budget") == 0
 
 
 def test_a_challenger_that_fails_closes_no_source() -> None:
