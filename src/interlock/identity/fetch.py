@@ -155,7 +155,7 @@ class SafeClient:
             raise FetchError(
                 f"host {host} has a private address; if that is right, name it in the setting {self._reach.named_in}"
             )
-        if address.is_multicast or address.is_unspecified or address.is_link_local:
+        if address.is_multicast or address.is_unspecified or address.is_link_local or _nobodys(address):
             raise FetchError(f"host {host} has an address that no {self._reach.whose} can have")
 
 
@@ -169,6 +169,13 @@ def _inner(address: Address) -> Address:
             return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
         return address.ipv4_mapped or address.sixtofour or address
     return address
+
+
+def _nobodys(address: Address) -> bool:
+    """Outside of what is given out: what stands there for an IPv4 address (`::127.0.0.1`, the local 64:ff9b:1::/48)
+    leads who knows where."""
+    site_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+    return site_local or (address.is_reserved and not address.is_loopback)
 
 
 class _Opened:

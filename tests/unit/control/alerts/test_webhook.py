@@ -59,7 +59,8 @@ def test_a_secret_that_signs_nothing_is_refused_without_being_said(secret: str) 
     [
         "127.0.0.1", "127.8.8.8", "::1", "10.0.0.5", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
         "0.0.0.0", "fe80::1", "fd00::1", "::ffff:10.0.0.5", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
-        "224.0.0.1", "255.255.255.255", "198.18.0.1",
+        "224.0.0.1", "255.255.255.255", "198.18.0.1", "::127.0.0.1", "::169.254.169.254", "64:ff9b:1::7f00:1",
+        "fec0::1",
     ],
 )  # fmt: skip
 def test_private_addresses_are_refused_before_anything_is_sent(address: str) -> None:
@@ -70,7 +71,7 @@ def test_private_addresses_are_refused_before_anything_is_sent(address: str) -> 
         assert address not in caught.value.message, "what a name resolves to inside is not told"
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "0.0.0.0", "fe80::1", "224.0.0.1"])
+@pytest.mark.parametrize("address", ["169.254.169.254", "0.0.0.0", "fe80::1", "224.0.0.1", "::127.0.0.1", "fec0::1"])
 def test_no_setting_allows_link_local_or_multicast(address: str) -> None:
     with pytest.raises(DeliveryError, match="no webhook can have"):
         webhook.Webhooks(SETTINGS, to(address)).post("https://hooks.intern/", b"{}", {})
