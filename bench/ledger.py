@@ -171,7 +171,9 @@ def measure(calls: int) -> dict[str, Any]:
     """All figures. Takes a folder and a database server of its own, and removes both."""
     base = Path(tempfile.mkdtemp(prefix="interlock-bench-ledger-"))
     try:
-        server = EmbeddedPostgres(base / "database", Settings(home=str(base / "database")))
+        server = EmbeddedPostgres(
+            base / "database", Settings(home=str(base / "database"), embedded_start_timeout_ms=300_000)
+        )
         server.start()
         try:
             home = base / "home"

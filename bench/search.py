@@ -88,7 +88,9 @@ def measure(count: int) -> dict[str, Any]:
     base = Path(tempfile.mkdtemp(prefix="interlock-bench-search-"))
     rng = random.Random(1)
     try:
-        server = EmbeddedPostgres(base / "database", Settings(home=str(base / "database")))
+        server = EmbeddedPostgres(
+            base / "database", Settings(home=str(base / "database"), embedded_start_timeout_ms=300_000)
+        )
         server.start()
         try:
             migrate(server.url, Settings(home=str(base)))

@@ -12,11 +12,10 @@ import hypothesis
 import psycopg
 import pytest
 
-from interlock.settings import Settings
 from interlock.storage.embedded import LOGIN, EmbeddedPostgres
 from interlock.storage.migrate import migrate
 
-from .postgres import owned_home
+from .postgres import owned_home, patient
 
 pytest_plugins = ("tests.figures",)
 
@@ -54,7 +53,7 @@ def postgres_server() -> Iterator[EmbeddedPostgres]:
     """The run's PostgreSQL server. It does not sync to disk: nothing in it outlives the run."""
     options = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
     with owned_home() as home:
-        server = EmbeddedPostgres(home, Settings(home=str(home)), options=options)
+        server = EmbeddedPostgres(home, patient(home), options=options)
         server.start()
         try:
             yield server

@@ -20,6 +20,11 @@ from interlock.storage.embedded import EmbeddedPostgres
 _PREFIX = "interlock-test-home-"
 
 
+def patient(home: Path) -> Settings:
+    """Settings of a server whose first start may take long: where many tests run, it has little of the machine."""
+    return Settings(home=str(home), embedded_start_timeout_ms=300_000)
+
+
 @contextlib.contextmanager
 def owned_home() -> Iterator[Path]:
     """A new home folder below a folder that only we may enter. It is removed at the end; stop the server before."""

@@ -32,6 +32,8 @@ from tests.figures import note
 
 INTERLOCK = Path(sys.executable).with_name("interlock")
 READY_S = 180
+PATIENT = {"INTERLOCK_EMBEDDED_START_TIMEOUT_MS": "150000"}
+"""Where many tests run, a database that starts has little of the machine."""
 STOP_S = 40
 """Longest stop. It takes ten seconds at most where the machine has time for it; what it takes here is noted."""
 """The contract: SIGTERM stops everything within ten seconds."""
@@ -191,7 +193,7 @@ def command(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     stdin: str = "",
-    timeout_s: int = 60,
+    timeout_s: int = 240,
     program: Path = INTERLOCK,
 ) -> Ran:
     """One run of the installed command."""
@@ -223,7 +225,7 @@ def start(
     with log.open("ab") as output:
         process = subprocess.Popen(
             [str(program), "up", *given, *(["--demo"] if demo else [])],
-            env=clean_environment(environment, program),
+            env=clean_environment({**PATIENT, **(environment or {})}, program),
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -111,6 +111,8 @@ def refused(scene: Scene, browser: TestClient, url: str, status: int = 401) -> s
 
 
 def test_alice_signs_in_at_her_provider_is_recorded_as_of_it_and_out(scene: Scene) -> None:
+    with scene.running.control.store.platform() as conn:
+        conn.execute("DELETE FROM interlock.console_sessions")
     browser = scene.browser()
     url = scene.away(browser, to="/console/usage?tenant=acme")
     sent = asked(url)

@@ -131,7 +131,8 @@ def scene() -> Iterator[Scene]:
             assert worker.ready() is not None
             yield Scene(stack, {name: applied["keys"][name]["laptop"] for name in ("acme", "globex")})
         finally:
-            stack.processes["worker"].stop()
+            if "worker" in stack.processes:
+                stack.processes["worker"].stop()
             stack.stop()
 
 
@@ -204,7 +205,7 @@ def test_what_was_learned_is_shown_and_what_is_said_of_a_model_counts(scene: Sce
         return bool(learner["published"] >= 1)
 
     until(told, "the learner to tell of itself")
-    assert learner["outcomes"] >= 200 and learner["entries"] >= 400 and learner["seen_s_ago"] < 30
+    assert learner["outcomes"] >= 200 and learner["entries"] >= 400 and learner["seen_s_ago"] < 120
     admin.call("PUT", "/tenants/acme/router/arms/cook", {"quality": 0.02, "outcomes": 10_000}, reason="a test")
     state: dict[str, Any] = {}
 

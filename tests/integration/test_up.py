@@ -29,7 +29,7 @@ def _up() -> Iterator[tuple[subprocess.Popen[bytes], str, dict[str, Any]]]:
         with Path(home, "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "interlock.cli.main", *arguments],
-                env={**environment, "INTERLOCK_WORKERS": "1"},
+                env={**environment, "INTERLOCK_WORKERS": "1", "INTERLOCK_EMBEDDED_START_TIMEOUT_MS": "150000"},
                 stdout=log,
                 stderr=log,
             )

@@ -37,7 +37,7 @@ from interlock.storage.embedded import EmbeddedPostgres
 from interlock.storage.pool import Store
 from interlock.types.record import Intent, Interrupted, Outcome, Refusal, request_id
 from tests.ports import free_port
-from tests.postgres import owned_home
+from tests.postgres import owned_home, patient
 
 from .gateway import Process, children, command_of, workers_of
 from .script import CASCADE, CHEAP, DEAR, FAR, STEADY
@@ -407,7 +407,7 @@ def _interlock(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
 @contextlib.contextmanager
 def database(home: Path) -> Iterator[EmbeddedPostgres]:
     """A server of the proof's own."""
-    server = EmbeddedPostgres(home, Settings(home=str(home)))
+    server = EmbeddedPostgres(home, patient(home))
     server.start()
     try:
         yield server

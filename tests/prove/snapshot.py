@@ -27,7 +27,7 @@ from interlock.settings import Settings
 from interlock.storage import snapshots
 from interlock.storage.embedded import EmbeddedPostgres
 from interlock.storage.pool import Store
-from tests.postgres import owned_home
+from tests.postgres import owned_home, patient
 
 from .gateway import Process, workers_of
 from .script import STEADY
@@ -122,7 +122,7 @@ class Worker:
 
 @contextlib.contextmanager
 def _database(home: Path) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(home, Settings(home=str(home)))
+    server = EmbeddedPostgres(home, patient(home))
     server.start()
     try:
         yield server

@@ -200,9 +200,13 @@ async def _once(follower: Follower) -> None:
         await follower.database.close()
 
 
-def test_a_database_restored_from_a_backup_is_followed_back(
-    publisher: Publisher, postgres_url: str, tmp_path: Path
-) -> None:
+def test_a_database_restored_from_a_backup_is_followed_back(postgres_migrated_url: str, tmp_path: Path) -> None:
+    """In a database of its own: the publisher of the others must find there what it published."""
+    with Store(postgres_migrated_url, Settings()) as store:
+        _restored(Publisher(store, small()), postgres_migrated_url, tmp_path)
+
+
+def _restored(publisher: Publisher, postgres_url: str, tmp_path: Path) -> None:
     kept = publisher.publish()
     root = publisher.compiler.current().root
     publisher.compiler.key("after-the-backup")

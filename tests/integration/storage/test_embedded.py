@@ -33,7 +33,8 @@ as_root = pytest.mark.skipif(not ROOT, reason="needs root")
 
 
 def _server(home: Path, **settings: Any) -> EmbeddedPostgres:
-    return EmbeddedPostgres(home, Settings(home=str(home), **settings), options=FAST)
+    given = Settings(home=str(home), **{"embedded_start_timeout_ms": 300_000, **settings})
+    return EmbeddedPostgres(home, given, options=FAST)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,8 @@ def test_it_survives_kill_9_of_its_parent(home: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from interlock.settings import Settings;"
         "from interlock.storage.embedded import EmbeddedPostgres; home = sys.argv[1];"
-        "EmbeddedPostgres(Path(home), Settings(home=home), options={'fsync': 'off'}).start();"
+        "settings = Settings(home=home, embedded_start_timeout_ms=300000);"
+        "EmbeddedPostgres(Path(home), settings, options={'fsync': 'off'}).start();"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(home)], check=False)
@@ -310,7 +312,8 @@ def test_it_runs_for_a_user_who_is_not_root() -> None:
             "from interlock.settings import Settings; from interlock.storage.embedded import EmbeddedPostgres;"
             "from interlock.storage.migrate import migrate; home, uid, gid = sys.argv[1], *map(int, sys.argv[2:]);"
             "os.setgroups([]); os.setresgid(gid, gid, gid); os.setresuid(uid, uid, uid);"
-            "server = EmbeddedPostgres(Path(home), Settings(home=home), options={'fsync': 'off'});"
+            "settings = Settings(home=home, embedded_start_timeout_ms=300000);"
+            "server = EmbeddedPostgres(Path(home), settings, options={'fsync': 'off'});"
             "print(migrate(server.start())); server.stop(); print(server.pid)"
         )
         # The interpreter may lie where that user cannot go: start it as root, and let it become that user.

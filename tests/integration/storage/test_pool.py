@@ -15,7 +15,7 @@ from interlock.storage.embedded import EmbeddedPostgres
 from interlock.storage.migrate import migrate
 from interlock.storage.notify import Listener
 from interlock.storage.pool import Store, away
-from tests.postgres import owned_home
+from tests.postgres import owned_home, patient
 
 from . import samples
 from .samples import BY
@@ -102,7 +102,7 @@ def test_after_closing_it_says_so(postgres_url: str) -> None:
 
 def test_an_outage_is_told_and_survived() -> None:
     with owned_home() as home:
-        server = EmbeddedPostgres(home, Settings(home=str(home)), options={"fsync": "off"})
+        server = EmbeddedPostgres(home, patient(home), options={"fsync": "off"})
         with Store(server.url, QUICK) as store, Listener(server.url, QUICK, snapshots.DIRTY_CHANNEL) as listener:
             with pytest.raises(StoreError) as caught:
                 store.check()  # opened before the database is there
