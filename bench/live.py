@@ -107,7 +107,7 @@ class Pages:
 
 def control_of(gateway: Gateway) -> list[int]:
     """The control process: what of `interlock up` holds the admin API."""
-    found = [pid for pid in gateway.rest() if "interlock.control.main" in procs.command_line(pid)]
+    found = [pid for pid in gateway.rest() if "interlock.control" in procs.command_line(pid).split()]
     return found or [gateway.process.pid]
 
 

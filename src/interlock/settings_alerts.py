@@ -8,7 +8,7 @@ from interlock.settings_keys import OwnKeySettings
 from interlock.settings_waits import setting
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(init=False, repr=False, eq=False, frozen=True, slots=True, kw_only=True)
 class AlertSettings(OwnKeySettings):
     """See Settings."""
 

@@ -8,7 +8,7 @@ from interlock.settings_play import PlaySettings
 from interlock.settings_waits import setting
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(init=False, repr=False, eq=False, frozen=True, slots=True, kw_only=True)
 class OwnKeySettings(PlaySettings):
     """See Settings."""
 

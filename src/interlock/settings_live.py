@@ -7,7 +7,7 @@ import dataclasses
 from interlock.settings_waits import WaitSettings, setting
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(init=False, repr=False, eq=False, frozen=True, slots=True, kw_only=True)
 class LiveSettings(WaitSettings):
     """See Settings."""
 

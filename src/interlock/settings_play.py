@@ -11,7 +11,7 @@ from interlock.settings_live import LiveSettings
 from interlock.settings_waits import setting
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(init=False, repr=False, eq=False, frozen=True, slots=True, kw_only=True)
 class PlaySettings(LiveSettings):
     """See Settings."""
 

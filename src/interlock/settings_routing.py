@@ -13,7 +13,7 @@ from interlock.settings_waits import setting
 __all__ = ["RoutingSettings", "setting"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(init=False, repr=False, eq=False, frozen=True, slots=True, kw_only=True)
 class RoutingSettings(LearningSettings):
     """See Settings."""
 

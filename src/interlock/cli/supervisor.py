@@ -177,7 +177,7 @@ class Supervisor:
         }
         deadline = time.monotonic() + START_S
         engines = self._engines(environment) if self._demo else {}
-        control = self._child("control process", "interlock.control.main", environment)
+        control = self._child("control process", "interlock.control", environment)
         # A gateway that has a snapshot need not wait until control has made the first one.
         warm = any(self._settings.home_path("node", "snapshot").glob("*.full"))
         gateway = self._child("gateway", "interlock.gateway.node", environment) if warm else None

@@ -6,7 +6,7 @@
     state, apply              the stored configuration as a document; carrying out a plan in one transaction
     compiler                  changed rows become changed parts of the snapshot
     app, routes/              the same over HTTP (/admin/v1), with OpenAPI
-    main                      the process: server, compiler thread, discovery thread
+    main                      the process: server, compiler thread, discovery thread; `python -m interlock.control`
 
 Nothing here is on the path of a model call: the gateway reads what the compiler wrote, and never imports this package.
 """

@@ -313,7 +313,7 @@ class Running(msgspec.Struct, frozen=True):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the process. Returns the exit code; a failure is one line of JSON, on stderr or, before it is
     ready, to whoever waits for that."""
-    parser = argparse.ArgumentParser(prog="python -m interlock.control.main", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m interlock.control", description=__doc__)
     parser.add_argument("--ready-fd", type=int, help="file descriptor that one line of JSON is written to when ready")
     parser.add_argument("--parent", type=int, help="process id without which this process stops")
     given = parser.parse_args(arguments)
