@@ -127,7 +127,7 @@ class Runtime:
         self.judged: set[Judged] = set()
         """Calls whose answers are judged, until that is done."""
         self.body_limits = _body_limits(settings)
-        self.placement = bounds_of(settings) if settings.placement_text_bytes_max else None
+        self.placement = bounds_of(settings)
         """The bounds on placing replicas; None: calls are not placed by their conversations."""
         self.latencies: dict[str, int] = {}
         """First-byte latency by offer key, in millionths, as this worker has seen it. Recorded with each decision's

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -28,6 +28,8 @@ from interlock.types.quality import Qualities
 
 KEEP = 0.998
 """What is left of a call's weight in its offer's profile, and in the length of answers, after each later one."""
+ARMS_KEPT = 8
+"""How many times as many arms, and offers, as there may be at a time are remembered: they come back."""
 COLD_SHARE_MAX = 0.5
 """The most that is tried at any time."""
 PACE_CALLS = 50
@@ -185,10 +187,11 @@ class Trainer:
 
     def call(self, told: Told) -> None:
         """A call that ended."""
-        if told.offer not in self._profiles and len(self._profiles) >= self._plan.arms_max * 8:
+        if told.offer not in self._profiles and len(self._profiles) >= ARMS_KEPT * self._plan.arms_max:
             self._profiles.pop(next(iter(self._profiles)))
         self._profiles.setdefault(told.offer, _Seen()).take(told)
         if told.completion_tokens > 0 and not told.failed and told.arm in self._arms:
+            self._make_room(self._lengths, told.arm)
             kept = self._lengths.setdefault(told.arm, [0.0, 0.0])
             kept[0] = kept[0] * KEEP + 1
             kept[1] = kept[1] * KEEP + told.completion_tokens
@@ -199,6 +202,7 @@ class Trainer:
         """How good an answer was."""
         self.outcomes += 1
         self._outcomes.append(seen)
+        self._make_room(self._origins, seen.arm)
         self._quality.take(seen)
         self._own.take(seen)
         self._origins.setdefault(seen.arm, Counter())[seen.origin] += 1
@@ -234,6 +238,11 @@ class Trainer:
         if self._estimator is None or arm not in self._arms:
             return UNKNOWN
         return min(max(float(self._estimator.expected(prompt)[0][list(self._arms).index(arm)]), 0.0), 1.0)
+
+    def _make_room(self, kept: dict[str, Any], arm: str) -> None:
+        """What is kept per arm is bounded: the first one that is there no more makes room for a new one."""
+        if arm not in kept and len(kept) >= ARMS_KEPT * self._plan.arms_max:
+            del kept[next((name for name in kept if name not in self._arms), next(iter(kept)))]
 
     def state(self, version: int, now_s: int) -> tuple[Weights, Words | None]:
         """The state to publish; `Words` when prompts are read anew since the last time."""

@@ -7,11 +7,11 @@ The order of candidates, first to last:
 1. offers where the prompt fits before offers where it may not; of both, those of the preferred version first;
 2. the higher score;
 3. at equal score, on-prem before the rest;
-4. then the shorter queue, then fewer calls running: replicas of one model share their load this way;
+4. then the shorter queue, then fewer calls running;
 5. then an order drawn from the seed, so that idle replicas take turns.
 
-A call with an affinity goes to the replicas of one model in the order of `placement` instead, where the first of them
-stood. Of 2 the latency is then the replicas' best one.
+With bounds on placement the replicas of one model stand in its order instead, where the first of them stood: by the
+call's affinity, or by the seed when it has none. Of 2 the latency is then the replicas' best one.
 
 Now and then the best candidate of another model is put before all of them, to learn about it (`routing.explore`).
 
@@ -36,7 +36,7 @@ from interlock.routing.constraints import BYTES_PER_TOKEN_MAX, may_not_fit, out_
 from interlock.routing.draws import mixed_all
 from interlock.routing.explore import DOUBT_MAX_MICRO, chances, drawn
 from interlock.routing.facts import Facts, facts_of
-from interlock.routing.placement import place
+from interlock.routing.placement import place, replicated
 from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, parts, scored, weighted, weights_of
 from interlock.routing.slo import NO_PACES, Foresight, foresight
 from interlock.types.decision import Candidate, Placement, Reason, RouteDecision
@@ -79,7 +79,8 @@ def decide(
     - `latencies`: by `Offer.key`, in millionths (`score.latency_micro`); an offer without one counts as unknown.
     - `candidates_max`: most candidates kept; the worst are dropped, and one reason says how many.
     - `estimates`: what is expected of each model for this prompt; without them their priors count.
-    - `placement`: the bounds on placing replicas by `features.affinity`; without both they only share their load.
+    - `placement`: the bounds on placing replicas by `features.affinity`, or by the seed where that is 0; without them
+      replicas are ordered by latency, then load.
     - `beyond`: why replicas are beyond these bounds, by `Offer.key`, where that is known already: of a decision that
       was cut, whose other replicas are not.
     - `weights`: in place of those of the mode, or of the call's own.
@@ -113,8 +114,7 @@ def decide(
         foreseeing.verdict(offer, reading, queue)
         seen = (foreseeing.seen[offer.key],)
         return RouteDecision(mode, (candidate,), (), considered, version, seed, task, foreseen=seen)
-    if not features.affinity:
-        placement = None
+    placement = _placing(features, offers, placement)
     request = _Request(
         features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, beyond, foreseeing
     )
@@ -138,7 +138,7 @@ def spread(
     """(offer, probability in millionths) of every candidate that `decide` may put first, the best one first; together
     one million. `seed` orders equals, as in `decide`; which one is tried is not drawn. Empty: there is no candidate."""
     weights = weights or weights_of(features, target)
-    placement = placement if features.affinity else None
+    placement = _placing(features, offers, placement)
     foreseeing = _foreseeing(features, target, paces)
     request = _Request(
         features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, None, foreseeing
@@ -187,6 +187,10 @@ def load_of(offer: Offer, reading: LoadReading) -> tuple[int, int]:
         return max(1, offer.source.limits.waiting_max // 2), inflight
     running = reading.running
     return reading.waiting + sent_since(reading), running if running > inflight else inflight
+
+
+def _placing(features: Features, offers: Sequence[Offer], placement: Placement | None) -> Placement | None:
+    return placement if features.affinity or replicated(offers) else None
 
 
 class _Request(NamedTuple):
@@ -455,10 +459,15 @@ def _take_turns(ranked: list[_Ranked], seed: int, placing: bool) -> None:
 
 def _placed(ranked: list[_Ranked], readings: Mapping[str, LoadReading], request: _Request) -> list[_Ranked]:
     """Replicas of one model that are equal by preference and score: together, in the order of the call's affinity,
-    where the first of them stood."""
+    where the first of them stood.
+
+    A call without one has an order of its own, drawn from the seed: nodes that took the least loaded one by readings of
+    the same age would all send there what comes until the next.
+    """
     assert request.placement is not None  # noqa: S101 - asked only then
     groups: dict[tuple[int, int, str], list[tuple[int, _Ranked]]] = {}
-    ranks = mixed_all(request.features.affinity, [row[6].salt for row in ranked])
+    affinity = request.features.affinity
+    ranks = mixed_all(affinity or request.seed, [row[6].salt for row in ranked])
     for ranking in zip(ranks, ranked, strict=True):
         row = ranking[1]
         groups.setdefault((row[0], row[1], row[6].kind), []).append(ranking)
@@ -471,7 +480,9 @@ def _placed(ranked: list[_Ranked], readings: Mapping[str, LoadReading], request:
         replicas = [(-rank, row[5], readings[row[6].source_id], row[3], row[4], row) for rank, row in group]
         for (_, key, _, _, _, row), number, beyond in place(replicas, bounds, known):
             _, score, quality, cost, latency, energy, load, _, _, _ = astuple(row[7])
-            placed = Candidate(key, score, quality, cost, latency, energy, load, False, number, beyond)
+            placed = Candidate(
+                key, score, quality, cost, latency, energy, load, False, number if affinity else 0, beyond
+            )
             out.append((*row[:7], placed, row[8]))
     return out
 

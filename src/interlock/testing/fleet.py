@@ -31,7 +31,7 @@ from interlock.types.request import Features, Target
 from interlock.types.source import LoadReading, Model, Offer, Source, SourceKind, SourceLimits
 
 POLICIES = ("placement", "no-affinity", "least-load", "round-robin")
-"""`no-affinity`: the router's order without placement; `least-load`: the same, and no latency in the score."""
+"""`no-affinity`: the router's order for calls without a slot; `least-load`: by load alone."""
 TARGET = Target(kind="model", model="m")
 SHAPE = EngineShape(slots=32, queue_max=1_000_000, kv_blocks=8192)
 LIMITS = SourceLimits()
@@ -132,7 +132,7 @@ class _Node:
             {offer.source.id: self._reading(n, now_s) for n, offer in enumerate(self._offers)},
             latencies={} if self._policy == "least-load" else self._latencies(),
             seed=self._random.getrandbits(63),
-            placement=self._fleet.placement if placing else None,
+            placement=None if self._policy == "least-load" else self._fleet.placement,
         )
         first = decision.candidates[0].offer
         return next(n for n, offer in enumerate(self._offers) if offer.key == first)

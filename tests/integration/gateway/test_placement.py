@@ -239,7 +239,8 @@ def test_calls_are_not_placed_where_there_is_one_engine_or_the_setting_is_off() 
             Talk(site, "talk").turn(**{"x-interlock-session": "mine"})
             intent = site.intent()
             assert intent.features is not None and intent.features.affinity == 0
-            assert intent.route.placement is None and not any(c.place for c in intent.route.candidates)
+            assert (intent.route.placement is None) == (len(names) == 1)
+            assert not any(c.place for c in intent.route.candidates)
 
 
 def test_where_calls_were_placed_is_counted(site: Site) -> None:

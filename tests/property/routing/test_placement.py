@@ -279,13 +279,42 @@ def test_a_predicted_wait_beyond_the_bound_moves_a_call() -> None:
     assert goes(waiting=1, stay_ms=60_000, bounds=msgspec.structs.replace(BOUNDS, wait_ms_max=0)) == first
 
 
-def test_without_affinity_the_order_is_as_it_was() -> None:
+def test_without_affinity_replicas_within_bounds_take_turns_whatever_was_measured_of_them() -> None:
+    """Neither a latency step nor a small difference in load separates them; one that is beyond its share comes last."""
+    for count in (4, 8):
+        offers = fleet(count)
+        seen = {o.source.id: at(n % 3) for n, o in enumerate(offers)} | {"src_r0": at(40)}
+        latencies = {o.key: 58_823 * (n % 5) for n, o in enumerate(offers)}
+        firsts: Counter[str] = Counter()
+        for seed in range(200):
+            found = decide(
+                asked(0), TARGET, offers, seen, seed=seed * 7919, placement=BOUNDS, latencies=latencies
+            ).candidates
+            firsts[found[0].offer] += 1
+            assert all(c.place == 0 for c in found)
+            assert [c.offer for c in found if c.beyond] == ["r0::m"] == [found[-1].offer]
+        assert firsts.keys() == {o.key for o in offers[1:]}
+        assert max(firsts.values()) < 2 * 200 / (count - 1)
+
+
+@given(st.integers(0, 2**63 - 1), st.lists(readings, min_size=12, max_size=12), st.integers(1, 11))
+@settings(max_examples=60, deadline=None)
+def test_a_decision_without_affinity_replays_too_whole_or_cut(seed: int, loads: list[LoadReading], kept: int) -> None:
+    offers = fleet(12, waiting_max=8)
+    case: dict[str, object] = {"features": asked(0), "target": TARGET}
+    seen = {o.source.id: reading for o, reading in zip(offers, loads, strict=True)}
+    for most in (50, kept):
+        decision = decide(asked(0), TARGET, offers, seen, seed=seed, placement=BOUNDS, candidates_max=most)
+        again = replay(recorded(case, decision), {o.key: o for o in offers})
+        assert again.same, again.differences
+
+
+def test_a_record_from_before_there_were_bounds_without_affinity_replays_as_it_was() -> None:
     offers = fleet(3)
-    seen = {o.source.id: at(n) for n, o in enumerate(offers)}
-    for seed in range(20):
-        plain = decide(asked(0), TARGET, offers, seen, seed=seed)
-        assert decide(asked(0), TARGET, offers, seen, seed=seed, placement=BOUNDS) == plain
-        assert all(c.place == 0 for c in plain.candidates)
+    seen = {o.source.id: at(2 - n) for n, o in enumerate(offers)}
+    decision = decide(asked(0), TARGET, offers, seen, seed=3, latencies={"r0::m": 0, "r1::m": 58_823})
+    assert order(decision) == ["r0::m", "r1::m", "r2::m"] and decision.placement is None
+    assert replay(recorded({"features": asked(0), "target": TARGET}, decision), {o.key: o for o in offers}).same
 
 
 def test_another_model_or_place_is_no_replica() -> None:

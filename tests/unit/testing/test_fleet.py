@@ -50,6 +50,14 @@ def test_skewed_prefixes_do_not_overload_a_replica(seed: int) -> None:
         assert placed.ttft_ms_mean < other.ttft_ms_mean
 
 
+@pytest.mark.parametrize(("seed", "replicas"), [(1, 4), (2, 4), (3, 8)])
+def test_calls_without_a_slot_load_replicas_evenly_and_wait_less_than_by_load_alone(seed: int, replicas: int) -> None:
+    fleet = Fleet(replicas=replicas)
+    drawn, least = (run(policy, "skewed", seed, 150 * replicas, fleet) for policy in ("no-affinity", "least-load"))
+    assert drawn.load_max_over_mean < 1.2
+    assert drawn.ttft_ms_mean < least.ttft_ms_mean
+
+
 def test_without_a_bound_on_load_skewed_prefixes_do() -> None:
     """The same without the bound: what it is there for."""
     free = Fleet(placement=FLEET.placement.__class__(10_000, 1_000_000, 1000, 0))

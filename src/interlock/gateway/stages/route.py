@@ -37,8 +37,9 @@ def route(call: Call, runtime: Runtime) -> None:
     estimates = runtime.learned.estimates(call) if len(offers) > 1 else None
     features = call.features
     assert features is not None and target is not None and parsed is not None  # noqa: S101 - stage order
-    if runtime.placement is not None and len(offers) > 1 and not features.affinity and replicated(offers):
-        affinity = affinity_of(call, runtime.settings.placement_text_bytes_max)
+    text_bytes_max = runtime.settings.placement_text_bytes_max
+    if text_bytes_max and len(offers) > 1 and not features.affinity and replicated(offers):
+        affinity = affinity_of(call, text_bytes_max)
         features = call.features = msgspec.structs.replace(features, affinity=affinity)
     now_ns = runtime.clock.mono_ns()
     board, links = runtime.board, call.state.links
