@@ -31,8 +31,8 @@ from interlock.storage.embedded import EmbeddedPostgres
 from tests.figures import note
 
 INTERLOCK = Path(sys.executable).with_name("interlock")
-READY_S = 180
-PATIENT = {"INTERLOCK_EMBEDDED_START_TIMEOUT_MS": "150000"}
+READY_S = 400
+PATIENT = {"INTERLOCK_EMBEDDED_START_TIMEOUT_MS": "300000"}
 """Where many tests run, a database that starts has little of the machine."""
 STOP_S = 40
 """Longest stop. It takes ten seconds at most where the machine has time for it; what it takes here is noted."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 
 @contextmanager
@@ -29,12 +29,12 @@ def _up() -> Iterator[tuple[subprocess.Popen[bytes], str, dict[str, Any]]]:
         with Path(home, "log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "interlock.cli.main", *arguments],
-                env={**environment, "INTERLOCK_WORKERS": "1", "INTERLOCK_EMBEDDED_START_TIMEOUT_MS": "150000"},
+                env={**environment, "INTERLOCK_WORKERS": "1", "INTERLOCK_EMBEDDED_START_TIMEOUT_MS": "300000"},
                 stdout=log,
                 stderr=log,
             )
             try:
-                end = time.monotonic() + 180
+                end = time.monotonic() + 400
                 while not ready.exists():
                     assert process.poll() is None, Path(home, "log").read_text()
                     assert time.monotonic() < end, Path(home, "log").read_text()

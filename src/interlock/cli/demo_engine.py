@@ -22,7 +22,7 @@ from interlock.errors import ConfigError, InterlockError, Unavailable
 
 MODEL = "smollm2"
 MODEL_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-READY_S = 40.0
+READY_S = 240.0
 PARENT_POLL_S = 0.5
 
 

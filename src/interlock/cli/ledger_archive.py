@@ -82,6 +82,8 @@ def archive(
     work = settings_of(home).home_path("archive", f"{range_ns[0]}-{range_ns[1]}-{_slug(tenant)}")
     with contextlib.closing(Bucket(bucket, endpoint)) as store, _alone(work):
         store.require_lock()
+        done_with = work.with_name(f"{work.name}.done")
+        shutil.rmtree(done_with, ignore_errors=True)  # of a process that was killed over it
         if not (work / names.MANIFEST).is_file():
             shutil.rmtree(work, ignore_errors=True)
             why = reason_or(reason, "ledger archive")
@@ -89,7 +91,8 @@ def archive(
         verdict, tree = _checked(work, incomplete)
         archiving = Archiving(store, prefix, lock, None if as_json else progress("objects"))
         done = archiving.run(work, tenant, tree, verdict)
-        shutil.rmtree(work)
+        work.rename(done_with)  # half of it would be taken for an export that was kept, and be found altered
+        shutil.rmtree(done_with)
     told = {"bucket": bucket, "prefix": prefix, "verdict": verdict, "mode": lock.mode, **done}
     told["retain_until"] = lock.until.isoformat()
     if as_json:

@@ -36,7 +36,9 @@ from interlock.telemetry.logs import setup_logging
 
 logger = logging.getLogger(__name__)
 
-START_S = 60.0
+START_S = 300.0
+"""Longest start of a process. A slow machine may make a new database's schema in minutes, as an upgrade does that of a
+large one."""
 STOP_S = 7.5
 """All processes together; SIGTERM must have stopped everything within ten seconds."""
 _POLL_S = 0.1
