@@ -68,7 +68,7 @@ class RoutingSettings(LearningSettings):
         4, "Calls that a replica may have, whatever its replicas have.", group="placement", minimum=1
     )
     placement_load_factor_milli: int = setting(
-        1250,
+        1200,
         "Thousandths of its replicas' mean load above which a replica's conversations go to the next one.",
         group="placement",
         minimum=1000,

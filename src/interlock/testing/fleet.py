@@ -35,7 +35,7 @@ POLICIES = ("placement", "no-affinity", "least-load", "round-robin")
 TARGET = Target(kind="model", model="m")
 SHAPE = EngineShape(slots=32, queue_max=1_000_000, kv_blocks=8192)
 LIMITS = SourceLimits()
-PLACEMENT = Placement(4, 1250, 950, 2000)
+PLACEMENT = Placement(4, 1200, 950, 2000)
 """As the settings have it."""
 LATENCY_WEIGHT = 8
 NS_PER_S = 1_000_000_000
