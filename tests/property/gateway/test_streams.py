@@ -250,7 +250,7 @@ class Side:
             "said": self.said,
             "aborted": self.up.aborted,
             "reading": self.up.reading,
-            "counts": (relay.chunks, relay.events, relay.text_bytes, relay.bytes_sent, relay.ended),
+            "counts": (relay.chunks, relay.events, relay.bytes_sent, relay.ended),
             "digest": relay.digest.hexdigest(),
             "reasons": relay.finish_reasons,
             "usage": relay.usage,
