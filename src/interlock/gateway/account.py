@@ -84,7 +84,9 @@ class Account(abc.ABC):
         ran = attempt is not None and usage is not NOTHING_USED
         call.charged = ran or bool(self.steps)
         if call.admission is not None:
-            tokens = usage.total_tokens + sum(step.usage.total_tokens for step in self.steps)
+            tokens = usage.total_tokens
+            if self.steps:
+                tokens += sum(step.usage.total_tokens for step in self.steps)
             self.runtime.limits.settle(call.admission, tokens, now_ns)
             call.limit_lines = call.admission.header_lines
             call.admission = None

@@ -67,6 +67,7 @@ class Relay:
         "_append",
         "_attempt",
         "_bound",
+        "_buffer_bytes_max",
         "_finished",
         "_held",
         "_hide_usage",
@@ -96,7 +97,6 @@ class Relay:
         "finish_reasons",
         "first_ns",
         "served_model",
-        "text_bytes",
         "usage",
     )
 
@@ -113,6 +113,7 @@ class Relay:
         self._runtime = runtime
         self._splitter = Splitter(settings.event_bytes_max)
         self._sync_ms = settings.stream_sync_ms
+        self._buffer_bytes_max = settings.write_buffer_bytes_max
         append = runtime.log.append_chunk if not run.call.recording else _not_kept
         self._append = append if run.kept is None else _beside(append, run.kept)
         self._on_written = runtime.log.on_written
@@ -143,7 +144,6 @@ class Relay:
         self.served_model = ""
         self.chunks = 0
         self.events = 0
-        self.text_bytes = 0
         self.bytes_sent = 0
         self.first_ns = 0
         self.digest = sha256()
@@ -193,23 +193,24 @@ class Relay:
         attempt = self._attempt
         if attempt.upstream is not None:
             attempt.upstream.event_seen = True
-        if self.chunks >= self._bound:
+        index = self.chunks
+        if index >= self._bound:
             self._cut(framed[at + 6 : -4])
             return
         if piece:
             try:
-                self._append(self._number, self.chunks, text, b"")
+                self._append(self._number, index, text, b"")
             except LogError as error:
                 attempt.cancel()
                 attempt.run.log_failed(error)
                 return
-            self.chunks += 1
-            self.text_bytes += len(piece)
+            self.chunks = index + 1
             self.digest.update(piece)
         self.events += 1
+        size = len(framed)
         self._out.append(framed)
-        self._out_bytes += len(framed) - at - 2
-        self._queue(len(framed))
+        self._out_bytes += size - at - 2
+        self._queue(size)
 
     def _feed_chunk(self, framed: bytes, at: int) -> None:
         """A chunk that is not known to be a piece of text."""
@@ -248,8 +249,7 @@ class Relay:
         """The source is faster than the log, or even than one turn of the event loop (which may read megabytes of a
         socket in a row): past the buffer's limit it has to wait."""
         self._held += size
-        upstream = self._attempt.upstream
-        if self._held > self._attempt.run.runtime.settings.write_buffer_bytes_max and upstream is not None:
+        if self._held > self._buffer_bytes_max and (upstream := self._attempt.upstream) is not None:
             upstream.pause()
 
     def finish(self) -> None:
@@ -374,9 +374,7 @@ class Relay:
     def _record(self, text: str, raw: bytes) -> None:
         self._append(self._number, self.chunks, text, raw)
         self.chunks += 1
-        data = raw or text.encode()
-        self.text_bytes += len(data)
-        self.digest.update(data)
+        self.digest.update(raw or text.encode())
 
     def _take(self, event: bytes) -> bool:
         """Queue an event for the caller. False when it is to be the last: the end that is held must not grow."""

@@ -132,30 +132,29 @@ class Treasury:
     def take(self, needs: Sequence[Need], zone: ZoneInfo, wall_ns: int) -> Hold | Short:
         """Reserve all of this, or nothing and say where it is short. `wall_ns`: the call's admission instant."""
         at_s = wall_ns // SECOND_NS
-        found: list[tuple[Need, Lease | None, int]] = []
-        for need in needs:
-            budget = need.budget
+        leases: list[Lease | None] = []
+        charges: list[Charge] = []
+        for budget, amount, model in needs:
             if budget.hard:
                 lease = self._now.get(budget.id)
                 if lease is None or lease.budget is not budget or not lease.start_s <= at_s < lease.end_s:
                     lease = self._lease(budget, zone, at_s)
-                if lease.left < need.amount:
-                    return Short(lease, need.amount)
-                found.append((need, lease, lease.start_s))
+                if lease.left < amount:
+                    return Short(lease, amount)
+                leases.append(lease)
+                charges.append(Charge(budget.id, budget.measure, lease.start_s, amount, model))
             else:
-                found.append((need, None, period(budget.window, zone, at_s).start_s))
+                leases.append(None)
+                charges.append(Charge(budget.id, budget.measure, period(budget.window, zone, at_s).start_s, 0, model))
         now_ns = self._clock.mono_ns()
-        charges = []
-        for need, lease, start_s in found:
-            amount = need.amount if lease is not None else 0
-            charges.append(Charge(need.budget.id, need.budget.measure, start_s, amount, need.model))
+        for lease, charge in zip(leases, charges, strict=True):
             if lease is not None:
-                lease.left -= amount
-                lease.out += amount
+                lease.left -= charge.reserved
+                lease.out += charge.reserved
                 lease.used_ns = now_ns
                 if lease.left < lease.step // 2 and not lease.asking and now_ns >= lease.prefetch_ns:
                     self._ask(lease, 0, now_ns)
-        return Hold(tuple(charges), tuple([lease for _, lease, _ in found]))
+        return Hold(tuple(charges), tuple(leases))
 
     def refusal(self, short: Short) -> InterlockError | None:
         """The error for a call that is short, if the answer is known already; else it has to ask."""

@@ -40,7 +40,7 @@ def charged(
     if not ran:
         return (0,) * len(charges)
     by = {"calls": 1, "tokens": usage.total_tokens, "nusd": cost.nusd, "uj": energy.uj}
-    return tuple([by[each.measure] if each.model in ("", model) else 0 for each in charges])
+    return tuple([by[each.measure] if not each.model or each.model == model else 0 for each in charges])
 
 
 def _of_parts(charge: Charge, parts: Sequence[tuple[str, int, int, int]]) -> int:

@@ -187,9 +187,7 @@ class RecordLog:
         elif kind is Outcome:
             self._open_calls -= 1
         seq = self._seq = self._seq + 1
-        parts = self._parts
-        parts.append(pack_head(size, crc32(body, crc32(pack_seq(seq))), seq))
-        parts.append(body)
+        self._parts += pack_head(size, crc32(body, crc32(pack_seq(seq))), seq), body
         self._appended_total += size + HEAD_BYTES
         if not self._scheduled:
             self._scheduled = True

@@ -66,11 +66,14 @@ class Admission:
         requests, tokens = self._least()
         lines = b""
         if requests is not None:
-            left, limit, second = requests
-            lines = _REQUEST_LINES % (limit, left, reset(until_ms(second, self.at_ns)).encode())
+            left, limit, at_s = requests
+            free = reset(until_ms(at_s, self.at_ns)).encode()
+            lines = _REQUEST_LINES % (limit, left, free)
         if tokens is not None:
             left, limit, second = tokens
-            lines += _TOKEN_LINES % (limit, left, reset(until_ms(second, self.at_ns)).encode())
+            if requests is None or second != at_s:
+                free = reset(until_ms(second, self.at_ns)).encode()
+            lines += _TOKEN_LINES % (limit, left, free)
         return lines
 
     def _least(self) -> tuple[Least | None, Least | None]:

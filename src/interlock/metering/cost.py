@@ -28,7 +28,18 @@ _Rates = tuple[int, int, int, int]
 class Rates:
     """The rates of one model at one source, ready to be applied. Made once for each snapshot, used for each call."""
 
-    __slots__ = ("_base", "_call_nusd", "_most", "_most_of_tiers", "_tiers", "nothing", "origin", "version")
+    __slots__ = (
+        "_asked",
+        "_base",
+        "_bound",
+        "_call_nusd",
+        "_most",
+        "_most_of_tiers",
+        "_tiers",
+        "nothing",
+        "origin",
+        "version",
+    )
 
     def __init__(self, price: Price) -> None:
         self.origin = origin_of(price)
@@ -41,6 +52,8 @@ class Rates:
         self._tiers = tuple((tier.above_tokens, _rates(tier)) for tier in tiers)
         self._most = max(self._base[:3]), self._base[3]
         self._most_of_tiers = tuple(_most_by_tier(self._most, self._tiers))
+        self._asked, self._bound = (-1, -1), self.nothing
+        """The bound that was asked for last: a call asks for the same one for its budgets and for its record."""
 
     def cost(self, usage: Usage) -> Cost:
         """The cost of what was used. Usage that nobody knows costs what was reserved for it.
@@ -66,13 +79,18 @@ class Rates:
 
     def bound(self, prompt_tokens: int, completion_tokens: int) -> Cost:
         """The most that a call can cost that uses no more than these tokens: what is reserved for it."""
+        asked = prompt_tokens, completion_tokens
+        if asked == self._asked:
+            return self._bound
         per_prompt, per_output = self._most
         for above, most_prompt, most_output in self._most_of_tiers:
             if prompt_tokens > above:
                 per_prompt, per_output = most_prompt, most_output
         total = prompt_tokens * per_prompt + completion_tokens * per_output
         nusd = divide_half_even(total, PER_MTOK) + self._call_nusd
-        return Cost(min(nusd, NUSD_MAX), self.origin, self.version)
+        self._asked = asked
+        bound = self._bound = Cost(min(nusd, NUSD_MAX), self.origin, self.version)
+        return bound
 
     def _rates_for(self, prompt_tokens: int) -> _Rates:
         rates = self._base

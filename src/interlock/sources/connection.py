@@ -166,8 +166,9 @@ class Connection(asyncio.Protocol):
         take_chunk = self.take_chunk
         if take_chunk is not None:
             # INVARIANT: a chunk that is taken here whole leaves the parser where it stood: before the next one
-            if len(data) <= CHUNK_BYTES_MAX:
-                lines, at = _SIZE_LINES[len(data)]
+            size = len(data)
+            if size <= CHUNK_BYTES_MAX:
+                lines, at = _SIZE_LINES[size]
                 if data.startswith(lines) and data.endswith(b"\r\n"):
                     try:
                         take_chunk(data, at)

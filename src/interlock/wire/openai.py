@@ -549,7 +549,7 @@ _PART_FIELDS = {
 
 
 def _size(top: Fields, names: tuple[str, ...]) -> int:
-    return sum([len(memoryview(top[name])) for name in names])
+    return sum([len(memoryview(top[name])) for name in names]) if names else 0
 
 
 def features(

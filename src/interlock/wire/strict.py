@@ -19,6 +19,8 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _NOT_OPENING = bytes(set(range(256)) - set(b"[{"))
+_BACKSLASH = ord("\\")
+"""As a number: `in` looks for one several times as fast as for bytes of length one."""
 _ESCAPED_LETTER = re.compile(rb"\\u00[4-7]")
 """An ASCII letter written as an escape: in a name it hides the name."""
 _CONTENT = re.compile(rb'"[cC][oO][nN][tT][eE][nN][tT]"')
@@ -80,7 +82,7 @@ def check_messages(raw: bytes, count: int, in_parts: bool) -> None:
     """
     if not in_parts:
         named = _CONTENT.findall(raw)
-        hidden = b"\\" in raw and _ESCAPED_LETTER.search(raw) is not None
+        hidden = _BACKSLASH in raw and _ESCAPED_LETTER.search(raw) is not None
         if not hidden and len(named) <= count and named.count(b'"content"') == len(named):
             return
     try:

@@ -15,7 +15,7 @@ from interlock.gateway.worker import Worker
 from interlock.testing import answers, faults
 from interlock.testing.engine import ScriptedEngine
 from interlock.types.clock import SystemClock
-from interlock.types.identity import DataClass, LimitSet, PrincipalKind
+from interlock.types.identity import DataClass, LimitSet, PrincipalKind, Recording, Workload
 from interlock.types.record import Attempt, Intent, Outcome, Refusal
 from interlock.types.snapshot import Alias, AliasTarget, PolicyText
 from interlock.types.source import Labels
@@ -276,6 +276,28 @@ def test_a_data_class_is_only_ever_raised(
         headers = {"x_interlock_data_class": header} if header else {}
         assert ask(gateway, given, **headers).status == 200
         assert gateway.records_of(Intent)[0].features.data_class == expected
+
+
+def test_what_one_header_alone_says_of_a_call_holds() -> None:
+    said = {
+        "x_interlock_data_class": "confidential",
+        "x_interlock_recording": "metadata",
+        "x_interlock_purpose": "triage",
+        "x_interlock_class": "summary",
+        "x_interlock_workload": "background",
+    }
+    with serving() as (gateway, _engine):
+        assert ask(gateway, CHAT).status == 200
+        for header, value in said.items():
+            assert ask(gateway, CHAT, **{header: value}).status == 200
+        plain, *intents = [
+            (i.features.data_class, i.recording, i.features.purpose, i.request_class, i.features.workload)
+            for i in gateway.records_of(Intent)
+        ]
+    expected = (DataClass.confidential, int(Recording.metadata), "triage", "summary", Workload.background)
+    for at, found in enumerate(intents):
+        assert found == (*plain[:at], expected[at], *plain[at + 1 :])
+        assert found != plain
 
 
 def test_an_unknown_data_class_is_refused() -> None:

@@ -183,6 +183,7 @@ class Side:
         self.client.data_received(head + b"content-length: 0\r\n\r\n")
         self.head_sent = self.paused = False
         self.stream = True
+        self.kept = None
         self.said: list[str] = []
         self.out = self.sink
         self.call = SimpleNamespace(number=7, sink=self.sink, recording=0, pieces_max=lambda: 1 << 62)
@@ -249,7 +250,7 @@ class Side:
             "said": self.said,
             "aborted": self.up.aborted,
             "reading": self.up.reading,
-            "counts": (relay.chunks, relay.events, relay.text_bytes, relay.bytes_sent, relay.ended),
+            "counts": (relay.chunks, relay.events, relay.bytes_sent, relay.ended),
             "digest": relay.digest.hexdigest(),
             "reasons": relay.finish_reasons,
             "usage": relay.usage,

@@ -57,6 +57,14 @@ def test_a_reservation_takes_the_dearest_of_what_may_come() -> None:
     assert rates.bound(2000, 10).nusd == 14_000 + 90
 
 
+def test_a_reservation_is_of_the_bounds_that_are_asked_for_whatever_was_asked_before() -> None:
+    rates = Rates(Price(1_000_000, 1_000_000, 2_000_000, origin="list", version="v1"))
+    asked = [(100, 10), (100, 10), (100, 20), (200, 20), (100, 10)]
+    assert [rates.bound(*each) for each in asked] == [
+        Cost(nusd, "list", "v1") for nusd in (100 + 20, 100 + 20, 100 + 40, 200 + 40, 100 + 20)
+    ]
+
+
 def test_who_named_the_price() -> None:
     assert Rates(Price()).cost(Usage(5, 0, 5)) == Cost(0, "none", "")
     assert Rates(Price(output_nusd_per_mtok=1)).cost(Usage()).price == "source"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from interlock.errors import LimitExceeded, Unavailable
+from interlock.metering.admission import place_of
 from interlock.metering.limits import Admission, LimitHit, LimitTable, Subject, Used
 from interlock.types.identity import LimitSet
 
@@ -234,6 +235,14 @@ def test_headers_are_those_of_the_tightest_subject(node: Node) -> None:
     assert admission.headers() == expected
     one.settle(admission, 1, START)
     assert admission.headers() == expected
+
+
+def test_headers_tell_when_each_of_the_tightest_subjects_is_free() -> None:
+    requests = place_of(team(requests_per_minute=5), 0, 0, 0)
+    tokens = place_of(Subject("key", "key_a", LimitSet(tokens_per_minute=100)), 0, 0, 0)
+    headers = dict(Admission([(requests, 1_000, 1), (tokens, 990, 1)], 0, START).headers())
+    assert headers["x-ratelimit-reset-requests"] == "1m1s"
+    assert headers["x-ratelimit-reset-tokens"] == "51s"
 
 
 def test_a_full_table_refuses_and_idle_places_are_taken_over(tmp_path: Path) -> None:

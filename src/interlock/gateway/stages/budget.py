@@ -53,8 +53,8 @@ def reserve(call: Call, runtime: Runtime) -> Short | None:
 def affordable(call: Call) -> list[Offer]:
     """The candidates that are not left out."""
     assert call.route is not None  # noqa: S101 - stage order
-    keys = [candidate.offer for candidate in call.route.candidates]
-    return [call.offer(key) for key in keys if call.affordable is None or key in call.affordable]
+    candidates, left = call.route.candidates, call.affordable
+    return [call.offer(each.offer) for each in candidates if left is None or each.offer in left]
 
 
 def leave_out(call: Call, offers: list[Offer], dear: frozenset[str], error: InterlockError) -> list[Offer]:
@@ -102,9 +102,9 @@ def _needs_of_one(call: Call, offers: list[Offer]) -> tuple[list[Need], dict[str
     most: dict[str, tuple[int, Budget, str]] = {}
     dearest: dict[str, frozenset[str]] = {}
     for offer in offers:
-        model = offer.model.name
-        on_model = identity.book.by_model.get(model, ())
-        for budget in (*identity.budgets, *on_model):
+        model, this = offer.model.name, frozenset((offer.key,))
+        on_model = identity.book.by_model.get(model)
+        for budget in (*identity.budgets, *on_model) if on_model else identity.budgets:
             if budget.measure == "calls":
                 amount = 1
             elif budget.measure == "tokens":
@@ -118,7 +118,7 @@ def _needs_of_one(call: Call, offers: list[Offer]) -> tuple[list[Need], dict[str
             known = most.get(budget.id)
             if known is None or amount > known[0]:
                 most[budget.id] = (amount, budget, model if budget.kind == "model" else "")
-                dearest[budget.id] = frozenset((offer.key,))
+                dearest[budget.id] = this
             elif amount == known[0]:
-                dearest[budget.id] |= {offer.key}
+                dearest[budget.id] |= this
     return [Need(budget, amount, model) for amount, budget, model in most.values()], dearest

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 _CLASSES = {c.name: c for c in DataClass}
 _WORKLOADS = {w.name: w for w in Workload}
 _RECORDINGS = {r.name: int(r) for r in Recording}
+_RECORDING, _DATA_CLASS, _PURPOSE = b"x-interlock-recording", b"x-interlock-data-class", b"x-interlock-purpose"
+_CLASS, _WORKLOAD = b"x-interlock-class", b"x-interlock-workload"
 _MORE = labels.HEADERS | OBJECTIVES
+_SAID = _MORE | {_RECORDING, _DATA_CLASS, _PURPOSE, _CLASS, _WORKLOAD}
+"""Header fields by which a caller says anything of its call that is decided here."""
 PURPOSE_MAX = 256
 """Longest purpose taken, characters."""
 CLASS_MAX = 64
@@ -41,21 +45,23 @@ def resolve(call: Call, runtime: Runtime) -> None:
     alias = None
     if target is None:
         alias = call.alias = catalog.aliases.get(parsed.model)
-    call.recording = _recording(call)
-    call.data_class = data_class = _data_class(call)
-    parsed.purpose = _purpose(call)
-    call.request_class = _request_class(call)
-    says_more = parsed.own is not NO_OWN or not _MORE.isdisjoint(call.request.headers)
-    if says_more:
-        labels.label(call)
+    says_more = False
+    if alias is None and _says_nothing(call):
+        call.recording, call.workload = identity.recording, identity.workload
+        call.data_class = identity.caller.data_class
+    else:
+        call.recording = _recording(call)
+        call.data_class = _data_class(call)
+        parsed.purpose = _purpose(call)
+        call.request_class = _request_class(call)
+        says_more = parsed.own is not NO_OWN or not _MORE.isdisjoint(call.request.headers)
+        if says_more:
+            labels.label(call)
+        call.workload = _workload(call)
     bound = parsed.max_tokens or (alias.max_tokens if alias is not None else 0)
     bound = bound or runtime.settings.completion_tokens_default
     call.completion_tokens_max = bound
-    workload = identity.workload
-    if alias is not None or parsed.workload or b"x-interlock-workload" in call.request.headers:
-        workload = _workload(call)
-    call.workload = workload
-    call.features = features(parsed, data_class, bound * max(parsed.n, parsed.generated), workload)
+    call.features = features(parsed, call.data_class, bound * max(parsed.n, parsed.generated), call.workload)
     if says_more:
         objectives(call)
     if target is not None and not parsed.mode:
@@ -66,6 +72,14 @@ def resolve(call: Call, runtime: Runtime) -> None:
     else:
         stand_for(call, target, state_of(alias, runtime.canaries))
         call.trial = trial_of(call, runtime)
+
+
+def _says_nothing(call: Call) -> bool:
+    """The caller leaves all of it to its credential: nothing is in the body, or set by its dialect, nor in a header."""
+    parsed = call.parsed
+    assert parsed is not None  # noqa: S101 - stage order
+    said = parsed.own is not NO_OWN or parsed.data_class or parsed.recording or parsed.workload
+    return not said and _SAID.isdisjoint(call.request.headers)
 
 
 def stand_for(call: Call, target: Target | None, canary_state: str) -> None:
@@ -100,7 +114,7 @@ def _recording(call: Call) -> int:
     strictest = identity.recording
     if call.alias is not None and call.alias.recording > strictest:
         strictest = int(call.alias.recording)
-    header = call.request.headers.get(b"x-interlock-recording")
+    header = call.request.headers.get(_RECORDING)
     if header is None and not parsed.recording:
         return strictest
     for name in (parsed.recording, header.decode("latin-1") if header is not None else ""):
@@ -123,7 +137,7 @@ def _workload(call: Call) -> Workload:
     own = identity.workload
     if call.alias is not None and call.alias.workload > own:
         own = call.alias.workload
-    header = call.request.headers.get(b"x-interlock-workload")
+    header = call.request.headers.get(_WORKLOAD)
     if header is None and not parsed.workload:
         return own
     asked_by = (parsed.workload, header.decode("latin-1").strip() if header is not None else "")
@@ -143,7 +157,7 @@ def _purpose(call: Call) -> str:
     """Why the call is made, in the caller's words: body field or header; recorded, and nothing is decided by it."""
     assert call.parsed is not None  # noqa: S101 - stage order
     purpose = call.parsed.purpose
-    header = call.request.headers.get(b"x-interlock-purpose")
+    header = call.request.headers.get(_PURPOSE)
     if header is None and not purpose:
         return ""
     purpose = purpose or (header or b"").decode("utf-8", "replace")
@@ -156,7 +170,7 @@ def _request_class(call: Call) -> str:
     """The label by which reports tell calls apart: of the body, else the header, else the alias."""
     assert call.parsed is not None  # noqa: S101 - stage order
     label = call.parsed.request_class
-    header = call.request.headers.get(b"x-interlock-class")
+    header = call.request.headers.get(_CLASS)
     if header is None and not label:
         return call.alias.request_class if call.alias is not None else ""
     label = label or (header or b"").decode("utf-8", "replace")
@@ -172,7 +186,7 @@ def _data_class(call: Call) -> DataClass:
     highest = identity.caller.data_class
     if call.alias is not None and call.alias.data_class > highest:
         highest = DataClass(call.alias.data_class)
-    header = call.request.headers.get(b"x-interlock-data-class")
+    header = call.request.headers.get(_DATA_CLASS)
     if header is None and not parsed.data_class:
         return highest
     for name in (parsed.data_class, header.decode("latin-1") if header is not None else ""):

@@ -10,6 +10,7 @@ from interlock.errors import EngineStarting, NoCandidate
 from interlock.gateway.affinity import affinity_of
 from interlock.gateway.stages.authorize import authorize
 from interlock.gateway.stages.bar import barred
+from interlock.routing.choose import decide
 from interlock.routing.constraints import cold_sources
 from interlock.routing.explain import no_candidate
 from interlock.routing.placement import replicated
@@ -52,7 +53,7 @@ def route(call: Call, runtime: Runtime) -> None:
             readings[source_id] = board.reading(row, now_ns)
             if board.open_until(row) > now_ns:
                 open_breakers.append(source_id)
-    decision = decide_steps(
+    decision = (decide_steps if target.steps else decide)(
         features,
         target,
         offers,
