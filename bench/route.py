@@ -69,7 +69,7 @@ def measure() -> dict[str, object]:
         "read_us": read_us,
         "decide_us": decide_us,
         "decide_4096_B_us": _us(lambda: learner.decide(long, 10.0, everything), 50),
-        "learn_us": _us(lambda: learner._take_in(learner._remembered[-1]), 50),
+        "learn_us": _us(lambda: learner.learn(one, model, 0.5, 1e-3), 50),
         "candidates": CANDIDATES,
         "requests": REQUESTS,
         "look_at_all_prompts_s": round(look_s, 2),

@@ -269,7 +269,9 @@ def test_a_cascade_without_targets_cannot_be_ended_and_a_canary_excludes_it(runn
     steps = [{"model": "m"}, {"model": "large"}]
     running.owner.do("POST", "/aliases", {"name": "stepped", "cascade": {"steps": steps, "checks": ["finish"]}})
     try:
-        assert "cascade-end" not in admin.get("/aliases/-/stepped").text
+        page = admin.get("/aliases/-/stepped").text
+        assert "cascade-end" not in page
+        assert 'value="canary-start"' not in page and 'value="shadow-start"' not in page, "what would be refused"
         refused = admin.post("/aliases/-/stepped", do="cascade-end", reason="r")
         assert refused.status_code in (400, 422) and "at least one target" in refused.text
     finally:

@@ -313,3 +313,15 @@ def test_a_judge_that_cannot_be_seen_or_cannot_judge_is_refused_at_the_door(
         court.stack.admin().call("POST", "/apply", {"files": files}, reason="a test")
     assert words in str(refused.value) or words in json.dumps(getattr(refused.value, "errors", ""), default=str)
     assert not court.stack.admin().call("GET", "/tenants/initech")["judging"]
+
+
+@pytest.mark.parametrize("of", ["initech", "brandnew"])
+def test_a_plan_is_refused_for_the_judge_that_applying_it_is_refused_for(court: Court, of: str) -> None:
+    def planned(judge: str) -> Any:
+        document = {"tenants": [{"name": of, "judging": {"model": judge}}]}
+        files = [{"name": "test.json", "text": json.dumps(document)}]
+        return court.stack.admin().call("POST", "/plan", {"files": files})
+
+    with pytest.raises(InterlockError, match="there is no model or alias 'nobody'"):
+        planned("nobody")
+    assert planned("wise")["changes"]

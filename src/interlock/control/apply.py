@@ -20,7 +20,7 @@ import msgspec
 from interlock.control import state
 from interlock.control.documents import Document, IssuerSpec, KeySpec, PolicySpec, RoleSpec, SourceSpec, lean, section
 from interlock.control.identity import WRITE_LOCK, Actor, reach_of, roles_of, tenant_of
-from interlock.control.judging import require_judges
+from interlock.control.judging import require_judges, require_planned_judges
 from interlock.control.parse import Places, parse, show
 from interlock.control.permissions import Action, require, require_grant
 from interlock.control.plan import AnySpec, Change, Entry, Plan, Ref, flatten, plan, result, sections
@@ -130,6 +130,7 @@ class Configurator:
         with self._reading(actor, document) as (tx, outside):
             steps = _prepare(tx, document, places, outside)
             self._allow(actor, tx, steps, Action.config_plan)
+            require_planned_judges(self._store, tx, steps)
             return steps
 
     def apply(self, actor: Actor, texts: Iterable[tuple[str, str]], reason: Reason) -> Applied:

@@ -1,12 +1,12 @@
 """Whether what a tenant names as its judge is there: looked at when all of a change is stored, in its transaction.
 
 Only then is it known which models there are: a document may bring tenant, source and alias at once, and most models are
-found by asking their sources.
+found by asking their sources. A plan is refused too where that is known already: where it changes no source or alias.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from interlock.control.plan import Plan
 from interlock.control.services import tenants
@@ -16,9 +16,12 @@ from interlock.routing.catalog import Catalog, offers_of
 from interlock.routing.resolve import resolve
 from interlock.storage import aliases as stored_aliases
 from interlock.storage import sources as stored_sources
+from interlock.storage import tenants as stored_tenants
 from interlock.storage.pool import Store
 from interlock.types.source import Ability
 
+_NEW = "new"
+"""In place of the id of a tenant that is not there yet: nothing is granted to it alone."""
 _NEEDED = frozenset((Ability.chat.value, Ability.json_schema.value))
 
 
@@ -27,13 +30,31 @@ def require_judges(store: Store, tx: Tx, steps: Plan) -> None:
 
     `store`: for what the platform gives it, which a tenant's own administrators do not see.
     """
+    for name, judge in _named(steps):
+        _require(store, tx, name, tenants.find(tx, name).value.id, judge)
+
+
+def require_planned_judges(store: Store, tx: Tx, steps: Plan) -> None:
+    """The same of a plan of which nothing is stored yet, where it leaves sources and aliases as they are."""
+    if not any(change.kind in ("source", "alias") for change in steps.changes):
+        for name, judge in _named(steps):
+            found = stored_tenants.by_name(tx.conn, name)
+            _require(store, tx, name, found.value.id if found is not None else _NEW, judge)
+
+
+def _named(steps: Plan) -> Iterator[tuple[str, str]]:
+    """(name, judge) of each tenant that is made or changed and names one."""
     for change in steps.changes:
-        if change.kind == "tenant" and change.operation != "delete" and "judging" in (change.after or {}):
-            tenant = tenants.find(tx, change.name).value
-            if tenant.judging is not None:
-                why = _why_not(_catalog(store, tx, tenant.id), tenant.judging.model, int(tx.by.at.timestamp()))
-                if why:
-                    raise BadRequest(f"tenant {change.name!r}: {why}", param="judging.model")
+        if change.kind == "tenant" and change.operation != "delete":
+            judging = (change.after or {}).get("judging")
+            if judging:
+                yield change.name, judging["model"]
+
+
+def _require(store: Store, tx: Tx, name: str, tenant_id: str, judge: str) -> None:
+    why = _why_not(_catalog(store, tx, tenant_id), judge, int(tx.by.at.timestamp()))
+    if why:
+        raise BadRequest(f"tenant {name!r}: {why}", param="judging.model")
 
 
 def _catalog(store: Store, tx: Tx, tenant_id: str) -> Catalog:

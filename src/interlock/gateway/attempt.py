@@ -47,6 +47,8 @@ class Attempt:
     relay: Relay | None = None
     durable = False
     ended = False
+    ending = False
+    """What its source said is taken in as a whole, or was."""
     seq = -1
     sent_ns = 0
     speech: Speech | None = None
@@ -207,6 +209,7 @@ class Attempt:
 
     def on_end(self) -> None:
         """The answer is complete by its own framing."""
+        self.ending = True
         if self.relay is not None:
             self.relay.finish()
             return
@@ -248,7 +251,10 @@ class Attempt:
         return heard.pivot
 
     def on_error(self, error: UpstreamError) -> None:
-        """The transport gave up: refused, timed out, cut off, not HTTP."""
+        """The transport gave up: refused, timed out, cut off, not HTTP. Or the end could not be taken in."""
+        if self.ending or (self.relay is not None and self.relay.ended):
+            self.run.defect(error)
+            return
         if self.relay is not None:
             self.relay.broken(error)
             return

@@ -108,6 +108,8 @@ class Judged(Beside):
         self._score, self._challenge = score, challenge
         self._steps: deque[Aside] = deque()
         self._answer: Answer | None = None
+        assert first.parsed is not None  # noqa: S101 - it is about to run
+        self._streamed = first.parsed.stream  # as it is asked: a cascade puts what it asks of a step in its place
         first.answer = self._kept = Copy(runtime.settings.judge_answer_bytes_max, first.answer)
         runtime.judged.add(self)
 
@@ -124,8 +126,7 @@ class Judged(Beside):
 
     def _plan(self, offer: Offer) -> None:
         """What is asked of the answer that this offer gave."""
-        assert self.first.parsed is not None  # noqa: S101 - it ran
-        heard = said(self._kept.data, streamed=self.first.parsed.stream)
+        heard = said(self._kept.data, streamed=self._streamed)
         if heard is None:
             self.dropped("unreadable")
             return
@@ -280,15 +281,14 @@ class Challenging(_Step):
         """See Aside."""
         first = self._first
         identity = self._of.identity()
-        assert first.parsed is not None and first.features is not None  # noqa: S101 - it ran
         offer = self._whom(paid=any(budget.kind == KIND for budget in identity.budgets))
         call = again(first, self._runtime, Copy(self._most))
         call.challenger_of = first.id
         call.identity = identity
-        assert call.parsed is not None  # noqa: S101 - `again`
+        assert call.parsed is not None and call.features is not None  # noqa: S101 - `again`
         # By its name as a pin, so that the decision can be made again from what is on record.
         call.parsed = replace(call.parsed, model=offer.key, native=None)
-        call.features = replace(first.features, asked=offer.key, signals=b"", affinity=0, workload=Workload.background)
+        call.features = replace(call.features, asked=offer.key, signals=b"", affinity=0, workload=Workload.background)
         stand_for(call, None, "")
         return call
 

@@ -510,6 +510,14 @@ class Run(Account):
             relay, usage = self._stop_source()
             self._end("cut", error.status, usage, relay=relay, error=error)
 
+    def defect(self, error: InterlockError) -> None:
+        """End this call: what its source said in the end could not be taken in, by a defect of ours."""
+        if not self.ended:
+            if self.call.trial is not None:
+                self.call.trial.failed(error.code)
+            relay, usage = self._stop_source()
+            self._end("failed", error.status, usage, relay=relay, error=error)
+
     def _stop_source(self) -> tuple[Relay | None, Usage]:
         """Cancel the running attempt; the relay it had, and what the call is charged."""
         attempt = self._attempt

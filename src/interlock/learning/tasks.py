@@ -48,7 +48,7 @@ class Tasks:
         self._count = np.zeros((models, tasks))
         self._sum = np.zeros((models, tasks))
         self._mean: Numbers = np.full((models, tasks), UNKNOWN)
-        self._stale = False
+        self._stale = True  # priors count before there is any outcome
 
     def learn(self, model: int, task: int, outcome: float, weight: float = 1.0) -> None:
         """Count one outcome, in [0, 1] on average, for `weight`; everything known of that model fades a little."""

@@ -334,17 +334,18 @@ class Trainer:
         """What is said of a model, or else what another version of it has done."""
         done: dict[str, list[float]] = {}
         for seen in self._outcomes:
-            done.setdefault(seen.arm, []).append(seen.reward)
+            sums = done.setdefault(seen.arm, [0.0, 0.0])
+            sums[0] += seen.weight
+            sums[1] += seen.weight * seen.reward
         priors = np.full(len(names), np.nan)
         for number, name in enumerate(names):
             prior = self._arms[name].prior
-            family = [
-                r for arm, rewards in done.items() if arm != name and _family(arm) == _family(name) for r in rewards
-            ]
+            family = [sums for arm, sums in done.items() if arm != name and _family(arm) == _family(name)]
+            outcomes, rewards = (sum(sums[i] for sums in family) for i in (0, 1))
             if prior is not None:
                 priors[number] = prior
-            elif len(family) >= OF_FAMILY:
-                priors[number] = float(np.mean(family))
+            elif outcomes >= OF_FAMILY:
+                priors[number] = min(max(rewards / outcomes, 0.0), 1.0)  # a judge's preferences may lie beyond
         return priors
 
 

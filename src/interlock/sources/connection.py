@@ -33,6 +33,7 @@ TakeChunk = Callable[[bytes, int], None]
 data ends two bytes before the chunk does."""
 CHUNK_BYTES_MAX = 4096
 """Longest chunk that is recognised without the parser."""
+DEFECT = "could not be served: an internal error, see the log"
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,4})\r\n")
 _KEEP_ALIVE = re.compile(rb"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
 
@@ -54,7 +55,8 @@ _SIZE_LINES = _size_lines()
 class Handler(Protocol):
     """What a call's owner implements. Callbacks come from the event loop, never from inside `Pool.send`.
 
-    After exactly one of `on_end` and `on_error`, or after `Call.cancel()`, none of them is called again.
+    After exactly one of `on_end` and `on_error`, or after `Call.cancel()`, none of them is called again; but for
+    `on_error` after an `on_end` that raised, so that no call is left without an end.
     """
 
     def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -221,11 +223,12 @@ class Connection(asyncio.Protocol):
             return
         self.pool.done(call)
         if self.head_done and exc is None and self._until_close():
-            handler.on_end()
+            self._give_end(handler)
         elif not self.head_bytes:
-            handler.on_error(self._closed_unanswered())
+            self.pool.tell(handler, self._closed_unanswered())
         else:
-            handler.on_error(self.pool.error("upstream_cut_off", "closed the connection in the middle of its answer"))
+            words = "closed the connection in the middle of its answer"
+            self.pool.tell(handler, self.pool.error("upstream_cut_off", words))
 
     # -- from the parser
 
@@ -334,10 +337,15 @@ class Connection(asyncio.Protocol):
         else:
             self.open = False
             transport.abort()
+        self._give_end(handler)
+
+    def _give_end(self, handler: Handler) -> None:
+        """Tell the call that its answer is whole; when it cannot take that, that it failed."""
         try:
             handler.on_end()
         except Exception as e:  # noqa: BLE001 - the connection may carry another call already: it must not be torn down
             self._report(e)
+            self.pool.tell(handler, self.pool.error("internal_error", DEFECT))
 
     def _closed_unanswered(self) -> UpstreamError:
         if self.used and self.pool.loop.time() - self.sent_s <= STALE_WINDOW_S:
@@ -354,13 +362,13 @@ class Connection(asyncio.Protocol):
         if call is not None:
             self.pool.done(call)
         if handler is not None:
-            handler.on_error(self.pool.error(code, what))
+            self.pool.tell(handler, self.pool.error(code, what))
 
     def _handler_failed(self, error: BaseException) -> None:
         # a defect of ours, not of the source: the call ends, the worker goes on, and the log has the trace
         self._report(error)
         self.handler = self.handler or self.ended
-        self._fail("internal_error", "could not be served: an internal error, see the log")
+        self._fail("internal_error", DEFECT)
 
     def _report(self, error: BaseException) -> None:
-        self.pool.loop.call_exception_handler({"message": "a response handler raised", "exception": error})
+        self.pool.report(error)

@@ -340,7 +340,18 @@ class Pool:
         handler = call.handler
         self.done(call)
         if handler is not None:
+            self.tell(handler, error)
+
+    def tell(self, handler: Handler, error: UpstreamError) -> None:
+        """Tell a call that it failed. What it raises at that is reported, and hurts no other call."""
+        try:
             handler.on_error(error)
+        except Exception as e:  # noqa: BLE001 - a defect of the call's owner: the pool goes on for all others
+            self.report(e)
+
+    def report(self, error: BaseException) -> None:
+        """Tell the log of a defect in a call's owner."""
+        self.loop.call_exception_handler({"message": "a response handler raised", "exception": error})
 
     def _fail_soon(self, call: Call, error: UpstreamError) -> None:
         self.loop.call_soon(self._fail, call, error)
@@ -358,7 +369,7 @@ class Pool:
             limit = getattr(call.deadlines, code.removesuffix("_timeout") + "_s")
             call.cancel()
             words = f"source {self.target.name!r} {_TIMEOUT_WORDS[code].format(limit)}"
-            handler.on_error(UpstreamTimeout(words, code=code))
+            self.tell(handler, UpstreamTimeout(words, code=code))
         if self._idle:
             self._sweep_idle(now)
         for task, dialing in list(self._dials.items()):

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from interlock.gateway import attempt
+from interlock.gateway.relay import Relay
+from interlock.gateway.run import Run
 from interlock.testing import answers, faults
 from interlock.testing.engine import ScriptedEngine
 from interlock.testing.script import CLOSE, HANG, STREAM_HEAD, Script, chunk, event, http, steps
@@ -439,6 +442,40 @@ def test_no_more_than_the_cap_are_in_flight_and_the_rest_go_elsewhere() -> None:
             assert [a.status for a in found] == [200] * 6
             assert (len(engine.calls), len(other.calls)) == (2, 4)
             assert gateway.call(lambda: gateway.board.inflight(gateway.board.row("src_a"))) == 0
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "script"),
+    [
+        (attempt, "decode_answer", None),
+        (Run, "answered", None),
+        (Run, "stream_complete", answers.answer()),
+        (Relay, "finish", faults.ends_without_done()),
+    ],
+    ids=["decoding", "answered", "a stream's last event", "a stream's end"],
+)
+def test_a_defect_of_ours_at_the_end_of_an_answer_fails_the_call_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, script: Script | None
+) -> None:
+    """Whatever raises when an answer has been heard to its end: the caller is told, and it is on record."""
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    with serving() as (gateway, engine):
+        monkeypatch.setattr(owner, name, broken)
+        engine.script(script or answers.answer())
+        answer = ask(gateway, CHAT if script is None else STREAM)
+        if script is None:
+            assert answer.status == 502 and answer.error["code"] == "internal_error"
+        else:
+            assert b"internal_error" in answer.body and b"[DONE]" not in answer.body
+        (outcome,) = one_end_for_each_intent(gateway)
+        assert (outcome.state, outcome.code) == ("failed", "internal_error")
+        assert "a defect" not in answer.body.decode() + outcome.words
+        monkeypatch.undo()
+        assert ask(gateway, CHAT).status == 200
+        one_end_for_each_intent(gateway)
 
 
 def test_without_another_source_a_full_one_is_said_to_be_full() -> None:

@@ -339,6 +339,20 @@ def test_a_judge_that_is_a_cascade_or_gone_is_not_asked() -> None:
         eventually(lambda: dropped(gateway, "changed") == 2)
 
 
+@pytest.mark.parametrize("body", [BODY, STREAM], ids=["whole", "streamed"])
+@pytest.mark.parametrize("step", ["old", "new"])
+def test_the_answer_of_a_cascade_is_judged_whichever_step_gave_it(body: dict[str, Any], step: str) -> None:
+    steps = Alias("steps", cascade=Cascade((CascadeStep("old"), CascadeStep("new")), ("json",)))
+    texts = {step: '{"a": 1}'}
+    with serving(world(Judging("wise", 1000, 0, 50), aliases=[steps]), engine_of(**texts)) as (gateway, engine):
+        assert ask(gateway, {**body, "model": "steps"}).status == 200
+        settled(gateway)
+        (received,) = judges(engine)
+        assert asked(received)["answer"] == texts[step] and dropped(gateway, "unreadable") == 0
+        ((_, outcome),) = pairs(gateway)
+        assert outcome.judged is not None and outcome.judged.score_micro == 800_000
+
+
 # -- challengers
 
 
@@ -398,6 +412,18 @@ def test_a_tie_is_a_tie_and_a_challengers_answer_is_held_against_a_control() -> 
         both = [preference.judge_against, preference.judge_of]
         assert [intent.judge_of for intent in held] == both, "neither is known without"
         assert preference.judge_of == challenger.challenger_of
+
+
+def test_a_challenger_is_held_to_no_objective_of_its_caller() -> None:
+    with serving(world(CHALLENGED), engine_of()) as (gateway, _engine):
+        own = {"slo": {"latency_ms": 3_600_000, "strict": True}}
+        assert ask(gateway, {**AUTO, "interlock": own}).status == 200
+        settled(gateway)
+        (challenger,) = [intent for intent in gateway.records_of(Intent) if intent.challenger_of]
+        assert challenger.features.slo is None and not challenger.route.foreseen
+        name = 'interlock_slo_calls_total{what="latency",outcome="met"}'
+        eventually(lambda: counted(gateway, name) > 0)
+        assert counted(gateway, name) == 1, "its caller's own call"
 
 
 def test_who_is_challenged_and_by_whom() -> None:

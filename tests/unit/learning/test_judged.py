@@ -256,3 +256,26 @@ def test_a_score_counts_less_than_a_word() -> None:
         one.verdict(score("m", 1.0, f"r{n}"))
     (judged, _), (said, _) = one.state(1, 0), other.state(1, 0)
     assert 0.5 < means(judged)["m"] < means(said)["m"]
+
+
+def test_what_preferences_say_of_a_version_is_a_share_where_the_next_one_is_expected_to_do_as_well() -> None:
+    """A preference that is won comes to 1 more than is expected of the other model: more than any outcome is."""
+    made = trainer("m@1", "m@2", "other")
+    for _ in range(40):
+        made.outcome(Outcome("m@1", 1.6, "judge", None, weight=PREFERENCE_WEIGHT))
+    made.models({arm: Arm(1.0) for arm in ("m@2", "other")})
+    by_judge = means(made.state(1, 0)[0])["m@2"]
+    plain = trainer("m@1", "m@2", "other")
+    for _ in range(40):
+        plain.outcome(Outcome("m@1", 1.0, "feedback", None))
+    plain.models({arm: Arm(1.0) for arm in ("m@2", "other")})
+    assert HALF < by_judge <= means(plain.state(1, 0)[0])["m@2"]
+
+
+def test_as_many_preferences_as_outcomes_are_asked_for_tell_less_of_the_next_version_than_they_are() -> None:
+    made = trainer("m@1", "m@2", "other")
+    for _ in range(12):
+        made.outcome(Outcome("m@1", 0.0, "judge", None, weight=PREFERENCE_WEIGHT))
+    made.models({arm: Arm(1.0) for arm in ("m@2", "other")})
+    told = means(made.state(1, 0)[0])
+    assert told["m@2"] == told["other"], "twelve preferences are less than four outcomes: too few"

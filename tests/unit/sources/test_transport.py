@@ -362,7 +362,6 @@ def test_a_handler_that_raises_ends_its_own_call_only(run: Run) -> None:
 
         class InEnd(Recorder):
             def on_end(self) -> None:
-                super().on_end()
                 raise RuntimeError("end")
 
         async with upstream(answers(OK, OK, OK)) as server, pool_to(server.port) as pool:
@@ -372,9 +371,50 @@ def test_a_handler_that_raises_ends_its_own_call_only(run: Run) -> None:
             assert body.code == "internal_error"
             pool.send(request(), end, deadlines=PATIENT)
             await asyncio.wait_for(end.over, 30)
+            assert end.code == "internal_error", "whoever cannot take the end is told that the call failed"
             assert (await exchange(pool)).body == b"ok"
             assert server.accepted == 2
             assert [str(p) for p in problems] == ["body", "end"]
+
+    run(main())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_handler_that_raises_at_a_time_out_keeps_no_other_call_from_its_own(run: Run) -> None:
+    async def main() -> None:
+        problems: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context["exception"]))
+
+        class InError(Recorder):
+            def on_error(self, error: UpstreamError) -> None:
+                raise RuntimeError("error")
+
+        async with upstream(_silent, _silent) as server, pool_to(server.port) as pool:
+            first, second = InError(), Recorder()
+            for each in (first, second):
+                pool.send(request(), each, deadlines=Deadlines(9, 1, 9, 9))
+            await until(lambda: server.accepted == 2)
+            pool.sweep(100.0)
+            pool.sweep(102.0)
+            assert second.code == "first_event_timeout" and [str(p) for p in problems] == ["error"]
+
+    run(main())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_end_that_is_the_connections_and_cannot_be_taken_fails_the_call(run: Run) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+
+        class InEnd(Recorder):
+            def on_end(self) -> None:
+                raise RuntimeError("end")
+
+        async with upstream(answers(b"HTTP/1.1 200 OK\r\n\r\nall", close=True)) as server, pool_to(server.port) as pool:
+            end = InEnd()
+            pool.send(request(), end, deadlines=PATIENT)
+            await asyncio.wait_for(end.over, 30)
+            assert end.code == "internal_error"
 
     run(main())
 
