@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from interlock.cli.common import AsJson
 from interlock.cli.output import put, put_json, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from interlock.learning.evaluation.gateway import Offered, Taken
 
 
 def evaluate(
@@ -27,7 +32,7 @@ def evaluate(
     from interlock.learning.evaluation.data import load
     from interlock.learning.evaluation.run import run
 
-    report = run(load(Path(folder), splits, seed), requests, _progress, drifting=drift)
+    report = run(load(Path(folder), splits, seed), requests, _progress, gateway=decided if drift else None)
     if as_json:
         put_json(told.as_dict(report))
         return
@@ -38,6 +43,18 @@ def evaluate(
     put(*_spaced(told.drift_words(report)))
     head, rows = told.task_table(report)
     table(rows, head)
+
+
+def decided(offered: Sequence[Offered], share: int, money: int, seed: int) -> Taken:
+    """The model that a gateway takes: the best one, or now and then another (`routing.explore`)."""
+    from interlock.learning.evaluation.gateway import Taken
+    from interlock.routing.explore import DOUBT_MAX_MICRO, Option, chances, drawn
+
+    order = sorted(range(len(offered)), key=lambda arm: -offered[arm].score)
+    ranked = [offered[arm] for arm in order]
+    options = [Option(each.score, min(each.doubt, DOUBT_MAX_MICRO), each.cost) for each in ranked]
+    fallen = [place for place, each in enumerate(ranked) if each.fallen]
+    return Taken(order[drawn(chances(options, share, money, fallen), seed)], order[0])
 
 
 def _spaced(lines: list[str]) -> list[str]:

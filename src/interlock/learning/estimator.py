@@ -76,6 +76,8 @@ class Estimator:
         """How often prompts were looked at anew."""
         self.alarms = 0
         """How often a model was doubted again."""
+        self.falls = 0
+        """How often of these because its outcomes were worse than expected."""
 
     def learn(self, prompt: Prompt | None, model: int, outcome: float, weight: float = 1.0) -> None:
         """The outcome of the model that was taken: in [0, 1], or a figure that is so on average. `weight`, at most 1:
@@ -150,6 +152,7 @@ class Estimator:
     def _doubt_again(self, model: int) -> None:
         """What is expected of the model stays, and gives way quickly: its last outcomes count from here on."""
         self.alarms += 1
+        self.falls += bool(self._off[model] < 0)
         last = [seen for seen in self._remembered if seen.model == model][-WATCHED:]
         kept = [seen for seen in self._remembered if seen.model != model]
         self._remembered.clear()

@@ -8,6 +8,7 @@ easily drowned by noise. How much, the log itself says: a part of it is held out
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.random import Generator
@@ -24,6 +25,23 @@ _ROUNDS = 40
 _TOLERANCE = 1e-3
 
 
+_T = TypeVar("_T")
+
+
+class Map(Protocol):
+    """A batch of prompts as a linear map: one row per prompt, `width` columns."""
+
+    width: int
+
+    def times(self, matrix: Floats) -> Floats:
+        """The product with a matrix of `width` rows."""
+        ...
+
+    def transposed_times(self, matrix: Floats) -> Floats:
+        """The product of the transpose with a matrix of one row per prompt."""
+        ...
+
+
 class Design:
     """Words, meaning, surface and waves of a batch of prompts side by side, as one linear map."""
 
@@ -34,29 +52,34 @@ class Design:
         self._dense: Floats = np.hstack([views.meaning, views.surface, views.waves])
         self.width = self._words.width + self._dense.shape[1]
 
-    def times(self, weights: Floats) -> Floats:
+    def times(self, matrix: Floats) -> Floats:
         """Predictions for weights of `width` rows and one column per model."""
         cut = self._words.width
-        return self._words.times(weights[:cut]) + self._dense @ weights[cut:]
+        return self._words.times(matrix[:cut]) + self._dense @ matrix[cut:]
 
-    def transposed_times(self, errors: Floats) -> Floats:
+    def transposed_times(self, matrix: Floats) -> Floats:
         """The transpose's product with one row per prompt."""
-        return np.vstack([self._words.transposed_times(errors), self._dense.T @ errors])
+        return np.vstack([self._words.transposed_times(matrix), self._dense.T @ matrix])
 
 
 class Fitted:
     """Fitted weights: predictions for new prompts."""
 
     def __init__(
-        self, understanding: Understanding, prompts: Sequence[Prompt], outcomes: NDArray[np.float64], rng: Generator
+        self,
+        view: Callable[[Sequence[_T]], Map],
+        prompts: Sequence[_T],
+        outcomes: NDArray[np.float64],
+        rng: Generator,
     ) -> None:
-        """`outcomes`: in [0, 1], one row per prompt and one column per model. At least eight prompts."""
+        """`view`: what is seen of prompts. `outcomes`: in [0, 1], one row per prompt and one column per model. At
+        least eight prompts."""
         order = rng.permutation(len(prompts))
         cut = max(2, int(len(prompts) * HELD_OUT))
         held, kept = order[:cut], order[cut:]
         layers = _layers(outcomes)
         best = []
-        seen, unseen = (Design(understanding, [prompts[i] for i in part]) for part in (kept, held))
+        seen, unseen = (view([prompts[i] for i in part]) for part in (kept, held))
         for layer in layers:
             mean = layer[kept].mean(0)
             losses = []
@@ -64,7 +87,7 @@ class Fitted:
                 guess = unseen.times(ridge(seen, layer[kept] - mean, strength)) + mean
                 losses.append(float(((guess - layer[held]) ** 2).sum()))
             best.append(RIDGES[int(np.argmin(losses))])
-        whole = Design(understanding, prompts)
+        whole = view(prompts)
         self._means = [layer.mean(0) for layer in layers]
         self._weights = [
             ridge(whole, layer - mean, strength)
@@ -73,7 +96,7 @@ class Fitted:
         self.strengths = tuple(best)
         """Chosen shrinkage: of what models share, and of how they differ."""
 
-    def predict(self, design: Design) -> NDArray[np.float64]:
+    def predict(self, design: Map) -> NDArray[np.float64]:
         """Expected outcomes, one row per prompt and one column per model."""
         parts = [design.times(w) + m for w, m in zip(self._weights, self._means, strict=True)]
         total: NDArray[np.float64] = (parts[0] + parts[1]).astype(np.float64)
@@ -85,7 +108,7 @@ def _layers(outcomes: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
     return shared, outcomes - shared
 
 
-def ridge(design: Design, targets: NDArray[np.float64], strength: float) -> Floats:
+def ridge(design: Map, targets: NDArray[np.float64], strength: float) -> Floats:
     """Weights that minimise the squared error plus `strength` times their squares, per column of `targets`."""
 
     def normal(weights: Floats) -> Floats:

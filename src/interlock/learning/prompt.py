@@ -71,10 +71,14 @@ class Prompt(NamedTuple):
     surface: Floats
 
 
+def shown(text: str) -> str:
+    """What is read of a text: all of it, or its head and its tail."""
+    return text if len(text) <= HEAD_CHARS + TAIL_CHARS else f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"
+
+
 def read(text: str) -> Prompt:
     """What a text shows. Any text, the empty one too; the same on every machine."""
-    if len(text) > HEAD_CHARS + TAIL_CHARS:
-        text = f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"
+    text = shown(text)
     words = _WORD.findall(text.lower())
     encoded = [word.encode("utf-8", "surrogatepass") for word in words]
     hashes = [crc32(word) for word in encoded]

@@ -34,6 +34,9 @@ COLD_SHARE_MAX = 0.5
 """The most that is tried at any time."""
 PACE_CALLS = 50
 """Calls over which an allowance that was not used is spread at least."""
+FALLEN_TIMES = 10
+"""How many times `Plan.cold_calls` a model that became worse is tried at most, with a part of the share that is its
+own, to find out that it is as it was."""
 COLD_MONEY = 2.0
 """While little is known, what a trial may cost more than the best on average, as a share of that."""
 VERBOSITY_RANGE = (0.1, 10.0)
@@ -108,6 +111,16 @@ class Outcome(NamedTuple):
     request: str = ""
 
 
+class _Fallen:
+    """A model that became worse. `tried`: since then. `rising`: its outcomes are better than expected again."""
+
+    __slots__ = ("rising", "tried")
+
+    def __init__(self) -> None:
+        self.tried = 0
+        self.rising = False
+
+
 class _Seen:
     """Faded means of one offer."""
 
@@ -156,6 +169,7 @@ class Trainer:
         self._origins: dict[str, Counter[str]] = {}
         self._said: dict[str, Said] = {}
         self._shared: dict[str, Said] = {}
+        self._fallen: dict[str, _Fallen] = {}
         self._looked = -1
         self._words = 0
         self.choices = 0
@@ -171,6 +185,7 @@ class Trainer:
         kept = dict(sorted(arms.items())[: self._plan.arms_max])
         if kept != self._arms:
             self._arms = kept
+            self._fallen = {name: fallen for name, fallen in self._fallen.items() if name in kept}
             self._over_again()
 
     def said(self, said: Mapping[str, Said]) -> None:
@@ -197,6 +212,12 @@ class Trainer:
             kept[1] = kept[1] * KEEP + told.completion_tokens
         self.choices += told.several
         self.tried += told.tried
+        fallen = self._fallen.get(told.arm)
+        if fallen is not None:
+            fallen.tried += told.tried
+            best_again = fallen.rising and told.several and not told.tried
+            if best_again or fallen.tried >= FALLEN_TIMES * self._plan.cold_calls:
+                del self._fallen[told.arm]
 
     def outcome(self, seen: Outcome) -> None:
         """How good an answer was."""
@@ -207,7 +228,12 @@ class Trainer:
         self._own.take(seen)
         self._origins.setdefault(seen.arm, Counter())[seen.origin] += 1
         if self._estimator is not None and seen.arm in self._arms:
+            alarms, falls = self._estimator.alarms, self._estimator.falls
             self._estimator.learn(seen.prompt, list(self._arms).index(seen.arm), seen.reward, seen.weight)
+            if self._estimator.falls > falls:
+                self._fallen[seen.arm] = _Fallen()
+            elif self._estimator.alarms > alarms and seen.arm in self._fallen:
+                self._fallen[seen.arm].rising = True
         if seen.request:
             self._judges.said(seen.request, seen.reward)
             self._hold_judges()
@@ -280,7 +306,8 @@ class Trainer:
 
     def _weights_of(self, name: str, number: int, estimator: Estimator) -> ArmWeights:
         said = self._said.get(name) or self._of_others(name)
-        return arm_weights(name, number, estimator, self._verbosity(name), self._origins.get(name, {}), said)
+        origins: Mapping[str, int] = self._origins.get(name, _NO_ORIGINS)
+        return arm_weights(name, number, estimator, self._verbosity(name), origins, said, fallen=name in self._fallen)
 
     def _of_others(self, name: str) -> Said:
         """What other tenants say of an arm, where neither its source nor another version of it tells what to expect."""
@@ -356,6 +383,8 @@ def arm_weights(
     verbosity_milli: int = 1000,
     origins: Mapping[str, int] = _NO_ORIGINS,
     said: Said = NOTHING_SAID,
+    *,
+    fallen: bool = False,
 ) -> ArmWeights:
     """What is expected of an arm, as it is published: what an estimator knows of its model of this number, and what
     somebody says of it, each by how much it counts for.
@@ -383,6 +412,7 @@ def arm_weights(
         ),
         verbosity_milli,
         dict(sorted(known.items())),
+        fallen,
     )
 
 

@@ -376,6 +376,7 @@ def _likely(
     prompt, completion = request.features.prompt_tokens_max, request.features.completion_tokens_max
     quality, doubts, verbosities = request.weights.quality, estimates.doubt_micro, estimates.verbosity_milli
     arms: set[str] = set()
+    order: list[str] = []
     places: list[int] = []
     options: list[tuple[int, int, int]] = []
     for number, candidate in enumerate(kept):
@@ -386,6 +387,7 @@ def _likely(
             continue
         if not number or (one[0] == best[0] and not one[-1] and not candidate.overflow and facts.priced):
             arms.add(arm)
+            order.append(arm)
             places.append(number)
             tokens = completion * verbosities.get(arm, 1000) // 1000
             cost = facts.input_nusd * prompt + facts.output_nusd * tokens + facts.call_nusd * MICRO
@@ -394,7 +396,8 @@ def _likely(
             options.append((-one[1], credit, cost))
     if len(places) < 2:
         return [], []
-    return places, chances(options, estimates.share_micro, estimates.money_micro)
+    fallen = [i for i, arm in enumerate(order) if arm in estimates.fallen] if estimates.fallen else ()
+    return places, chances(options, estimates.share_micro, estimates.money_micro, fallen)
 
 
 def _disfavour(features: Features, target: Target, offer: Offer) -> int:

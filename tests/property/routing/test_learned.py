@@ -109,17 +109,45 @@ options = st.builds(
 )
 
 
-@given(st.lists(options, min_size=1, max_size=50), st.sampled_from((0, 1, 20_000, 500_000)), st.integers(0, 10**6))
-@example([Option(900_000, 0, 10), Option(899_000, 0, 1000)], 500_000, 50_000)
-@example([Option(900_000, 0, 0), Option(899_000, 0, 7)], 500_000, 1_000_000)
+@given(
+    st.lists(options, min_size=1, max_size=50),
+    st.sampled_from((0, 1, 20_000, 500_000)),
+    st.integers(0, 10**6),
+    st.sets(st.integers(0, 49)),
+)
+@example([Option(900_000, 0, 10), Option(899_000, 0, 1000)], 500_000, 50_000, set())
+@example([Option(900_000, 0, 10), Option(1, 0, 1000)], 500_000, 50_000, {1})
+@example([Option(900_000, 0, 0), Option(899_000, 0, 7)], 500_000, 1_000_000, set())
+@example([Option(900_000, 0, 9), Option(899_000, 0, 7), Option(0, 0, 7)], 500_000, 1_000_000, {0, 2})
 @settings(max_examples=200, deadline=None)
-def test_chances_add_up_and_stay_within_share_and_money(listed: list[Option], share: int, money: int) -> None:
-    likely = chances(listed, share, money)
+def test_chances_add_up_and_stay_within_share_and_money(
+    listed: list[Option], share: int, money: int, fallen: set[int]
+) -> None:
+    likely = chances(listed, share, money, [number for number in fallen if number < len(listed)])
     assert sum(likely) == MICRO and min(likely) >= 0 and len(likely) == len(listed)
     assert sum(likely[1:]) <= share
     best = listed[0]
     extra = sum(c * max(o.cost - best.cost, 0) for c, o in zip(likely, listed, strict=True))
     assert extra <= money * best.cost
+
+
+def test_what_became_worse_has_a_part_of_the_share_however_bad_it_is() -> None:
+    listed = [Option(900_000, 0, 10), *[Option(890_000, 0, 10)] * 8, Option(10_000, 0, 10)]
+    assert chances(listed, 20_000, 50_000)[-1] < 100
+    likely = chances(listed, 20_000, 50_000, [9])
+    assert 10_000 <= likely[-1] <= 10_100 and all(1_200 < chance < 1_250 for chance in likely[1:9])
+    assert chances(listed, 20_000, 50_000, [0]) == chances(listed, 20_000, 50_000), "the best one needs no part"
+    dear = [*listed[:-1], Option(10_000, 0, 1_000)]
+    assert chances(dear, 20_000, 50_000, [9])[-1] < 600, "money bounds it too"
+
+
+def test_a_model_that_became_worse_is_tried_more_where_calls_are_decided() -> None:
+    known = Estimates(3, 0, {"m": 900_000, "n": 100_000}, {}, {}, {}, 20_000, 50_000)
+    listed = (offer("s0", "m", 1.0), offer("s1", "n", 1.0))
+    target = Target("auto", ("*",))
+    seldom = dict(spread(Features(), target, listed, {}, estimates=known))
+    often = dict(spread(Features(), target, listed, {}, estimates=known._replace(fallen=frozenset(("n",)))))
+    assert seldom["s1::n"] < often["s1::n"] <= 20_000
 
 
 def test_draws_follow_the_chances() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from interlock.learning.fit import Design, Fitted
 from interlock.learning.linear import WIDTH, Linear, features
-from interlock.learning.prompt import read
+from interlock.learning.prompt import Prompt, read
 from interlock.learning.tasks import OF_MODEL, UNKNOWN, Tasks
 from interlock.learning.understanding import Understanding, unit
 from tests.unit.learning.samples import SKILL, TOPICS, texts
@@ -132,6 +134,10 @@ def test_fitted_weights_say_what_the_topics_say(understood: tuple[Understanding,
     topic = [list(TOPICS).index(n) for n in names]
     truth = SKILL[:, topic].T
     prompts = [read(t) for t in made]
-    fitted = Fitted(understanding, prompts[:400], (rng.random((400, 4)) < truth[:400]).astype(float), rng)
+
+    def view(some: Sequence[Prompt]) -> Design:
+        return Design(understanding, some)
+
+    fitted = Fitted(view, prompts[:400], (rng.random((400, 4)) < truth[:400]).astype(float), rng)
     error = np.abs(fitted.predict(Design(understanding, prompts[400:])) - truth[400:]).mean()
     assert error < 0.5 * np.abs(truth[400:] - truth[:400].mean(0)).mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 from interlock.cli.main import main
+from interlock.cli.route_eval import decided
 from interlock.errors import ConfigError
 from interlock.learning.estimator import Estimator
+from interlock.learning.evaluation import gateway
 from interlock.learning.evaluation.data import load
 from interlock.learning.evaluation.drift import Drift, Moved, with_better
+from interlock.learning.evaluation.gateway import GatewayDrift, Offered, Taken, gateway_drift
 from interlock.learning.evaluation.metrics import aiq, cost_at_95, gap_recovered, hull, interval
 from interlock.learning.evaluation.published import expected_as_published
 from interlock.learning.evaluation.report import drift_words
@@ -174,7 +177,10 @@ def test_the_command_finds_the_topics_of_a_made_up_folder(tmp_path: Path, capsys
     assert capsys.readouterr().out == first
 
 
-def test_how_quickly_changes_are_noticed_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_how_quickly_changes_are_noticed_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "LATER", 600)
     path = str(folder(tmp_path / "made", 400))
     arguments = ["route", "eval", path, "--requests", "400", "--splits", "1", "--drift"]
     assert main([*arguments, "--json"]) == 0
@@ -186,6 +192,38 @@ def test_how_quickly_changes_are_noticed_is_measured(tmp_path: Path, capsys: pyt
     assert failing["requests"] <= 300 and failing["after"] <= 0.2 * failing["before"]
     assert back["reached"] == 0 or (back["requests"] > 0 and back["after"] >= 0.8 * failing["before"])
     assert new["before"] == 0 and new["after"] > 0.3
+    there = told["gateway"]
+    assert there["calls_per_state"] == 100 and [each["of_calls"] for each in there["outcomes"]] == [1.0, 0.1]
+    for each in there["outcomes"]:
+        names = [change["change"] for change in each["changes"]]
+        assert names == [change["change"] for change in told["changes"]]
+    failing, back, new = there["outcomes"][0]["changes"]
+    assert failing["reached"] == 1 and failing["requests"] <= 500 and failing["after"] <= 0.2 * failing["before"]
+    assert back["reached"] == 0 or back["after"] >= 0.8 * failing["before"]
+    assert new["before"] == 0
+
+
+def test_a_gateway_tries_others_within_the_share_that_was_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "LATER", 400)
+    monkeypatch.setattr(gateway, "TOLD", (1.0,))
+    data = load(folder(tmp_path / "made", 300), 1)
+    taken: list[tuple[bool, int]] = []
+
+    def watched(offered: Sequence[Offered], share: int, money: int, seed: int) -> Taken:
+        found = decided(offered, share, money, seed)
+        best = max(each.score for each in offered)
+        assert offered[found.best].score == best and (share or found.arm == found.best)
+        taken.append((found.arm != found.best, share))
+        return found
+
+    first = gateway_drift(data, [read(text) for text in data.texts], 200, watched, lambda words: None)
+    tried, shares = sum(t for t, _ in taken), sum(s for _, s in taken) / 1_000_000
+    assert 0 < tried <= shares + 4 * shares**0.5, "as often as was allowed, and chance"
+    assert tried < 0.03 * len(taken) + 2 * 20 * 5, "and that is the share and the cold calls of each learner"
+    again = gateway_drift(data, [read(text) for text in data.texts], 200, decided, lambda words: None)
+    assert str(again) == str(first), "the same figures from the same seed"
 
 
 def test_what_was_never_noticed_is_said_so() -> None:
@@ -193,6 +231,9 @@ def test_what_was_never_noticed_is_said_so() -> None:
     nothing = cast("Any", None)
     first, second = drift_words(Report(nothing, 1, 1, [], {}, [], Drift(300, moved)))[1:]
     assert "100 (10) requests, in 4 of 5 splits" in first and "from 60.0% to 10.0%" in first
+    there = [GatewayDrift(0.1, moved)]
+    lines = drift_words(Report(nothing, 1, 1, [], {}, [], Drift(300, moved), there))
+    assert "a state every 100 calls, outcomes of 10%" in lines[3] and lines[4:] == [first, second]
     assert "it works again: never" in second and drift_words(Report(nothing, 1, 1, [], {}, [])) == []
 
 

@@ -56,7 +56,9 @@ class Drift(NamedTuple):
     moved: list[Moved]
 
 
-class _Told(NamedTuple):
+class Told(NamedTuple):
+    """One change on one split. `requests`: until the share had moved, infinite or NaN: it did not."""
+
     requests: float
     before: float
     after: float
@@ -64,15 +66,16 @@ class _Told(NamedTuple):
 
 def drift(data: Data, prompts: list[Prompt], requests: int, progress: Callable[[str], None]) -> Drift:
     """Measure all changes on every split of a folder. Rows to learn from come again when there are too few."""
-    found: dict[str, list[_Told]] = {}
+    found: dict[str, list[Told]] = {}
     for number, seed in enumerate(data.plan.seeds):
         progress(f"drift, split {number + 1} of {len(data.plan.seeds)}")
         for change, told in (*_degrading(data, prompts, requests, seed), *_arriving(data, prompts, requests, seed)):
             found.setdefault(change, []).append(told)
-    return Drift(requests, [_over(change, told) for change, told in found.items()])
+    return Drift(requests, [over(change, told) for change, told in found.items()])
 
 
-def _over(change: str, told: list[_Told]) -> Moved:
+def over(change: str, told: list[Told]) -> Moved:
+    """One change over splits."""
     reached = [one.requests for one in told if np.isfinite(one.requests)]
     return Moved(
         change,
@@ -130,7 +133,7 @@ class _Traffic:
         return float("inf")
 
 
-def _degrading(data: Data, prompts: list[Prompt], requests: int, seed: int) -> Sequence[tuple[str, _Told]]:
+def _degrading(data: Data, prompts: list[Prompt], requests: int, seed: int) -> Sequence[tuple[str, Told]]:
     traffic = _Traffic(data, prompts, data.quality.copy(), data.cost, seed)
     traffic.send(requests)
     shares = traffic.shares()
@@ -141,12 +144,12 @@ def _degrading(data: Data, prompts: list[Prompt], requests: int, seed: int) -> S
     traffic.quality[:, model] = data.quality[:, model]
     back = traffic.until(lambda now: now[model] >= MOVED * before)
     return (
-        ("a model fails", _Told(lost, before, low)),
-        ("it works again", _Told(back, low, float(traffic.shares()[model]))),
+        ("a model fails", Told(lost, before, low)),
+        ("it works again", Told(back, low, float(traffic.shares()[model]))),
     )
 
 
-def _arriving(data: Data, prompts: list[Prompt], requests: int, seed: int) -> Sequence[tuple[str, _Told]]:
+def _arriving(data: Data, prompts: list[Prompt], requests: int, seed: int) -> Sequence[tuple[str, Told]]:
     quality, cost = with_better(data.quality, data.cost, np.random.default_rng(seed))
     traffic = _Traffic(data, prompts, quality, cost, seed)
     traffic.allowed[-1] = False
@@ -158,7 +161,7 @@ def _arriving(data: Data, prompts: list[Prompt], requests: int, seed: int) -> Se
         path.append(float(traffic.shares()[-1]))
     final = float(np.mean(path[-4:]))
     there = next((STEP * (n + 1) for n, share in enumerate(path) if share >= MOVED * final), nan)
-    return (("a better and cheaper model appears", _Told(float(there) if final > 0 else nan, 0.0, final)),)
+    return (("a better and cheaper model appears", Told(float(there) if final > 0 else nan, 0.0, final)),)
 
 
 def with_better(quality: Numbers, cost: Numbers, rng: np.random.Generator) -> tuple[Numbers, Numbers]:

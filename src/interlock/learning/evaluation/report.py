@@ -5,7 +5,8 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any
 
-from interlock.learning.evaluation.drift import LATER, MOVED, Drift
+from interlock.learning.evaluation.drift import LATER, MOVED, Drift, Moved
+from interlock.learning.evaluation.gateway import CALLS_PER_STATE, GatewayDrift
 from interlock.learning.evaluation.metrics import Interval
 from interlock.learning.evaluation.run import COMPARED_WITH, Report, Row
 
@@ -44,7 +45,7 @@ def as_dict(report: Report) -> dict[str, Any]:
             }
             for task in report.tasks
         ],
-        **({"drift": _drift(report.drift)} if report.drift is not None else {}),
+        **({"drift": _drift(report.drift, report.gateway or [])} if report.drift is not None else {}),
     }
 
 
@@ -84,19 +85,33 @@ def drift_words(report: Report) -> list[str]:
     if report.drift is None:
         return []
     out = [f"Changes after {report.drift.warm} online requests; until {MOVED:.0%} of a share has moved:"]
-    for m in report.drift.moved:
-        spread = f" ({m.spread:.0f})" if isfinite(m.spread) else ""
-        when = f"{m.requests:.0f}{spread} requests, in {m.reached} of {m.splits} splits" if m.reached else "never"
-        out.append(f"{m.change}: {when}; its share from {m.before:.1%} to {m.after:.1%}.")
+    out += map(_moved, report.drift.moved)
+    for one in report.gateway or []:
+        out.append(f"As a gateway decides, a state every {CALLS_PER_STATE} calls, outcomes of {one.told:.0%} of them:")
+        out += map(_moved, one.moved)
     return out
 
 
-def _drift(told: Drift) -> dict[str, Any]:
+def _moved(m: Moved) -> str:
+    spread = f" ({m.spread:.0f})" if isfinite(m.spread) else ""
+    when = f"{m.requests:.0f}{spread} requests, in {m.reached} of {m.splits} splits" if m.reached else "never"
+    return f"{m.change}: {when}; its share from {m.before:.1%} to {m.after:.1%}."
+
+
+def _drift(told: Drift, gateway: list[GatewayDrift]) -> dict[str, Any]:
     return {
         "after": told.warm,
         "watched": LATER,
-        "changes": [{k: _plain(v) for k, v in m._asdict().items()} for m in told.moved],
+        "changes": _changes(told.moved),
+        "gateway": {
+            "calls_per_state": CALLS_PER_STATE,
+            "outcomes": [{"of_calls": one.told, "changes": _changes(one.moved)} for one in gateway],
+        },
     }
+
+
+def _changes(moved: list[Moved]) -> list[dict[str, Any]]:
+    return [{k: _plain(v) for k, v in m._asdict().items()} for m in moved]
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ the other as requests, each in one of three modes, and only the outcome of the m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import nan
 from typing import NamedTuple
 
@@ -18,16 +18,20 @@ from interlock.learning.choose import worth
 from interlock.learning.evaluation import baselines
 from interlock.learning.evaluation.data import Data, Numbers
 from interlock.learning.evaluation.drift import MODES, Drift, drift
+from interlock.learning.evaluation.gateway import Decide, GatewayDrift, gateway_drift
 from interlock.learning.evaluation.metrics import Interval, aiq, cost_at_95, curve, gap_recovered, interval
 from interlock.learning.evaluation.published import expected_as_published
 from interlock.learning.evaluation.splits import split
 from interlock.learning.fit import Design, Fitted
 from interlock.learning.learner import Learner
+from interlock.learning.letters import Letters, runs
 from interlock.learning.prompt import Prompt, read
 from interlock.learning.tasks import Capability, Tasks
 from interlock.learning.understanding import Understanding
 
 COMPARED_WITH = "logistic regression"
+FITTED_WORDS = "fitted words"
+"""The method that is `fitted` without runs of letters."""
 PUBLISHED = "published"
 """The method that is `online` as gateways have it: through the published state, in integers."""
 EARLY = 250
@@ -75,11 +79,12 @@ class Report(NamedTuple):
     starts: dict[str, Start]
     tasks: list[TaskRow]
     drift: Drift | None = None
+    gateway: list[GatewayDrift] | None = None
 
 
 class _Split(NamedTuple):
     """One division, with what offline methods share. `price`: mean cost per model over the rows to learn from.
-    `texts`: of the tested prompts."""
+    `texts`: of the tested prompts, `known_texts`: of those to learn from."""
 
     learn: NDArray[np.int64]
     test: NDArray[np.int64]
@@ -89,6 +94,7 @@ class _Split(NamedTuple):
     price: Numbers
     understanding: Understanding
     texts: list[str]
+    known_texts: list[str]
 
 
 class _Online(NamedTuple):
@@ -98,9 +104,9 @@ class _Online(NamedTuple):
     extra: float
 
 
-def run(data: Data, requests: int, progress: Callable[[str], None], *, drifting: bool = False) -> Report:
-    """Evaluate. `requests`: most online requests per split. `progress` hears which split begins. `drifting`: also how
-    quickly a change is noticed (`evaluation.drift`)."""
+def run(data: Data, requests: int, progress: Callable[[str], None], *, gateway: Decide | None = None) -> Report:
+    """Evaluate. `requests`: most online requests per split. `progress` hears which split begins. `gateway`: how a
+    gateway decides; with it also how quickly a change is noticed (`evaluation.drift`, `evaluation.gateway`)."""
     prompts = [read(text) for text in data.texts]
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     starts: dict[str, list[_Online]] = {}
@@ -127,8 +133,11 @@ def run(data: Data, requests: int, progress: Callable[[str], None], *, drifting:
         name: Start(min(requests, sizes[0]), *(interval([s[i] for s in all_], share) for i in range(4)))
         for name, all_ in starts.items()
     }
-    noticed = drift(data, prompts, requests, progress) if drifting else None
-    return Report(data, *sizes, rows, told_starts, tasks, noticed)
+    report = Report(data, *sizes, rows, told_starts, tasks)
+    if gateway is None:
+        return report
+    there = gateway_drift(data, prompts, requests, gateway, progress)
+    return report._replace(drift=drift(data, prompts, requests, progress), gateway=there)
 
 
 def _divide(data: Data, prompts: list[Prompt], seed: int, rng: Generator) -> _Split:
@@ -136,7 +145,8 @@ def _divide(data: Data, prompts: list[Prompt], seed: int, rng: Generator) -> _Sp
     known = [prompts[i] for i in learn]
     price = data.cost[learn].mean(0)
     tested, texts = [prompts[i] for i in test], [data.texts[i] for i in test]
-    return _Split(learn, test, known, tested, data.quality[learn], price, Understanding(known, rng), texts)
+    understanding, known_texts = Understanding(known, rng), [data.texts[i] for i in learn]
+    return _Split(learn, test, known, tested, data.quality[learn], price, understanding, texts, known_texts)
 
 
 def _offline(data: Data, now: _Split, rng: Generator) -> tuple[dict[tuple[str, str], Numbers], list[TaskRow]]:
@@ -156,11 +166,23 @@ def _offline(data: Data, now: _Split, rng: Generator) -> tuple[dict[tuple[str, s
     table = Tasks(len(data.models), len(now.understanding.tasks), now.price, 0.0)
     table.learn_all(views.task, now.quality)
     expected["learned", "tasks"] = table.expected()[:, now.understanding.views(now.tested).task].T
-    fitted = Fitted(now.understanding, now.prompts, now.quality, rng)
-    expected["learned", "fitted"] = fitted.predict(Design(now.understanding, now.tested))
+    expected |= _fitted(now, rng)
     shares = np.bincount(views.task, minlength=len(now.understanding.tasks)) / len(now.prompts)
     rows = [TaskRow(float(s), [table.capability(m, k) for m in range(len(data.models))]) for k, s in enumerate(shares)]
     return expected, rows
+
+
+def _fitted(now: _Split, rng: Generator) -> dict[tuple[str, str], Numbers]:
+    """By words alone, and the mean of that and of what is fitted by runs of letters apart."""
+
+    def words(prompts: Sequence[Prompt]) -> Design:
+        return Design(now.understanding, prompts)
+
+    known, tested = [runs(text) for text in now.known_texts], [runs(text) for text in now.texts]
+    letters = Letters(known)
+    by_words = Fitted(words, now.prompts, now.quality, rng).predict(words(now.tested))
+    by_letters = Fitted(letters.rows, known, now.quality, rng).predict(letters.rows(tested))
+    return {("learned", FITTED_WORDS): by_words, ("learned", "fitted"): (by_words + by_letters) / 2}
 
 
 def _online(data: Data, now: _Split, requests: int, linear: bool, rng: Generator) -> tuple[Learner, _Online]:
