@@ -142,12 +142,13 @@ def test_what_became_worse_has_a_part_of_the_share_however_bad_it_is() -> None:
 
 
 def test_a_model_that_became_worse_is_tried_more_where_calls_are_decided() -> None:
-    known = Estimates(3, 0, {"m": 900_000, "n": 100_000}, {}, {}, {}, 20_000, 50_000)
-    listed = (offer("s0", "m", 1.0), offer("s1", "n", 1.0))
-    target = Target("auto", ("*",))
-    seldom = dict(spread(Features(), target, listed, {}, estimates=known))
-    often = dict(spread(Features(), target, listed, {}, estimates=known._replace(fallen=frozenset(("n",)))))
-    assert seldom["s1::n"] < often["s1::n"] <= 20_000
+    known = Estimates(3, 0, {"m": 900_000, "n": 10_000, "o": 890_000}, {}, {}, {}, 20_000, 50_000)
+    listed = (offer("s0", "m", 1.0), offer("s1", "n", 1.0), offer("s2", "o", 1.0))
+    target = Target(kind="auto")
+    seldom = dict(spread(ASKED, target, listed, {}, estimates=known))
+    often = dict(spread(ASKED, target, listed, {}, estimates=known._replace(fallen=frozenset(("n",)))))
+    assert seldom["s1::n"] < 5_000 and 10_000 <= often["s1::n"] < 20_000
+    assert 980_000 <= often["s0::m"] <= 980_010
 
 
 def test_draws_follow_the_chances() -> None:
