@@ -50,5 +50,9 @@ def weights(version: int = 7, good: int = 900_000, **more: Any) -> Weights:
 
 
 def publish(store: Store, tenant_id: str, state: Weights) -> None:
+    """As though nothing later had been in force."""
     with store.tenant(tenant_id) as conn:
-        learned.publish(conn, tenant_id, state, None)
+        before = learned.current(conn, tenant_id)
+        if before is not None and before.version >= state.version:
+            learned.clear(conn, tenant_id)
+        assert learned.publish(conn, tenant_id, state, None)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import msgspec
 import pytest
 
+from interlock.control.learning.samples import Samples
+from interlock.storage import learned
 from tests.integration.learner_scene import PUBLISH_MS, Scene, erased, learner_over
 from tests.integration.live_scene import add
 
@@ -20,6 +24,7 @@ sources:
     models: [{name: large, version: v1}, {name: small}]
 tenants:
   - {name: acme, teams: [{name: research}, {name: sales}]}
+  - {name: globex}
 """
 
 
@@ -59,3 +64,41 @@ def test_nothing_of_before_an_erasure_is_published_after_it(scene: Scene) -> Non
     after, found = scene.state("acme"), scene.quality("acme")
     assert after is not None and found is not None and after.version == before.version + 1 == found.version
     assert found.outcomes == 12, "read again, without what was erased"
+
+
+def test_a_learner_that_another_took_over_from_puts_no_older_state_in_force(scene: Scene) -> None:
+    scene.checked("acme", "large@v1", 3)
+    scene.look()
+    first = scene.state("acme")
+    assert first is not None
+    later = msgspec.structs.replace(first, version=first.version + 7)
+    with scene.store.tenant(scene.ids["acme"]) as conn:
+        assert learned.publish(conn, scene.ids["acme"], later, None)
+    scene.checked("acme", "large@v1", 2)
+    time.sleep(PUBLISH_MS / 1000 + 0.05)
+    scene.learner.look()
+    held = scene.state("acme")
+    assert held is not None and held.version == later.version, "the one that came late is not in force"
+    scene.look()
+    after = scene.state("acme")
+    assert after is not None and after.version == later.version + 1, "it begins anew after the other one's"
+
+
+def test_what_one_tenant_breaks_keeps_no_other_from_being_learned_of(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.checked("acme", "large@v1", 3)
+    scene.checked("globex", "small", 3)
+    whole = Samples.of_call
+
+    def breaks(self: Samples, conn: Any, leaf: dict[str, Any]) -> Any:
+        if leaf["where"]["model"] == "large":
+            raise ValueError("not expected")
+        return whole(self, conn, leaf)
+
+    monkeypatch.setattr(Samples, "of_call", breaks)
+    scene.look()
+    assert scene.state("acme") is None and scene.state("globex") is not None
+    monkeypatch.undo()
+    scene.look()
+    assert scene.state("acme") is not None

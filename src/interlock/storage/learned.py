@@ -39,16 +39,18 @@ def has_learned(conn: Connection[Any], tenant_id: str) -> bool:
     )
 
 
-def publish(conn: Connection[Any], tenant_id: str, weights: Weights, words: Words | None) -> None:
-    """Put a new state in force with the next snapshot. `words` None: those before stay, if the state reads prompts."""
+def publish(conn: Connection[Any], tenant_id: str, weights: Weights, words: Words | None) -> bool:
+    """Put a new state in force with the next snapshot; False where a later one is. `words` None: those before stay, if
+    the state reads prompts."""
     encoded = _encode(words) if words is not None else None
     if not weights.words:
         encoded = NOTHING
-    conn.execute(
+    done = conn.execute(
         "INSERT INTO interlock.router_states AS t (tenant_id, version, words, weights, updated_at)"
         " VALUES (%(tenant)s, %(version)s, coalesce(%(words)s, %(nothing)s), %(weights)s, now())"
         " ON CONFLICT (tenant_id) DO UPDATE SET version = excluded.version, weights = excluded.weights,"
-        " words = coalesce(%(words)s, t.words), updated_at = excluded.updated_at",
+        " words = coalesce(%(words)s, t.words), updated_at = excluded.updated_at"
+        " WHERE t.version < excluded.version",
         {
             "tenant": tenant_id,
             "version": weights.version,
@@ -57,10 +59,13 @@ def publish(conn: Connection[Any], tenant_id: str, weights: Weights, words: Word
             "weights": _encode(weights),
         },
     )
+    if not done.rowcount:
+        return False
     parts = [weights_part(tenant_id)]
     if encoded is not None:
         parts.append(words_part(tenant_id))
     snapshots.mark_dirty(conn, parts)
+    return True
 
 
 def clear(conn: Connection[Any], tenant_id: str) -> bool:

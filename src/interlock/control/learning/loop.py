@@ -120,7 +120,14 @@ class Learner:
         self._pool.look({t.id for t in learning if t.learning_shares})
         more = False
         for tenant in learning:
-            more |= self._look_at(tenant.id, offers)
+            try:
+                more |= self._look_at(tenant.id, offers)
+            except (InterlockError, psycopg.Error):
+                raise
+            except Exception:
+                # What one tenant's traffic breaks keeps nobody else's from being learned of.
+                logger.exception("nothing is learned of a tenant for now", extra={"tenant_id": tenant.id})
+                self._pupils.pop(tenant.id, None)
         self._tell()
         return more
 
@@ -248,7 +255,8 @@ class Learner:
         return len(found) == limit or len(said) == _FEEDBACK_PER_LOOK
 
     def _publish(self, pupil: _Pupil) -> bool:
-        """Put what is known in force; False when something of it is to be forgotten since it was read.
+        """Put what is known in force; False when something of it is to be forgotten since it was read, or when another
+        learner has put a later state in force.
 
         INVARIANT: who has something forgotten waits for this transaction, or this sees what is to be forgotten.
         """
@@ -258,7 +266,9 @@ class Learner:
             router_guidance.in_turn(conn, pupil.tenant_id)
             if router_guidance.guidance(conn, pupil.tenant_id).resets != pupil.guidance.resets:
                 return False
-            learned.publish(conn, pupil.tenant_id, weights, words)
+            if not learned.publish(conn, pupil.tenant_id, weights, words):
+                pupil.stale = True
+                return False
             router_quality.publish(conn, pupil.tenant_id, qualities)
             shares = self._pool.shares(pupil.tenant_id)
             router_shared.publish(conn, pupil.tenant_id, pupil.trainer.given(*pupil.common) if shares else {})
