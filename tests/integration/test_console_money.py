@@ -8,6 +8,7 @@ import datetime
 import io
 import re
 from collections.abc import Iterator
+from zoneinfo import ZoneInfo
 
 import pytest
 from starlette.testclient import TestClient
@@ -152,6 +153,24 @@ def test_the_outlook_counts_from_when_the_budget_was_set(whole: Running) -> None
         object.__setattr__(api, "tools", whole.control.tools)
     assert use["outlook"]["per_day"] == 2 and use["outlook"]["at_end"] is None
     assert use["outlook"]["runs_out"] > use["outlook"]["since"]
+
+
+def test_usage_is_up_to_the_tenants_own_today(whole: Running) -> None:
+    olga = browser(whole, "acme/olga")
+    try:
+        for zone in ("Pacific/Kiritimati", "Pacific/Niue"):  # 25 hours apart: at least one has another day than UTC
+            _zone(whole, zone)
+            days = [datetime.datetime.now(ZoneInfo(zone)).date()]
+            page = olga.get("/console/usage?tenant=acme").text
+            days.append(datetime.datetime.now(ZoneInfo(zone)).date())
+            assert any(f'name="to" value="{day}"' in page for day in days), zone
+    finally:
+        _zone(whole, "UTC")
+
+
+def _zone(whole: Running, zone: str) -> None:
+    with whole.control.store.platform() as conn:
+        conn.execute("UPDATE interlock.tenants SET time_zone = %s WHERE name = 'acme'", (zone,))
 
 
 def test_usage_says_which_days_it_is_beside(whole: Running) -> None:

@@ -151,7 +151,7 @@ class SubjectKey:
 
     def seal(self, plain: bytes) -> Sealed:
         """Encrypt a content. The same bytes always give the same result."""
-        name = content_id(self._salt(plain), plain)
+        name = content_id(self.salt(plain), plain)
         if self._lately is not None and (known := self._lately.get(name)) is not None:
             return known
         data = _PLAIN + plain

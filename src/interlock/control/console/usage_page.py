@@ -59,7 +59,9 @@ def page(visit: Visit, _: Sessions) -> Response:
     tenant, names = chosen(visit, Action.usage_read)
     api = visit.api
     tenant_id = tenant_of(api.store, visit.who(), tenant)
-    today = api.tools.now().date()
+    with api.store.tenant(tenant_id) as conn:
+        zone = stored_usage.time_zone(conn, tenant_id)
+    today = api.tools.now().astimezone(ZoneInfo(zone)).date()
     first = _day(visit, "from", today - datetime.timedelta(days=DAYS - 1))
     last = _day(visit, "to", today)
     if (last - first).days >= DAYS_MAX:
@@ -75,7 +77,6 @@ def page(visit: Visit, _: Sessions) -> Response:
         report, more = usage.top(conn, tenant_id, by, first, after, wanted, LINES_MAX)
         figure = wanted if visit.query.get("figure") or report.total.nusd else "calls"
         parts = usage.parts(conn, tenant_id, department, usage_pivot.unit_of(first, after), first, after, earlier)
-        zone = stored_usage.time_zone(conn, tenant_id)
     may_search = visit.may(Action.ledger_read, reach_of(tenant_id))
     links = usage_pivot.Links(tenant, ZoneInfo(zone), may_search)
     shown = usage_pivot.Shown(figure, department)
