@@ -153,7 +153,7 @@ def test_budgets(shell: Shell, file: str, tmp_path: Path) -> None:
         (("set", "x", "--calls", "1", "--team", "nobody"), "no team 'nobody'"),
         (
             ("set", "x", "--calls", "1", "--team", "research", "--model", "m"),
-            "key, model or shadow",
+            "key, model, shadow or judge",
         ),
         (("set", "x", "--calls", "1", "--window", "fortnight"), "is no window"),
         (("set", "x", "--key", "none", "--calls", "1"), "no key 'none'"),
