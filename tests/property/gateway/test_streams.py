@@ -230,6 +230,10 @@ class Side:
         self.forward(self.relay.unsent() + b"broken")
         self.sink.abort()
 
+    def defect(self, error: InterlockError) -> None:
+        if not self.said:  # a run that is over has nothing more to say
+            self.said.append(f"defect {error.code}")
+
     def failed(self, attempt: Attempt, error: InterlockError) -> None:
         self.said.append(f"failed {error.code}")
         attempt.ended = True
