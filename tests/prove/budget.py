@@ -81,8 +81,8 @@ class Spender(threading.Thread):
         try:
             headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
             connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
-            response = connection.getresponse()
-            text = response.read()
+            with connection.getresponse() as response:
+                text = response.read()
         finally:
             connection.close()
         if response.status == 200:

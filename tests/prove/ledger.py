@@ -94,13 +94,13 @@ class Client(threading.Thread):
         try:
             headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
             connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
-            response = connection.getresponse()
-            identifier = response.headers.get("x-interlock-request-id", "")
-            if identifier and response.status != 503:
-                self.told[identifier] = False
-            text = response.read()
-            if response.status == 200 and (not streamed or text.rstrip().endswith(b"data: [DONE]")):
-                self.told[identifier] = True
+            with connection.getresponse() as response:
+                identifier = response.headers.get("x-interlock-request-id", "")
+                if identifier and response.status != 503:
+                    self.told[identifier] = False
+                text = response.read()
+                if response.status == 200 and (not streamed or text.rstrip().endswith(b"data: [DONE]")):
+                    self.told[identifier] = True
         finally:
             connection.close()
 

@@ -96,9 +96,13 @@ class Worker:
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        status, body = self._ask("GET", "/ready", "")
-        assert status == 200, body
-        self.epoch = str(json.loads(body)["epoch"])
+        try:
+            status, body = self._ask("GET", "/ready", "")
+            assert status == 200, body
+            self.epoch = str(json.loads(body)["epoch"])
+        except BaseException:
+            self.close()
+            raise
 
     def models(self, key: str) -> int:
         """Status of a listing with this key: 200, or 401 when it does not count."""

@@ -120,7 +120,8 @@ class AdminClient:
             connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
         try:
             connection.request(method, target, body=body, headers=headers)
-            yield connection.getresponse()
+            with connection.getresponse() as response:
+                yield response
         except ssl.SSLCertVerificationError as e:
             raise Unavailable(
                 f"the certificate of the admin API at {self._url} is not trusted ({e.verify_message.rstrip('.')});"
