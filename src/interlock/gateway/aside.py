@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from interlock.errors import InterlockError, LogError
@@ -108,12 +109,12 @@ class Copy:
             self._parts.append(data)
 
 
-class Beside:
+class Beside(ABC):
     """What a call has besides: told when the call has ended and its caller has been told."""
 
+    @abstractmethod
     def over(self, attempt: Attempt | None) -> None:
         """`attempt`: the one that answered, or failed last; None when there was none."""
-        raise NotImplementedError
 
 
 class Both(Beside):
@@ -128,7 +129,7 @@ class Both(Beside):
             each.over(attempt)
 
 
-class Aside:
+class Aside(ABC):
     """One call that is made beside another. Who inherits says what it asks, and what becomes of its answer."""
 
     kind = ""
@@ -140,25 +141,25 @@ class Aside:
         self._runtime = runtime
         self._dropped = dropped
 
+    @abstractmethod
     def make(self) -> Call:
         """The call, resolved, in the name of the first one's caller. Raises what refuses it."""
-        raise NotImplementedError
 
     def may_answer(self, offers: Sequence[Offer]) -> Sequence[Offer]:
         """Of the candidates those that may answer it. Raises Dropped when there is none."""
         return offers
 
+    @abstractmethod
     def heard(self, run: Run, kept: Copy) -> None:
         """Its answer is here: put into the run what its outcome is to say of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ended(self, outcome: Outcome) -> None:
         """It has ended: count it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def done(self) -> None:
         """Nothing more is to be done for it."""
-        raise NotImplementedError
 
     def drop(self, reason: str) -> None:
         """Give it up, and count why."""
