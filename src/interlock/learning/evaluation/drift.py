@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import nan
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,20 @@ class Told(NamedTuple):
     requests: float
     before: float
     after: float
+
+
+class Traffic(Protocol):
+    """Requests that are sent one after the other. `quality`: of each prompt's answers by each model."""
+
+    quality: Numbers
+
+    def shares(self) -> Numbers:
+        """Of each model by now."""
+        ...
+
+    def until(self, there: Callable[[Numbers], bool]) -> float:
+        """Requests until the shares are so."""
+        ...
 
 
 def drift(data: Data, prompts: list[Prompt], requests: int, progress: Callable[[str], None]) -> Drift:
@@ -136,12 +150,17 @@ class _Traffic:
 def _degrading(data: Data, prompts: list[Prompt], requests: int, seed: int) -> Sequence[tuple[str, Told]]:
     traffic = _Traffic(data, prompts, data.quality.copy(), data.cost, seed)
     traffic.send(requests)
+    return degraded(traffic, data.quality)
+
+
+def degraded(traffic: Traffic, quality: Numbers) -> tuple[tuple[str, Told], ...]:
+    """The model with the largest share fails, and answers as in `quality` again."""
     shares = traffic.shares()
     model, before = int(shares.argmax()), float(shares.max())
     traffic.quality[:, model] = 0
     lost = traffic.until(lambda now: now[model] <= (1 - MOVED) * before)
     low = float(traffic.shares()[model])
-    traffic.quality[:, model] = data.quality[:, model]
+    traffic.quality[:, model] = quality[:, model]
     back = traffic.until(lambda now: now[model] >= MOVED * before)
     return (
         ("a model fails", Told(lost, before, low)),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from interlock.learning.evaluation.data import Data, Numbers
-from interlock.learning.evaluation.drift import LATER, MODES, MOVED, PROBES, Moved, Told, over, with_better
+from interlock.learning.evaluation.drift import LATER, MODES, MOVED, PROBES, Moved, Told, degraded, over, with_better
 from interlock.learning.evaluation.splits import split
 from interlock.learning.prompt import Prompt
 from interlock.learning.published import MICRO, Expectations, Reader
@@ -187,20 +187,8 @@ def _changes(
     traffic = _Traffic(data, prompts, data.quality.copy(), data.cost, seed, told, decide)
     traffic.offer(range(len(data.models)))
     traffic.send(states)
-    shares = traffic.shares()
-    model, before = int(shares.argmax()), float(shares.max())
-    traffic.quality[:, model] = 0
-    lost = traffic.until(lambda now: now[model] <= (1 - MOVED) * before)
-    low = float(traffic.shares()[model])
-    traffic.quality[:, model] = data.quality[:, model]
-    back = traffic.until(lambda now: now[model] >= MOVED * before)
-    again = float(traffic.shares()[model])
-    new = _arriving(data, prompts, states, seed, told, decide)
-    return [
-        ("a model fails", Told(lost, before, low)),
-        ("it works again", Told(back, low, again)),
-        ("a better and cheaper model appears", new),
-    ]
+    changes = degraded(traffic, data.quality)
+    return [*changes, ("a better and cheaper model appears", _arriving(data, prompts, states, seed, told, decide))]
 
 
 def _arriving(data: Data, prompts: list[Prompt], states: int, seed: int, told: float, decide: Decide) -> Told:
