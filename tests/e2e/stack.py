@@ -23,13 +23,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from interlock.settings import Settings
 from interlock.storage.embedded import EmbeddedPostgres
 from tests.figures import note
 
+T = TypeVar("T")
 INTERLOCK = Path(sys.executable).with_name("interlock")
 READY_S = 400
 PATIENT = {"INTERLOCK_EMBEDDED_START_TIMEOUT_MS": "300000"}
@@ -335,9 +336,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-def until(condition: Callable[[], object], timeout_s: float, what: str, every_s: float = 0.05) -> None:
-    """Wait for a condition; an AssertionError says what did not come."""
+def until(condition: Callable[[], T], timeout_s: float, what: str, every_s: float = 0.05) -> T:
+    """Wait for a condition and return what it said; an AssertionError says what did not come."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not (said := condition()):
         assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
         time.sleep(every_s)
+    return said
