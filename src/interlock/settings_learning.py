@@ -84,7 +84,7 @@ class LearningSettings(AlertSettings):
     )
     explore_money_milli: int = setting(
         50,
-        "What such a call may cost more than the best on average, in thousandths of that; 0: only what costs no more.",
+        "What such calls may cost more than the best in the long run, in thousandths of what all cost; 0: nothing.",
         group="learning",
         minimum=0,
     )

@@ -53,8 +53,8 @@ def decided(offered: Sequence[Offered], share: int, money: int, seed: int) -> Ta
     order = sorted(range(len(offered)), key=lambda arm: -offered[arm].score)
     ranked = [offered[arm] for arm in order]
     options = [Option(each.score, min(each.doubt, DOUBT_MAX_MICRO), each.cost) for each in ranked]
-    fallen = [place for place, each in enumerate(ranked) if each.fallen]
-    return Taken(order[drawn(chances(options, share, money, fallen), seed)], order[0])
+    due = [place for place, each in enumerate(ranked) if each.due]
+    return Taken(order[drawn(chances(options, share, money, due), seed)], order[0])
 
 
 def _spaced(lines: list[str]) -> list[str]:

@@ -5,13 +5,15 @@ prompts were seen to tell tasks apart; then the table of tasks, and with `linear
 outcomes double it looks at its last prompts anew, finds rare words, directions and tasks again, and learns its last
 outcomes over in their terms. Everything it keeps is bounded: the last prompts as hashes, tables, weights.
 
-A model whose outcomes are suddenly others than expected is doubted again: what it did long ago counts no more.
+A model whose outcomes are suddenly others than expected is doubted again: what it did long ago counts no more. Where
+they became worse this is kept aside, and when they are again rather as they were, it counts again.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from math import log
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +34,13 @@ ALARM = 4.0
 """Standard deviations that the mean of these outcomes may be off before the model is doubted again."""
 SETTLED = 75
 """Outcomes of a model before it is watched: until then being off is what learning is for."""
+BACK = 6.0
+"""How much likelier, as a logarithm, the outcomes of a model that became worse must be as they were before than as they
+are expected now, before they are taken for that: one in four hundred would seem so by chance."""
+BACK_WHOLLY = 2.0
+"""The same, than half way between: one that is better than it was last, and not as it was, is learned anew instead."""
+SURE = 0.98
+"""The most that an outcome is taken to be certain in this."""
 
 
 class Seen(NamedTuple):
@@ -41,6 +50,54 @@ class Seen(NamedTuple):
     model: int
     outcome: float
     weight: float = 1.0
+
+
+class _Away:
+    """A model that became worse. `before`: its outcomes until then; `level`: their mean. `low`: what outcomes are now.
+    `evidence`: for it being as it was, of the outcomes `since` there was none; `wholly`: and not half way."""
+
+    __slots__ = ("before", "evidence", "level", "low", "since", "wholly")
+
+    def __init__(self, before: list[Seen], last: list[Seen]) -> None:
+        self.before = before
+        self.level = _mean(before)
+        self.again(last)
+
+    def again(self, last: list[Seen]) -> None:
+        """It became worse once more."""
+        self.low = _mean(last)
+        self._afresh()
+
+    def back(self, seen: Seen) -> bool:
+        """Take in an outcome: whether it is as it was before."""
+        if self.low >= self.level:
+            return False
+        outcome = min(max(seen.outcome, 0.0), 1.0)
+        self.evidence += seen.weight * self._likelier(outcome, self.low)
+        self.wholly += seen.weight * self._likelier(outcome, (self.low + self.level) / 2)
+        self.since.append(seen)
+        if self.evidence <= 0:
+            for each in self.since:
+                self.low += (min(max(each.outcome, 1 - SURE), SURE) - self.low) / WATCHED
+            self._afresh()
+            return False
+        if self.evidence > BACK and self.wholly > BACK_WHOLLY:
+            return True
+        if len(self.since) > 4 * WATCHED:  # better than it was last, and not as it was: it is learned anew
+            self.again(self.since)
+        return False
+
+    def _afresh(self) -> None:
+        self.evidence = self.wholly = 0.0
+        self.since: list[Seen] = []
+
+    def _likelier(self, outcome: float, low: float) -> float:
+        return outcome * log(self.level / low) + (1 - outcome) * log((1 - self.level) / (1 - low))
+
+
+def _mean(outcomes: list[Seen]) -> float:
+    """Within what is taken to be certain."""
+    return min(max(sum(seen.outcome for seen in outcomes) / len(outcomes), 1 - SURE), SURE)
 
 
 class Estimator:
@@ -70,6 +127,7 @@ class Estimator:
         self._next_look = FIRST_LOOK
         self._off = np.zeros(len(prices))
         self._watched = np.zeros(len(prices))
+        self._away: dict[int, _Away] = {}
         self._surfaces, self._read = np.zeros((1, len(SURFACE))), np.zeros(1)
         self.outcomes = 0
         self.looks = 0
@@ -78,6 +136,8 @@ class Estimator:
         """How often a model was doubted again."""
         self.falls = 0
         """How often of these because its outcomes were worse than expected."""
+        self.returns = 0
+        """How often a model was as it was before it became worse."""
 
     def learn(self, prompt: Prompt | None, model: int, outcome: float, weight: float = 1.0) -> None:
         """The outcome of the model that was taken: in [0, 1], or a figure that is so on average. `weight`, at most 1:
@@ -90,6 +150,10 @@ class Estimator:
             return
         expected = float(self.expected(prompt)[0][model])
         self._take_in(seen)
+        away = self._away.get(model)
+        if away is not None and away.back(seen):
+            self._restore(model)
+            return
         self._watch(model, (outcome - expected) * weight**0.5)
 
     def expected(self, prompt: Prompt | None) -> tuple[Numbers, Numbers]:
@@ -133,9 +197,13 @@ class Estimator:
         self.looks += 1
         prompts = [seen.prompt for seen in self._remembered if seen.prompt is not None]
         self.understanding = Understanding(prompts, self._rng)
-        if self._with_linear:
+        self._learn_over()
+
+    def _learn_over(self) -> None:
+        """What is expected is learned from what is remembered alone."""
+        if self._with_linear and self.understanding is not None:
             self.linear = Linear(len(self._prices), self._fade)
-        number = len(self.understanding.tasks)
+        number = len(self.understanding.tasks) if self.understanding is not None else 1
         self.tasks = Tasks(len(self._prices), number, self._prices, self._fade, self._priors)
         self._surfaces, self._read = np.zeros((number, len(SURFACE))), np.zeros(number)
         for seen in self._remembered:
@@ -151,18 +219,49 @@ class Estimator:
 
     def _doubt_again(self, model: int) -> None:
         """What is expected of the model stays, and gives way quickly: its last outcomes count from here on."""
+        fell = bool(self._off[model] < 0)
         self.alarms += 1
-        self.falls += bool(self._off[model] < 0)
-        last = [seen for seen in self._remembered if seen.model == model][-WATCHED:]
-        kept = [seen for seen in self._remembered if seen.model != model]
-        self._remembered.clear()
-        self._remembered.extend([*kept, *last])
+        self.falls += fell
+        own = [seen for seen in self._remembered if seen.model == model]
+        last = own[-WATCHED:]
+        self._put_aside(model, own[:-WATCHED], last, fell=fell)
+        self._remember([*self._of_others(model), *last])
         self._off[model] = self._watched[model] = 0
         self.tasks.doubt_again(model, WATCHED)
         if self.linear is not None:
             self.linear.doubt_again(model)
         for seen in last:
             self._take_in(seen)
+
+    def _put_aside(self, model: int, before: list[Seen], last: list[Seen], *, fell: bool) -> None:
+        if not fell:
+            self._away.pop(model, None)
+        elif model in self._away:
+            self._away[model].again(last)
+        elif len(before) >= WATCHED:
+            self._away[model] = _Away(before[-self._share() :], last)
+
+    def _restore(self, model: int) -> None:
+        """The model is as it was: what it did before counts again, and what it has done since it is."""
+        away = self._away.pop(model)
+        self.alarms += 1
+        self.returns += 1
+        own = [*away.before, *away.since[-self._share() :]]
+        room = (self._remembered.maxlen or REMEMBERED) - len(own)
+        self._remember([*own, *self._of_others(model)[-room:]])
+        self._off[model], self._watched[model] = 0, SETTLED - WATCHED
+        self._learn_over()
+
+    def _share(self) -> int:
+        """Outcomes of one model that may come back into memory."""
+        return max(1, (self._remembered.maxlen or REMEMBERED) // (2 * len(self._prices)))
+
+    def _of_others(self, model: int) -> list[Seen]:
+        return [seen for seen in self._remembered if seen.model != model]
+
+    def _remember(self, seen: list[Seen]) -> None:
+        self._remembered.clear()
+        self._remembered.extend(seen)
 
 
 def expected_of(estimator: Estimator, prompts: Sequence[Prompt]) -> Numbers:

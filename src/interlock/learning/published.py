@@ -68,7 +68,7 @@ class Expectations:
         self._verbosity = {arm.arm: arm.verbosity_milli for arm in weights.arms}
         self.paces = {p.offer: Pace(p.first_byte_us, p.token_us, p.completion_tokens) for p in weights.profiles}
         """How quickly each offer answers."""
-        self._fallen = frozenset(arm.arm for arm in weights.arms if arm.fallen)
+        self._due = frozenset(arm.arm for arm in weights.arms if arm.due)
         self._failures = {p.offer: p.failure_micro for p in weights.profiles if p.failure_micro}
 
     def estimates(self, signals: bytes, data_class: int) -> Estimates:
@@ -96,7 +96,7 @@ class Expectations:
             self._failures,
             weights.share_micro if open_to else 0,
             weights.money_micro if open_to else 0,
-            self._fallen,
+            self._due,
         )
 
 

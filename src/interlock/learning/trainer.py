@@ -23,6 +23,7 @@ from interlock.learning.published import MICRO, centres_of, linear_of, surfaces_
 from interlock.learning.quality import QualityWindow
 from interlock.learning.shared import Given, OwnOutcomes
 from interlock.learning.tasks import OF_MODEL, UNKNOWN, Z95, Numbers
+from interlock.learning.trials import Limits, Trials
 from interlock.types.learned import SET, ArmWeights, Capability, Profile, Weights, Words
 from interlock.types.quality import Qualities
 
@@ -30,15 +31,6 @@ KEEP = 0.998
 """What is left of a call's weight in its offer's profile, and in the length of answers, after each later one."""
 ARMS_KEPT = 8
 """How many times as many arms, and offers, as there may be at a time are remembered: they come back."""
-COLD_SHARE_MAX = 0.5
-"""The most that is tried at any time."""
-PACE_CALLS = 50
-"""Calls over which an allowance that was not used is spread at least."""
-FALLEN_TIMES = 10
-"""How many times `Plan.cold_calls` a model that became worse is tried at most, with a part of the share that is its
-own, to find out that it is as it was."""
-COLD_MONEY = 2.0
-"""While little is known, what a trial may cost more than the best on average, as a share of that."""
 VERBOSITY_RANGE = (0.1, 10.0)
 OF_FAMILY = 10
 """Outcomes of other versions of a model that tell what to expect of a new one."""
@@ -111,16 +103,6 @@ class Outcome(NamedTuple):
     request: str = ""
 
 
-class _Fallen:
-    """A model that became worse. `tried`: since then. `rising`: its outcomes are better than expected again."""
-
-    __slots__ = ("rising", "tried")
-
-    def __init__(self) -> None:
-        self.tried = 0
-        self.rising = False
-
-
 class _Seen:
     """Faded means of one offer."""
 
@@ -169,14 +151,9 @@ class Trainer:
         self._origins: dict[str, Counter[str]] = {}
         self._said: dict[str, Said] = {}
         self._shared: dict[str, Said] = {}
-        self._fallen: dict[str, _Fallen] = {}
+        self.trials = Trials(Limits(plan.share, plan.cold_calls, plan.money))
         self._looked = -1
         self._words = 0
-        self.choices = 0
-        """Calls with a choice of models."""
-        self.tried = 0
-        """Of these, how many tried another than the best."""
-        self._choices_before = 0
         self.outcomes = 0
         self._judges = Judges()
 
@@ -184,8 +161,9 @@ class Trainer:
         """The models that there are now; what is remembered of others is kept for when they come back."""
         kept = dict(sorted(arms.items())[: self._plan.arms_max])
         if kept != self._arms:
+            new = [name for name in kept if self._arms and name not in self._arms and name not in self._origins]
             self._arms = kept
-            self._fallen = {name: fallen for name, fallen in self._fallen.items() if name in kept}
+            self.trials.models(kept, new)
             self._over_again()
 
     def said(self, said: Mapping[str, Said]) -> None:
@@ -210,14 +188,8 @@ class Trainer:
             kept = self._lengths.setdefault(told.arm, [0.0, 0.0])
             kept[0] = kept[0] * KEEP + 1
             kept[1] = kept[1] * KEEP + told.completion_tokens
-        self.choices += told.several
-        self.tried += told.tried
-        fallen = self._fallen.get(told.arm)
-        if fallen is not None:
-            fallen.tried += told.tried
-            best_again = fallen.rising and told.several and not told.tried
-            if best_again or fallen.tried >= FALLEN_TIMES * self._plan.cold_calls:
-                del self._fallen[told.arm]
+        if told.several:
+            self.trials.call(told.arm, told.cost_nusd, tried=told.tried)
 
     def outcome(self, seen: Outcome) -> None:
         """How good an answer was."""
@@ -231,9 +203,9 @@ class Trainer:
             alarms, falls = self._estimator.alarms, self._estimator.falls
             self._estimator.learn(seen.prompt, list(self._arms).index(seen.arm), seen.reward, seen.weight)
             if self._estimator.falls > falls:
-                self._fallen[seen.arm] = _Fallen()
-            elif self._estimator.alarms > alarms and seen.arm in self._fallen:
-                self._fallen[seen.arm].rising = True
+                self.trials.fell(seen.arm)
+            elif self._estimator.alarms > alarms:
+                self.trials.rose(seen.arm)
         if seen.request:
             self._judges.said(seen.request, seen.reward)
             self._hold_judges()
@@ -280,7 +252,7 @@ class Trainer:
         if estimator.understanding is not None and estimator.looks != self._looked:
             self._looked, self._words = estimator.looks, version
             words = words_of(estimator.understanding, version, self._plan.words_max)
-        share, money = self._bounds()
+        share, money = self.trials.bounds(any_outcome=self.outcomes > 0)
         understanding = estimator.understanding
         counts = estimator.tasks.counts().sum(0)
         total = float(counts.sum())
@@ -289,8 +261,8 @@ class Trainer:
             version,
             self._words if understanding is not None else 0,
             now_s,
-            share,
-            money,
+            round(MICRO * share),
+            round(MICRO * money),
             centres_of(understanding) if understanding is not None else b"",
             tuple(round(MICRO * float(s)) for s in shares),
             tuple(self._weights_of(name, number, estimator) for number, name in enumerate(self._arms)),
@@ -307,7 +279,7 @@ class Trainer:
     def _weights_of(self, name: str, number: int, estimator: Estimator) -> ArmWeights:
         said = self._said.get(name) or self._of_others(name)
         origins: Mapping[str, int] = self._origins.get(name, _NO_ORIGINS)
-        return arm_weights(name, number, estimator, self._verbosity(name), origins, said, fallen=name in self._fallen)
+        return arm_weights(name, number, estimator, self._verbosity(name), origins, said, due=name in self.trials.due)
 
     def _of_others(self, name: str) -> Said:
         """What other tenants say of an arm, where neither its source nor another version of it tells what to expect."""
@@ -327,21 +299,6 @@ class Trainer:
         low, high = VERBOSITY_RANGE
         ratio = means[name] / (sum(means.values()) / len(means))
         return round(1000 * min(max(ratio, low), high))
-
-    def _bounds(self) -> tuple[int, int]:
-        """(share, money) in millionths: so that what is tried stays within its share in the long run, a cold allowance
-        on top. None is tried before there was any outcome: nothing would be learned of it."""
-        plan = self._plan
-        if not self.outcomes or not plan.share:
-            self._choices_before = self.choices
-            return 0, 0
-        cold = plan.cold_calls * len(self._arms)
-        left = plan.share * self.choices + cold - self.tried
-        ahead = max(self.choices - self._choices_before, PACE_CALLS)
-        self._choices_before = self.choices
-        share = min(max(plan.share + left / ahead, 0.0), COLD_SHARE_MAX)
-        money = COLD_MONEY if self.tried < cold and plan.money else plan.money
-        return round(MICRO * share), round(MICRO * money)
 
     def _over_again(self) -> None:
         """A new estimator for the models that there are, from what is remembered."""
@@ -384,7 +341,7 @@ def arm_weights(
     origins: Mapping[str, int] = _NO_ORIGINS,
     said: Said = NOTHING_SAID,
     *,
-    fallen: bool = False,
+    due: bool = False,
 ) -> ArmWeights:
     """What is expected of an arm, as it is published: what an estimator knows of its model of this number, and what
     somebody says of it, each by how much it counts for.
@@ -412,7 +369,7 @@ def arm_weights(
         ),
         verbosity_milli,
         dict(sorted(known.items())),
-        fallen,
+        due,
     )
 
 

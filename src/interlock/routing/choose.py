@@ -396,8 +396,8 @@ def _likely(
             options.append((-one[1], credit, cost))
     if len(places) < 2:
         return [], []
-    fallen = [i for i, arm in enumerate(order) if arm in estimates.fallen] if estimates.fallen else ()
-    return places, chances(options, estimates.share_micro, estimates.money_micro, fallen)
+    due = [i for i, arm in enumerate(order) if arm in estimates.due] if estimates.due else ()
+    return places, chances(options, estimates.share_micro, estimates.money_micro, due)
 
 
 def _disfavour(features: Features, target: Target, offer: Offer) -> int:

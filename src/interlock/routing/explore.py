@@ -4,8 +4,9 @@ Others are tried the more seldom, the farther their score lies behind (inverse g
 is known exactly, recorded, and comes out the same in a replay. What is tried is one of the candidates: nothing that
 policy did not allow, no saturated source, nothing that may not fit.
 
-An option that became worse would hardly be tried, and so nobody would notice that it is as it was. All such options
-together have a part of the share that does not depend on their scores.
+An option that became worse would hardly be tried, and so nobody would notice that it is as it was; of one that is new
+nobody would soon know how good it is. All such options together have a part of the share that does not depend on their
+scores.
 
 Two bounds hold at each call: all others together get at most `share_micro`, and what they are expected to cost more
 than the best is at most `money_micro` of what that costs. Where the best is free, nothing that costs is tried.
@@ -23,8 +24,8 @@ SHARPNESS = 40
 """How quickly a gap in score makes a trial unlikely: a gap of a fortieth halves it."""
 DOUBT_MAX_MICRO = 150_000
 """The most credit that doubt gives, in quality."""
-FALLEN_PARTS = 2
-"""Of that many parts of the share options that became worse have one."""
+DUE_PARTS = 2
+"""Of that many parts of the share options that became worse or are new have one."""
 _SALT = 0x6578706C
 
 
@@ -38,10 +39,10 @@ class Option(NamedTuple):
 
 
 def chances(
-    options: Sequence[tuple[int, int, int]], share_micro: int, money_micro: int, fallen: Collection[int] = ()
+    options: Sequence[tuple[int, int, int]], share_micro: int, money_micro: int, due: Collection[int] = ()
 ) -> list[int]:
     """Probability of each option, in millionths; together one million. The first is the best. `options`: `Option`s, or
-    plain tuples of the same. `fallen`: numbers of those that became worse."""
+    plain tuples of the same. `due`: numbers of those that became worse or are new."""
     rest = [0] * len(options)
     best_score, _, best_cost = options[0]
     if share_micro > 0 and len(options) > 1:
@@ -50,13 +51,13 @@ def chances(
             if i and (cost <= best_cost or money_micro > 0):
                 gap = best_score - score - credit
                 rest[i] = MICRO * MICRO // (number * (MICRO + SHARPNESS * gap if gap > 0 else MICRO))
-        due = [i for i in fallen if rest[i]]
-        own = share_micro // FALLEN_PARTS // len(due) if due else 0
-        left = share_micro - own * len(due)
+        apart = [i for i in due if rest[i]]
+        own = share_micro // DUE_PARTS // len(apart) if apart else 0
+        left = share_micro - own * len(apart)
         total = sum(rest)
         if total > left:
             rest = [chance * left // total for chance in rest]
-        for i in due:
+        for i in apart:
             rest[i] += own
         extra = sum([c * (o[2] - best_cost) for c, o in zip(rest, options, strict=True) if o[2] > best_cost])
         most = money_micro * best_cost

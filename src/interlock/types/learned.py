@@ -70,8 +70,9 @@ class ArmWeights(msgspec.Struct, frozen=True, array_like=True):
     capabilities: tuple[Capability, ...]
     verbosity_milli: int = 1000
     origins: dict[str, int] = {}
-    fallen: bool = False
-    """It became worse: it is tried with a part of the share that is its own, to find out when it is as it was."""
+    due: bool = False
+    """It is tried with a part of the share that is its own: it became worse, and is to be found out to be as it was; or
+    it is new."""
 
 
 class Profile(msgspec.Struct, frozen=True, array_like=True):
@@ -117,7 +118,7 @@ class Estimates(NamedTuple):
     """`quality_micro`: expected outcome. `doubt_micro`: its standard deviation. `verbosity_milli`: length of answers
     beside the mean, thousandths. An arm that is in none of them is new: its model's prior counts. `failure_micro`: by
     offer, the share of tries that failed. `share_micro`, `money_micro`: how much may be tried (`routing.explore`).
-    `fallen`: arms that became worse, and have a part of that share.
+    `due`: arms that became worse or are new, and have a part of that share.
     """
 
     version: int
@@ -128,7 +129,7 @@ class Estimates(NamedTuple):
     failure_micro: Mapping[str, int]
     share_micro: int = 0
     money_micro: int = 0
-    fallen: frozenset[str] = frozenset()
+    due: frozenset[str] = frozenset()
 
 
 def arm_of(model: Model) -> str:

@@ -121,9 +121,9 @@ options = st.builds(
 @example([Option(900_000, 0, 9), Option(899_000, 0, 7), Option(0, 0, 7)], 500_000, 1_000_000, {0, 2})
 @settings(max_examples=200, deadline=None)
 def test_chances_add_up_and_stay_within_share_and_money(
-    listed: list[Option], share: int, money: int, fallen: set[int]
+    listed: list[Option], share: int, money: int, due: set[int]
 ) -> None:
-    likely = chances(listed, share, money, [number for number in fallen if number < len(listed)])
+    likely = chances(listed, share, money, [number for number in due if number < len(listed)])
     assert sum(likely) == MICRO and min(likely) >= 0 and len(likely) == len(listed)
     assert sum(likely[1:]) <= share
     best = listed[0]
@@ -146,7 +146,7 @@ def test_a_model_that_became_worse_is_tried_more_where_calls_are_decided() -> No
     listed = (offer("s0", "m", 1.0), offer("s1", "n", 1.0), offer("s2", "o", 1.0))
     target = Target(kind="auto")
     seldom = dict(spread(ASKED, target, listed, {}, estimates=known))
-    often = dict(spread(ASKED, target, listed, {}, estimates=known._replace(fallen=frozenset(("n",)))))
+    often = dict(spread(ASKED, target, listed, {}, estimates=known._replace(due=frozenset(("n",)))))
     assert seldom["s1::n"] < 5_000 and 10_000 <= often["s1::n"] < 20_000
     assert 980_000 <= often["s0::m"] <= 980_010
 

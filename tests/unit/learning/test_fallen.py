@@ -1,11 +1,12 @@
-"""A model that became worse has a part of what is tried, until it is as it was, and not for ever."""
+"""A model that became worse, or is new, has a part of what is tried, until it is as it was, or known; not for ever."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from interlock.learning.published import Expectations
-from interlock.learning.trainer import FALLEN_TIMES, Arm, Outcome, Plan, Told, Trainer
+from interlock.learning.trainer import Arm, Outcome, Plan, Told, Trainer
+from interlock.learning.trials import FALLEN_TIMES
 
 
 def call(trainer: Trainer, arm: str, *, tried: bool) -> None:
@@ -14,8 +15,8 @@ def call(trainer: Trainer, arm: str, *, tried: bool) -> None:
 
 def marked(trainer: Trainer) -> set[str]:
     weights, _ = trainer.state(1, 0)
-    known = Expectations(weights).estimates(b"", 0).fallen
-    assert known == {arm.arm for arm in weights.arms if arm.fallen}
+    known = Expectations(weights).estimates(b"", 0).due
+    assert known == {arm.arm for arm in weights.arms if arm.due}
     return set(known)
 
 
@@ -71,3 +72,19 @@ def test_a_model_that_is_gone_is_marked_no_more() -> None:
     trainer.models({"b": Arm(1.0)})
     trainer.models({"a": Arm(1.0), "b": Arm(1.0)})
     assert marked(trainer) == set()
+
+
+def test_a_model_that_is_new_is_marked_and_one_that_comes_back_is_not() -> None:
+    trainer = Trainer(Plan(cold_calls=2), np.random.default_rng(1))
+    trainer.models({"a": Arm(1.0), "b": Arm(1.0)})
+    assert marked(trainer) == set(), "all are new"
+    outcomes(trainer, "a", 0.9, 10)
+    outcomes(trainer, "b", 0.9, 10)
+    trainer.models({"a": Arm(1.0), "b": Arm(1.0), "c": Arm(1.0)})
+    assert marked(trainer) == {"c"}
+    call(trainer, "c", tried=True)
+    call(trainer, "c", tried=False)
+    assert marked(trainer) == set(), "so many calls, tried or not"
+    trainer.models({"a": Arm(1.0)})
+    trainer.models({"a": Arm(1.0), "b": Arm(1.0)})
+    assert marked(trainer) == set(), "of the one that comes back something is known"

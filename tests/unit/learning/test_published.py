@@ -118,7 +118,7 @@ def test_nothing_is_tried_before_there_is_an_outcome_and_little_once_the_cold_al
     for _ in range(4000):
         trainer.call(told("large", several=True))
     warm, _ = trainer.state(3, 0)
-    assert warm.share_micro <= 60_000 and warm.money_micro == 50_000
+    assert warm.share_micro <= 60_000 and 50_000 <= warm.money_micro <= 100_000  # as much again was left over
     for _ in range(2000):
         trainer.call(told("small", several=True, tried=True))
     assert trainer.state(4, 0)[0].share_micro == 0  # too much was tried: none until it has evened out

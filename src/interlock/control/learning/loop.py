@@ -172,7 +172,13 @@ class Learner:
         more = self._read(pupil)
         trainer, now_ns = pupil.trainer, self._clock.mono_ns()
         shares = self._pool.shares(tenant_id)
-        told = (trainer.choices + trainer.tried, trainer.outcomes, pupil.guidance.priors, pupil.shared, shares)
+        told = (
+            trainer.trials.choices + trainer.trials.tried,
+            trainer.outcomes,
+            pupil.guidance.priors,
+            pupil.shared,
+            shares,
+        )
         due = now_ns - pupil.published_ns >= self._settings.learning_publish_ms * 1_000_000 or not pupil.published_ns
         known = bool(trainer.outcomes or pupil.guidance.priors or pupil.told[2] or pupil.anew)
         known |= bool(pupil.shared or pupil.told[3])

@@ -43,13 +43,13 @@ class Taken(NamedTuple):
 
 
 class Offered(NamedTuple):
-    """One model of a call: its score and the doubt about it in millionths, its cost in nano-USD, whether it became
-    worse (`ArmWeights.fallen`)."""
+    """One model of a call: its score and the doubt about it in millionths, its cost in nano-USD, whether it has a
+    part of the share (`ArmWeights.due`)."""
 
     score: int
     doubt: int
     cost: int
-    fallen: bool
+    due: bool
 
 
 Decide = Callable[[Sequence[Offered], int, int, int], Taken]
@@ -104,7 +104,7 @@ class _Traffic:
                     score,
                     state.doubt_micro.get(self._names[arm], MICRO),
                     self._nusd[arm],
-                    self._names[arm] in state.fallen,
+                    self._names[arm] in state.due,
                 )
                 for arm, score in zip(self._arms, self._scores(state, mode), strict=True)
             ]
