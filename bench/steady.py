@@ -23,7 +23,7 @@ from interlock.learning.published import Expectations, Reader
 from interlock.learning.trainer import Arm, Outcome, Plan, Told, Trainer
 
 MODELS = 64
-LEAVES_EVERY = 5_000
+LEAVES_EVERY = 25_000
 PUBLISH_EVERY = 1_000
 OUTCOME_EVERY = 10
 

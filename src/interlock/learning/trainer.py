@@ -199,6 +199,7 @@ class Trainer:
         self._quality.take(seen)
         self._own.take(seen)
         self._origins.setdefault(seen.arm, Counter())[seen.origin] += 1
+        self.trials.outcome(seen.arm)
         if self._estimator is not None and seen.arm in self._arms:
             alarms, falls = self._estimator.alarms, self._estimator.falls
             self._estimator.learn(seen.prompt, list(self._arms).index(seen.arm), seen.reward, seen.weight)

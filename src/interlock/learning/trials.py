@@ -14,9 +14,9 @@ COLD_SHARE_MAX = 0.5
 """The most that is tried at any time."""
 PACE_CALLS = 50
 """Calls over which an allowance that was not used is spread at least."""
-FALLEN_TIMES = 10
-"""How many times `Limits.cold_calls` a model that became worse is tried at most with a part of its own, to find out
-that it is as it was."""
+DUE_TIMES = 10
+"""How many times `Limits.cold_calls` a model is tried at most with a part of its own, to find out that it is as it was,
+or how good it is."""
 MONEY_MAX = 2.0
 """The most that a trial may cost more than the best on average, as a share of that, while little is known or money for
 trials was left over. A higher setting holds."""
@@ -35,19 +35,19 @@ class Limits(NamedTuple):
 
 
 class _Due:
-    """A model that has a part. `left`: how often it is tried at most; of a new one all calls count. `rising`: outcomes
-    of one that became worse are better than expected again."""
+    """A model that has a part. `left`: how often it is tried at most. `wanted`: outcomes of a new one after which it is
+    known; 0: it became worse. `rising`: its outcomes are better than expected again."""
 
-    __slots__ = ("left", "new", "rising")
+    __slots__ = ("left", "rising", "wanted")
 
-    def __init__(self, left: int, *, new: bool) -> None:
+    def __init__(self, left: int, wanted: int = 0) -> None:
         self.left = left
-        self.new = new
+        self.wanted = wanted
         self.rising = False
 
     def over(self, *, tried: bool) -> bool:
         """Whether its part ends with this call of it."""
-        self.left -= tried or self.new
+        self.left -= tried
         return self.left <= 0 or (self.rising and not tried)
 
 
@@ -75,12 +75,21 @@ class Trials:
         """The models that there are now, and which of them nothing is known of."""
         self._models = len(names)
         self._due = {name: due for name, due in self._due.items() if name in names}
-        for name in new:
-            self._part_for(name, self._limits.cold_calls, new=True)
+        if self._limits.cold_calls:
+            self._due |= {name: _Due(self._most(), self._limits.cold_calls) for name in new}
+
+    def outcome(self, name: str) -> None:
+        """It was said how good an answer of a model was."""
+        due = self._due.get(name)
+        if due is not None and due.wanted:
+            due.wanted -= 1
+            if not due.wanted:
+                del self._due[name]
 
     def fell(self, name: str) -> None:
         """A model became worse."""
-        self._part_for(name, FALLEN_TIMES * self._limits.cold_calls, new=False)
+        if self._limits.cold_calls:
+            self._due[name] = _Due(self._most())
 
     def rose(self, name: str) -> None:
         """A model became better: one that had become worse has its part until calls go to it as the best."""
@@ -109,6 +118,9 @@ class Trials:
         left = limits.share * self.choices + self._cold() - self.tried
         return min(max(limits.share + left / ahead, 0.0), COLD_SHARE_MAX), self._money(ahead)
 
+    def _most(self) -> int:
+        return DUE_TIMES * self._limits.cold_calls
+
     def _cold(self) -> int:
         return self._limits.cold_calls * self._models
 
@@ -133,7 +145,3 @@ class Trials:
             self._best_cost = self._best_cost * COST_KEEP + cost_nusd
         elif self.tried >= self._cold():
             self._unspent -= max(cost_nusd - self._best(), 0.0)
-
-    def _part_for(self, name: str, calls: int, *, new: bool) -> None:
-        if calls:
-            self._due[name] = _Due(calls, new=new)

@@ -27,17 +27,16 @@ count on top of it: only the excess goes elsewhere, and it comes back.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from msgspec.structs import astuple
 
 from interlock.routing.constraints import BYTES_PER_TOKEN_MAX, may_not_fit, out_of_service, unable
 from interlock.routing.draws import mixed_all
 from interlock.routing.explore import DOUBT_MAX_MICRO, chances, drawn
 from interlock.routing.facts import Facts, facts_of
 from interlock.routing.placement import place, replicated
-from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, parts, scored, weighted, weights_of
+from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, parts, scored, weights_of
 from interlock.routing.slo import NO_PACES, Foresight, foresight
 from interlock.types.decision import Candidate, Placement, Reason, RouteDecision
 from interlock.types.learned import Estimates
@@ -209,9 +208,9 @@ class _Request(NamedTuple):
     foreseeing: Foresight | None
 
 
-_Ranked = tuple[int, int, bool, int, int, str, Facts, Candidate, bool]
-"""Sort key (disfavour, -score, off-prem, queue, busy, offer), total; then what is known of the offer, the candidate,
-and whether it is full."""
+_Ranked = tuple[int, int, bool, int, int, str, Facts, tuple[Any, ...], bool]
+"""Sort key (disfavour, -score, off-prem, queue, busy, offer), total; then what is known of the offer, what its
+`Candidate` is made of, and whether it is full."""
 _CLASS_SHIFT = 2
 """Above these bits of the disfavour: whether the call's objectives are predicted to be met."""
 _PREFERENCE = 3
@@ -264,20 +263,24 @@ def _rank(request: _Request, offers: Sequence[Offer]) -> tuple[list[_Ranked], li
     plain = not target.preferred_version
     prompt, completion = features.prompt_tokens_max, features.completion_tokens_max
     failures = estimates.failure_micro if estimates is not None else _NO_LATENCIES
-    known: dict[str, tuple[int, int, int]] = {}
+    w_quality, w_cost, w_latency, w_energy = weights
+    known: dict[str, tuple[int, int, int, int]] = {}
     ranked: list[_Ranked] = []
     for facts, reading in able:
-        key, context = facts.key, facts.context
-        latency = shared[facts.kind] if facts.kind in shared else latencies.get(key, UNKNOWN_MICRO)
-        if reading.loaded >= 0 and not reading.loaded & facts.bit:
+        key, terms, kind, context, bit, off_prem = facts.often
+        latency = shared[kind] if kind in shared else latencies.get(key, UNKNOWN_MICRO)
+        loaded = reading.loaded
+        if loaded >= 0 and not loaded & bit:
             latency = MICRO  # it has to be loaded first, whatever the latency was while it was
-        terms = facts.terms
-        if terms not in known:
-            known[terms] = parts(facts, prompt, completion, estimates)
-        quality, cost, energy = known[terms]
+        same = known.get(terms)
+        if same is None:
+            quality, cost, energy = parts(facts, prompt, completion, estimates)
+            rest = w_cost * (MICRO - cost) + w_energy * (MICRO - energy)
+            same = known[terms] = quality, cost, energy, rest
+        quality, cost, energy, rest = same
         if key in failures:
             quality = quality * (MICRO - failures[key]) // MICRO
-        score = weighted(weights, quality, cost, latency, energy)
+        score = (w_quality * quality + w_latency * (MICRO - latency) + rest) // MICRO  # as `weighted`
         queue, busy, full = _load(facts, reading)
         fits = plain and (not context or prompt + completion <= context)
         disfavour = 0 if fits else _disfavour(features, target, facts.offer)
@@ -287,12 +290,12 @@ def _rank(request: _Request, offers: Sequence[Offer]) -> tuple[list[_Ranked], li
             (
                 disfavour,
                 -score,
-                facts.off_prem,
+                off_prem,
                 queue,
                 busy,
                 key,
                 facts,
-                Candidate(key, score, quality, cost, latency, energy, _load_micro(queue) if queue else 0),
+                (key, score, quality, cost, latency, energy, _load_micro(queue) if queue else 0),
                 full,
             )
         )
@@ -371,7 +374,7 @@ def _likely(
     """
     merits = {r[5]: r for r in ranked}
     best = merits[kept[0].offer]
-    if best[-1]:
+    if best[8]:
         return [], []
     prompt, completion = request.features.prompt_tokens_max, request.features.completion_tokens_max
     quality, doubts, verbosities = request.weights.quality, estimates.doubt_micro, estimates.verbosity_milli
@@ -385,7 +388,7 @@ def _likely(
         arm = facts.arm
         if arm in arms:
             continue
-        if not number or (one[0] == best[0] and not one[-1] and not candidate.overflow and facts.priced):
+        if not number or (one[0] == best[0] and not one[8] and not candidate.overflow and facts.priced):
             arms.add(arm)
             order.append(arm)
             places.append(number)
@@ -481,23 +484,19 @@ def _placed(ranked: list[_Ranked], readings: Mapping[str, LoadReading], request:
             out.append(group[0][1])
             continue
         replicas = [(-rank, row[5], readings[row[6].source_id], row[3], row[4], row) for rank, row in group]
-        for (_, key, _, _, _, row), number, beyond in place(replicas, bounds, known):
-            _, score, quality, cost, latency, energy, load, _, _, _ = astuple(row[7])
-            placed = Candidate(
-                key, score, quality, cost, latency, energy, load, False, number if affinity else 0, beyond
-            )
-            out.append((*row[:7], placed, row[8]))
+        for (*_, row), number, beyond in place(replicas, bounds, known):
+            out.append((*row[:7], (*row[7], False, number if affinity else 0, beyond), row[8]))
     return out
 
 
 def _overflow_last(ranked: list[_Ranked]) -> list[Candidate]:
     """Free candidates, then saturated ones. A free one that was preferred less than a saturated one is marked."""
-    full = [r for r in ranked if r[-1]]
+    full = [r for r in ranked if r[8]]
     if not full:
-        return [r[-2] for r in ranked]
+        return [Candidate(*r[7]) for r in ranked]
     best_full = full[0][:_PREFERENCE]
-    free = [_marked(r[-2]) if r[:_PREFERENCE] > best_full else r[-2] for r in ranked if not r[-1]]
-    return free + [r[-2] for r in full]
+    free = [(Candidate(*r[7]), r[:_PREFERENCE] > best_full) for r in ranked if not r[8]]
+    return [*[_marked(c) if over else c for c, over in free], *[Candidate(*r[7]) for r in full]]
 
 
 def _own_first(ranked: list[_Ranked], weights: Weights) -> list[Candidate]:
@@ -505,20 +504,21 @@ def _own_first(ranked: list[_Ranked], weights: Weights) -> list[Candidate]:
 
     Preferred by all but latency: that a source of one's own is slow because it is busy is no reason to spend.
     """
-    merits = {r[5]: (r[0], -_merit(r[-2], weights)) for r in ranked}
+    merits = {r[5]: (r[0], -_merit(r[7], weights)) for r in ranked}
     own = min((merits[r[5]] for r in ranked if not r[2]), default=None)
     if own is None:
         return _overflow_last(ranked)
-    full = min((merits[r[5]] for r in ranked if r[-1] and not r[2]), default=None)
+    full = min((merits[r[5]] for r in ranked if r[8] and not r[2]), default=None)
     behind = [r for r in ranked if r[2] and merits[r[5]] >= own]
     before = [r for r in ranked if not r[2] or merits[r[5]] < own]
     excess = {r[5] for r in behind if full is not None and merits[r[5]] >= full}
     return _overflow_last(before) + [_marked(c) if c.offer in excess else c for c in _overflow_last(behind)]
 
 
-def _merit(c: Candidate, weights: Weights) -> int:
-    parts = weights.quality * c.quality_micro + weights.cost * (MICRO - c.cost_micro)
-    return parts + weights.energy * (MICRO - c.energy_micro)
+def _merit(made_of: tuple[Any, ...], weights: Weights) -> int:
+    _, _, quality, cost, _, energy = made_of[:6]
+    merit: int = weights.quality * quality + weights.cost * (MICRO - cost) + weights.energy * (MICRO - energy)
+    return merit
 
 
 def _marked(c: Candidate) -> Candidate:

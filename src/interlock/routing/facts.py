@@ -44,6 +44,8 @@ class Facts(NamedTuple):
     """Equal for offers that every request gets from at the same price and energy, and that the same is expected of."""
     kind: str
     salt: bytes
+    often: tuple[str, str, str, int, int, bool]
+    """(key, terms, kind, context, bit, off-prem), looked up at once."""
 
 
 _known: dict[int, Facts] = {}
@@ -61,14 +63,15 @@ def facts_of(offer: Offer) -> Facts:
     priced = price.origin != "none" or source.labels.on_prem
     numbers = (model.quality_milli, price.input_nusd_per_mtok, price.output_nusd_per_mtok, priced)
     terms = f"{arm}\0{numbers}{power.input_uj_per_token} {power.output_uj_per_token}"
+    key, kind, off_prem, bit = offer.key, alike(offer), not source.labels.on_prem, loaded_bit(model.name)
     found = _known[id(offer)] = Facts(
         offer,
-        offer.key,
+        key,
         source.id,
         model.abilities,
         model.context_length,
         source.drained or bool(source.engine_state and source.engine_state != EngineState.ready),
-        not source.labels.on_prem,
+        off_prem,
         limits.waiting_max,
         limits.concurrency,
         arm,
@@ -79,9 +82,10 @@ def facts_of(offer: Offer) -> Facts:
         priced,
         power.input_uj_per_token,
         power.output_uj_per_token,
-        loaded_bit(model.name),
+        bit,
         terms,
-        alike(offer),
-        packed(crc32(offer.key.encode())),
+        kind,
+        packed(crc32(key.encode())),
+        (key, terms, kind, model.context_length, bit, off_prem),
     )
     return found

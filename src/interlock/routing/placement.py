@@ -108,18 +108,26 @@ def place(replicas: Sequence[Replica], bounds: Placement, known: Mapping[str, st
 
     INVARIANT: at least one replica is within the bound on load, for the bound is above the mean.
     """
-    loads = [load_at(reading, queue, busy) for _, _, reading, queue, busy, _ in replicas]
-    share = -(-bounds.load_factor_milli * (sum(loads) + 1) // (MILLI * len(replicas)))
+    order = sorted(replicas)
+    loads = [load_at(each[2], each[3], each[4]) for each in order]
+    share = -(-bounds.load_factor_milli * (sum(loads) + 1) // (MILLI * len(order)))
     most = max(bounds.load_slack, share)
     fine: list[Placed] = []
     behind: list[tuple[int, int, int, int, Placed]] = []
-    for number, replica in enumerate(sorted(replicas), 1):
-        _, key, reading, queue, busy, _ = replica
-        beyond = _beyond(reading, queue, busy, most, bounds) if known is None else known.get(key, FINE)
+    kv_max = bounds.kv_permille_max
+    for number, replica in enumerate(order, 1):
+        load = loads[number - 1]
+        reading, queue = replica[2], replica[3]
+        if known is not None:
+            beyond = known.get(replica[1], FINE)
+        elif load < most and not queue and reading.kv_permille <= kv_max:
+            beyond = FINE  # as most are
+        else:
+            beyond = _beyond(reading, queue, load, most, bounds)
         if not beyond:
             fine.append((replica, number, FINE))
         elif beyond == LOAD:
-            behind.append((_SEVERITY[LOAD], queue, busy, number, (replica, number, LOAD)))
+            behind.append((_SEVERITY[LOAD], queue, replica[4], number, (replica, number, LOAD)))
         else:
             behind.append((_SEVERITY[beyond], 0, 0, number, (replica, number, beyond)))
     if not behind:
@@ -128,8 +136,8 @@ def place(replicas: Sequence[Replica], bounds: Placement, known: Mapping[str, st
     return [*fine, *[each[-1] for each in behind]]
 
 
-def _beyond(reading: LoadReading, queue: int, busy: int, most: int, bounds: Placement) -> str:
-    if load_at(reading, queue, busy) >= most:
+def _beyond(reading: LoadReading, queue: int, load: int, most: int, bounds: Placement) -> str:
+    if load >= most:
         return LOAD
     if queue and bounds.wait_ms_max and wait_ms(reading, queue) > bounds.wait_ms_max:
         return WAIT

@@ -6,7 +6,7 @@ import numpy as np
 
 from interlock.learning.published import Expectations
 from interlock.learning.trainer import Arm, Outcome, Plan, Told, Trainer
-from interlock.learning.trials import FALLEN_TIMES
+from interlock.learning.trials import DUE_TIMES
 
 
 def call(trainer: Trainer, arm: str, *, tried: bool) -> None:
@@ -60,7 +60,7 @@ def test_a_model_that_became_better_is_not_marked() -> None:
 def test_it_is_tried_so_often_and_no_more() -> None:
     plan = Plan(cold_calls=3)
     trainer = fallen(plan)
-    for _ in range(FALLEN_TIMES * plan.cold_calls - 1):
+    for _ in range(DUE_TIMES * plan.cold_calls - 1):
         call(trainer, "a", tried=True)
     assert marked(trainer) == {"a"}
     call(trainer, "a", tried=True)
@@ -82,9 +82,10 @@ def test_a_model_that_is_new_is_marked_and_one_that_comes_back_is_not() -> None:
     outcomes(trainer, "b", 0.9, 10)
     trainer.models({"a": Arm(1.0), "b": Arm(1.0), "c": Arm(1.0)})
     assert marked(trainer) == {"c"}
-    call(trainer, "c", tried=True)
-    call(trainer, "c", tried=False)
-    assert marked(trainer) == set(), "so many calls, tried or not"
+    outcomes(trainer, "c", 0.9, 1)
+    assert marked(trainer) == {"c"}
+    outcomes(trainer, "c", 0.9, 1)
+    assert marked(trainer) == set(), "so many outcomes"
     trainer.models({"a": Arm(1.0)})
     trainer.models({"a": Arm(1.0), "b": Arm(1.0)})
     assert marked(trainer) == set(), "of the one that comes back something is known"

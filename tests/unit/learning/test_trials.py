@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from interlock.learning.trials import MONEY_MAX, Limits, Trials
+from interlock.learning.trials import DUE_TIMES, MONEY_MAX, Limits, Trials
 from interlock.routing.explore import MICRO, Option, chances, drawn
 
 LIMITS = Limits(0.02, 5, 0.05)
@@ -92,17 +92,22 @@ def test_in_the_long_run_shares_of_calls_and_of_money_hold(seed: int, turns: int
         assert tried > LIMITS.share * calls / 2, "what is left over is used"
 
 
-def test_a_new_model_has_a_part_for_so_many_calls() -> None:
+def test_a_new_model_has_a_part_until_it_is_known_or_was_tried_in_vain() -> None:
     trials = warm()
     assert not trials.due, "at first all are new"
-    trials.models(("a", "b", "c"), ("c",))
-    assert set(trials.due) == {"c"}
+    trials.models(("a", "b", "c", "d"), ("c", "d"))
     for number in range(LIMITS.cold_calls):
-        assert set(trials.due) == {"c"}
+        assert set(trials.due) == {"c", "d"}
         trials.call("c", 1, tried=number % 2 == 0)
-        trials.call("a", 1, tried=False)
-    assert not trials.due
-    trials.models(("a", "b", "c", "d"), ("d",))
+        trials.outcome("a")
+        trials.outcome("c")
+    assert set(trials.due) == {"d"}
+    for _ in range(DUE_TIMES * LIMITS.cold_calls):
+        assert set(trials.due) == {"d"}
+        trials.call("d", 1, tried=False)
+        trials.call("d", 1, tried=True)
+    assert not trials.due, "nobody says how good it is"
+    trials.models(("a", "b", "c", "d", "e"), ("e",))
     trials.models(("a", "b"), ())
     assert not trials.due, "it is gone"
 
