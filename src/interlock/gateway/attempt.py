@@ -155,6 +155,9 @@ class Attempt:
         except InterlockError as error:
             run.failed(self, error)
             return
+        except Exception as defect:  # noqa: BLE001 - nobody else would end the call
+            run.broke(defect)
+            return
         self.upstream = self.link.pool.send(
             [head, body],
             self,
@@ -255,11 +258,14 @@ class Attempt:
         if self.ending or (self.relay is not None and self.relay.ended):
             self.run.defect(error)
             return
-        if self.relay is not None:
-            self.relay.broken(error)
-            return
-        self.ended = True
-        self.run.failed(self, error)
+        try:
+            if self.relay is not None:
+                self.relay.broken(error)
+                return
+            self.ended = True
+            self.run.failed(self, error)
+        except Exception as defect:  # noqa: BLE001 - nobody else would end the call
+            self.run.broke(defect)
 
     # -- what an error status means
 
