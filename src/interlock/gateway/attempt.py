@@ -49,6 +49,8 @@ class Attempt:
     ended = False
     ending = False
     """What its source said is taken in as a whole, or was."""
+    told = False
+    """Who splits measured energy knows of it."""
     seq = -1
     sent_ns = 0
     speech: Speech | None = None
@@ -105,6 +107,11 @@ class Attempt:
         # Written before it is sent, so that no death of this process leaves a call at a source without a trace;
         # only the wait for the disk overlaps the call.
         runtime.log.on_written(self._written_then_send)
+
+    @property
+    def received(self) -> int:
+        """Bytes of the body of an answer that is not streamed, as far as it has come."""
+        return self._size
 
     def cancel(self) -> None:
         """Stop the source; nothing further of this attempt is heard."""
