@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import abc
-import contextlib
+import logging
 from typing import TYPE_CHECKING
 
-from interlock.errors import LogError
 from interlock.gateway.attempt import interrupted_amounts
 from interlock.gateway.runtime import Unsettled
 from interlock.ledger.charges import NOTHING, charged, cost_of, energy_of, usage_of
+from interlock.telemetry.logs import BETWEEN, places
 from interlock.types.record import Outcome
 from interlock.types.usage import Cost, Energy, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from interlock.errors import InterlockError
     from interlock.gateway.attempt import Attempt
     from interlock.gateway.call import Call
+    from interlock.gateway.relay import Relay
     from interlock.gateway.runtime import Runtime
     from interlock.gateway.treasury import Hold
     from interlock.types.record import StepEnd
     from interlock.wire.unstream import Unstream
+
+log = logging.getLogger("interlock.gateway")
 
 NOTHING_USED = Usage(0, 0, 0, "engine")
 NO_COST, NO_ENERGY = Cost(0, "none"), Energy()
@@ -35,6 +40,8 @@ class Account(abc.ABC):
     _hold: Hold | None
     _charged: tuple[Hold, tuple[int, ...]] | None = None
     """What budgets were charged when the call ended."""
+    _reported: tuple[str, ...] = ()
+    """Where defects were that met the call."""
 
     steps: tuple[StepEnd, ...] = ()
     """Of a cascade: its steps that are over."""
@@ -77,11 +84,15 @@ class Account(abc.ABC):
             usages, costs, energies = [*usages, usage], [*costs, cost], [*energies, energy]
         return usage_of(usages), cost_of(costs), energy_of(energies)
 
+    def _ran(self, usage: Usage) -> bool:
+        """Whether a source worked on the call, or may have; of a cascade, after the steps that are over."""
+        return self._attempt is not None and usage is not NOTHING_USED
+
     def _settle(self, usage: Usage, cost: Cost, energy: Energy, now_ns: int) -> tuple[int, ...]:
         """Settle limits and budgets. Returns what each budget is charged."""
         self._unseat()
         call, attempt = self.call, self._attempt
-        ran = attempt is not None and usage is not NOTHING_USED
+        ran = self._ran(usage)
         call.charged = ran or bool(self.steps)
         if call.admission is not None:
             tokens = usage.total_tokens
@@ -95,19 +106,43 @@ class Account(abc.ABC):
             return NOTHING
         model = attempt.offer.model.name if attempt is not None else ""
         amounts = charged(hold.charges, ran=ran, model=model, usage=usage, cost=cost, energy=energy, steps=self.steps)
-        self.runtime.treasury.settle(hold, amounts)
         call.hold, self._charged = None, (hold, amounts)
+        self.runtime.treasury.settle(hold, amounts)
         return amounts
 
-    def _record_failure(self, attempt: Attempt | None, error: LogError) -> None:
-        """Let the log know how the call ended: it writes that when it takes records again, so that the call does not
-        stay open in it."""
-        call, runtime = self.call, self.runtime
-        usage = call.unknown_usage() if attempt is not None else NOTHING_USED
-        now_ns = runtime.clock.mono_ns()
-        cost, energy = self._metered(attempt, usage, now_ns, 0)
-        usage, cost, energy = self._together(usage, cost, energy)
-        outcome = Outcome(
+    def _settle_failed(self, usage: Usage) -> None:
+        """Give back all that a call holds whose end did not come to that, or not to all of it. Its budgets are charged
+        what an interrupted call is, unless they were charged already."""
+        call, attempt, now_ns = self.call, self._attempt, self.runtime.clock.mono_ns()
+        ran = self._ran(usage)
+        self._safely(self._unseat)
+        call.charged = ran or bool(self.steps)
+        admission, call.admission = call.admission, None
+        if admission is not None:
+            tokens = usage.total_tokens + sum(step.usage.total_tokens for step in self.steps)
+            self._safely(self.runtime.limits.settle, admission, tokens, now_ns)
+        call.hold, hold = None, self._hold
+        if hold is None:
+            return
+        amounts = hold.settled
+        if amounts is None:
+            amounts = interrupted_amounts(hold, attempt if ran else None, self.steps)
+            self._safely(self.runtime.treasury.settle, hold, amounts)
+        self._charged = hold, amounts
+
+    def _failure(self, error: InterlockError, usage: Usage, relay: Relay | None) -> Outcome:
+        """The record of a call that fails by what is no fault of a source, with what is known of it. Nothing that was
+        said is in it, and it can be made whatever raises."""
+        call, attempt, now_ns = self.call, self._attempt, self.runtime.clock.mono_ns()
+        cost, energy = NO_COST, NO_ENERGY
+        if attempt is not None and usage is not NOTHING_USED:
+            cost = attempt.reserved
+        try:
+            cost, energy = self._metered(attempt, usage, now_ns, 0)
+            usage, cost, energy = self._together(usage, cost, energy)
+        except Exception as defect:  # noqa: BLE001 - then at what was reserved
+            self._report(defect)
+        return Outcome(
             call.number,
             now_ns,
             "failed",
@@ -118,16 +153,18 @@ class Account(abc.ABC):
             "",
             (),
             usage,
-            0,
+            (relay.first_ns - call.started_ns) // 1000 if relay is not None and relay.first_ns else 0,
             (now_ns - call.started_ns) // 1000,
+            relay.chunks if relay is not None else 0,
+            relay.digest.digest() if relay is not None and not call.recording else b"",
             code=error.code,
             words=error.message,
+            bytes_sent=relay.bytes_sent if relay is not None else 0,
             cost=cost,
             energy=energy,
-            charged=interrupted_amounts(self._hold, attempt, self.steps) if self._hold is not None else NOTHING,
+            charged=self._charged[1] if self._charged is not None else NOTHING,
+            stop=self.stop,
         )
-        with contextlib.suppress(LogError):
-            runtime.log.append(outcome)
 
     def _recharge(self, attempt: Attempt | None) -> None:
         """The outcome did not get into the log: until it does, the call is charged as one that was interrupted."""
@@ -138,12 +175,20 @@ class Account(abc.ABC):
         self.runtime.treasury.correct(hold, amounts, meanwhile)
         self.runtime.unsettled.append(Unsettled(self.call.intent_seq, hold, meanwhile, amounts))
 
-    def _settle_unrecorded(self) -> None:
-        """Settle a call whose end is not recorded as recovery will: at what was reserved."""
-        call, attempt = self.call, self._attempt
-        hold, call.hold = call.hold, None
-        self._settle(call.unknown_usage(), NO_COST, NO_ENERGY, self.runtime.clock.mono_ns())
-        if hold is not None:
-            amounts = interrupted_amounts(hold, attempt, self.steps)
-            self.runtime.treasury.settle(hold, amounts)
-            self.runtime.unsettled.append(Unsettled(call.intent_seq, hold, amounts, amounts))
+    def _safely(self, action: Callable[..., object], *given: object) -> bool:
+        """Do it. False when it raised: that is reported, and keeps nothing else from being done."""
+        try:
+            action(*given)
+        except Exception as defect:  # noqa: BLE001 - see above
+            self._report(defect)
+            return False
+        return True
+
+    def _report(self, defect: Exception) -> None:
+        """Log a defect of ours, once: what it is and where. Its words may quote what was asked or answered."""
+        kind, where = type(defect).__name__, places(defect)
+        innermost = f"{kind} {where.partition(BETWEEN)[0]}"
+        if innermost not in self._reported:
+            self._reported += (innermost,)
+            extra = {"request_id": self.call.id, "exception": kind, "places": where}
+            log.error("a defect met a call at its end", extra=extra)

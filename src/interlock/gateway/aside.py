@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LogError
 from interlock.gateway.http.exchange import unchunked
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from interlock.gateway.attempt import Attempt
     from interlock.gateway.call import Call
     from interlock.gateway.http.exchange import Headers, Sink
+    from interlock.gateway.relay import Relay
     from interlock.gateway.runtime import Runtime
     from interlock.types.record import Outcome
     from interlock.types.source import Offer
-    from interlock.types.usage import Usage
 
 log = logging.getLogger("interlock.gateway")
 
@@ -249,16 +249,11 @@ class AsideRun(Run):
         super().__init__(call, runtime)
         self._aside = of
 
-    def _end(self, state: str, status: int, usage: Usage, **more: Any) -> None:
+    def _heard(self, relay: Relay | None, body: bytes) -> None:
         sink = self.call.sink
-        if state == "completed" and isinstance(sink, Copy):
-            relay = more.get("relay")
-            if relay is not None:
-                sink.write(relay.unsent() + relay.held)
-            else:
-                sink.write(more["body"])
+        if isinstance(sink, Copy):
+            sink.write(relay.unsent() + relay.held if relay is not None else body)
             self._aside.heard(self, sink)
-        super()._end(state, status, usage, **more)
 
     def _count(self, outcome: Outcome, first_ns: int) -> None:
         self._aside.ended(outcome)

@@ -49,6 +49,8 @@ class Attempt:
     ended = False
     ending = False
     """What its source said is taken in as a whole, or was."""
+    told = False
+    """Who splits measured energy knows of it."""
     seq = -1
     sent_ns = 0
     speech: Speech | None = None
@@ -106,6 +108,11 @@ class Attempt:
         # only the wait for the disk overlaps the call.
         runtime.log.on_written(self._written_then_send)
 
+    @property
+    def received(self) -> int:
+        """Bytes of the body of an answer that is not streamed, as far as it has come."""
+        return self._size
+
     def cancel(self) -> None:
         """Stop the source; nothing further of this attempt is heard."""
         self.ended = True
@@ -154,6 +161,9 @@ class Attempt:
             head = self.link.head(path, len(body), headers)
         except InterlockError as error:
             run.failed(self, error)
+            return
+        except Exception as defect:  # noqa: BLE001 - nobody else would end the call
+            run.broke(defect)
             return
         self.upstream = self.link.pool.send(
             [head, body],
@@ -255,11 +265,14 @@ class Attempt:
         if self.ending or (self.relay is not None and self.relay.ended):
             self.run.defect(error)
             return
-        if self.relay is not None:
-            self.relay.broken(error)
-            return
-        self.ended = True
-        self.run.failed(self, error)
+        try:
+            if self.relay is not None:
+                self.relay.broken(error)
+                return
+            self.ended = True
+            self.run.failed(self, error)
+        except Exception as defect:  # noqa: BLE001 - nobody else would end the call
+            self.run.broke(defect)
 
     # -- what an error status means
 

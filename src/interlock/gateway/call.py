@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from interlock.errors import InterlockError
 from interlock.types.identity import Workload
 from interlock.types.record import request_id
 from interlock.types.usage import Usage
@@ -122,6 +123,10 @@ class Call:
         if features is None:
             return Usage(0, 0, 0, "reserved")
         return Usage(features.prompt_tokens_max, 0, features.completion_tokens_max, "reserved")
+
+    def defect(self) -> InterlockError:
+        """What is told of a defect of ours: a plain 500, without what it was."""
+        return InterlockError(f"Interlock failed on this request; quote {self.id} to report it.")
 
     def pieces_max(self) -> int:
         """Pieces of streamed text after which a source has said more than its bound: each is a token at least. Only

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from interlock.gateway.relay import Relay
     from interlock.gateway.runtime import Runtime
     from interlock.types.decision import Candidate
+    from interlock.types.record import Outcome
     from interlock.types.usage import Cost, Energy, Usage
     from interlock.wire.answers import WholeAnswer
     from interlock.wire.openai import Parsed
@@ -228,6 +229,7 @@ class CascadeRun(Run):
             self.log_failed(error)
             return False
         self.steps += (end,)
+        self._measure(attempt, usage, now_ns)
         if runtime.on_finished is not None:
             self.tried += (tried(self, attempt, now_ns, code, 200),)
         if not code:
@@ -307,12 +309,23 @@ class CascadeRun(Run):
 
     # -- the end
 
-    def _metered(self, attempt: Attempt | None, usage: Usage, *_: int) -> tuple[Cost, Energy]:
-        """As estimated: what a meter says of one step must not take the place of what all of them took."""
+    def _metered(self, attempt: Attempt | None, usage: Usage, now_ns: int, _body_bytes: int) -> tuple[Cost, Energy]:
         if attempt is None or usage is NOTHING_USED:
             return NO_COST, NO_ENERGY
+        self._measure(attempt, usage, now_ns)
         rates, estimate = attempt.link.meters(attempt.offer)
         return rates.cost(usage), estimate.energy(usage)
+
+    def _measure(self, attempt: Attempt, usage: Usage, now_ns: int) -> None:
+        """A step is over, or what was under way when the call ended: a meter's energy is split over it too."""
+        desk = self.runtime.desk
+        if desk is not None:
+            desk.step_ended(self.call.number, attempt, usage, now_ns, attempt.received)
+
+    def _count(self, outcome: Outcome, first_ns: int) -> None:
+        if self.runtime.desk is not None:
+            self.runtime.desk.cascade_ended(self.call.number)
+        super()._count(outcome, first_ns)
 
     def _give_whole(self, body: bytes) -> None:
         if not self.parsed.stream:

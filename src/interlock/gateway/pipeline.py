@@ -66,7 +66,7 @@ def _guarded(call: Call, runtime: Runtime, step: Callable[[Call, Runtime], Excha
         refuse(call, error, runtime)
     except Exception:
         log.exception("stage failed", extra={"request_id": call.id})
-        refuse(call, _defect(call), runtime)
+        refuse(call, call.defect(), runtime)
     return None
 
 
@@ -111,11 +111,6 @@ def _admit(call: Call, runtime: Runtime) -> Exchange | None:
     return _run(call, runtime)
 
 
-def _defect(call: Call) -> InterlockError:
-    """A defect of ours, not of the request: the caller gets a plain 500, the log the trace without payload."""
-    return InterlockError(f"Interlock failed on this request; quote {call.id} to report it.")
-
-
 def _run(call: Call, runtime: Runtime) -> Run:
     record_intent(call, runtime.log)
     if call.face is not OPENAI:
@@ -131,7 +126,7 @@ def _run(call: Call, runtime: Runtime) -> Run:
         run.begin()
     except Exception:
         log.exception("call not begun", extra={"request_id": call.id})
-        run.cut(_defect(call))
+        run.cut(call.defect())
     return run
 
 

@@ -1,4 +1,4 @@
-"""A call in progress: tries its candidates in order; its outcome is durable before the caller sees the end.
+"""A call in progress: tries its candidates in order; how it ends is in `interlock.gateway.ending`.
 
 Ways through:
     begin -> attempt -> answered ------------------> outcome durable -> respond
@@ -13,22 +13,21 @@ leaves, with comments after it. Such a head names no source, for another may ans
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from interlock.errors import InterlockError, LimitExceeded, LogError, NoCandidate
-from interlock.gateway.account import NOTHING_USED, Account
+from interlock.gateway.account import NOTHING_USED
 from interlock.gateway.attempt import Attempt
 from interlock.gateway.cold import UNSEEN_CODE, Parked
 from interlock.gateway.counting import counted
-from interlock.gateway.faces.openai import COMMENT, OPENAI
+from interlock.gateway.ending import Ending
+from interlock.gateway.faces.openai import COMMENT
 from interlock.gateway.failures import FINAL_CODES, HARMLESS_CODES, STALE_CODE
 from interlock.gateway.http.exchange import EVENT_STREAM
 from interlock.gateway.leaving import leaving
 from interlock.gateway.seats import sent_away
 from interlock.gateway.trace import tried
-from interlock.types.record import AttemptEnd, Outcome
-from interlock.types.usage import Usage
+from interlock.types.record import AttemptEnd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,21 +40,16 @@ if TYPE_CHECKING:
     from interlock.gateway.seats import Ticket
     from interlock.telemetry.tracing import AttemptFigures
     from interlock.types.decision import Candidate
-    from interlock.types.record import Comparison, Judgement
+    from interlock.types.record import Outcome
+    from interlock.types.usage import Usage
     from interlock.wire.answers import WholeAnswer
 
-log = logging.getLogger("interlock.gateway")
 
-JSON = b"content-type: application/json\r\n"
-
-
-class Run(Account):
+class Run(Ending):
     """The exchange of one admitted call: its attempts, its answer, its outcome."""
 
     attempts = 0
     paused = False
-    ended = False
-    head_sent = False
     _kept_open: bool | None = None
     """Whether comments may leave: the intent is durable. None: not asked for yet."""
     _index = 0
@@ -63,8 +57,6 @@ class Run(Account):
     _ranks_end: int | None = None
     """Behind the last candidate that may be tried now; None: behind all."""
     _resends = 0
-    seat = -1
-    _judged = False
     last_error: InterlockError | None = None
     ticket: Ticket | None = None
     """While it waits for a seat."""
@@ -77,14 +69,9 @@ class Run(Account):
     freed = False
     """No such source is in service: none is spared for it."""
     _skipped: tuple[str, ...] = ()
-    native = b""
-    """A whole answer as its source gave it, where the caller speaks the source's dialect."""
     _parked: Parked | None = None
     _waited_until_ns = 0
     _over_waiting = False
-    compared: Comparison | None = None
-    judged: Judgement | None = None
-    """Of a shadow: how its answer compares. Of what is asked of a judge: what it said."""
     tried: tuple[AttemptFigures, ...] = ()
     """Attempts that failed, for tracing; empty when nothing is traced."""
 
@@ -95,7 +82,6 @@ class Run(Account):
         self.parsed = call.parsed
         self.stream = call.parsed.stream
         self.out = call.answer
-        """What takes the answer: the face's translator, or the caller's side itself where nothing is translated."""
         self._last_sent_ns = call.started_ns
         self._hold = call.hold
         self.answer_bytes_max = runtime.settings.response_bytes_max
@@ -340,105 +326,6 @@ class Run(Account):
 
     # -- the end
 
-    def _end(
-        self,
-        state: str,
-        status: int,
-        usage: Usage,
-        *,
-        relay: Relay | None = None,
-        error: InterlockError | None = None,
-        served_model: str = "",
-        finish_reasons: tuple[str, ...] = (),
-        body: bytes = b"",
-        first_ns: int = 0,
-    ) -> None:
-        """Append the outcome, settle, and send the end of the answer when the outcome is durable."""
-        self.ended = True
-        call, runtime, attempt = self.call, self.runtime, self._attempt
-        now_ns = runtime.clock.mono_ns()
-        if relay is not None:
-            first_ns, served_model, finish_reasons = relay.first_ns, relay.served_model, relay.finish_reasons
-        elif attempt is not None:
-            attempt.ended = True
-        if state == "completed" and attempt is not None:
-            self._did_well(attempt, now_ns, first_ns if relay is not None else 0)
-        cost, energy = self._metered(attempt, usage, now_ns, len(body))
-        amounts = self._settle(usage, cost, energy, now_ns)
-        usage, cost, energy = self._together(usage, cost, energy)
-        outcome = Outcome(
-            call.number,
-            now_ns,
-            state,
-            status,
-            attempt.number if attempt is not None else -1,
-            attempt.link.source.name if attempt is not None else "",
-            attempt.offer.model.name if attempt is not None else "",
-            served_model,
-            finish_reasons,
-            usage,
-            (first_ns - call.started_ns) // 1000 if first_ns else 0,
-            (now_ns - call.started_ns) // 1000,
-            relay.chunks if relay is not None else 0,
-            relay.digest.digest() if relay is not None and not call.recording else b"",
-            b"",  # the body itself is here, or nothing that it could be guessed by
-            body if not call.recording else b"",
-            error.code if error is not None else "",
-            self._words(error) if error is not None else "",
-            len(body) if relay is None else relay.bytes_whole if state == "completed" else relay.bytes_sent,
-            cost,
-            energy,
-            amounts,
-            self.compared,
-            self.stop,
-            self.judged,
-        )
-        try:
-            seq = runtime.log.append(outcome)
-        except LogError as log_error:
-            self._recharge(attempt)
-            self._answer_log_error(log_error)
-            return
-        self._count(outcome, first_ns)
-        if state == "disconnected":
-            runtime.log.sync_within(runtime.settings.stream_sync_ms)
-            if self._charged is not None:
-                runtime.log.on_durable(seq, lambda e: self._recharge(attempt) if e is not None else None)
-            self._leave()
-            return
-        runtime.log.on_durable(seq, lambda e: self._outcome_durable(e, relay, error, body))
-
-    def _did_well(self, attempt: Attempt, now_ns: int, first_ns: int) -> None:
-        if self.seat >= 0:  # else it was judged when it ended
-            self.runtime.board.success(attempt.link.row)
-            self._judged = True
-        if self.call.trial is not None:
-            first_us = (first_ns - attempt.sent_ns) // 1000 if first_ns else -1
-            self.call.trial.answered(first_us, (now_ns - attempt.sent_ns) // 1000)
-
-    def _outcome_durable(
-        self, log_error: LogError | None, relay: Relay | None, error: InterlockError | None, body: bytes
-    ) -> None:
-        """The outcome is safe (or can never be): now the caller may see the end."""
-        if log_error is not None:
-            self._recharge(self._attempt)
-            self._answer_log_error(log_error)
-            return
-        if error is not None:
-            self._answer_error(error, relay)
-        elif relay is None:
-            self._give_whole(body)
-        else:
-            self.forward(relay.rest())
-            self.out.end()
-        self._leave()
-
-    def _give_whole(self, body: bytes) -> None:
-        answer = self.native or body
-        # What a translator makes of it is not known here: as of a stream, a receipt says nothing of it.
-        known = answer if self.native or self.call.face is OPENAI else b""
-        self.out.respond(200, self._headers(JSON, known), answer)
-
     def _leave(self) -> None:
         """The call is over. No reference cycle stays behind: its body would live on until a garbage collection."""
         self.runtime.runs.discard(self)
@@ -451,46 +338,13 @@ class Run(Account):
             attempt.cancel()  # also a source that has said [DONE] and keeps the body open
             attempt.relay = None
 
-    def _answer_error(self, error: InterlockError, relay: Relay | None) -> None:
-        sink, face = self.call.sink, self.call.face
-        error.request_id = self.call.id
-        if not self.head_sent and not self.call.begun and (relay is None or not relay.events):
-            code, headers, body = face.error(error)
-            sink.respond(code, headers + self._headers(b"", status=code), body)
-            return
-        self.forward(relay.unsent() if relay is not None else b"")
-        sink.write(face.error_event(error))
-        sink.abort()
-
-    def log_failed(self, error: LogError) -> None:
-        """The log can take no more of this call: nothing further may leave (P1)."""
-        if self.ended:
-            return
-        self.ended = True
-        if self._attempt is not None:
-            self._attempt.cancel()
-        attempt = self._attempt
-        self._settle_unrecorded()
-        self._record_failure(attempt, error)
-        self._answer_log_error(error)
-
-    def _answer_log_error(self, error: LogError) -> None:
-        self._leave()
-        log.critical("outcome not recorded", extra={"request_id": self.call.id, "code": error.code})
-        self.runtime.metrics.requests.add((self.call.operation, "failed"))
-        if self.head_sent or self.call.begun:
-            self.call.sink.abort()
-            return
-        error.request_id = self.call.id
-        self.call.sink.respond(*self.call.face.error(error))
-
     def _unseat(self) -> None:
         row = self.seat
         if row >= 0:
             self.runtime.board.leave(row)
+            self.seat = -1
             if not self._judged:
                 self.runtime.board.abandon(row)
-            self.seat = -1
             if row in self.runtime.seats.counted:
                 self.runtime.seats.left(self, row)
         elif self.ticket is not None:
@@ -501,22 +355,14 @@ class Run(Account):
     def on_disconnect(self) -> None:
         """The caller is gone: stop the source, charge what it reported, else the reservation."""
         if not self.ended:
-            relay, usage = self._stop_source()
+            relay, usage = self._stopped()
             self._end("disconnected", 499, usage, relay=relay)
 
     def cut(self, error: InterlockError) -> None:
         """End this call now from our side: its key was revoked with `--cut`, or the grace of a stop is over."""
         if not self.ended:
-            relay, usage = self._stop_source()
+            relay, usage = self._stopped()
             self._end("cut", error.status, usage, relay=relay, error=error)
-
-    def defect(self, error: InterlockError) -> None:
-        """End this call: what its source said in the end could not be taken in, by a defect of ours."""
-        if not self.ended:
-            if self.call.trial is not None:
-                self.call.trial.failed(error.code)
-            relay, usage = self._stop_source()
-            self._end("failed", error.status, usage, relay=relay, error=error)
 
     def _stop_source(self) -> tuple[Relay | None, Usage]:
         """Cancel the running attempt; the relay it had, and what the call is charged."""

@@ -95,13 +95,15 @@ class Short(NamedTuple):
 
 
 class Hold:
-    """What one call has reserved. `charges`: the same as its record has it. To be settled once, or released."""
+    """What one call has reserved. `charges`: the same as its record has it. To be settled once, or released; `settled`:
+    what it was charged then."""
 
-    __slots__ = ("charges", "leases")
+    __slots__ = ("charges", "leases", "settled")
 
     def __init__(self, charges: tuple[Charge, ...], leases: tuple[Lease | None, ...]) -> None:
         self.charges = charges
         self.leases = leases
+        self.settled: tuple[int, ...] | None = None
 
 
 class Treasury:
@@ -177,16 +179,18 @@ class Treasury:
             if waiter in lease.waiters:
                 lease.waiters.remove(waiter)
 
-    def settle(self, hold: Hold, charged: Sequence[int]) -> None:
+    def settle(self, hold: Hold, charged: tuple[int, ...]) -> None:
         """The call has ended: what it was charged takes the place of what it reserved."""
         now_ns = self._clock.mono_ns()
+        hold.settled = charged
         for charge, lease, amount in zip(hold.charges, hold.leases, charged, strict=True):
-            if lease is None:
-                continue
-            lease.out -= charge.reserved
-            lease.left += charge.reserved - amount
-            lease.used_ns = now_ns
-            if lease.waiters and charge.reserved > amount:
+            if lease is not None:
+                lease.out -= charge.reserved
+                lease.left += charge.reserved - amount
+                lease.used_ns = now_ns
+        # Only now: what wakes other calls may raise, and all of this one is settled by then.
+        for charge, lease, amount in zip(hold.charges, hold.leases, charged, strict=True):
+            if lease is not None and lease.waiters and charge.reserved > amount:
                 self._wake(lease)
 
     def correct(self, hold: Hold, charged: Sequence[int], again: Sequence[int]) -> None:

@@ -88,7 +88,7 @@ class Waiting:
             return
         except Exception:
             log.exception("stage failed", extra={"request_id": self._call.id})
-            self.end(InterlockError(f"Interlock failed on this request; quote {self._call.id} to report it."))
+            self.end(self._call.defect())
             return
         if short is not None:
             self._runtime.treasury.want(short, self)

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from psycopg import Connection
 
+USED_MAX = (1 << 63) - 1
+"""Largest use of a budget that is told: as much as its amount can be. What is beyond is told as this."""
+
 
 class Calls(NamedTuple):
     """Calls that were admitted within a window and have ended at a source ("": at none). `failed`: not completed."""
@@ -79,16 +82,16 @@ def budgets(conn: Connection[Any], tenant_id: str, limit: int) -> list[BudgetFig
 
 
 def used(conn: Connection[Any], periods: list[tuple[str, int]]) -> dict[str, int]:
-    """What these periods (budget id, start in Unix seconds) were charged, by budget."""
+    """What these periods (budget id, start in Unix seconds) were charged, by budget; at most `USED_MAX`."""
     ids, starts = [each[0] for each in periods], [each[1] for each in periods]
     rows = conn.execute(
         "SELECT p.id, coalesce((SELECT s.settled FROM interlock.budget_periods AS s WHERE s.budget_id = p.id"
-        " AND s.start_s = p.start_s), 0) + coalesce((SELECT sum(c.charged) FROM interlock.budget_charges AS c"
-        " WHERE c.budget_id = p.id AND c.start_s = p.start_s), 0)::bigint"
+        " AND s.start_s = p.start_s), 0)::numeric + coalesce((SELECT sum(c.charged) FROM interlock.budget_charges AS c"
+        " WHERE c.budget_id = p.id AND c.start_s = p.start_s), 0)"
         " FROM unnest(%s::text[], %s::bigint[]) AS p (id, start_s)",
         (ids, starts),
     )
-    return dict(rows)
+    return {budget_id: min(int(total), USED_MAX) for budget_id, total in rows}
 
 
 def inbox(conn: Connection[Any]) -> int:

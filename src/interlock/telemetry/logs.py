@@ -33,6 +33,7 @@ EVENTS_MAX = 512
 """Messages (by logger and unformatted text) counted apart for the rate limit; further ones share one count."""
 FRAMES_MAX = 8
 """Innermost frames shown of an unexpected exception: places only, no values."""
+BETWEEN = " < "
 CLOSE_WAIT_S = 2.0
 
 _encode = msgspec.json.Encoder().encode
@@ -170,9 +171,13 @@ def _failure(error: BaseException) -> dict[str, object]:
     """An exception in a line: our own by its code and words, any other by its words and the places it passed."""
     if isinstance(error, InterlockError):
         return {"code": error.code, "error": redact(error.message)}
+    return {"exception": type(error).__name__, "error": redact(str(error)), "places": places(error)}
+
+
+def places(error: BaseException) -> str:
+    """Where an exception passed, the innermost first: file, line and function, without any value."""
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES_MAX:]
-    places = [f"{'/'.join(f.filename.split('/')[-2:])}:{f.lineno} {f.name}" for f in frames]
-    return {"exception": type(error).__name__, "error": redact(str(error)), "places": " < ".join(reversed(places))}
+    return BETWEEN.join(f"{'/'.join(f.filename.split('/')[-2:])}:{f.lineno} {f.name}" for f in reversed(frames))
 
 
 def _time(created_s: float) -> str:

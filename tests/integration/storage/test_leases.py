@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 
 from interlock.errors import InterlockError
 from interlock.settings import Settings
-from interlock.storage import budgets, leases, roles, shipping, tenants
+from interlock.storage import alert_figures, budgets, leases, roles, shipping, tenants
 from interlock.storage.budgets import BudgetRow
 from interlock.storage.notify import connect_node
 from interlock.storage.pool import Store
@@ -43,6 +43,44 @@ async def lending(url: str) -> AsyncIterator[AsyncConnection[Any]]:
         yield conn
     finally:
         await conn.close()
+
+
+LARGE = (1 << 63) - 1
+
+
+@pytest.mark.parametrize(
+    ("settled", "charged", "found"),
+    [
+        (0, (), 0),
+        (5, (3, 4), 12),
+        (0, (LARGE, LARGE), LARGE),
+        (LARGE, (1,), LARGE),
+        (LARGE - 5, (2, 2), LARGE - 1),
+        (LARGE, (-LARGE, 7), 7),
+    ],
+)
+def test_what_alerts_read_of_a_budget_does_not_overflow(
+    store: Store, tenant: str, settled: int, charged: tuple[int, ...], found: int
+) -> None:
+    """One period that cannot be added up must not keep the others of a reading from being read."""
+    large, small = budget(store, tenant, LARGE), budget(store, tenant, 100)
+    with store.platform() as conn:
+        roles.take(conn, roles.SEQUENCER)
+        for of, what in ((large, settled), (small, 9)):
+            conn.execute(
+                "INSERT INTO interlock.budget_periods (tenant_id, budget_id, start_s, settled) VALUES (%s, %s, %s, %s)",
+                (tenant, of, START_S, what),
+            )
+        for n, amount in enumerate(charged):
+            conn.execute(
+                "INSERT INTO interlock.budget_charges (tenant_id, budget_id, start_s, epoch, charged)"
+                " VALUES (%s, %s, %s, %s, %s)",
+                (tenant, large, START_S, epoch(n), amount),
+            )
+    with store.platform() as conn:
+        used = alert_figures.used(conn, [(large, START_S), (small, START_S)])
+    assert used == {large: found, small: 9}
+    assert all(type(each) is int for each in used.values())
 
 
 def epoch(number: int) -> str:

@@ -444,7 +444,7 @@ class HttpProtocol(asyncio.Protocol):
     # -- Sink
 
     def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        if self._failed:
+        if self._failed or not self.busy:  # INVARIANT: a request has one answer
             return
         size = len(body)
         if self._no_body:
