@@ -265,6 +265,68 @@ def test_what_is_no_cascade_is_refused_and_kept_as_typed(
     assert running.owner.get("/tenants/acme/aliases/helper")["cascade"] is None
 
 
+def test_objectives_and_weights_are_set_changed_and_cleared_on_the_page(running: Running, olga: Visitor) -> None:
+    path = "/aliases/acme/helper"
+    before = running.owner.get("/tenants/acme/aliases/helper")
+    form = {"slo_ttft_ms": " 800 ", "slo_latency_ms": "", "slo_cost_usd": "0,02", "own_quality": "6", "own_cost": "0"}
+    try:
+        made = olga.post(path, do="objectives-save", reason="a promise", slo_strict="1", **form)
+        assert made.status_code == 303, made.text
+        item = running.owner.get("/tenants/acme/aliases/helper")
+        assert item["slo"] == {"ttft_ms": 800, "cost_usd": "0.02", "strict": True} and item["weights"] == {"quality": 6}
+        assert item["targets"] == before["targets"]
+        page = olga.get(path).text
+        assert "a first byte within 800 ms, at most 0.02 USD, and are refused" in page and "(100.0 %)" in page
+        assert 'name="slo_cost_usd" type="text" value="0.02"' in page
+        saved = olga.post(path, do="save", reason="r", model_0="m", revision=str(item["revision"]))
+        assert saved.status_code == 303
+        kept = running.owner.get("/tenants/acme/aliases/helper")
+        assert (kept["slo"], kept["weights"]) == (item["slo"], item["weights"]), "the form of targets leaves them"
+        late = olga.post(path, do="objectives-save", reason="r", **{**form, "revision": str(before["revision"])})
+        assert late.status_code == 409 and 'value=" 800 "' in late.text
+        cleared = olga.post(path, do="objectives-save", reason="no more", slo_ttft_ms="", slo_cost_usd=" ")
+        assert cleared.status_code == 303
+        item = running.owner.get("/tenants/acme/aliases/helper")
+        assert (item["slo"], item["weights"]) == (None, None)
+        changes = running.owner.get("/tenants/acme/changes?limit=50")["items"]
+        assert {"a promise", "no more"} <= {each["reason"] for each in changes}
+    finally:
+        running.owner.do("PUT", "/tenants/acme/aliases/helper", {"name": "helper", "targets": [{"model": "m"}]})
+
+
+def test_whoever_only_looks_is_offered_no_objectives_and_refused(running: Running) -> None:
+    owner, helper = running.owner, {"name": "helper", "targets": [{"model": "m"}]}
+    owner.do("POST", "/tenants/acme/principals", {"name": "vera"})
+    owner.do("POST", "/tenants/acme/roles", {"principal": "vera", "role": "viewer"})
+    owner.do("POST", "/tenants/acme/principals/vera/password", {"password": OLGAS})
+    owner.do("PUT", "/tenants/acme/aliases/helper", {**helper, "slo": {"latency_ms": 900}})
+    try:
+        vera = Visitor(running, "acme/vera", OLGAS)
+        page = vera.get("/aliases/acme/helper").text
+        assert "an end within 900 ms" in page and "slo_latency_ms" not in page and "/console/usage" not in page
+        refused = vera.post("/aliases/acme/helper", do="objectives-save", reason="r", slo_latency_ms="1")
+        assert refused.status_code == 403
+        assert owner.get("/tenants/acme/aliases/helper")["slo"]["latency_ms"] == 900
+    finally:
+        owner.do("PUT", "/tenants/acme/aliases/helper", helper)
+
+
+def test_what_is_no_objective_is_told_at_its_field_and_kept_as_typed(running: Running, olga: Visitor) -> None:
+    sent = {"slo_ttft_ms": "0", "slo_latency_ms": "900", "slo_cost_usd": "<b>", "own_energy": "1000001"}
+    refused = olga.post("/aliases/acme/helper", do="objectives-save", reason="r", **sent)
+    assert refused.status_code == 400
+    for name in sent:
+        field = refused.text.partition(f'id="f-objectives-{name}"')[2].partition(">")[0]
+        assert ('aria-invalid="true"' in field) == (name != "slo_latency_ms"), name
+        assert ("autofocus" in field) == (name == "slo_ttft_ms"), "one arrives at the first"
+        if name != "slo_latency_ms":
+            assert f'aria-describedby="e-objectives-{name}' in field
+            assert f'id="e-objectives-{name}"' in refused.text and f'href="#f-objectives-{name}"' in refused.text
+    assert "3 fields are wrong" in refused.text and "<b>" not in refused.text.partition("<main")[2]
+    assert 'value="&lt;b&gt;"' in refused.text and 'value="900"' in refused.text
+    assert running.owner.get("/tenants/acme/aliases/helper")["slo"] is None
+
+
 def test_a_cascade_without_targets_cannot_be_ended_and_a_canary_excludes_it(running: Running, admin: Visitor) -> None:
     steps = [{"model": "m"}, {"model": "large"}]
     running.owner.do("POST", "/aliases", {"name": "stepped", "cascade": {"steps": steps, "checks": ["finish"]}})

@@ -274,6 +274,36 @@ def test_figures_are_the_same_by_api_and_command_line(scene: Scene, capsys: pyte
     assert scene.running.owner.call("GET", "/live?tenant=acme&by=tenant")[0] == 400
 
 
+def test_shares_of_objectives_are_on_the_page_in_the_api_and_on_the_command_line(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"ttft_ms": 300, "latency_ms": 0, "cost_nusd": 900}
+    for number in range(4):
+        verdicts = {"ttft": "met", "cost": "missed" if number == 0 else "met", "outcome": "met" if number else "missed"}
+        scene.call("globex", where__name="shared", where__model="prompt", slo={**asked, **verdicts})
+    scene.call("globex", where__name="shared", where__model="careless")
+    whole = {"calls": 4, "met": 3, "missed": 1}
+    view = until_view(scene, "globex", lambda v: (v["total"]["objectives"] or {"outcome": {}})["outcome"] == whole)
+    assert view["total"]["objectives"]["ttft"] == {"calls": 4, "met": 4, "missed": 0}
+    assert view["total"]["objectives"]["latency"] is None
+    by_model = {r["name"]: r for r in scene.running.owner.get("/live?tenant=globex&by=model")["rows"]}
+    assert by_model["prompt"]["figures"]["objectives"]["outcome"] == whole
+    assert by_model["careless"]["figures"]["objectives"] is None
+    _, _, html = scene.browser("globex/gina").ask("GET", "/?tenant=globex&by=model")
+    words = html.replace("\u00a0", " ")
+    assert "75 % <small>met objectives</small>" in words and "first byte 100 % of 4, cost 75 % of 4" in words
+    assert '<th class="num">Objectives</th>' in html
+    other = scene.running.owner.get("/live?tenant=acme")["total"]["objectives"]
+    assert other is None, "nothing of another tenant"
+    capsys.readouterr()
+    at = ["--home", scene.control.settings.home, "--url", f"http://127.0.0.1:{scene.port}"]
+    assert main(["live", "--tenant", "globex", "--by", "model", "--once", *at]) == 0
+    said = capsys.readouterr().out
+    assert "objectives met" in said and said.count("75.0% of 4") == 2
+    assert main(["live", "--tenant", "acme", "--once", *at]) == 0
+    assert "objectives" not in capsys.readouterr().out
+
+
 def until_view(scene: Scene, tenant: str, holds: Any) -> dict[str, Any]:
     """The view of a tenant, once something holds of it."""
     for _ in range(600):

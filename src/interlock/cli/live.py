@@ -11,6 +11,7 @@ import typer
 from interlock.cli.common import AsJson, Ca, Home, Url, client_of
 from interlock.cli.output import put, put_json, table
 from interlock.errors import BadRequest
+from interlock.types.slo import attained_permille
 
 CLEAR = "\x1b[H\x1b[2J"
 INTERVAL_S_MIN, INTERVAL_S_MAX = 1.0, 3600.0
@@ -52,10 +53,11 @@ def _show(view: dict[str, Any]) -> None:
     still = f"; it stands still: {view['failing']}" if view["failing"] else ""
     put(f"{view['at'][11:19]} UTC, {whose}, the last {view['since_s']} s{still}")
     put("")
-    rows = [(row["name"] or "(none)", row["tenant"], *_cells(row["figures"])) for row in view["rows"]]
+    asked = view["total"].get("objectives") is not None
+    rows = [(row["name"] or "(none)", row["tenant"], *_cells(row["figures"], asked=asked)) for row in view["rows"]]
     head = (view["by"], "tenant", "calls", "failed", "refused", "calls/s", "first p50", "p50", "p95", "p99", "tokens/s",
-            "USD/h", "W")  # fmt: skip
-    table([*rows, ("total", "", *_cells(view["total"]))], head)
+            "USD/h", "W", *(("objectives met",) if asked else ()))  # fmt: skip
+    table([*rows, ("total", "", *_cells(view["total"], asked=asked))], head)
     if view["sources"]:
         put("")
         lines = [
@@ -87,7 +89,8 @@ def _show(view: dict[str, Any]) -> None:
         table(calls, ("ended", "state", "tenant", "caller", "model", "source", "why there", "took"))
 
 
-def _cells(f: dict[str, Any]) -> list[str]:
+def _cells(f: dict[str, Any], *, asked: bool) -> list[str]:
+    """`asked`: whether any call of the view had objectives."""
     first, latency = f["first"], f["latency"]
     return [
         *(str(f[name]) for name in ("calls", "failures", "refusals")),
@@ -97,7 +100,16 @@ def _cells(f: dict[str, Any]) -> list[str]:
         f"{f['tokens_per_s']:.0f}",
         f"{f['nusd_per_h'] / 1e9:.4f}",
         f"{f['watts']:.1f}" if f["methods"] else "-",
+        *((_met(f["objectives"]),) if asked else ()),
     ]
+
+
+def _met(objectives: dict[str, Any] | None) -> str:
+    """The share of calls that met what they asked for, and of how many calls that is."""
+    if objectives is None:
+        return "-"
+    outcome = objectives["outcome"]
+    return f"{attained_permille(outcome['met'], outcome['calls']) / 10:.1f}% of {outcome['calls']}"
 
 
 def _known(value: int) -> str:

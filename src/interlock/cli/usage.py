@@ -12,11 +12,13 @@ import typer
 from interlock.cli.common import AsJson, Ca, Home, Url, client_of
 from interlock.cli.output import put, put_json
 from interlock.errors import BadRequest
+from interlock.types.slo import attained_permille
 
 _SUMS = ("calls", "refusals", "failures", "steps", "prompt_tokens", "cached_tokens", "completion_tokens", "nusd", "usd",
          "reserved_nusd", "uj", "low_uj", "high_uj", "measured_uj")  # fmt: skip
 _FIGURES = ("calls", "refused", "failed", "tokens in", "cached", "tokens out", "USD", "Wh", "g CO2e")
 _CARBON = ("o_ug", "r", "o_ug_per_call", "uj_without_factor")
+_OBJECTIVES = ("slo_calls", "slo_met")
 _QUALITY = ("calls", "mean_micro", "low_micro", "high_micro", "source")
 
 
@@ -54,12 +56,14 @@ def usage(
 def _csv(report: dict[str, Any]) -> None:
     out = csv.writer(sys.stdout)
     out.writerow([*report["by"], *_SUMS, *(f"sci_{name}" for name in _CARBON),
-                  *(f"quality_{name}" for name in _QUALITY)])  # fmt: skip
+                  *(f"quality_{name}" for name in _QUALITY), *_OBJECTIVES])  # fmt: skip
     for row in report["rows"]:
         names = [_harmless(row["by"][name]) for name in report["by"]]
         quality = row.get("quality") or dict.fromkeys(_QUALITY, "")
         carbon = (row["sci"][name] for name in _CARBON)
-        out.writerow([*names, *(row[name] for name in _SUMS), *carbon, *(quality[name] for name in _QUALITY)])
+        said = (quality[name] for name in _QUALITY)
+        asked = (row.get(name, 0) for name in _OBJECTIVES)
+        out.writerow([*names, *(row[name] for name in _SUMS), *carbon, *said, *asked])
 
 
 def _harmless(text: str) -> str:
@@ -72,12 +76,18 @@ def _table(report: dict[str, Any]) -> None:
     if not rows:
         put(f"Nothing was called from {report['from']} to {report['to']}.")
         return
-    told, stepped = report["total"].get("quality") is not None, bool(report["total"].get("steps"))
-    more = [*(("steps",) if stepped else ()), *(("quality", "within", "of calls", "from") if told else ())]
+    all_of = report["total"]
+    told, stepped = all_of.get("quality") is not None, bool(all_of.get("steps"))
+    asked = bool(all_of.get("slo_calls"))
+    more = [
+        *(("steps",) if stepped else ()),
+        *(("objectives met", "of") if asked else ()),
+        *(("quality", "within", "of calls", "from") if told else ()),
+    ]
 
     def figures(row: dict[str, Any]) -> list[str]:
         steps = [f"{row['steps']:,}"] if stepped else []
-        return [*_figures(row), *steps, *_quality(row, told=told)]
+        return [*_figures(row), *steps, *(_objectives(row) if asked else ()), *_quality(row, told=told)]
 
     head = [*report["by"], *_FIGURES, *more]
     lines = [[*(row["by"][name] for name in report["by"]), *figures(row)] for row in rows]
@@ -96,6 +106,12 @@ def _figures(row: dict[str, Any]) -> list[str]:
     energy = f"{row['uj'] / 3.6e9:,.3f}" if row["uj"] else "-"
     carbon = f"{row['sci']['o_ug'] / 1e6:,.3f}" if row["sci"]["o_ug"] else "-"
     return [*(f"{row[name]:,}" for name in counts), row["usd"], energy, carbon]
+
+
+def _objectives(row: dict[str, Any]) -> list[str]:
+    """The share of calls that met what they asked for, of those that asked for anything, and how many these are."""
+    calls = row["slo_calls"]
+    return [f"{attained_permille(row['slo_met'], calls) / 10:.1f}%" if calls else "-", f"{calls:,}"]
 
 
 def _quality(row: dict[str, Any], *, told: bool) -> list[str]:

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from interlock.types.slo import MET, VERDICTS
 from interlock.types.usage import Energy
 
 
@@ -97,6 +98,16 @@ class Steps(msgspec.Struct, frozen=True):
     tried: tuple[Step, ...] = ()
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """Of a leaf's `slo`: what became of each objective, and altogether ("met", "missed", "unknown"; "": not asked, or
+    the call has no outcome)."""
+
+    ttft: str = ""
+    latency: str = ""
+    cost: str = ""
+    outcome: str = ""
+
+
 class Charged(msgspec.Struct, frozen=True):
     """One of a leaf's `budgets`: what of which period a call was charged."""
 
@@ -137,6 +148,7 @@ class Leaf(msgspec.Struct, frozen=True):
     challenger_of: str = ""
     feedback: Said = Said()
     cascade: Steps = Steps()
+    slo: Asked | None = None
 
     @property
     def model(self) -> str:
@@ -169,7 +181,8 @@ class Key(NamedTuple):
 class Sums(NamedTuple):
     """Sums over some entries. `calls` were made, `failures` of them not completed; `reserved_nusd`: the part of `nusd`
     where nobody knows what was used. Energy in microjoules, `measured_uj` a part of it; `co2e_ug` micrograms, without
-    `unplaced_uj`, for whose place no factor is known. `steps`: of cascades, that ran here; they are parts of calls."""
+    `unplaced_uj`, for whose place no factor is known. `steps`: of cascades, that ran here; they are parts of calls.
+    `slo_calls`: the part of `calls` that had objectives; `slo_met`: of these, those known to have met all of them."""
 
     calls: int = 0
     refusals: int = 0
@@ -186,6 +199,8 @@ class Sums(NamedTuple):
     co2e_ug: int = 0
     unplaced_uj: int = 0
     steps: int = 0
+    slo_calls: int = 0
+    slo_met: int = 0
 
     def plus(self, other: Sums) -> Sums:
         """The sums over both."""
@@ -229,7 +244,12 @@ def _whole(leaf: Leaf) -> Sums:
     """An entry by its own figures."""
     if leaf.kind == "refusal":
         return Sums(refusals=1)
-    return _took(leaf.tokens, leaf.cost, leaf.energy)._replace(calls=1, failures=int(leaf.result.state != "completed"))
+    return _took(leaf.tokens, leaf.cost, leaf.energy)._replace(
+        calls=1,
+        failures=int(leaf.result.state != "completed"),
+        slo_calls=int(leaf.slo is not None),
+        slo_met=int(leaf.slo is not None and leaf.slo.outcome == VERDICTS[MET]),
+    )
 
 
 def _taken(step: Step) -> Sums:

@@ -87,6 +87,11 @@ def altogether(verdicts: Iterable[int]) -> int:
     return MISSED if MISSED in (found := set(verdicts)) else max(found, default=UNKNOWN)
 
 
+def attained_permille(met: int, calls: int) -> int:
+    """How many of so many calls met what they asked, rounded down: 1000 is said of all of them only."""
+    return 1000 * met // calls if calls else 0
+
+
 def _verdict(value: int, bound: int, *, known: bool) -> int:
     if value > bound:
         return MISSED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -228,6 +229,21 @@ def test_it_serves_everybody(admin: Tab, demo: Stack) -> None:
             admin.look("/console/", "live")
         admin.look("/console/?tenant=acme&by=team")
         admin.look("/console/health", "health")
+
+
+def test_shares_of_objectives_are_shown_where_calls_had_any(admin: Tab, demo: Stack) -> None:
+    page, key = admin.page, demo.key("acme", "rosa-laptop")
+    for latency_ms in (600_000, 600_000, 1):  # two that are met, one that is missed
+        assert demo.chat(key, interlock={"slo": {"ttft_ms": 600_000, "latency_ms": latency_ms}}).status == 200
+    admin.go("/console/?tenant=acme&by=model")
+    shows(page, r"/of [^0-2] calls with any; first byte \d+/.test(document.querySelector('.live-tiles').innerText)")
+    share = re.compile(r"\b\d\d(\.\d)?\s% of [3-9]\b")
+    assert share.search(page.inner_text("[aria-label='Figures by model']"))
+    admin.look("/console/?tenant=acme&by=model")
+    admin.look("/console/usage?tenant=acme&by_team=1&by_model=1&by_day=1")
+    table = page.inner_text("section:has(#report) table")
+    assert "objectives met" in table.lower() and share.search(table)
+    assert "calls that had any" in page.inner_text(".tiles >> nth=0")
 
 
 def test_the_command_line_shows_the_same(demo: Stack) -> None:

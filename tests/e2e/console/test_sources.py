@@ -246,6 +246,90 @@ def test_an_alias_is_made_a_cascade_changed_and_ended(admin: Tab, demo: Stack) -
         demo.admin("DELETE", path)
 
 
+def test_an_alias_gets_objectives_and_weights_by_keyboard(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    model = demo.admin("GET", "/sources/spare").json()["offers"][0]["name"]
+    path, here = "/tenants/acme/aliases/house/prompt", "/console/aliases/acme/house/prompt"
+    made = {"name": "house/prompt", "targets": [{"model": model}]}
+    assert demo.admin("POST", "/tenants/acme/aliases", made).status in (200, 201)
+    try:
+        admin.go(here)
+        assert "None. Its calls ask for" in page.inner_text("section:has(#objectives)")
+        page.focus("summary >> text=Set objectives and weights")
+        page.keyboard.press("Enter")
+        for text in ("soon", "800", "0.0000000001"):
+            page.keyboard.press("Tab")
+            page.keyboard.type(text)
+        page.keyboard.press("Tab")
+        page.keyboard.press("Space")
+        for text in ("", "0"):
+            page.keyboard.press("Tab")
+            page.keyboard.type(text)
+        page.locator("#f-objectives-reason").fill("a promise")
+        page.keyboard.press("Enter")
+        page.wait_for_load_state()
+        assert "3 fields are wrong" in page.inner_text("[role=alert]")
+        wrong = page.locator("[aria-invalid=true]")
+        assert [each.get_attribute("name") for each in wrong.all()] == ["slo_ttft_ms", "slo_cost_usd", "own_cost"]
+        for each in wrong.all():
+            told = (each.get_attribute("aria-describedby") or "").split()[0]
+            assert page.locator(f"#{told}").is_visible(), "what is wrong stands at the field, and belongs to it"
+        assert page.evaluate("document.activeElement.name") == "slo_ttft_ms", "one arrives at the first of them"
+        assert page.input_value("[name=slo_latency_ms]") == "800" and page.is_checked("[name=slo_strict]")
+        assert demo.admin("GET", path).json()["slo"] is None, "nothing was stored"
+        admin.seen("alias-objectives-wrong")
+        page.click("[role=alert] a >> nth=1")
+        assert page.evaluate("document.activeElement.name") == "slo_cost_usd"
+        page.fill("[name=slo_ttft_ms]", "300")
+        page.fill("[name=slo_cost_usd]", "0,02")
+        page.fill("[name=own_quality]", "6")
+        page.fill("[name=own_latency]", "2")
+        _press(admin, "objectives-save", "a promise")
+        assert "Its calls ask for these objectives and are decided by its own weights." in _said(admin)
+        alias = demo.admin("GET", path).json()
+        assert alias["slo"] == {"ttft_ms": 300, "latency_ms": 800, "cost_usd": "0.02", "strict": True}
+        assert alias["weights"] == {"quality": 6, "latency": 2}
+        shown = page.inner_text("section:has(#objectives)")
+        assert "a first byte within 300 ms, an end within 800 ms, at most 0.02 USD" in shown and "6 (75.0 %)" in shown
+        page.click("summary >> text=Change objectives and weights")
+        assert page.input_value("[name=slo_cost_usd]") == "0.02" and page.input_value("[name=own_energy]") == ""
+        admin.seen("alias-objectives")
+        for name in ("slo_ttft_ms", "slo_latency_ms", "slo_cost_usd"):
+            page.fill(f"[name={name}]", "")
+        page.uncheck("[name=slo_strict]")
+        _press(admin, "objectives-save", "no promise any more")
+        alias = demo.admin("GET", path).json()
+        assert alias["slo"] is None and alias["weights"]["quality"] == 6 and alias["targets"] == [{"model": model}]
+        changes = demo.admin("GET", "/tenants/acme/changes?limit=20").json()["items"]
+        assert "no promise any more" in [each["reason"] for each in changes]
+    finally:
+        demo.admin("DELETE", path)
+
+
+def test_a_new_alias_may_have_objectives_at_once(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    admin.go("/console/aliases/-/-/new")
+    page.fill("[name=name]", "house/hasty")
+    page.select_option("[name=tenant]", "acme")
+    page.click("summary >> text=Objectives and weights")
+    page.check("[name=slo_strict]")
+    page.fill("[name=reason]", "a test")
+    page.click("button >> text=Make it")
+    page.wait_for_load_state()
+    assert page.is_visible("#e-objectives-slo_strict") and page.input_value("[name=name]") == "house/hasty"
+    admin.seen("alias-new-objectives")
+    page.fill("[name=slo_latency_ms]", "2000")
+    page.fill("[name=model_0]", "some-model")
+    try:
+        page.click("button >> text=Make it")
+        page.wait_for_load_state()
+        assert "can be called" in page.inner_text("main"), page.inner_text("main")
+        alias = demo.admin("GET", "/tenants/acme/aliases/house/hasty").json()
+        assert (alias["slo"]["latency_ms"], alias["slo"]["strict"], alias["weights"]) == (2000, True, None)
+    finally:
+        demo.admin("DELETE", "/tenants/acme/aliases/house/hasty")
+
+
 def test_who_may_not_write_sees_no_form_and_is_refused(tab: Tab, demo: Stack) -> None:
     role = {"principal": "rosa", "role": "admin"}
     assert demo.admin("POST", "/tenants/acme/roles", role).status in (200, 201)

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from interlock.cli import usage as cli
@@ -22,6 +23,7 @@ from interlock.ledger.sums import Sums, decode_leaf, key_of, lines_of, measured
 from interlock.storage.pool import Store
 from interlock.types.record import EnergyMeasured, Intent, Outcome, Record, StepEnd
 from interlock.types.request import TargetStep
+from interlock.types.slo import Slo
 from interlock.types.usage import Cost, Energy, Usage
 from tests.integration.control_client import Admin, Running
 from tests.integration.ledger.harness import shipper_for
@@ -86,9 +88,12 @@ class Books:
         factor: int = 0,
         origin: str = "engine",
         state: str = "completed",
+        slo: Slo | None = None,
     ) -> list[Record]:
-        """Records of one call."""
+        """Records of one call, which took 200 microseconds."""
         begun, ended = self._ends(number, team, at_s)
+        if slo is not None and begun.features is not None:
+            begun = msgspec.structs.replace(begun, features=msgspec.structs.replace(begun.features, slo=slo))
         ended = msgspec.structs.replace(
             ended,
             state=state,
@@ -198,7 +203,8 @@ def test_sums_are_those_of_the_entries(running: Running, seed: int) -> None:
             nusd, uj = draw.randrange(10**12), draw.randrange(10**6)
             records += books.call(number, draw.choice(list(books.teams)), MIDNIGHT + draw.randrange(-90_000, 90_000),
                                   nusd=nusd, uj=uj, factor=draw.choice((0, 10**9)),
-                                  origin=draw.choice(("engine", "reserved")))  # fmt: skip
+                                  origin=draw.choice(("engine", "reserved")),
+                                  slo=draw.choice((None, Slo(latency_ms=1), Slo(cost_nusd=1))))  # fmt: skip
             if draw.random() < 0.4:
                 records.append(EnergyMeasured(number, MIDNIGHT * 10**9, draw.randrange(10**6), "nvml"))
         for more in range(1, draw.randrange(1, 5)):
@@ -221,7 +227,7 @@ def test_sums_are_those_of_the_entries(running: Running, seed: int) -> None:
         rows = conn.execute(
             "SELECT day, team_id, principal_id, source, model, request_class, workload, calls, refusals, failures,"
             " prompt_tokens, cached_tokens, completion_tokens, nusd, reserved_nusd, uj, low_uj, high_uj, measured_uj,"
-            " co2e_ug, unplaced_uj, steps FROM interlock.ledger_usage"
+            " co2e_ug, unplaced_uj, steps, slo_calls, slo_met FROM interlock.ledger_usage"
         ).fetchall()
     assert {tuple(row[:7]): Sums(*row[7:]) for row in rows} == {tuple(key): each for key, each in wanted.items()}
     assert books.report()["total"]["nusd"] == sum(leaf.cost.nusd for leaf in leaves)
@@ -255,6 +261,32 @@ def test_what_a_step_took_is_its_models_and_the_call_counts_once(running: Runnin
     assert (rows["small"]["sci"]["o_ug"], rows["large"]["sci"]["o_ug"]) == (1_000, 2_000)
 
 
+def test_objectives_are_counted_by_who_asked_and_where(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    books = Books(running)
+    in_time, cheap = Slo(latency_ms=1), Slo(latency_ms=1, cost_nusd=5)
+    books.log(
+        [
+            *books.call(1, "research", MIDNIGHT, nusd=9, slo=in_time),
+            *books.call(2, "research", MIDNIGHT, nusd=9, slo=cheap),
+            *books.call(3, "research", MIDNIGHT, nusd=9, slo=in_time, state="failed"),
+            *books.call(4, "research", MIDNIGHT, nusd=9),
+            *books.call(5, "sales", MIDNIGHT + 86_400, nusd=4, slo=cheap),
+            *books.call(6, "lab", MIDNIGHT, nusd=9),
+        ]
+    )
+    found = {
+        row["by"]["team"]: (row["calls"], row["slo_calls"], row["slo_met"]) for row in books.report("team")["rows"]
+    }
+    assert found == {"research": (4, 3, 1), "sales": (1, 1, 1), "lab": (1, 0, 0)}
+    days = {row["by"]["day"]: (row["slo_calls"], row["slo_met"]) for row in books.report("day")["rows"]}
+    assert days == {str(DAY): (3, 1), str(DAY + timedelta(days=1)): (1, 1)}
+    lines = printed(books, monkeypatch, "team")
+    assert "objectives met" in lines[0] and lines[0].endswith("  of")
+    assert [line.split()[-2:] for line in lines[1:]] == [["-", "0"], ["33.3%", "3"], ["100.0%", "1"], ["50.0%", "4"]]
+    read = csv.DictReader(io.StringIO("\n".join(printed(books, monkeypatch, "team", "--csv"))))
+    assert {row["team"]: (row["slo_calls"], row["slo_met"]) for row in read}["research"] == ("3", "1")
+
+
 def test_who_may_see_what_was_spent_and_strange_questions(running: Running) -> None:
     books = Books(running)
     books.log(books.call(1, "lab", MIDNIGHT, nusd=1))
@@ -283,28 +315,30 @@ def test_csv_is_whole_and_harmless(running: Running, monkeypatch: pytest.MonkeyP
     books = Books(running)
     books.log([*books.call(1, "sales", MIDNIGHT, nusd=7), *books.call(2, "lab", MIDNIGHT, nusd=8)])
 
+    rows = list(csv.DictReader(io.StringIO("\n".join(printed(books, monkeypatch, "cost_center", "--csv")))))
+    assert [(row["cost_center"], row["nusd"], row["usd"]) for row in rows] == [
+        ("4711", "8", "0.000000008"), ("'=4712", "7", "0.000000007")
+    ]  # fmt: skip
+    shown = "\n".join(printed(books, monkeypatch, "cost_center"))
+    assert "=4712" in shown and "0.000000015" in shown and "total" in shown
+    assert "steps" not in shown and "objectives" not in shown, "nobody asks what they are where there are none"
+    books.log(books.cascade(1, MIDNIGHT, ("small", 1, 0), ("large", 2, 0)))
+    read = csv.DictReader(io.StringIO("\n".join(printed(books, monkeypatch, "model", "--csv"))))
+    steps = {row["model"]: (row["calls"], row["steps"], row["nusd"]) for row in read if row["nusd"] != "0"}
+    assert steps == {"m": ("2", "0", "15"), "small": ("0", "1", "1"), "large": ("1", "1", "2")}
+    head, *lines = printed(books, monkeypatch, "model")
+    assert head.endswith("steps") and lines[-1].endswith(" 2")
+
+
+def printed(books: Books, monkeypatch: pytest.MonkeyPatch, by: str, *options: str) -> list[str]:
+    """The lines of `interlock usage`."""
+
     class Client:
         def call(self, _method: str, path: str, query: dict[str, str]) -> Any:
             return books.owner.get(path + "?" + "&".join(f"{k}={v}" for k, v in query.items()))
 
     monkeypatch.setattr(cli, "client_of", lambda *_: Client())
-    import typer
-
     app = typer.Typer()
     app.command()(cli.usage)
-    arguments = ["-t", "acme", "--from", "2026-03-01", "--to", "2100-04-01", "--by", "cost_center"]
-    ran = CliRunner().invoke(app, [*arguments, "--csv"])
-    rows = list(csv.DictReader(io.StringIO(ran.output)))
-    assert [(row["cost_center"], row["nusd"], row["usd"]) for row in rows] == [
-        ("4711", "8", "0.000000008"), ("'=4712", "7", "0.000000007")
-    ]  # fmt: skip
-    shown = CliRunner().invoke(app, arguments)
-    assert "=4712" in shown.output and "0.000000015" in shown.output and "total" in shown.output
-    assert "steps" not in shown.output, "nobody asks what they are where there are none"
-    books.log(books.cascade(1, MIDNIGHT, ("small", 1, 0), ("large", 2, 0)))
-    arguments[-1] = "model"
-    read = csv.DictReader(io.StringIO(CliRunner().invoke(app, [*arguments, "--csv"]).output))
-    steps = {row["model"]: (row["calls"], row["steps"], row["nusd"]) for row in read if row["nusd"] != "0"}
-    assert steps == {"m": ("2", "0", "15"), "small": ("0", "1", "1"), "large": ("1", "1", "2")}
-    head, *lines = CliRunner().invoke(app, arguments).output.splitlines()
-    assert head.endswith("steps") and lines[-1].endswith(" 2")
+    arguments = ["-t", "acme", "--from", "2026-03-01", "--to", "2100-04-01", "--by", by, *options]
+    return CliRunner().invoke(app, arguments).output.splitlines()

@@ -83,6 +83,31 @@ def test_a_call_is_one_line_without_steps_and_where_they_contradict_it(steps: tu
     assert sums_of(found) == Sums(1, 0, 0, 10, 5, 2, 9, 0, 8, 4, 16)
 
 
+@pytest.mark.parametrize(
+    ("slo", "counted"),
+    [
+        (None, (0, 0)),
+        ({"ttft_ms": 9, "ttft": "met", "cost": "met", "outcome": "met"}, (1, 1)),
+        ({"ttft_ms": 9, "ttft": "met", "cost": "missed", "outcome": "missed"}, (1, 0)),
+        ({"ttft_ms": 9, "ttft": "unknown", "outcome": "unknown"}, (1, 0)),
+        ({"ttft_ms": 9}, (1, 0)),
+    ],
+    ids=["none", "met", "missed", "unknown", "interrupted"],
+)
+def test_objectives_are_the_calls_and_count_once(slo: dict[str, Any] | None, counted: tuple[int, int]) -> None:
+    whole = took(50, 30, 0) | ({} if slo is None else {"slo": slo})
+    sums = by_model(leaf(whole, step("small", 40, 10, 0), step("large", 10, 20, 0)))
+    assert (sums["small"].slo_calls, sums["small"].slo_met) == (0, 0), "a step is no call"
+    assert (sums["large"].slo_calls, sums["large"].slo_met) == counted
+    total = sums_of(leaf(whole))
+    assert (total.slo_calls, total.slo_met) == counted
+
+
+def test_a_refusal_for_its_objective_is_no_call_that_had_one() -> None:
+    refused = leaf({"kind": "refusal", "slo": {"ttft_ms": 9, "strict": True}})
+    assert sums_of(refused) == Sums(refusals=1)
+
+
 def test_a_refusal_is_one_line() -> None:
     refused = decode_leaf(b'{"tree": "ten_1", "at": 0, "kind": "refusal", "what": {"model": "m"}}')
     assert lines_of(refused, UTC) == [(Key(key_of(refused, UTC).day, "", "", "", "m", ""), Sums(refusals=1))]

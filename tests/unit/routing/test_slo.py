@@ -12,7 +12,7 @@ from interlock.routing.score import normal
 from interlock.routing.slo import refused, unmet, usd, within
 from interlock.types.decision import RouteDecision
 from interlock.types.request import Features, Target
-from interlock.types.slo import MET, MISSED, UNKNOWN, Pace, Slo, altogether, measured, tighter
+from interlock.types.slo import MET, MISSED, UNKNOWN, Pace, Slo, altogether, attained_permille, measured, tighter
 from interlock.types.snapshot import Alias, AliasSlo, AliasTarget, AliasWeights, Shadow
 from interlock.types.source import LoadReading, Model, Offer, Price, PriceTier, loaded_bit
 
@@ -193,3 +193,10 @@ def test_amounts_are_told_exactly() -> None:
         "2",
         "0.01",
     ]
+
+
+@pytest.mark.parametrize(
+    ("met", "calls", "permille"), [(0, 0, 0), (0, 3, 0), (2, 3, 666), (9_999, 10_000, 999), (7, 7, 1000)]
+)
+def test_all_of_them_is_said_of_all_of_them_only(met: int, calls: int, permille: int) -> None:
+    assert attained_permille(met, calls) == permille

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from interlock.control.console import cascade_forms
-from interlock.control.console.form_values import whole_number
+from interlock.control.console import cascade_forms, objective_forms
+from interlock.control.console.form_values import Misfilled, whole_number
 from interlock.control.documents import AliasSpec, lean
 from interlock.control.web import read_as
-from interlock.errors import BadRequest
+from interlock.errors import BadRequest, InterlockError
 
 if TYPE_CHECKING:
     from interlock.control.console.visit import Fields
@@ -76,14 +76,16 @@ def typed(alias: AliasSpec) -> dict[str, Any]:
         "candidate_prefer": "",
         "sticky": "",
         **cascade_forms.typed(alias.cascade),
+        **objective_forms.typed(alias),
         **{name: getattr(alias, name) for name in _TIMES},
         **{name: "" if value is None else str(value) for name, value in _BOUNDS},
     }
 
 
-def retyped(form: Fields, alias: AliasSpec) -> dict[str, Any]:
+def retyped(form: Fields, alias: AliasSpec, error: InterlockError) -> dict[str, Any]:
     """What was typed into one of the page's forms, to be shown again; the others as they are declared."""
-    out = {**typed(alias), **form, **cascade_forms.retyped(form)}
+    faults = error.faults if isinstance(error, Misfilled) else {}
+    out = {**typed(alias), **form, **cascade_forms.retyped(form), **objective_forms.retyped(form, faults)}
     if "model_0" in form:
         rows = [
             {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from interlock.control.apply import Reason
 from interlock.control.console import alias_forms as forms
-from interlock.control.console import cascade_forms
+from interlock.control.console import cascade_forms, objective_forms
 from interlock.control.console.page import Page
 from interlock.control.console.places import TENANTS_MAX, visible
 from interlock.control.console.source_pages import seen
@@ -38,7 +38,7 @@ EVERYBODYS = "-"
 """Stands for the platform where a tenant's name would be."""
 SHOWN_MAX = 1000
 COMPARE_DAYS = (1, 7, 30)
-_EDITS = ("save", "cascade-save")
+_EDITS = ("save", "cascade-save", "objectives-save")
 """What is put only over what the form was made from."""
 DAY_NS = 86_400_000_000_000
 
@@ -85,7 +85,7 @@ def show(visit: Visit, _: Sessions) -> Response:
 def _show(visit: Visit, at: At, error: InterlockError | None = None) -> Response:
     spec = aliases.spec_of(at.stored.value)
     canary = at.stored.value.canary
-    typed = forms.typed(spec) if error is None else forms.retyped(visit.form, spec)
+    typed = forms.typed(spec) if error is None else forms.retyped(visit.form, spec, error)
     counted = [at.tenant] if at.tenant else visible(visit, Action.usage_read)
     return visit.page(
         "alias.html",
@@ -101,8 +101,10 @@ def _show(visit: Visit, at: At, error: InterlockError | None = None) -> Response
         open=visit.form.get("do", "") if error is not None else "",
         forms=forms,
         checks=cascade_forms.CHECKS,
+        weights=objective_forms.shares(spec),
         models=_known_models(visit) if visit.may(Action.alias_write, at.place) else [],
         may_write=visit.may(Action.alias_write, at.place),
+        may_see_usage=visit.may(Action.usage_read, at.place),
         counted=[name for name in counted if name],
         days=COMPARE_DAYS,
         report=_compared(visit, at),
@@ -146,10 +148,19 @@ def _do(visit: Visit, at: At) -> Response:
     if verb == "cascade-end":
         _put(visit, at, forms.replaced(spec, cascade=None))
         return visit.go(here, said="The cascade is no more; all calls go to the targets.")
+    if verb == "objectives-save":
+        wanted = objective_forms.declared(visit.form)
+        _put(visit, at, forms.replaced(spec, **wanted))
+        return visit.go(here, said=_asked_words(wanted))
     if verb == "remove":
         visit.api.configurator.remove(visit.who(), Ref("alias", at.tenant, name), _reason(visit))
         return visit.go(LIST, said=f"{name} was removed.")
     raise BadRequest("there is no such action", param="do")
+
+
+def _asked_words(wanted: dict[str, Any]) -> str:
+    asked = "Its calls ask for these objectives" if wanted["slo"] else "Its calls ask for no objectives of its own"
+    return f"{asked} and are decided by {'its own weights' if wanted['weights'] else 'the weights of the mode'}."
 
 
 def _start(visit: Visit, at: At, spec: AliasSpec) -> None:
@@ -185,7 +196,7 @@ def add(visit: Visit, _: Sessions) -> Response:
     """Make it."""
     tenant, name = visit.form.get("tenant", ""), visit.form.get("name", "").strip()
     try:
-        spec = forms.declared(visit.form, {"name": name})
+        spec = forms.declared(visit.form, {"name": name, **objective_forms.declared(visit.form)})
         visit.api.configurator.put(visit.who(), Ref("alias", tenant, name), spec, _reason(visit), new=True)
         return visit.go(path_of(tenant, name), said=f"{name} can be called.")
     except InterlockError as error:
@@ -203,7 +214,7 @@ def _new(visit: Visit, error: InterlockError | None = None) -> Response:
         "alias_new.html",
         error.status if error is not None else 200,
         error=error,
-        typed=forms.typed(blank) if error is None else forms.retyped(visit.form, blank),
+        typed=forms.typed(blank) if error is None else forms.retyped(visit.form, blank, error),
         places=places,
         forms=forms,
         models=_known_models(visit),

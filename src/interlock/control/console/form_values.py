@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from interlock.errors import BadRequest
 
 if TYPE_CHECKING:
     from interlock.control.console.visit import Fields
+
+
+class Misfilled(BadRequest):
+    """Fields of a form that are not as they should be. `faults`: what is wrong, by the field's name, in their order."""
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        fields = "One field is" if len(faults) == 1 else f"{len(faults)} fields are"
+        super().__init__(f"{fields} wrong; nothing was stored.", param=next(iter(faults)))
+        self.faults = dict(faults)
 
 
 def whole_number(form: Fields, name: str) -> int | None:

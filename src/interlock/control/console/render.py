@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from interlock import __version__
 from interlock.control.console.assets import Assets
 from interlock.metering.words import price_words
+from interlock.types.slo import attained_permille
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -30,7 +31,7 @@ def environment(assets: Assets) -> Environment:
     out.globals.update(asset=assets.url, app_version=__version__)
     out.filters.update(count=count, ago=ago, moment=moment, duration=duration, usd=usd, joules=joules)
     out.filters.update(rate=rate, percent=percent, about=about, grams=grams, price=price)
-    out.filters.update(amount=amount, figure=figure, change=change)
+    out.filters.update(amount=amount, figure=figure, change=change, attained=attained)
     return out
 
 
@@ -93,6 +94,11 @@ def rate(value: float) -> str:
 def percent(permille: float) -> str:
     """A share, from its thousandths: 0 %, 0.4 %, 37 %."""
     return f"{permille / 10:.1f} %" if 0 < permille < 100 else f"{round(permille / 10)} %"
+
+
+def attained(met: int, calls: int) -> str:
+    """The share of calls that met their objectives, rounded down: 99.9 %, and 100 % of all of them only."""
+    return f"{attained_permille(met, calls) / 10:g}\u00a0%"
 
 
 def price(value: Any) -> str:

@@ -156,12 +156,14 @@ def _csv(report: usage.Report) -> str:
     energy = ("uj", "low_uj", "high_uj", "measured_uj")
     quality = ("calls", "mean_micro", "low_micro", "high_micro", "source")
     said = [f"quality_{name}" for name in quality]
-    writer.writerow([*report.by, *figures, *energy, "co2e_ug", "uj_without_factor", *said])
+    asked = ("slo_calls", "slo_met")
+    writer.writerow([*report.by, *figures, *energy, "co2e_ug", "uj_without_factor", *said, *asked])
     for row in report.rows:
         cells = [_cell(row.by[name]) for name in report.by]
         numbers = [getattr(row, name) for name in (*figures, *energy)]
         given = ["" if row.quality is None else getattr(row.quality, name) for name in quality]
-        writer.writerow([*cells, *numbers, row.sci.o_ug, row.sci.uj_without_factor, *given])
+        met = [getattr(row, name) for name in asked]
+        writer.writerow([*cells, *numbers, row.sci.o_ug, row.sci.uj_without_factor, *given, *met])
     return out.getvalue()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
 from interlock.control.live.window import Call
+from interlock.ledger.sums import Asked
+from interlock.types.slo import MET, MISSED, VERDICTS
 
 RATE_S = 30
 """Seconds that rates are over: long enough to stand still, short enough to be of now."""
@@ -26,12 +29,37 @@ class Spread(msgspec.Struct, frozen=True):
     p99_us: int = 0
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """Of `calls` that were made with an objective: how many `met` it and how many `missed` it. Of the others it is not
+    known: they failed or have no price, and were not over it until then."""
+
+    calls: int = 0
+    met: int = 0
+    missed: int = 0
+
+    @property
+    def unknown(self) -> int:
+        """Those of which it is not known."""
+        return self.calls - self.met - self.missed
+
+
+class Objectives(msgspec.Struct, frozen=True):
+    """Of calls with objectives, all that each of them asked for (`outcome`), and one by one: time to the first byte,
+    time to the end, cost; None where none of them asked for it."""
+
+    outcome: Kept
+    ttft: Kept | None = None
+    latency: Kept | None = None
+    cost: Kept | None = None
+
+
 class Figures(msgspec.Struct, frozen=True):
     """Figures of some calls over the window; what is `_per_s` or `_per_h`, and watts, over the last `RATE_S` seconds.
 
     `failures`: calls not completed. `latency` is of completed calls, `first` (time to first token) of streamed ones.
     `watts` with their range, from energy that was measured or estimated by `methods`. Of the `recent` calls of the last
     `RATE_S` seconds, `unknown_energy` took energy that nobody knows, and `unpriced` cost what nobody named a price for.
+    `objectives`: None where no call had any.
     """
 
     calls: int = 0
@@ -52,6 +80,7 @@ class Figures(msgspec.Struct, frozen=True):
     recent: int = 0
     unknown_energy: int = 0
     unpriced: int = 0
+    objectives: Objectives | None = None
 
     @property
     def error_share(self) -> float:
@@ -92,6 +121,7 @@ def figures(calls: Iterable[Call], now_ns: int) -> Figures:
     firsts: list[int] = []
     totals: list[int] = []
     methods: set[str] = set()
+    asked: list[Asked] = []
     for call in calls:
         if call.refused:
             refusals += 1
@@ -106,6 +136,8 @@ def figures(calls: Iterable[Call], now_ns: int) -> Figures:
             failures += 1
         if call.first_us:
             firsts.append(call.first_us)
+        if call.asked is not None:
+            asked.append(call.asked)
         if since_ns < call.ended_ns <= until_ns:
             recent += 1
             tokens += call.prompt_tokens + call.completion_tokens
@@ -120,8 +152,26 @@ def figures(calls: Iterable[Call], now_ns: int) -> Figures:
     return Figures(
         made, refusals, failures, spread(firsts), spread(totals), prompt, completion, nusd,
         recent / RATE_S, tokens / RATE_S, recent_nusd * 3600 // RATE_S,
-        uj / watt, low_uj / watt, high_uj / watt, tuple(sorted(methods)), recent, unknown, unpriced,
+        uj / watt, low_uj / watt, high_uj / watt, tuple(sorted(methods)), recent, unknown, unpriced, _objectives(asked),
     )  # fmt: skip
+
+
+def _objectives(asked: Sequence[Asked]) -> Objectives | None:
+    if not asked:
+        return None
+    return Objectives(
+        _kept(each.outcome for each in asked) or Kept(),
+        _kept(each.ttft for each in asked),
+        _kept(each.latency for each in asked),
+        _kept(each.cost for each in asked),
+    )
+
+
+def _kept(verdicts: Iterable[str]) -> Kept | None:
+    """Of calls that asked for it, which is where there is a verdict; None where none did."""
+    found = collections.Counter(verdicts)
+    calls = found.total() - found[""]
+    return Kept(calls, found[VERDICTS[MET]], found[VERDICTS[MISSED]]) if calls else None
 
 
 def grouped(calls: Iterable[Call], key: Callable[[Call], str]) -> Mapping[str, Sequence[Call]]:

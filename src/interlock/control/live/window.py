@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import functools
 import sys
 from collections.abc import Iterator
 
 import msgspec
 
 from interlock.ledger import sums
+from interlock.types.slo import UNASKED, UNKNOWN, VERDICTS
 
 CALL_BYTES = 800
 """Memory of a call with its place in the window, without the text that is its own (measured: see tests)."""
@@ -57,6 +59,8 @@ class Call(msgspec.Struct, gc=False):
     """Of a shadow's answer that was compared: the model declined."""
     agreed: bool | None = None
     """Likewise: it was the same as the caller's."""
+    asked: sums.Asked | None = None
+    """What became of its objectives; None: it had none. Shared by all calls of which the same can be said."""
 
     @property
     def failed(self) -> bool:
@@ -85,6 +89,12 @@ class _Compared(msgspec.Struct, frozen=True):
     refused: bool = False
 
 
+class _Slo(sums.Asked, frozen=True):
+    ttft_ms: int = 0
+    latency_ms: int = 0
+    cost_nusd: int = UNASKED
+
+
 class _Money(sums.Money, frozen=True):
     price: str = ""
 
@@ -101,6 +111,7 @@ class _Leaf(sums.Leaf, frozen=True, kw_only=True):
     cost: _Money = _Money()
     times: _Times = _Times()
     compared: _Compared | None = None
+    slo: _Slo | None = None
 
 
 _decode = msgspec.json.Decoder(_Leaf).decode
@@ -209,7 +220,25 @@ def _call(entry: _Leaf) -> Call:
         reserved=entry.tokens.origin == "reserved",
         declined=entry.compared.refused if entry.compared is not None else None,
         agreed=entry.compared.equal if entry.compared is not None else None,
+        asked=None if entry.slo is None else _asked(entry.slo),
     )
+
+
+def _asked(slo: _Slo) -> sums.Asked:
+    """Of a call that was interrupted nothing was said: it is not known."""
+    unknown = VERDICTS[UNKNOWN]
+    return _shared(
+        slo.ttft or (unknown if slo.ttft_ms else ""),
+        slo.latency or (unknown if slo.latency_ms else ""),
+        slo.cost or (unknown if slo.cost_nusd != UNASKED else ""),
+        slo.outcome or unknown,
+    )
+
+
+@functools.lru_cache(maxsize=512)
+def _shared(ttft: str, latency: str, cost: str, outcome: str) -> sums.Asked:
+    """The one that stands for all of the same: there are few, and a window has many calls."""
+    return sums.Asked(ttft, latency, cost, outcome)
 
 
 def _how(entry: _Leaf) -> str:

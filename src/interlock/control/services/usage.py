@@ -62,7 +62,8 @@ class Row(msgspec.Struct, frozen=True):
     """One line of a report. `by`: what the report is by, names where they are known. `steps`: of cascades, that ran
     here, of whatever call; what they took is in the line. `usd`: `nusd` as a decimal, exact.
     `reserved_nusd`: the part of it where nobody knows what was used. Energy in microjoules with its range. `quality`:
-    null where nobody said anything."""
+    null where nobody said anything. `slo_calls`: the part of `calls` that had objectives; `slo_met`: of these, those
+    known to have met all of them."""
 
     by: dict[str, str]
     calls: int
@@ -81,6 +82,8 @@ class Row(msgspec.Struct, frozen=True):
     sci: Carbon
     quality: Quality | None = None
     steps: int = 0
+    slo_calls: int = 0
+    slo_met: int = 0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -239,4 +242,6 @@ def _row(by: dict[str, str], sums: Sums, rewarded: int, reward_micro: int) -> Ro
         Carbon(sums.co2e_ug, None, sums.calls, per_call, sums.unplaced_uj),
         Quality("feedback", *found) if (found := quality(rewarded, reward_micro)) is not None else None,
         sums.steps,
+        sums.slo_calls,
+        sums.slo_met,
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.control.live import view
-from interlock.control.live.figures import RATE_S, SETTLE_S, STEP_S, figures, points, spread
+from interlock.control.live.figures import RATE_S, SETTLE_S, STEP_S, Kept, Objectives, figures, points, spread
 from interlock.control.live.view import Scope
 from interlock.control.live.window import CALL_BYTES, SHADOW, Window
 
@@ -64,6 +64,36 @@ def test_figures_count_what_they_say() -> None:
     assert found.nusd_per_h == 3_000 * 3600 // RATE_S
     assert (found.low_watts, found.watts, found.high_watts) == (3 / RATE_S, 9 / RATE_S, 18 / RATE_S)
     assert (found.recent, found.unknown_energy, found.unpriced, found.methods) == (4, 1, 1, ("declared",))
+
+
+def test_objectives_are_counted_where_calls_had_any() -> None:
+    at = NOW_S - 10
+    both = {"ttft_ms": 500, "cost_nusd": 5, "ttft": "met", "cost": "met", "outcome": "met"}
+    found = figures(
+        window(
+            [
+                leaf(1, at),
+                leaf(2, at, slo=both),
+                leaf(3, at, slo={**both, "cost": "missed", "outcome": "missed"}),
+                leaf(4, at, result__state="failed", slo={"ttft_ms": 500, "ttft": "unknown", "outcome": "unknown"}),
+                leaf(5, at, result__state="interrupted", slo={"ttft_ms": 500, "latency_ms": 0, "cost_nusd": -1}),
+                leaf(6, at, kind="refusal", slo={"ttft_ms": 500, "strict": True}),
+            ]
+        ),
+        NOW_S * NS,
+    ).objectives
+    assert found == Objectives(Kept(4, 1, 1), ttft=Kept(4, 2, 0), latency=None, cost=Kept(2, 1, 1))
+    assert found.outcome.unknown == 2 and found.ttft is not None and found.ttft.unknown == 2
+
+
+def test_without_objectives_there_is_no_share() -> None:
+    assert figures(window([leaf(1, NOW_S - 10), refusal(2, NOW_S - 10)]), NOW_S * NS).objectives is None
+
+
+def test_calls_of_which_the_same_is_said_share_it() -> None:
+    slo = {"ttft_ms": 500, "ttft": "met", "outcome": "met"}
+    first, second = window([leaf(n, NOW_S, slo={**slo, "ttft_ms": n}) for n in (1, 2)])
+    assert first.asked is not None and first.asked is second.asked
 
 
 def test_a_measurement_takes_the_place_of_the_estimate() -> None:
