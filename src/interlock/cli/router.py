@@ -57,6 +57,7 @@ def profiles(
         f"State {found['version']} of {found['made_at'][:19].replace('T', ' ')} UTC, from {found['outcomes']} outcomes."
         f" At most {found['explore_share_micro'] / 1e4:.1f} % of calls try another model than the best."
     )
+    _judges(found)
     for task in found["tasks"]:
         words = task["words"] or "nothing plain tells them apart"
         put(f"Task {task['number']}: {task['share_micro'] / 1e4:.0f} % of prompts: {words}")
@@ -152,6 +153,31 @@ def unset(
         put_json(answer)
     else:
         put(f"Nothing is set of model {model} of {tenant} any more.")
+
+
+def _judges(found: dict[str, Any]) -> None:
+    """Who judges answers, and how far each judge is believed."""
+    asked = found["judging"]
+    if asked is not None:
+        scored, compared = asked["share_milli"] / 10, asked["challenger_milli"] / 10
+        put(
+            f"{asked['model']} scores {scored:.1f} % of answers; {compared:.1f} % of calls with a choice go to another"
+            " model too, and both answers are compared."
+        )
+    for each in found["judges"]:
+        counts = "its verdicts count" if each["trusted"] else "its verdicts count for nothing"
+        put(f"Judge {each['judge']}: {counts}: {each['words']} ({_agreement(each)}).")
+
+
+def _agreement(of: dict[str, Any]) -> str:
+    """How a judge's scores go with others' words."""
+    by = ", ".join(f"{name} {count}" for name, count in of["sources"].items())
+    parts = [f"{of['pairs']} compared" + (f": {by}" if by else "")]
+    if of["agreement_milli"] is not None:
+        parts.append(f"correlation {of['agreement_milli'] / 1e3:.2f}, at least {of['least_milli'] / 1e3:.2f} at 95 %")
+    if of["waiting"]:
+        parts.append(f"{of['waiting']} verdicts wait for controls")
+    return "; ".join(parts)
 
 
 def _report(found: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from interlock.learning.quality import QualityWindow
 from interlock.learning.shared import Given, OwnOutcomes
 from interlock.learning.tasks import OF_MODEL, UNKNOWN, Z95, Numbers
 from interlock.learning.trials import Limits, Trials
-from interlock.types.learned import SET, ArmWeights, Capability, Profile, Weights, Words
+from interlock.types.learned import SET, ArmWeights, Capability, JudgeTrust, Profile, Weights, Words
 from interlock.types.quality import Qualities
 
 KEEP = 0.998
@@ -207,7 +207,7 @@ class Trainer:
             elif self._estimator.alarms > alarms:
                 self.trials.rose(seen.arm)
         if seen.request:
-            self._judges.said(seen.request, seen.reward)
+            self._judges.said(seen.request, seen.reward, seen.origin)
             self._hold_judges()
 
     def verdict(self, verdict: Verdict) -> int:
@@ -218,6 +218,10 @@ class Trainer:
             self.outcome(Outcome(arm, outcome, JUDGE, prompt, team, at_ns, weight=weight))
         self._hold_judges()
         return self.outcomes - before
+
+    def judges(self) -> tuple[JudgeTrust, ...]:
+        """How far each judge is believed."""
+        return self._judges.trust()
 
     def _hold_judges(self) -> None:
         """Learn over without judges' words when a judge turns out not to agree with anybody."""
@@ -269,6 +273,7 @@ class Trainer:
             tuple(seen.profile(offer) for offer, seen in sorted(self._profiles.items())),
             self._plan.data_class_max,
             surfaces_of(estimator.surfaces()) if understanding is not None else b"",
+            self.judges(),
         )
         return weights, words
 

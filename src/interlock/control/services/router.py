@@ -10,6 +10,7 @@ import msgspec
 from psycopg import Connection
 
 from interlock.control.services.base import data_class_name
+from interlock.control.services.router_judges import Asked, Judge, asked, judge
 from interlock.control.services.task_words import described
 from interlock.settings import Settings
 from interlock.storage import learned, router_guidance, router_shared, tenants
@@ -84,7 +85,8 @@ class State(msgspec.Struct, frozen=True):
     probability another model than the best may be tried at most, `explore_money_micro`: what that may cost more than
     the best on average, as a share of it; `explore_data_class_max`: of calls up to this class. `tasks` is empty while
     too few prompts were seen to tell them apart. `waiting`: what was set that no state has yet. `shares`: outcomes of
-    other tenants that share theirs count too, and its own there."""
+    other tenants that share theirs count too, and its own there. `judging`: what of its answers is judged, by whom,
+    null without; `judges`: those whose verdicts there are, and how far they are believed."""
 
     learning: str
     in_force: bool
@@ -99,6 +101,8 @@ class State(msgspec.Struct, frozen=True):
     profiles: list[OfferProfile]
     waiting: list[Prior]
     shares: bool = False
+    judging: Asked | None = None
+    judges: list[Judge] = []
 
 
 class GivenFigure(msgspec.Struct, frozen=True):
@@ -144,7 +148,9 @@ def state(conn: Connection[Any], tenant_id: str, settings: Settings) -> State:
     learning = learning_of(found.value if found else None, settings)
     said = {p.value.arm: prior(p) for p in router_guidance.all_of(conn, tenant_id)}
     state = shown(learned.current(conn, tenant_id), said, learning)
-    return msgspec.structs.replace(state, shares=found is not None and found.value.learning_shares)
+    if found is None:
+        return state
+    return msgspec.structs.replace(state, shares=found.value.learning_shares, judging=asked(found.value.judging))
 
 
 def shared(conn: Connection[Any], tenant_id: str) -> Sharing:
@@ -183,6 +189,7 @@ def shown(weights: Weights | None, said: Mapping[str, Prior], learning: str) -> 
         arms,
         [_profile(each) for each in weights.profiles],
         [each for each in said.values() if counted.get(each.arm) != each.outcomes],
+        judges=[judge(each) for each in weights.judges],
     )
 
 
