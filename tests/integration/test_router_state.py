@@ -212,6 +212,24 @@ def test_how_far_judges_are_believed_is_told_in_plain_words(scene: Scene, monkey
     assert "Judge large@2026-01: its verdicts count" in words and "3 verdicts wait for controls" in words
 
 
+def test_a_model_that_is_tried_on_purpose_is_marked_with_why(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = router_samples.weights()
+    worse, new = state.arms
+    arms = (msgspec.structs.replace(worse, due=True), msgspec.structs.replace(new, due=True, due_new=True))
+    state = msgspec.structs.replace(state, arms=arms)
+    scene.publish(state)
+    found = scene.people["acme-aud"].get(AT)
+    assert [(each["arm"], each["tried_for"]) for each in found["arms"]] == [
+        ("large@2026-01", "worse"), ("small", "new"),
+    ]  # fmt: skip
+    assert {each.tried_for for each in shown(state, {}, "observe").arms} == {""}, "priors decide: nothing is tried"
+    assert {each.tried_for for each in shown(router_samples.weights(), {}, "on").arms} == {""}
+    monkeypatch.setattr("interlock.cli.router.client_of", lambda *_: _Client(found))
+    words = CliRunner().invoke(cli, ["route", "profiles", "--tenant", "acme"]).stdout
+    assert "large@2026-01 is tried on purpose: its answers became worse" in words
+    assert "small is tried on purpose: it is new" in words
+
+
 def test_quality_by_task_is_of_the_state_and_otherwise_of_feedback(scene: Scene) -> None:
     aud = scene.people["acme-aud"]
     by_task = aud.get(f"{AT}/quality?by=model,task")

@@ -13,6 +13,12 @@ from interlock.cli.output import put, put_json, table
 Arm = Annotated[str, typer.Argument(metavar="MODEL", help="The model, as `route profiles` names it.")]
 
 
+TRIED_FOR = {
+    "worse": "its answers became worse, and it is to be found out when they are as they were",
+    "new": "it is new, and nobody knows yet how good its answers are",
+}
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("profiles")(profiles)
@@ -72,6 +78,9 @@ def profiles(
         for arm in found["arms"]
     ]
     table(rows, ("MODEL", "QUALITY", "WITHIN", "OUTCOMES", *(f"TASK {t['number']}" for t in found["tasks"]), "FROM"))
+    for arm in found["arms"]:
+        if arm["tried_for"]:
+            put(f"{arm['arm']} is tried on purpose: {TRIED_FOR[arm['tried_for']]}.")
     put("")
     table([_profile(each) for each in found["profiles"]],
           ("OFFER", "CALLS", "FAILED", "FIRST BYTE", "PER TOKEN", "USD/CALL", "J/CALL"))  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import structs
 from numpy.random import Generator
 
 from interlock.learning.estimator import Estimator
@@ -284,7 +285,8 @@ class Trainer:
     def _weights_of(self, name: str, number: int, estimator: Estimator) -> ArmWeights:
         said = self._said.get(name) or self._of_others(name)
         origins: Mapping[str, int] = self._origins.get(name, _NO_ORIGINS)
-        return arm_weights(name, number, estimator, self._verbosity(name), origins, said, due=name in self.trials.due)
+        weights = arm_weights(name, number, estimator, self._verbosity(name), origins, said)
+        return structs.replace(weights, due=name in self.trials.due, due_new=name in self.trials.due_new)
 
     def _of_others(self, name: str) -> Said:
         """What other tenants say of an arm, where neither its source nor another version of it tells what to expect."""
@@ -345,8 +347,6 @@ def arm_weights(
     verbosity_milli: int = 1000,
     origins: Mapping[str, int] = _NO_ORIGINS,
     said: Said = NOTHING_SAID,
-    *,
-    due: bool = False,
 ) -> ArmWeights:
     """What is expected of an arm, as it is published: what an estimator knows of its model of this number, and what
     somebody says of it, each by how much it counts for.
@@ -374,7 +374,6 @@ def arm_weights(
         ),
         verbosity_milli,
         dict(sorted(known.items())),
-        due,
     )
 
 

@@ -71,6 +71,11 @@ class Trials:
         """The models that have a part."""
         return self._due.keys()
 
+    @property
+    def due_new(self) -> Collection[str]:
+        """Those of them that are new."""
+        return {name for name, due in self._due.items() if due.new}
+
     def models(self, names: Collection[str], new: Collection[str]) -> None:
         """The models that there are now, and which of them nothing is known of."""
         self._models = len(names)
@@ -135,5 +140,5 @@ class Trials:
             self._unspent -= max(cost_nusd - self._best(), 0.0)
 
     def _part_for(self, name: str, calls: int, *, new: bool) -> None:
-        if calls:
+        if calls and self._limits.share:
             self._due[name] = _Due(calls, new=new)

@@ -80,6 +80,8 @@ class ArmWeights(msgspec.Struct, frozen=True, array_like=True):
     due: bool = False
     """It is tried with a part of the share that is its own: it became worse, and is to be found out to be as it was; or
     it is new."""
+    due_new: bool = False
+    """Of one that is `due`: because it is new. To be shown."""
 
 
 class Profile(msgspec.Struct, frozen=True, array_like=True):

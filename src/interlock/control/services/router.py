@@ -56,7 +56,9 @@ class Prior(msgspec.Struct, frozen=True):
 class Arm(msgspec.Struct, frozen=True):
     """A model, or one version of it (`model@version`). `mean`: over all tasks, as often as they occur. `tasks`: by
     number. `origins`: where outcomes came from, and how many; "set by NAME" is the word of an administrator.
-    `verbosity_milli`: length of its answers beside the mean of all arms, in thousandths."""
+    `verbosity_milli`: length of its answers beside the mean of all arms, in thousandths. `tried_for`: why a part of
+    what is tried is for it, however far it lies behind: "worse", it became worse, and is to be found out to be as it
+    was; "new", nobody knows yet how good it is; "" it has none."""
 
     arm: str
     mean: Cell
@@ -64,6 +66,7 @@ class Arm(msgspec.Struct, frozen=True):
     origins: dict[str, int]
     verbosity_milli: int
     set: Prior | None = None
+    tried_for: str = ""
 
 
 class OfferProfile(msgspec.Struct, frozen=True):
@@ -174,7 +177,7 @@ def shown(weights: Weights | None, said: Mapping[str, Prior], learning: str) -> 
     number = len(weights.task_shares_micro) if weights.words else 0
     words = described(weights.surfaces, number)
     tasks = [Task(n, weights.task_shares_micro[n], words[n]) for n in range(number)]
-    arms = sorted((_arm(each, weights, said.get(each.arm)) for each in weights.arms), key=_best_first)
+    arms = sorted((_arm(each, weights, said.get(each.arm), learning) for each in weights.arms), key=_best_first)
     counted = {each.arm: each.origins.get(SET, 0) for each in weights.arms}
     return State(
         learning,
@@ -237,8 +240,9 @@ def by_model(weights: Weights | None) -> dict[str, int]:
     return {name: mean for name, (_, mean) in found.items()}
 
 
-def _arm(arm: ArmWeights, weights: Weights, said: Prior | None) -> Arm:
+def _arm(arm: ArmWeights, weights: Weights, said: Prior | None, learning: str) -> Arm:
     origins = {name: count for name, count in arm.origins.items() if name != SET}
+    tried_for = "" if not arm.due or learning != ON else "new" if arm.due_new else "worse"
     if arm.origins.get(SET):
         by = f"set by {said.by}" if said is not None else "set, and unset since"
         origins[by] = arm.origins[SET]
@@ -249,6 +253,7 @@ def _arm(arm: ArmWeights, weights: Weights, said: Prior | None) -> Arm:
         origins,
         arm.verbosity_milli,
         said,
+        tried_for,
     )
 
 
