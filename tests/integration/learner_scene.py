@@ -48,11 +48,12 @@ class Scene:
             leaves.append(entry(self.calls, self.ids[tenant], arm, good, place))
         add(self.store, self.ids[tenant], *leaves)
 
-    def scored(self, tenant: str, arm: str, pairs: Sequence[tuple[float, bool]], judge: str = "wise") -> None:
-        """Calls, each with its score by a judge, from 0 to 1, and whether its caller likes it. Before them, as many
-        controls as it takes for scores to count, all at 0."""
+    def scored(self, tenant: str, arm: str, pairs: Sequence[tuple[float, bool | None]], judge: str = "wise") -> None:
+        """Calls, each with its score by a judge, from 0 to 1, and whether its caller likes it, if it says so.
+        Before them, as many controls as it takes for scores to count, all at 0."""
         tenant_id, place = self.ids[tenant], (self.sources["gpu"], "")
-        asked = [(0.0, True, None)] * CONTROLS_MIN + [(score, False, liked) for score, liked in pairs]
+        controls: list[tuple[float, bool, bool | None]] = [(0.0, True, None)] * CONTROLS_MIN
+        asked = controls + [(score, False, liked) for score, liked in pairs]
         for score, control, liked in asked:
             self.calls += 2
             call = f"req_{self.calls}"

@@ -51,6 +51,17 @@ def test_what_is_published_is_by_department_and_of_its_state(scene: Scene) -> No
     assert {(row["by"]["team"], row["count"]) for row in report["rows"]} == {("research", 4), ("sales", 5)}
 
 
+def test_an_answer_that_a_caller_and_a_judge_speak_of_counts_once_as_the_caller_says(scene: Scene) -> None:
+    scene.scored("acme", "small", [(0.9, False)] * 4 + [(0.9, None)] * 2)
+    scene.checked("acme", "small", 3)
+    scene.look()
+    (row,) = scene.owner.get("/tenants/acme/router/quality?by=team,task")["rows"]
+    assert row["sources"] == {"feedback": 4, "judge": 6, "validation": 3} and row["count"] == 9
+    judged = row["origins"]["judge"]
+    assert judged["count"] == 6 and 800_000 < judged["mean_micro"] < 900_000
+    assert row["mean_micro"] == round((3_000_000 + 2 * judged["mean_micro"]) / 9)
+
+
 def test_nothing_of_before_an_erasure_is_published_after_it(scene: Scene) -> None:
     scene.checked("acme", "large@v1", 9)
     scene.look()

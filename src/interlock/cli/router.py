@@ -203,7 +203,8 @@ def _report(found: dict[str, Any]) -> None:
         for row in found["rows"]
     ]
     heads = [name.replace("_", " ").upper() for name in found["by"]]
-    table(rows, (*heads, "QUALITY", "WITHIN", "OUTCOMES", "FROM"))
+    counted = "OUTCOMES" if found["basis"] == "state" else "ANSWERS"
+    table(rows, (*heads, "QUALITY", "WITHIN", counted, "FROM"))
 
 
 def _basis(found: dict[str, Any]) -> str:

@@ -77,7 +77,7 @@ class Verdict(NamedTuple):
 
 
 class Worth(NamedTuple):
-    """An outcome of a model that a verdict comes to. It counts as `weight` outcomes do."""
+    """An outcome of a model that a verdict comes to. It counts as `weight` outcomes do. `call`: the one judged."""
 
     arm: str
     outcome: float
@@ -85,6 +85,7 @@ class Worth(NamedTuple):
     prompt: Prompt | None
     team: str
     at_ns: int
+    call: str
 
 
 class Agreement(NamedTuple):
@@ -229,7 +230,7 @@ class Judges:
 
 
 def _worth(verdict: Verdict, outcome: float, weight: float) -> Worth:
-    return Worth(verdict.arm, outcome, weight, verdict.prompt, verdict.team, verdict.at_ns)
+    return Worth(verdict.arm, outcome, weight, verdict.prompt, verdict.team, verdict.at_ns, verdict.request)
 
 
 def agreement(pairs: list[tuple[float, float]]) -> Agreement:

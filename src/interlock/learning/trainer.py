@@ -90,7 +90,8 @@ class Outcome(NamedTuple):
     """How good an answer was, in [0, 1] (by a judge: on average), by whom ("feedback", "validation", "judge",
     "evaluation"). `team`: id of its caller's, `at_ns`: when its call was, Unix time. `source`: id of the one that
     answered, "" where it is not sure, and of a judge's word, which stays with its tenant. `weight`: as how many
-    outcomes it counts. `request`: of the call, where judges are held against it.
+    outcomes it counts. `request`: of the call, where judges are held against it. `call`: its request in any case, ""
+    where it is not known: what is said of one model's answer to one call is told together.
     """
 
     arm: str
@@ -102,6 +103,7 @@ class Outcome(NamedTuple):
     source: str = ""
     weight: float = 1.0
     request: str = ""
+    call: str = ""
 
 
 class _Seen:
@@ -215,8 +217,8 @@ class Trainer:
         """What a judge said; how many outcomes it comes to, with what waited for it."""
         before = self.outcomes
         for worth in self._judges.taken(verdict, self._expected):
-            arm, outcome, weight, prompt, team, at_ns = worth
-            self.outcome(Outcome(arm, outcome, JUDGE, prompt, team, at_ns, weight=weight))
+            arm, outcome, weight, prompt, team, at_ns, call = worth
+            self.outcome(Outcome(arm, outcome, JUDGE, prompt, team, at_ns, weight=weight, call=call))
         self._hold_judges()
         return self.outcomes - before
 
