@@ -71,6 +71,7 @@ from interlock.types.identity import (
     Tenant,
     Workload,
 )
+from interlock.types.learned import Weights, weights_part
 from interlock.types.record import Record
 from interlock.types.snapshot import (
     BUCKETS,
@@ -163,6 +164,8 @@ class World:
     trials: list[Trial] = dataclasses.field(default_factory=list)
     judging: Judging | None = None
     """Of every tenant."""
+    learned: Weights | None = None
+    """Likewise."""
 
     def parts(self, version: int) -> tuple[list[Part], Head]:
         """The parts of this world's snapshot, as the compiler would make them."""
@@ -191,6 +194,7 @@ class World:
             "budgets": self.budgets,
             "trials": self.trials,
             "router": {"version": 0},
+            **{weights_part(each.id): self.learned for each in tenants.values() if self.learned is not None},
         }
         keys: list[dict[bytes, ApiKey]] = [{} for _ in range(BUCKETS)]
         principals: list[dict[str, Principal]] = [{} for _ in range(BUCKETS)]

@@ -6,11 +6,12 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from interlock.control.learning.loop import Learner
+from interlock.learning.judged import CONTROLS_MIN
 from interlock.storage import learned, router_quality
 from interlock.types.learned import Weights
 from interlock.types.quality import Qualities
@@ -46,6 +47,45 @@ class Scene:
             place = (self.sources[source], self.teams.get(team, ""))
             leaves.append(entry(self.calls, self.ids[tenant], arm, good, place))
         add(self.store, self.ids[tenant], *leaves)
+
+    def scored(self, tenant: str, arm: str, pairs: Sequence[tuple[float, bool | None]], judge: str = "wise") -> None:
+        """Calls, each with its score by a judge, from 0 to 1, and whether its caller likes it, if it says so.
+        Before them, as many controls as it takes for scores to count, all at 0."""
+        tenant_id, place = self.ids[tenant], (self.sources["gpu"], "")
+        controls: list[tuple[float, bool, bool | None]] = [(0.0, True, None)] * CONTROLS_MIN
+        asked = controls + [(score, False, liked) for score, liked in pairs]
+        for score, control, liked in asked:
+            self.calls += 2
+            call = f"req_{self.calls}"
+            made = json.loads(entry(self.calls, tenant_id, arm, True, place))
+            del made["cascade"]
+            said = {"prompt": 1, "score_micro": round(score * 1_000_000), "control": control}
+            verdict = json.loads(entry(self.calls + 1, tenant_id, judge, True, place))
+            del verdict["cascade"]
+            verdict["judge_of"], verdict["result"]["judged"] = call, said
+            add(self.store, tenant_id, json.dumps(made).encode(), json.dumps(verdict).encode())
+            if liked is not None:
+                self._liked(tenant_id, call, arm, liked)
+
+    def _liked(self, tenant_id: str, request: str, arm: str, liked: bool) -> None:
+        """As the sequencer counts a thumb, of a call whose entry is the last but one."""
+        model, _, version = arm.partition("@")
+        with self.store.sequencing() as conn:
+            conn.execute(
+                "INSERT INTO interlock.call_feedback (tenant_id, request, kind, digest, feedback_ids, call_subject,"
+                " position, entry, at_ns, day, source, model, version, thumb, reward_micro)"
+                " SELECT tenant_id, %(request)s, 'thumb', '', '{}', 'prn_1', size - 1, size - 1, 1, '2026-01-01',"
+                " 'gpu', %(model)s, %(version)s, %(thumb)s, %(reward)s"
+                " FROM interlock.ledger_trees WHERE tenant_id = %(tenant)s",
+                {
+                    "tenant": tenant_id,
+                    "request": request,
+                    "model": model,
+                    "version": version,
+                    "thumb": "up" if liked else "down",
+                    "reward": 1_000_000 if liked else 0,
+                },
+            )
 
     def look(self) -> None:
         """Until everything is read; what is published is due."""

@@ -291,6 +291,9 @@ def test_the_page_of_a_question_to_a_judge_leads_to_what_is_judged_and_has_the_v
         status, _, text = page("GET", f"/console/calls/globex/{leaf['request']}", cookie=cookie)
         assert status == 200 and "Verdict of the judge" in text and words in text, text
         assert f"/console/calls/globex/{leaf['judge_of']}" in text and "agrees" in text
+    text = page("GET", "/console/router?tenant=globex", cookie=cookie)[2]
+    assert 'id="judges"' in text and "trusted, not examined yet" in text
+    assert "comparisons with challengers" in text and "what the judge wise says" not in text, "it scores nothing here"
     assert (
         f"/console/calls/globex/{told['judge_against']}"
         in page("GET", f"/console/calls/globex/{told['request']}", cookie=cookie)[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from interlock.control.learning.loop import Learner
 from interlock.control.learning.samples import Samples
 from interlock.storage import learned
 from tests.integration.learner_scene import PUBLISH_MS, Scene, erased, learner_over
@@ -21,9 +23,9 @@ sources:
     url: http://127.0.0.1:9/
     granted_to: ["*"]
     labels: {region: eu, on_prem: true}
-    models: [{name: large, version: v1}, {name: small}]
+    models: [{name: large, version: v1, abilities: [chat, json_schema]}, {name: small}]
 tenants:
-  - {name: acme, teams: [{name: research}, {name: sales}]}
+  - {name: acme, teams: [{name: research}, {name: sales}], judging: {model: large, challenger_milli: 10}}
   - {name: globex}
 """
 
@@ -47,6 +49,17 @@ def test_what_is_published_is_by_department_and_of_its_state(scene: Scene) -> No
     assert 0 < found.since_ns < found.until_ns <= time.time_ns()
     report = scene.owner.get("/tenants/acme/router/quality?by=team,task")
     assert {(row["by"]["team"], row["count"]) for row in report["rows"]} == {("research", 4), ("sales", 5)}
+
+
+def test_an_answer_that_a_caller_and_a_judge_speak_of_counts_once_as_the_caller_says(scene: Scene) -> None:
+    scene.scored("acme", "small", [(0.9, False)] * 4 + [(0.9, None)] * 2)
+    scene.checked("acme", "small", 3)
+    scene.look()
+    (row,) = scene.owner.get("/tenants/acme/router/quality?by=team,task")["rows"]
+    assert row["sources"] == {"feedback": 4, "judge": 6, "validation": 3} and row["count"] == 9
+    judged = row["origins"]["judge"]
+    assert judged["count"] == 6 and 800_000 < judged["mean_micro"] < 900_000
+    assert row["mean_micro"] == round((3_000_000 + 2 * judged["mean_micro"]) / 9)
 
 
 def test_nothing_of_before_an_erasure_is_published_after_it(scene: Scene) -> None:
@@ -82,6 +95,47 @@ def test_a_learner_that_another_took_over_from_puts_no_older_state_in_force(scen
     scene.look()
     after = scene.state("acme")
     assert after is not None and after.version == later.version + 1, "it begins anew after the other one's"
+
+
+def test_a_judge_that_loses_trust_is_told_of_once_and_when_it_has_it_again(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said() -> list[tuple[str, str, str]]:
+        found = [r for r in caplog.records if "judge" in r.__dict__]
+        caplog.clear()
+        return [(r.levelname, r.__dict__["tenant_id"], r.__dict__["judge"]) for r in found]
+
+    acme, path = scene.ids["acme"], "/tenants/acme/router"
+    caplog.set_level(logging.INFO, "interlock.control.learning.loop")
+    scene.scored("acme", "small", [(0.9, True), (0.1, False)] * 5)
+    scene.look()
+    (judge,) = scene.owner.get(path)["judges"]
+    assert (judge["trusted"], judge["why"], judge["pairs"]) == (True, "few", 10) and said() == []
+    scene.scored("acme", "small", [(0.1, True), (0.9, False)] * 15)
+    scene.look()
+    found = scene.owner.get(path)
+    (judge,) = found["judges"]
+    assert (judge["judge"], judge["trusted"], judge["why"]) == ("wise", False, "chance")
+    assert judge["pairs"] == 40 and judge["sources"] == {"feedback": 40}
+    assert judge["least_milli"] < judge["agreement_milli"] < 0
+    assert found["judging"] == {"model": "large", "share_milli": 20, "challenger_milli": 10}
+    assert said() == [("WARNING", acme, "wise")]
+    scene.checked("acme", "large@v1", 2)
+    scene.look()
+    again = Learner(scene.store, scene.running.control.settings, scene.running.control.tools.clock)
+    scene.checked("acme", "large@v1", 2)
+    while again.look():
+        pass
+    assert said() == [], "nothing is told again, nor by a learner that took over"
+    scene.learner = again
+    scene.scored("acme", "small", [(0.9, True), (0.1, False)] * 85)
+    scene.look()
+    (judge,) = scene.owner.get(path)["judges"]
+    assert (judge["trusted"], judge["why"]) == (True, "agrees") and judge["least_milli"] > 0
+    assert said() == [("INFO", acme, "wise")]
+    assert scene.owner.get("/tenants/globex/router")["judges"] == []
+    scene.owner.do("POST", f"{path}/reset", {"arm": "small", "reason": "replaced"})
+    assert scene.owner.get(path)["judges"] == [], "what is known of it rests on answers of what is forgotten"
 
 
 def test_what_one_tenant_breaks_keeps_no_other_from_being_learned_of(

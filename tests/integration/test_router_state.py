@@ -15,7 +15,7 @@ from interlock.control.services.router import learning_of, shown
 from interlock.settings import Settings
 from interlock.storage import learned, router_guidance, router_quality
 from interlock.types.identity import Tenant
-from interlock.types.learned import Weights, weights_part
+from interlock.types.learned import JudgeTrust, Weights, weights_part
 from interlock.types.quality import Qualities, QualityCell
 
 from . import router_samples
@@ -188,6 +188,46 @@ def test_what_is_said_of_a_model_is_on_record_and_bounded(scene: Scene) -> None:
     assert scene.changes()[0]["action"] == "router_prior.delete"
     assert ada.call("DELETE", path)[0] == 404
     assert scene.people["globex-ada"].get("/tenants/globex/router")["waiting"] == []
+
+
+def test_how_far_judges_are_believed_is_told_in_plain_words(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    judges = (
+        JudgeTrust("large@2026-01", True, "few", waiting=3),
+        JudgeTrust("wise", False, "chance", {"feedback": 50, "validation": 12}, 40, -170),
+    )
+    scene.publish(router_samples.weights(judges=judges))
+    found = scene.people["acme-aud"].get(AT)
+    young, lost = found["judges"]
+    assert (young["trusted"], young["waiting"], young["pairs"], young["agreement_milli"]) == (True, 3, 0, None)
+    assert (lost["judge"], lost["trusted"], lost["pairs"], lost["least_milli"]) == ("wise", False, 62, -170)
+    assert "no more than chance" in lost["words"] and found["judging"] is None
+    found["judging"] = {"model": "wise", "share_milli": 50, "challenger_milli": 10}
+    monkeypatch.setattr("interlock.cli.router.client_of", lambda *_: _Client(found))
+    said = CliRunner().invoke(cli, ["route", "profiles", "--tenant", "acme"])
+    assert said.exit_code == 0, said.output
+    words = " ".join(said.stdout.split())
+    assert "wise scores 5.0 % of answers; 1.0 % of calls" in words
+    assert "Judge wise: its verdicts count for nothing: its scores go with what people and checks say no more" in words
+    assert "(62 compared: feedback 50, validation 12; correlation 0.04, at least -0.17 at 95 %)" in words
+    assert "Judge large@2026-01: its verdicts count" in words and "3 verdicts wait for controls" in words
+
+
+def test_a_model_that_is_tried_on_purpose_is_marked_with_why(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = router_samples.weights()
+    worse, new = state.arms
+    arms = (msgspec.structs.replace(worse, due=True), msgspec.structs.replace(new, due=True, due_new=True))
+    state = msgspec.structs.replace(state, arms=arms)
+    scene.publish(state)
+    found = scene.people["acme-aud"].get(AT)
+    assert [(each["arm"], each["tried_for"]) for each in found["arms"]] == [
+        ("large@2026-01", "worse"), ("small", "new"),
+    ]  # fmt: skip
+    assert {each.tried_for for each in shown(state, {}, "observe").arms} == {""}, "priors decide: nothing is tried"
+    assert {each.tried_for for each in shown(router_samples.weights(), {}, "on").arms} == {""}
+    monkeypatch.setattr("interlock.cli.router.client_of", lambda *_: _Client(found))
+    words = CliRunner().invoke(cli, ["route", "profiles", "--tenant", "acme"]).stdout
+    assert "large@2026-01 is tried on purpose: its answers became worse" in words
+    assert "small is tried on purpose: it is new" in words
 
 
 def test_quality_by_task_is_of_the_state_and_otherwise_of_feedback(scene: Scene) -> None:

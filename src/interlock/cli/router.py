@@ -13,6 +13,12 @@ from interlock.cli.output import put, put_json, table
 Arm = Annotated[str, typer.Argument(metavar="MODEL", help="The model, as `route profiles` names it.")]
 
 
+TRIED_FOR = {
+    "worse": "its answers became worse, and it is to be found out when they are as they were",
+    "new": "it is new, and nobody knows yet how good its answers are",
+}
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("profiles")(profiles)
@@ -57,6 +63,7 @@ def profiles(
         f"State {found['version']} of {found['made_at'][:19].replace('T', ' ')} UTC, from {found['outcomes']} outcomes."
         f" At most {found['explore_share_micro'] / 1e4:.1f} % of calls try another model than the best."
     )
+    _judges(found)
     for task in found["tasks"]:
         words = task["words"] or "nothing plain tells them apart"
         put(f"Task {task['number']}: {task['share_micro'] / 1e4:.0f} % of prompts: {words}")
@@ -71,6 +78,9 @@ def profiles(
         for arm in found["arms"]
     ]
     table(rows, ("MODEL", "QUALITY", "WITHIN", "OUTCOMES", *(f"TASK {t['number']}" for t in found["tasks"]), "FROM"))
+    for arm in found["arms"]:
+        if arm["tried_for"]:
+            put(f"{arm['arm']} is tried on purpose: {TRIED_FOR[arm['tried_for']]}.")
     put("")
     table([_profile(each) for each in found["profiles"]],
           ("OFFER", "CALLS", "FAILED", "FIRST BYTE", "PER TOKEN", "USD/CALL", "J/CALL"))  # fmt: skip
@@ -154,6 +164,31 @@ def unset(
         put(f"Nothing is set of model {model} of {tenant} any more.")
 
 
+def _judges(found: dict[str, Any]) -> None:
+    """Who judges answers, and how far each judge is believed."""
+    asked = found["judging"]
+    if asked is not None:
+        scored, compared = asked["share_milli"] / 10, asked["challenger_milli"] / 10
+        put(
+            f"{asked['model']} scores {scored:.1f} % of answers; {compared:.1f} % of calls with a choice go to another"
+            " model too, and both answers are compared."
+        )
+    for each in found["judges"]:
+        counts = "its verdicts count" if each["trusted"] else "its verdicts count for nothing"
+        put(f"Judge {each['judge']}: {counts}: {each['words']} ({_agreement(each)}).")
+
+
+def _agreement(of: dict[str, Any]) -> str:
+    """How a judge's scores go with others' words."""
+    by = ", ".join(f"{name} {count}" for name, count in of["sources"].items())
+    parts = [f"{of['pairs']} compared" + (f": {by}" if by else "")]
+    if of["agreement_milli"] is not None:
+        parts.append(f"correlation {of['agreement_milli'] / 1e3:.2f}, at least {of['least_milli'] / 1e3:.2f} at 95 %")
+    if of["waiting"]:
+        parts.append(f"{of['waiting']} verdicts wait for controls")
+    return "; ".join(parts)
+
+
 def _report(found: dict[str, Any]) -> None:
     """Quality by some columns: what it is of, then each figure with its interval, its count and its sources."""
     put(_basis(found))
@@ -168,7 +203,8 @@ def _report(found: dict[str, Any]) -> None:
         for row in found["rows"]
     ]
     heads = [name.replace("_", " ").upper() for name in found["by"]]
-    table(rows, (*heads, "QUALITY", "WITHIN", "OUTCOMES", "FROM"))
+    counted = "OUTCOMES" if found["basis"] == "state" else "ANSWERS"
+    table(rows, (*heads, "QUALITY", "WITHIN", counted, "FROM"))
 
 
 def _basis(found: dict[str, Any]) -> str:

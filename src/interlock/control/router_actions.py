@@ -110,7 +110,9 @@ def _take_out(conn: Connection[Any], tenant_id: str, arm: str, before: Weights |
     if arm == EVERYTHING or not left:
         learned.clear(conn, tenant_id)
         return
-    learned.publish(conn, tenant_id, msgspec.structs.replace(before, version=before.version + 1, arms=left), None)
+    # What is known of judges rests on answers of several models, and may on those of this one.
+    without = msgspec.structs.replace(before, version=before.version + 1, arms=left, judges=())
+    learned.publish(conn, tenant_id, without, None)
     router_quality.take_out(conn, tenant_id, arm, before.version + 1)
     router_shared.take_out(conn, tenant_id, arm)
 

@@ -258,10 +258,21 @@ class Asking(_Step):
             if found is not None:
                 told = (TURNED if self._turned else PREFERRED)[found]
                 run.judged = Judgement(asking.VERSION, preferred=told)
+                self._heed(run)
             return
         score = asking.score_micro(heard.text)
         if score is not None:
             run.judged = Judgement(asking.VERSION, score, control=self._what == CONTROL)
+            if self._what == SCORE:
+                self._heed(run)
+
+    def _heed(self, run: Run) -> None:
+        """Count a verdict that counts for nothing, as its judge was found to agree with nobody."""
+        runtime, identity = self._runtime, self._first.identity
+        assert run.last_attempt is not None and identity is not None  # noqa: S101 - it answered
+        model = run.last_attempt.offer.model
+        if arm_of(model) in runtime.learned.unheeded(runtime.state.view, identity.tenant_id):
+            runtime.metrics.judge_unheeded.add((model.name,))
 
     def ended(self, outcome: Outcome) -> None:
         """See Aside."""

@@ -46,6 +46,7 @@ class Learned:
     def __init__(self, most: int) -> None:
         self._most = most
         self._known: dict[str, _Known] = {}
+        self._unheeded: dict[str, tuple[bytes, frozenset[str]]] = {}
 
     def estimates(self, call: Call) -> Estimates | None:
         """What to expect of each model for this call, None when nothing was learned or there is nothing to choose.
@@ -77,6 +78,23 @@ class Learned:
         known = self._of(view, identity.tenant_id)
         return NO_PACES if known is None or known.expectations is None else known.expectations.paces
 
+    def unheeded(self, view: SnapshotView, tenant_id: str) -> frozenset[str]:
+        """Judges of a tenant whose verdicts count for nothing, by the state in force, as arms."""
+        weights = view.part_hash(weights_part(tenant_id))
+        if not weights:
+            return _NOBODY
+        known = self._unheeded.get(tenant_id)
+        if known is None or known[0] != weights:
+            if len(self._unheeded) >= self._most:
+                self._unheeded.clear()
+            try:
+                told = msgspec.msgpack.decode(view.part_body(weights_part(tenant_id)), type=Weights | None)
+            except msgspec.MsgspecError:  # where calls are decided by it, the log says so
+                told = None
+            judges = told.judges if told is not None else ()
+            known = self._unheeded[tenant_id] = (weights, frozenset(j.judge for j in judges if not j.trusted))
+        return known[1]
+
     def _of(self, view: SnapshotView, tenant_id: str) -> _Known | None:
         weights = view.part_hash(weights_part(tenant_id))
         if not weights:
@@ -91,6 +109,7 @@ class Learned:
 
 
 _PROMPTS = ("messages", "prompt")
+_NOBODY: frozenset[str] = frozenset()
 
 
 def _several(offers: Sequence[Offer]) -> bool:

@@ -21,11 +21,12 @@ average. Such an outcome lies in [-1, 2]; what is expected stays within [0, 1] (
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeVar
 
 from interlock.learning.prompt import Prompt
+from interlock.types.learned import AGREES, CHANCE, CONSTANT, FEW, JUDGE_COUNTS, JUDGE_PAIRS_MIN, UNVARIED, JudgeTrust
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -41,7 +42,7 @@ SCALE_MIN = 0.5
 """The least that the room above the controls is stretched from: beyond, verdicts would be noise made large."""
 PLEASING = 0.5
 """A preference counts only between models whose controls are below this."""
-PAIRS_MIN, PAIRS_MAX = 30, 200
+PAIRS_MIN, PAIRS_MAX = JUDGE_PAIRS_MIN, 200
 """Pairs of a judge's score and somebody else's word of the same call: from how many on it is held against them; how
 many of the last are kept."""
 Z95_ONE_SIDED = 1.645
@@ -76,7 +77,7 @@ class Verdict(NamedTuple):
 
 
 class Worth(NamedTuple):
-    """An outcome of a model that a verdict comes to. It counts as `weight` outcomes do."""
+    """An outcome of a model that a verdict comes to. It counts as `weight` outcomes do. `call`: the one judged."""
 
     arm: str
     outcome: float
@@ -84,6 +85,24 @@ class Worth(NamedTuple):
     prompt: Prompt | None
     team: str
     at_ns: int
+    call: str
+
+
+class Agreement(NamedTuple):
+    """How far scores go with what others said. `correlation`: theirs, `least`: its lower bound at 95 %, one-sided; None
+    where it cannot be told. `why`: what that comes to."""
+
+    why: str
+    correlation: float | None = None
+    least: float | None = None
+
+
+class _Pair(NamedTuple):
+    """A judge's score, what somebody else said of the same call, and who: an origin."""
+
+    score: float
+    said: float
+    origin: str
 
 
 class _Controls:
@@ -114,9 +133,9 @@ class Judges:
 
     def __init__(self) -> None:
         self._controls: OrderedDict[tuple[str, str], _Controls] = OrderedDict()
-        self._pairs: OrderedDict[str, deque[tuple[float, float]]] = OrderedDict()
+        self._pairs: OrderedDict[str, deque[_Pair]] = OrderedDict()
         self._scored: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        self._said: OrderedDict[str, float] = OrderedDict()
+        self._said: OrderedDict[str, tuple[float, str]] = OrderedDict()
         self._lost: frozenset[str] = frozenset()
 
     def taken(self, verdict: Verdict, expected: Callable[[str, Prompt | None], float]) -> Iterator[Worth]:
@@ -132,13 +151,13 @@ class Judges:
         else:
             yield from self._worth(verdict, expected)
 
-    def said(self, request: str, reward: float) -> None:
+    def said(self, request: str, reward: float, origin: str = "") -> None:
         """What somebody else than a judge says of a call, in [0, 1]. The last word holds."""
         scored = self._scored.pop(request, None)
         if scored is not None:
-            self._pair(*scored, reward)
+            self._pair(scored[0], _Pair(scored[1], reward, origin))
         else:
-            _keep(self._said, request, reward, REMEMBERED)
+            _keep(self._said, request, (reward, origin), REMEMBERED)
 
     def lost_trust(self) -> bool:
         """Whether a judge that counted was found not to agree with others since this was asked: what it said is to be
@@ -148,8 +167,27 @@ class Judges:
 
     def trusted(self, judge: str) -> bool:
         """Whether a judge's word counts: it does until pairs show that it agrees with others no more than chance."""
+        return self._agreement(judge).why in JUDGE_COUNTS
+
+    def trust(self) -> tuple[JudgeTrust, ...]:
+        """How far each judge is believed, by its name."""
+        known = [*reversed(self._pairs), *(judge for judge, _ in reversed(self._controls))]
+        return tuple(self._trust(judge) for judge in sorted(list(dict.fromkeys(known))[:JUDGES_MAX]))
+
+    def _trust(self, judge: str) -> JudgeTrust:
+        found = self._agreement(judge)
+        origins = Counter(pair.origin for pair in self._pairs.get(judge, ()))
+        waiting = sum(len(controls.waiting) for (by, _), controls in self._controls.items() if by == judge)
+        correlation, least = (None if value is None else round(1000 * value) for value in found[1:])
+        return JudgeTrust(
+            judge, found.why in JUDGE_COUNTS, found.why, dict(sorted(origins.items())), correlation, least, waiting
+        )
+
+    def _agreement(self, judge: str) -> Agreement:
         pairs = self._pairs.get(judge, ())
-        return len(pairs) < PAIRS_MIN or agrees(list(pairs))
+        if len(pairs) < PAIRS_MIN:
+            return Agreement(FEW)
+        return agreement([(pair.score, pair.said) for pair in pairs])
 
     def _worth(self, verdict: Verdict, expected: Callable[[str, Prompt | None], float]) -> Iterator[Worth]:
         for arm in (verdict.arm, verdict.against):
@@ -172,16 +210,16 @@ class Judges:
     def _scores(self, verdict: Verdict, value: float) -> None:
         said = self._said.pop(verdict.request, None)
         if said is not None:
-            self._pair(verdict.judge, value, said)
+            self._pair(verdict.judge, _Pair(value, *said))
         else:
             _keep(self._scored, verdict.request, (verdict.judge, value), REMEMBERED)
 
-    def _pair(self, judge: str, score: float, reward: float) -> None:
+    def _pair(self, judge: str, pair: _Pair) -> None:
         pairs = self._pairs.get(judge)
         if pairs is None:
             pairs = deque(maxlen=PAIRS_MAX)
             _keep(self._pairs, judge, pairs, JUDGES_MAX)
-        pairs.append((score, reward))
+        pairs.append(pair)
 
     def _of(self, judge: str, arm: str) -> _Controls:
         controls = self._controls.get((judge, arm))
@@ -192,24 +230,26 @@ class Judges:
 
 
 def _worth(verdict: Verdict, outcome: float, weight: float) -> Worth:
-    return Worth(verdict.arm, outcome, weight, verdict.prompt, verdict.team, verdict.at_ns)
+    return Worth(verdict.arm, outcome, weight, verdict.prompt, verdict.team, verdict.at_ns, verdict.request)
 
 
-def agrees(pairs: list[tuple[float, float]]) -> bool:
+def agreement(pairs: list[tuple[float, float]]) -> Agreement:
     """Whether scores go with what others said beyond chance: their correlation is above 0 with 95 % confidence
-    (Fisher's z). Where what others said never varied nothing can be told, and it is taken to agree."""
+    (Fisher's z). Where what others said never varied nothing can be told, and it is taken to agree. Of more than three
+    pairs (score, what others said)."""
     number = len(pairs)
     mean_score = sum(score for score, _ in pairs) / number
     mean_said = sum(said for _, said in pairs) / number
     scores = sum((score - mean_score) ** 2 for score, _ in pairs)
     words = sum((said - mean_said) ** 2 for _, said in pairs)
     if words < 1e-9:
-        return True
+        return Agreement(UNVARIED)
     if scores < 1e-9:
-        return False
+        return Agreement(CONSTANT)
     both = sum((score - mean_score) * (said - mean_said) for score, said in pairs)
     correlation = min(max(both / math.sqrt(scores * words), -0.999999), 0.999999)
-    return math.atanh(correlation) * math.sqrt(number - 3) > Z95_ONE_SIDED
+    least = math.tanh(math.atanh(correlation) - Z95_ONE_SIDED / math.sqrt(number - 3))
+    return Agreement(AGREES if least > 0 else CHANCE, correlation, least)
 
 
 def _keep(kept: OrderedDict[_K, _V], key: _K, value: _V, most: int) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 
 NOT_PLACED = -2
+STRENGTH = {"feedback": 4, "evaluation": 4, "validation": 3, "refusal": 3, "retry": 2, "judge": 1}
+"""What counts for an answer of which several origins speak: somebody's word, then what a check shows, then what
+somebody did, then what a model thinks; others last. Of equals the last word."""
 
 
 class _Held:
@@ -30,6 +33,16 @@ class _Held:
     def __init__(self, seen: Outcome) -> None:
         self.seen = seen
         self.task = NOT_PLACED
+
+
+class _Answer:
+    """Outcomes of one model's answer to one call. `task`: as one of them has it: a prompt may be gone for the next."""
+
+    __slots__ = ("strongest", "task")
+
+    def __init__(self, first: _Held) -> None:
+        self.strongest = first
+        self.task = first.task
 
 
 class QualityWindow:
@@ -61,17 +74,21 @@ class QualityWindow:
         self._place(understanding)
         teams = _most(Counter(each.seen.team for each in self._held), self._teams_max)
         arms = _most(Counter(each.seen.arm for each in self._held), self._arms_max)
-        sums: dict[tuple[str, str, int, str], Sum] = {}
+        answers = self._answers()
+        sums: dict[tuple[str, str, int, str], tuple[Sum, Sum]] = {}
         for each in self._held:
             seen = each.seen
+            answer = answers.get(_answer(seen))
             key = (
                 seen.team if seen.team in teams else OTHERS,
                 seen.arm if seen.arm in arms else OTHERS,
-                each.task,
+                answer.task if answer is not None else each.task,
                 seen.origin,
             )
             one = Sum(1, round(MICRO * seen.reward), round(MICRO * seen.reward**2))
-            sums[key] = sums.get(key, Sum()) + one
+            every, once = sums.get(key, (Sum(), Sum()))
+            counts = answer is None or answer.strongest is each
+            sums[key] = every + one, once + one if counts else once
         times = [each.seen.at_ns for each in self._held]
         return Qualities(
             version,
@@ -80,8 +97,24 @@ class QualityWindow:
             self._outcomes_max,
             min(times, default=0),
             max(times, default=0),
-            tuple(QualityCell(*key, *each) for key, each in sorted(sums.items())),
+            tuple(
+                QualityCell(*key, *every, once if once != every else None)
+                for key, (every, once) in sorted(sums.items())
+            ),
         )
+
+    def _answers(self) -> dict[tuple[str, str, str], _Answer]:
+        """What is known of each answer whose call is known."""
+        answers: dict[tuple[str, str, str], _Answer] = {}
+        for each in self._held:
+            if not each.seen.call:
+                continue
+            answer = answers.setdefault(_answer(each.seen), _Answer(each))
+            if STRENGTH.get(each.seen.origin, 0) >= STRENGTH.get(answer.strongest.seen.origin, 0):
+                answer.strongest = each
+            if each.task != NO_TASK:
+                answer.task = each.task
+        return answers
 
     def _place(self, understanding: Understanding | None) -> None:
         anew = understanding is not self._understanding
@@ -89,6 +122,10 @@ class QualityWindow:
         for each in self._held:
             if anew or each.task == NOT_PLACED:
                 each.task = _task_of(each.seen, understanding)
+
+
+def _answer(seen: Outcome) -> tuple[str, str, str]:
+    return seen.call, seen.team, seen.arm
 
 
 def _task_of(seen: Outcome, understanding: Understanding | None) -> int:

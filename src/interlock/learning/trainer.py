@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import structs
 from numpy.random import Generator
 
 from interlock.learning.estimator import Estimator
@@ -24,7 +25,7 @@ from interlock.learning.quality import QualityWindow
 from interlock.learning.shared import Given, OwnOutcomes
 from interlock.learning.tasks import OF_MODEL, UNKNOWN, Z95, Numbers
 from interlock.learning.trials import Limits, Trials
-from interlock.types.learned import SET, ArmWeights, Capability, Profile, Weights, Words
+from interlock.types.learned import SET, ArmWeights, Capability, JudgeTrust, Profile, Weights, Words
 from interlock.types.quality import Qualities
 
 KEEP = 0.998
@@ -89,7 +90,8 @@ class Outcome(NamedTuple):
     """How good an answer was, in [0, 1] (by a judge: on average), by whom ("feedback", "validation", "judge",
     "evaluation"). `team`: id of its caller's, `at_ns`: when its call was, Unix time. `source`: id of the one that
     answered, "" where it is not sure, and of a judge's word, which stays with its tenant. `weight`: as how many
-    outcomes it counts. `request`: of the call, where judges are held against it.
+    outcomes it counts. `request`: of the call, where judges are held against it. `call`: its request in any case, ""
+    where it is not known: what is said of one model's answer to one call is told together.
     """
 
     arm: str
@@ -101,6 +103,7 @@ class Outcome(NamedTuple):
     source: str = ""
     weight: float = 1.0
     request: str = ""
+    call: str = ""
 
 
 class _Seen:
@@ -208,17 +211,21 @@ class Trainer:
             elif self._estimator.alarms > alarms:
                 self.trials.rose(seen.arm)
         if seen.request:
-            self._judges.said(seen.request, seen.reward)
+            self._judges.said(seen.request, seen.reward, seen.origin)
             self._hold_judges()
 
     def verdict(self, verdict: Verdict) -> int:
         """What a judge said; how many outcomes it comes to, with what waited for it."""
         before = self.outcomes
         for worth in self._judges.taken(verdict, self._expected):
-            arm, outcome, weight, prompt, team, at_ns = worth
-            self.outcome(Outcome(arm, outcome, JUDGE, prompt, team, at_ns, weight=weight))
+            arm, outcome, weight, prompt, team, at_ns, call = worth
+            self.outcome(Outcome(arm, outcome, JUDGE, prompt, team, at_ns, weight=weight, call=call))
         self._hold_judges()
         return self.outcomes - before
+
+    def judges(self) -> tuple[JudgeTrust, ...]:
+        """How far each judge is believed."""
+        return self._judges.trust()
 
     def _hold_judges(self) -> None:
         """Learn over without judges' words when a judge turns out not to agree with anybody."""
@@ -270,6 +277,7 @@ class Trainer:
             tuple(seen.profile(offer) for offer, seen in sorted(self._profiles.items())),
             self._plan.data_class_max,
             surfaces_of(estimator.surfaces()) if understanding is not None else b"",
+            self.judges(),
         )
         return weights, words
 
@@ -280,7 +288,8 @@ class Trainer:
     def _weights_of(self, name: str, number: int, estimator: Estimator) -> ArmWeights:
         said = self._said.get(name) or self._of_others(name)
         origins: Mapping[str, int] = self._origins.get(name, _NO_ORIGINS)
-        return arm_weights(name, number, estimator, self._verbosity(name), origins, said, due=name in self.trials.due)
+        weights = arm_weights(name, number, estimator, self._verbosity(name), origins, said)
+        return structs.replace(weights, due=name in self.trials.due, due_new=name in self.trials.due_new)
 
     def _of_others(self, name: str) -> Said:
         """What other tenants say of an arm, where neither its source nor another version of it tells what to expect."""
@@ -341,8 +350,6 @@ def arm_weights(
     verbosity_milli: int = 1000,
     origins: Mapping[str, int] = _NO_ORIGINS,
     said: Said = NOTHING_SAID,
-    *,
-    due: bool = False,
 ) -> ArmWeights:
     """What is expected of an arm, as it is published: what an estimator knows of its model of this number, and what
     somebody says of it, each by how much it counts for.
@@ -370,7 +377,6 @@ def arm_weights(
         ),
         verbosity_milli,
         dict(sorted(known.items())),
-        due,
     )
 
 

@@ -71,11 +71,16 @@ class Trials:
         """The models that have a part."""
         return self._due.keys()
 
+    @property
+    def due_new(self) -> Collection[str]:
+        """Those of them that are new."""
+        return {name for name, due in self._due.items() if due.wanted}
+
     def models(self, names: Collection[str], new: Collection[str]) -> None:
         """The models that there are now, and which of them nothing is known of."""
         self._models = len(names)
         self._due = {name: due for name, due in self._due.items() if name in names}
-        if self._limits.cold_calls:
+        if self._most():
             self._due |= {name: _Due(self._most(), self._limits.cold_calls) for name in new}
 
     def outcome(self, name: str) -> None:
@@ -88,7 +93,7 @@ class Trials:
 
     def fell(self, name: str) -> None:
         """A model became worse."""
-        if self._limits.cold_calls:
+        if self._most():
             self._due[name] = _Due(self._most())
 
     def rose(self, name: str) -> None:
@@ -119,7 +124,7 @@ class Trials:
         return min(max(limits.share + left / ahead, 0.0), COLD_SHARE_MAX), self._money(ahead)
 
     def _most(self) -> int:
-        return DUE_TIMES * self._limits.cold_calls
+        return DUE_TIMES * self._limits.cold_calls if self._limits.share else 0
 
     def _cold(self) -> int:
         return self._limits.cold_calls * self._models

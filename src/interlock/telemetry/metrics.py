@@ -194,6 +194,11 @@ class Metrics:
             "interlock_judge_dropped_total", "What was drawn to be judged or challenged and was not, by why.",
             ("reason",),
         )  # fmt: skip
+        self.judge_unheeded = self._counter(
+            "interlock_judge_unheeded_total",
+            "Verdicts that counted for nothing, as their judge was found to agree with nobody; by its model.",
+            ("model",),
+        )
 
     def _declare_placement(self) -> None:
         self.placements = self._counter(

@@ -21,6 +21,13 @@ SET = "set"
 """The origin of what an administrator says."""
 SHARED = "shared"
 """The origin of what other tenants have seen."""
+FEW, AGREES, UNVARIED, CHANCE, CONSTANT = "few", "agrees", "unvaried", "chance", "constant"
+JUDGE_REASONS = (FEW, AGREES, UNVARIED, CHANCE, CONSTANT)
+"""Why a judge counts: too few words of others yet, its scores go with these, these never vary; or does not: its scores
+go with them no more than chance, or are all the same."""
+JUDGE_COUNTS = frozenset((FEW, AGREES, UNVARIED))
+JUDGE_PAIRS_MIN = 30
+"""Answers with a judge's score and somebody else's word, from which on the judge is held against these."""
 SIGNAL_ONE = 127
 """The signal that stands for 1.0."""
 
@@ -73,6 +80,8 @@ class ArmWeights(msgspec.Struct, frozen=True, array_like=True):
     due: bool = False
     """It is tried with a part of the share that is its own: it became worse, and is to be found out to be as it was; or
     it is new."""
+    due_new: bool = False
+    """Of one that is `due`: because it is new. To be shown."""
 
 
 class Profile(msgspec.Struct, frozen=True, array_like=True):
@@ -88,6 +97,23 @@ class Profile(msgspec.Struct, frozen=True, array_like=True):
     energy_uj: int = -1
     completion_tokens: int = -1
     """Mean length of an answer."""
+
+
+class JudgeTrust(msgspec.Struct, frozen=True, array_like=True):
+    """How far a judge is believed, to be shown: its scores beside what others said of the same answers.
+
+    `judge`: its model (see `arm_of`). `trusted`: its verdicts count. `why`: of `JUDGE_REASONS`. `origins`: by whom the
+    words are that its scores are held against, how many of each. `agreement_milli`: their correlation in thousandths,
+    `least_milli`: its lower bound at 95 %; None where it cannot be told. `waiting`: verdicts that wait for controls.
+    """
+
+    judge: str
+    trusted: bool
+    why: str
+    origins: dict[str, int] = {}
+    agreement_milli: int | None = None
+    least_milli: int | None = None
+    waiting: int = 0
 
 
 class Weights(msgspec.Struct, frozen=True, array_like=True):
@@ -112,6 +138,8 @@ class Weights(msgspec.Struct, frozen=True, array_like=True):
     """The highest data class of calls with which others than the best are tried."""
     surfaces: bytes = b""
     """int8, one row per task: the mean surface signals of its prompts, to be shown. Nothing is decided by it."""
+    judges: tuple[JudgeTrust, ...] = ()
+    """Likewise."""
 
 
 class Estimates(NamedTuple):

@@ -27,7 +27,10 @@ class Sum(NamedTuple):
 
 
 class QualityCell(msgspec.Struct, frozen=True, array_like=True):
-    """What was seen of one arm's answers to one team's prompts of one task, from one origin. `team`: id, "" none."""
+    """What was seen of one arm's answers to one team's prompts of one task, from one origin. `team`: id, "" none.
+
+    `counted`: those of its outcomes of whose answer nothing stronger is known; None: all.
+    """
 
     team: str
     arm: str
@@ -36,11 +39,17 @@ class QualityCell(msgspec.Struct, frozen=True, array_like=True):
     outcomes: int
     reward_micro: int
     square_micro: int = 0
+    counted: Sum | None = None
 
     @property
     def sum(self) -> Sum:
         """Its figures."""
         return Sum(self.outcomes, self.reward_micro, self.square_micro)
+
+    @property
+    def once(self) -> Sum:
+        """What it adds to the figure of all origins together, where each answer counts once."""
+        return self.sum if self.counted is None else self.counted
 
 
 class Qualities(msgspec.Struct, frozen=True, array_like=True):

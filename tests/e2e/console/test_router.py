@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from interlock.testing import answers
 from interlock.testing.engine import ScriptedEngine
+from interlock.testing.script import Received
 from tests.e2e.stack import Stack, fetch, until
 
 from .conftest import Tab
@@ -22,7 +25,7 @@ NAMES = ["total", "index", "queue", "parse", "buffer", "nodes", "merge", "token"
 DISHES = ["soup", "bread", "stew", "salad", "curry", "pie", "pasta", "rice", "beans", "cake"]
 GOOD = {"lawyer-8b": (0.95, 0.25, 0.6), "coder-8b": (0.3, 0.95, 0.6), "small-1b": (0.5, 0.45, 0.85)}
 """How often an answer of each model to a question of law, of code and of the kitchen is liked."""
-PRICE = {"lawyer-8b": 0.4, "coder-8b": 0.4, "small-1b": 0.05}
+PRICE = {"lawyer-8b": 0.4, "coder-8b": 0.4, "small-1b": 0.05, "wise": 0.9}
 
 
 class Learners(NamedTuple):
@@ -42,6 +45,17 @@ def prompt(kind: int, rng: random.Random) -> str:
     return f"How do I make {rng.choice(DISHES)} with {rng.choice(DISHES)}?"
 
 
+def judge(received: Received) -> Any:
+    """Scores answers as they are liked on average; an answer to a question of no kind, which a control is, gets 0."""
+    if "response_format" not in received.json:
+        return answers.answer("Nobody asked it to judge.")(received)
+    data = json.loads(received.json["messages"][-1]["content"])
+    question = data["question"][-1]["text"]
+    kinds = [question.startswith(begin) for begin in ("Whether the ", "def ", "How do I make ")]
+    liked = sum(GOOD[name][kinds.index(True)] for name in GOOD if any(kinds) and name in data["answer"])
+    return answers.answer(json.dumps({"score": round(10 * liked)}))(received)
+
+
 def teach(demo: Stack, key: str, rng: random.Random, number: int) -> None:
     """Calls, and what is thought of their answers."""
     for n in range(number):
@@ -55,9 +69,12 @@ def teach(demo: Stack, key: str, rng: random.Random, number: int) -> None:
 
 @pytest.fixture(scope="module")
 def learners(demo: Stack) -> Iterator[Learners]:
-    """A tenant with three models, taught until the router knows them, and then calls that it decides."""
-    engines = [ScriptedEngine(kind="openai", models=(name,)) for name in GOOD]
-    with engines[0].in_thread(), engines[1].in_thread(), engines[2].in_thread():
+    """A tenant with three models and a judge, taught until the router knows them, and then calls that it decides."""
+    engines = [ScriptedEngine(kind="openai", models=(n,), default=answers.answer(f"So {n} thinks.")) for n in GOOD]
+    engines.append(ScriptedEngine(kind="openai", models=("wise",), default=judge))
+    with contextlib.ExitStack() as running:
+        for engine in engines:
+            running.enter_context(engine.in_thread())
         sources = [
             {
                 "name": f"s-{engine.models[0]}",
@@ -68,6 +85,7 @@ def learners(demo: Stack) -> Iterator[Learners]:
                 "models": [
                     {
                         "name": engine.models[0],
+                        "abilities": ["chat", "json_schema"],
                         "price": {
                             "input_usd_per_mtok": PRICE[engine.models[0]],
                             "output_usd_per_mtok": PRICE[engine.models[0]],
@@ -77,7 +95,7 @@ def learners(demo: Stack) -> Iterator[Learners]:
             }
             for engine in engines
         ]
-        policy = {"id": "models", "template": "team-may-use-models", "parameters": {"team": "all", "models": [*GOOD]}}
+        policy = {"id": "models", "template": "team-may-use-models", "parameters": {"team": "all", "models": [*PRICE]}}
         tenant = {
             "name": "learners",
             "teams": [{"name": "all"}],
@@ -85,6 +103,8 @@ def learners(demo: Stack) -> Iterator[Learners]:
             "keys": [{"name": "alice", "principal": "alice"}],
             "roles": [{"principal": "ada", "role": "admin"}, {"principal": "aud", "role": "auditor"}],
             "policies": [policy],
+            "judging": {"model": "wise", "share_milli": 500},
+            "budgets": [{"name": "judging", "judge": "wise", "usd": 100}],
         }
         files = [{"name": "x.json", "text": json.dumps({"sources": sources, "tenants": [tenant]})}]
         applied = demo.admin("POST", "/apply", {"files": files})
@@ -101,6 +121,7 @@ def learners(demo: Stack) -> Iterator[Learners]:
             for _ in range(150):
                 demo.chat(key, "auto", prompt(rng.randrange(3), rng))
             until(lambda: demo.admin("GET", f"{AT}/shares").json()["calls"] > 100, 60, "calls decided by it")
+            until(lambda: demo.admin("GET", AT).json()["judges"][0]["why"] == "agrees", 60, "a judge that is examined")
             yield Learners(key, passwords)
         finally:
             assert demo.admin("DELETE", "/tenants/learners").status == 200
@@ -115,6 +136,10 @@ def test_what_was_learned_is_shown_to_everybody(learners: Learners, admin: Tab) 
     assert "code" in words, "tasks have plain words"
     assert admin.page.locator(".lines-chart canvas").count() >= 2
     assert admin.page.locator("nav >> text=Router").count() == 1
+    judges = admin.page.inner_text("section[aria-labelledby=judges]")
+    assert "The model wise scores 50 % of answers" in judges and "trusted" in judges and "feedback on" in judges
+    assert "what the judge wise says" in words and "challengers" not in words, "this tenant has none"
+    assert "judge:" in admin.page.inner_text("section[aria-labelledby=models]")
     admin.page.select_option("select[name=department]", index=1)
     admin.page.select_option("select[name=task]", "0")
     admin.page.click("form[aria-label='Department and task'] button")
@@ -134,6 +159,7 @@ def test_the_command_line_shows_and_changes_the_same(learners: Learners, demo: S
     words = demo.run("route", "profiles", "-t", "learners").out
     assert found["version"] > 0 and "Learning is on." in words and "lawyer-8b" in words and "TASK 0" in words
     assert "small-1b" in words and "s-small-1b::small-1b" in words and "feedback" in words
+    assert "Judge wise: its verdicts count: its scores go with what people and checks say" in words
     seen = demo.ok("route", "profiles", "-t", "learners", "--by", "model,team,task")
     assert seen["basis"] == "outcomes" and {row["by"]["task"] for row in seen["rows"]} >= {"0", "1"}
     words = demo.run("route", "profiles", "-t", "learners", "--by", "cost_center,task").out

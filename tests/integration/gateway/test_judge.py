@@ -16,6 +16,7 @@ from interlock.testing.engine import ScriptedEngine
 from interlock.testing.script import Received, Script, Step
 from interlock.types.budget import Budget
 from interlock.types.identity import DataClass, Judging, LimitSet, Recording, Tenant
+from interlock.types.learned import JudgeTrust, Weights
 from interlock.types.record import Attempt, Intent, Outcome
 from interlock.types.snapshot import Alias, AliasTarget, Cascade, CascadeStep, Shadow
 from interlock.types.source import Labels, Price, SourceLimits
@@ -412,6 +413,16 @@ def test_a_tie_is_a_tie_and_a_challengers_answer_is_held_against_a_control() -> 
         both = [preference.judge_against, preference.judge_of]
         assert [intent.judge_of for intent in held] == both, "neither is known without"
         assert preference.judge_of == challenger.challenger_of
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_verdicts_of_a_judge_that_agrees_with_nobody_are_counted(trusted: bool) -> None:
+    known = Weights(1, 0, 1, 0, 0, b"", (), (), judges=(JudgeTrust("wise", trusted, "chance"),))
+    with serving(world(Judging("wise", 1000, 1000, 1000), learned=known), engine_of()) as (gateway, _engine):
+        assert ask(gateway, BODY).status == 200
+        settled(gateway)
+        eventually(lambda: counted(gateway, 'interlock_judge_calls_total{kind="control",outcome="completed"}') == 1)
+        assert counted(gateway, 'interlock_judge_unheeded_total{model="wise"}') == (0 if trusted else 1), "not controls"
 
 
 def test_a_challenger_is_held_to_no_objective_of_its_caller() -> None:

@@ -12,7 +12,7 @@ import pytest
 from interlock.gateway.learned import Learned
 from interlock.gateway.snapshot import SnapshotView
 from interlock.types.identity import DataClass, Recording, Tenant
-from interlock.types.learned import weights_part, words_part
+from interlock.types.learned import JudgeTrust, weights_part, words_part
 from interlock.types.request import Features
 from interlock.types.source import Model, Offer
 from tests.unit.learning.test_published import taught
@@ -83,6 +83,19 @@ def test_words_of_another_version_are_not_used() -> None:
     call = call_of(view_of(words=msgspec.structs.replace(STATE[1], version=3)))
     estimates = Learned(4).estimates(call)
     assert estimates is not None and estimates.task == -1 and call.features.signals == b""
+
+
+def test_judges_that_agree_with_nobody_are_those_of_the_state_in_force() -> None:
+    learned = Learned(2)
+    judges = (JudgeTrust("wise@1", False, "chance"), JudgeTrust("other", True, "agrees"))
+    lost = view_of(weights=msgspec.structs.replace(STATE[0], judges=judges))
+    assert learned.unheeded(lost, TENANT) == {"wise@1"} and learned.unheeded(lost, "ten_other") == set()
+    assert learned.unheeded(view_of(), TENANT) == set(), "the next state has it otherwise"
+    assert learned.unheeded(view_of(weights=None), TENANT) == learned.unheeded(view_of(weights=[3]), TENANT) == set()
+    for n in range(5):
+        tenant = f"ten_{n}"
+        assert learned.unheeded(view_of(weights=STATE[0], tenant=tenant), tenant) == set()
+    assert len(learned._unheeded) <= 2
 
 
 def test_few_states_are_held() -> None:

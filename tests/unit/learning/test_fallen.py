@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from interlock.learning.published import Expectations
@@ -13,8 +15,9 @@ def call(trainer: Trainer, arm: str, *, tried: bool) -> None:
     trainer.call(Told(arm, arm, False, -1, -1, 0, 1, -1, several=True, tried=tried))
 
 
-def marked(trainer: Trainer) -> set[str]:
+def marked(trainer: Trainer, new: Collection[str] = ()) -> set[str]:
     weights, _ = trainer.state(1, 0)
+    assert {arm.arm for arm in weights.arms if arm.due_new} == set(new), "those that are new are told apart"
     known = Expectations(weights).estimates(b"", 0).due
     assert known == {arm.arm for arm in weights.arms if arm.due}
     return set(known)
@@ -81,11 +84,15 @@ def test_a_model_that_is_new_is_marked_and_one_that_comes_back_is_not() -> None:
     outcomes(trainer, "a", 0.9, 10)
     outcomes(trainer, "b", 0.9, 10)
     trainer.models({"a": Arm(1.0), "b": Arm(1.0), "c": Arm(1.0)})
-    assert marked(trainer) == {"c"}
+    assert marked(trainer, {"c"}) == {"c"}
     outcomes(trainer, "c", 0.9, 1)
-    assert marked(trainer) == {"c"}
+    assert marked(trainer, {"c"}) == {"c"}
     outcomes(trainer, "c", 0.9, 1)
     assert marked(trainer) == set(), "so many outcomes"
     trainer.models({"a": Arm(1.0)})
     trainer.models({"a": Arm(1.0), "b": Arm(1.0)})
     assert marked(trainer) == set(), "of the one that comes back something is known"
+
+
+def test_where_nothing_is_tried_nothing_has_a_part() -> None:
+    assert marked(fallen(Plan(share=0.0))) == set()

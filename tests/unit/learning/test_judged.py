@@ -20,10 +20,10 @@ from interlock.learning.judged import (
     Judges,
     Verdict,
     Worth,
-    agrees,
+    agreement,
 )
 from interlock.learning.trainer import Arm, Outcome, Plan, Trainer
-from interlock.types.learned import Weights
+from interlock.types.learned import AGREES, CHANCE, CONSTANT, FEW, UNVARIED, JudgeTrust, Weights
 
 HALF = 0.5
 
@@ -142,14 +142,35 @@ def test_a_judge_that_agrees_with_nobody_counts_for_nothing(first: str) -> None:
         assert not judges.lost_trust(), "it is lost once"
 
 
+def test_of_each_judge_it_is_told_how_far_it_is_believed_and_why() -> None:
+    judges = controlled(Judges(), "m")
+    told(judges, control("m", 0.0, "k"), score("m", 1.0, "x", "k"), score("m", 1.0, "y", "k"))
+    for n, (request, value, said) in enumerate(pairs(PAIRS_MIN, 0.9, random.Random(6))):
+        assert judges.trust()[0] == JudgeTrust("j", True, FEW, judges.trust()[0].origins)
+        told(judges, score("m", value, request))
+        judges.said(request, said, "feedback" if n % 3 else "validation")
+    good, unsure = judges.trust()
+    assert (good.judge, good.trusted, good.why) == ("j", True, AGREES)
+    assert good.origins == {"feedback": 20, "validation": 10}
+    assert good.least_milli is not None and good.agreement_milli is not None
+    assert 0 < good.least_milli < good.agreement_milli < 1000
+    assert unsure == JudgeTrust("k", True, FEW, waiting=2)
+    for request, value, said in pairs(PAIRS_MIN * 7, 0.5, random.Random(1)):
+        told(judges, score("m", value, f"late {request}"))
+        judges.said(f"late {request}", said, "feedback")
+    lost = judges.trust()[0]
+    assert (lost.trusted, lost.why, lost.origins) == (False, CHANCE, {"feedback": 200}), "the last ones only"
+    assert lost.least_milli is not None and lost.least_milli <= 0
+
+
 def test_too_few_pairs_or_words_that_never_vary_tell_nothing() -> None:
     judges = controlled(Judges(), "m")
     for request, value, said in pairs(PAIRS_MIN - 1, 0.0, random.Random(1)):
         told(judges, score("m", value, request))
         judges.said(request, said)
     assert judges.trusted("j")
-    assert agrees([(0.1 * (n % 7), 1.0) for n in range(100)])
-    assert not agrees([(1.0, float(n % 2)) for n in range(100)]), "a judge that says the same of all"
+    assert agreement([(0.1 * (n % 7), 1.0) for n in range(100)]) == (UNVARIED, None, None)
+    assert agreement([(1.0, float(n % 2)) for n in range(100)]) == (CONSTANT, None, None), "it says the same of all"
 
 
 # -- in what is learned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -131,6 +132,61 @@ def test_it_is_the_last_outcomes_and_bounded(told: list[Outcome], held: int, tea
     by_team = Counter(each.team for each in last)
     for team in {cell.team for cell in found.cells} - {OTHERS}:
         assert sum(cell.outcomes for cell in found.cells if cell.team == team) == by_team[team], "all of it, or none"
+
+
+ANSWERS = st.lists(
+    st.builds(
+        lambda call, arm, reward, origin: Outcome(arm, reward, origin, None, "t1", 1, call=call),
+        st.sampled_from(("", "c1", "c2", "c3", "c4", "c5", "c6")),
+        st.sampled_from("ab"),
+        st.sampled_from((-0.5, 0.0, 0.2, 1.0)),
+        st.sampled_from((*ORIGINS, "refusal", "retry", "another")),
+    ),
+    min_size=1,
+    max_size=80,
+)
+STRONGEST_FIRST = ({"feedback", "evaluation"}, {"validation", "refusal"}, {"retry"}, {"judge"}, {"another"})
+
+
+@given(ANSWERS, st.integers(1, 60))
+def test_an_answer_that_several_speak_of_counts_once_as_the_strongest_says(told: list[Outcome], held: int) -> None:
+    window = QualityWindow(held, 9, 9)
+    for each in told:
+        window.take(each)
+    last = told[-held:]
+    answers: dict[tuple[str, str], list[Outcome]] = {}
+    for number, each in enumerate(last):
+        answers.setdefault((each.call or f"unknown {number}", each.arm), []).append(each)
+    wanted: dict[str, list[float]] = {}
+    for (_, arm), said in answers.items():
+        strongest = next(level for level in STRONGEST_FIRST if any(o.origin in level for o in said))
+        wanted.setdefault(arm, []).append([o.reward for o in said if o.origin in strongest][-1])
+    found = window.sums(1, None)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(found), type=Qualities) == found
+    by_arm = {row.by["model"]: row for row in seen(found.cells, ("model",))}
+    assert by_arm.keys() == wanted.keys()
+    for arm, rewards in wanted.items():
+        row, squares = by_arm[arm], sum(round(r * r * 1e6) for r in rewards)
+        together = quality(len(rewards), sum(round(r * 1e6) for r in rewards), squares)
+        assert (row.count, row.mean_micro, row.low_micro, row.high_micro) == together
+        assert row.sources == Counter(o.origin for o in last if o.arm == arm), "each origin has all of its own"
+        for origin, figure in row.origins.items():
+            own = [o.reward for o in last if (o.arm, o.origin) == (arm, origin)]
+            alone = quality(len(own), sum(round(r * 1e6) for r in own), sum(round(r * r * 1e6) for r in own))
+            assert (figure.count, figure.mean_micro, figure.low_micro, figure.high_micro) == alone
+
+
+def test_what_is_said_of_an_answer_whose_prompt_is_gone_by_then_is_of_its_task() -> None:
+    trainer, told = taught(300)
+    first = told[0]
+    trainer.outcome(first._replace(origin="validation", team="lab", call="req_1", reward=0.0))
+    trainer.outcome(first._replace(origin="feedback", team="lab", call="req_1", reward=1.0, prompt=None))
+    trainer.state(1, 0)
+    found = trainer.qualities(1)
+    (task,) = tasks_of(found, "lab")
+    assert task != NO_TASK
+    (row,) = (r for r in seen(found.cells, ("team", "task"), Departments()) if r.by["team"] == "lab")  # type: ignore[arg-type]
+    assert (row.count, row.mean_micro, row.sources) == (1, 1_000_000, {"feedback": 1, "validation": 1})
 
 
 CELLS = (

@@ -46,7 +46,7 @@ from interlock.storage.pool import Store, connect
 from interlock.storage.router_guidance import EVERYTHING, Guidance
 from interlock.types.clock import Clock
 from interlock.types.identity import DataClass, Tenant
-from interlock.types.learned import arm_of
+from interlock.types.learned import JudgeTrust, arm_of
 from interlock.types.source import Ability, Offer
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,10 @@ UNSAID_MILLI = 500
 """The prior of a model that nobody gave one."""
 
 
+_Basis = tuple[int, int, dict[str, tuple[int, int]], dict[str, Said], bool, tuple[JudgeTrust, ...]]
+"""Calls, outcomes, words of administrators and of other tenants, whether it is shared, and judges."""
+
+
 class _Pupil:
     """What is learned of one tenant, and how far its ledger was read."""
 
@@ -71,9 +75,10 @@ class _Pupil:
         self.said = start
         self.published_ns = 0
         self.version = 0
-        self.told: tuple[int, int, dict[str, tuple[int, int]], dict[str, Said], bool] = (-1, -1, {}, {}, False)
-        """Calls, outcomes, and words of administrators and of other tenants that the last state rests on; whether it
-        was shared."""
+        self.told: _Basis = (-1, -1, {}, {}, False, ())
+        """What the last state rests on."""
+        self.trusted: dict[str, bool] = {}
+        """Judges of the state in force, and whether each is believed."""
         self.common: tuple[set[str], set[str]] = (set(), set())
         """Sources and arms that the platform gives it."""
         self.shared: dict[str, Said] = {}
@@ -178,6 +183,7 @@ class Learner:
             pupil.guidance.priors,
             pupil.shared,
             shares,
+            trainer.judges(),
         )
         due = now_ns - pupil.published_ns >= self._settings.learning_publish_ms * 1_000_000 or not pupil.published_ns
         known = bool(trainer.outcomes or pupil.guidance.priors or pupil.told[2] or pupil.anew)
@@ -224,6 +230,7 @@ class Learner:
         pupil.begun = size
         versions = [reset.version for reset in guidance.resets.values()]
         pupil.version = max([before.version if before is not None else 0, *versions])
+        pupil.trusted = {each.judge: each.trusted for each in before.judges} if before is not None else {}
         self._pupils[tenant_id] = pupil
         return pupil
 
@@ -287,6 +294,7 @@ class Learner:
             pupil.trainer.outcomes,
             extra={"tenant_id": pupil.tenant_id},
         )
+        _tell_of_judges(pupil, weights.judges)
         return True
 
     def run(self, stop: threading.Event) -> None:
@@ -313,6 +321,19 @@ class Learner:
         with contextlib.closing(connect(self._store.url, self._settings, name="learner")) as conn:
             row = conn.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,)).fetchone()
             yield conn if row is not None and row[0] else None
+
+
+def _tell_of_judges(pupil: _Pupil, judges: Iterable[JudgeTrust]) -> None:
+    """Log each judge that the state now in force believes, or does not, otherwise than the one before."""
+    before, pupil.trusted = pupil.trusted, {each.judge: each.trusted for each in judges}
+    for each in judges:
+        if each.trusted == before.get(each.judge, True):
+            continue
+        more = {"tenant_id": pupil.tenant_id, "judge": each.judge, "why": each.why, "pairs": sum(each.origins.values())}
+        if each.trusted:
+            logger.info("a judge agrees with what others say again: its verdicts count", extra=more)
+        else:
+            logger.warning("a judge agrees with nobody: what it said is learned without", extra=more)
 
 
 def _arms(offers: Iterable[Offer]) -> Mapping[str, Arm]:

@@ -220,11 +220,12 @@ class Samples:
 
 
 def placed(outcome: Outcome, leaf: dict[str, Any]) -> Outcome:
-    """The outcome with the team, the time and the source of the call that it is of. Where several steps answered, or
-    another model than the one that the call ended at, the source is not sure."""
+    """The outcome with the team, the time, the source and the name of the call that it is of. Where several steps
+    answered, or another model than the one that the call ended at, the source is not sure."""
     where, steps = leaf["where"], leaf.get("cascade", {}).get("tried", ())
     sure = len(steps) < 2 and outcome.arm == arm_named(where["model"], where["version"])
-    return outcome._replace(team=leaf["who"]["team"], at_ns=leaf["at"], source=where["source"] if sure else "")
+    source = where["source"] if sure else ""
+    return outcome._replace(team=leaf["who"]["team"], at_ns=leaf["at"], source=source, call=leaf["request"])
 
 
 _PROMPTS = ("messages", "input", "prompt")

@@ -10,6 +10,7 @@ import msgspec
 from psycopg import Connection
 
 from interlock.control.services.base import data_class_name
+from interlock.control.services.router_judges import Asked, Judge, asked, judge
 from interlock.control.services.task_words import described
 from interlock.settings import Settings
 from interlock.storage import learned, router_guidance, router_shared, tenants
@@ -55,7 +56,9 @@ class Prior(msgspec.Struct, frozen=True):
 class Arm(msgspec.Struct, frozen=True):
     """A model, or one version of it (`model@version`). `mean`: over all tasks, as often as they occur. `tasks`: by
     number. `origins`: where outcomes came from, and how many; "set by NAME" is the word of an administrator.
-    `verbosity_milli`: length of its answers beside the mean of all arms, in thousandths."""
+    `verbosity_milli`: length of its answers beside the mean of all arms, in thousandths. `tried_for`: why a part of
+    what is tried is for it, however far it lies behind: "worse", it became worse, and is to be found out to be as it
+    was; "new", nobody knows yet how good it is; "" it has none."""
 
     arm: str
     mean: Cell
@@ -63,6 +66,7 @@ class Arm(msgspec.Struct, frozen=True):
     origins: dict[str, int]
     verbosity_milli: int
     set: Prior | None = None
+    tried_for: str = ""
 
 
 class OfferProfile(msgspec.Struct, frozen=True):
@@ -84,7 +88,8 @@ class State(msgspec.Struct, frozen=True):
     probability another model than the best may be tried at most, `explore_money_micro`: what that may cost more than
     the best on average, as a share of it; `explore_data_class_max`: of calls up to this class. `tasks` is empty while
     too few prompts were seen to tell them apart. `waiting`: what was set that no state has yet. `shares`: outcomes of
-    other tenants that share theirs count too, and its own there."""
+    other tenants that share theirs count too, and its own there. `judging`: what of its answers is judged, by whom,
+    null without; `judges`: those whose verdicts there are, and how far they are believed."""
 
     learning: str
     in_force: bool
@@ -99,6 +104,8 @@ class State(msgspec.Struct, frozen=True):
     profiles: list[OfferProfile]
     waiting: list[Prior]
     shares: bool = False
+    judging: Asked | None = None
+    judges: list[Judge] = []
 
 
 class GivenFigure(msgspec.Struct, frozen=True):
@@ -144,7 +151,9 @@ def state(conn: Connection[Any], tenant_id: str, settings: Settings) -> State:
     learning = learning_of(found.value if found else None, settings)
     said = {p.value.arm: prior(p) for p in router_guidance.all_of(conn, tenant_id)}
     state = shown(learned.current(conn, tenant_id), said, learning)
-    return msgspec.structs.replace(state, shares=found is not None and found.value.learning_shares)
+    if found is None:
+        return state
+    return msgspec.structs.replace(state, shares=found.value.learning_shares, judging=asked(found.value.judging))
 
 
 def shared(conn: Connection[Any], tenant_id: str) -> Sharing:
@@ -168,7 +177,7 @@ def shown(weights: Weights | None, said: Mapping[str, Prior], learning: str) -> 
     number = len(weights.task_shares_micro) if weights.words else 0
     words = described(weights.surfaces, number)
     tasks = [Task(n, weights.task_shares_micro[n], words[n]) for n in range(number)]
-    arms = sorted((_arm(each, weights, said.get(each.arm)) for each in weights.arms), key=_best_first)
+    arms = sorted((_arm(each, weights, said.get(each.arm), learning) for each in weights.arms), key=_best_first)
     counted = {each.arm: each.origins.get(SET, 0) for each in weights.arms}
     return State(
         learning,
@@ -183,6 +192,7 @@ def shown(weights: Weights | None, said: Mapping[str, Prior], learning: str) -> 
         arms,
         [_profile(each) for each in weights.profiles],
         [each for each in said.values() if counted.get(each.arm) != each.outcomes],
+        judges=[judge(each) for each in weights.judges],
     )
 
 
@@ -230,8 +240,9 @@ def by_model(weights: Weights | None) -> dict[str, int]:
     return {name: mean for name, (_, mean) in found.items()}
 
 
-def _arm(arm: ArmWeights, weights: Weights, said: Prior | None) -> Arm:
+def _arm(arm: ArmWeights, weights: Weights, said: Prior | None, learning: str) -> Arm:
     origins = {name: count for name, count in arm.origins.items() if name != SET}
+    tried_for = "" if not arm.due or learning != ON else "new" if arm.due_new else "worse"
     if arm.origins.get(SET):
         by = f"set by {said.by}" if said is not None else "set, and unset since"
         origins[by] = arm.origins[SET]
@@ -242,6 +253,7 @@ def _arm(arm: ArmWeights, weights: Weights, said: Prior | None) -> Arm:
         origins,
         arm.verbosity_milli,
         said,
+        tried_for,
     )
 
 

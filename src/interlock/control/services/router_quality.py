@@ -10,7 +10,6 @@ There are three things that a report can be made of, and it says which (`basis`)
 from __future__ import annotations
 
 import datetime
-import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -42,8 +41,9 @@ class Figure(msgspec.Struct, frozen=True):
 
 class QualityRow(msgspec.Struct, frozen=True):
     """Quality in millionths of [0, 1] with the bounds at 95 %. `by`: what it is of; a `task` by its number, "": not
-    known; "*": those that are not told apart. `count`: how many outcomes it rests on. `sources`: where these came from,
-    and how many; of basis "state", older ones count for less. `origins`: the figure of each origin by itself; empty
+    known; "*": those that are not told apart. `count`: how many outcomes it rests on; of basis "outcomes", how many
+    answers, each with its strongest outcome. `sources`: where outcomes came from, and how many, of basis "outcomes" all
+    of them; of basis "state", older ones count for less. `origins`: the figure of each origin by itself; empty
     where it is not kept apart."""
 
     by: dict[str, str]
@@ -123,25 +123,27 @@ class Departments:
 
 
 def seen(cells: Iterable[QualityCell], by: Sequence[str], departments: Departments | None = None) -> list[QualityRow]:
-    """Rows of what was seen, in their order: all origins together, and each by itself. `departments`: where `by` has
-    team or cost_center."""
+    """Rows of what was seen, in their order: all origins together, where an answer counts once, and each by itself.
+    `departments`: where `by` has team or cost_center."""
     sums: dict[tuple[str, ...], dict[str, Sum]] = {}
+    once: dict[tuple[str, ...], Sum] = {}
     for cell in cells:
         shown_as = {"model": cell.arm, TASK: "" if cell.task == NO_TASK else str(cell.task)}
         if departments is not None:
             shown_as |= {"team": departments.team(cell.team), "cost_center": departments.cost_center(cell.team)}
-        origins = sums.setdefault(tuple(shown_as[name] for name in by), {})
+        key = tuple(shown_as[name] for name in by)
+        origins = sums.setdefault(key, {})
         origins[cell.origin] = origins.get(cell.origin, Sum()) + cell.sum
+        once[key] = once.get(key, Sum()) + cell.once
     at = by.index(TASK) if TASK in by else -1
 
     def order(key: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
         return tuple((int(part or -1) if number == at else 0, part) for number, part in enumerate(key))
 
-    return [_row(dict(zip(by, key, strict=True)), sums[key]) for key in sorted(sums, key=order)]
+    return [_row(dict(zip(by, key, strict=True)), sums[key], once[key]) for key in sorted(sums, key=order)]
 
 
-def _row(of: dict[str, str], origins: dict[str, Sum]) -> QualityRow:
-    whole = functools.reduce(Sum.__add__, origins.values())
+def _row(of: dict[str, str], origins: dict[str, Sum], whole: Sum) -> QualityRow:
     figures = {origin: _figure(origins[origin]) for origin in sorted(origins)}
     together = _figure(whole)
     counts = {origin: each.outcomes for origin, each in sorted(origins.items())}
@@ -167,7 +169,7 @@ def _said(
 ) -> list[QualityRow]:
     sums = said_of(conn, tenant_id, Words(conn, by, ()), first, after)
     return [
-        _row(dict(zip(by, key, strict=True)), {FEEDBACK: Sum(calls, total)})
+        _row(dict(zip(by, key, strict=True)), {FEEDBACK: Sum(calls, total)}, Sum(calls, total))
         for key, (calls, total) in sorted(sums.items())
         if calls
     ]
