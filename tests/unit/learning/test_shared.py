@@ -129,7 +129,7 @@ def test_what_was_got_is_in_nothing_that_is_given() -> None:
 
 
 LEAF: dict[str, Any] = {
-    "who": {"team": "team_1"}, "at": 7, "where": {"source": "src_1", "model": "a", "version": "1"},
+    "request": "req_1", "who": {"team": "team_1"}, "at": 7, "where": {"source": "src_1", "model": "a", "version": "1"},
 }  # fmt: skip
 STEP_OF = {"model": "a", "version": "1"}
 
@@ -147,4 +147,4 @@ STEP_OF = {"model": "a", "version": "1"}
 def test_an_outcome_is_of_a_source_only_where_that_is_sure(arm: str, steps: list[Any], source: str) -> None:
     leaf = LEAF | ({"cascade": {"tried": steps}} if steps else {})
     found = placed(Outcome(arm, 1.0, "validation", None), leaf)
-    assert (found.team, found.at_ns, found.source) == ("team_1", 7, source)
+    assert (found.team, found.at_ns, found.source, found.call) == ("team_1", 7, source, "req_1")
