@@ -55,7 +55,7 @@ def ready(demo: Stack, initech: str) -> str:
 def new_key(demo: Stack, name: str, principal: str = "peter") -> str:
     made = demo.ok("key", "create", name, "-t", "initech", "-p", principal, "-m", "for a test")
     key: str = made["key"]
-    until(lambda: demo.chat(key, MODEL, max_tokens=1).status == 200, 60, "the new key to work")
+    demo.answers(200, key, MODEL, "the new key to work", max_tokens=1)
     return key
 
 
@@ -126,7 +126,7 @@ def test_a_running_stream_outlives_a_revocation_unless_it_is_cut(demo: Stack, re
     demo.ok("key", "revoke", "hard", "-t", ready, "--cut")
     cut_at = time.monotonic()
     for reader in (first, second):
-        reader.join(120)
+        reader.join(300)
         assert not reader.is_alive()
     assert first.data.rstrip().endswith(b"data: [DONE]")
     assert b"revoked_api_key" in second.data
@@ -204,14 +204,14 @@ def test_a_call_is_decided_again_from_its_record(demo: Stack, rosa: str, tmp_pat
     made = demo.admin("POST", path, {"id": "closed", "cedar": "forbid(principal, action, resource);"})
     assert made.status == 201, made
     try:
-        until(lambda: demo.chat(rosa, "auto", max_tokens=1).status == 404, 60, "the policy to reach the gateway")
+        demo.answers(404, rosa, what="the policy to reach the gateway", max_tokens=1)
         denied = demo.chat(rosa, MODEL, max_tokens=1).headers["x-interlock-request-id"]
         assert demo.ok("route", "replay", denied)["decided"] == ["resolve", "policy"]
         ran = demo.run("route", "replay", request_id)
         assert (ran.code, "decided the same on snapshot" in ran.out) == (0, True), "the older one still agrees"
     finally:
         demo.admin("DELETE", f"{path}/closed")
-    until(lambda: demo.chat(rosa, "auto", max_tokens=1).status == 200, 60, "the policy to go")
+    demo.answers(200, rosa, what="the policy to go", max_tokens=1)
     forged = tmp_path / "home"
     shutil.copytree(demo.home / "node" / "log", forged / "node" / "log")
     forge(forged / "node" / "log", request_id)
@@ -241,18 +241,23 @@ def forge(log: Path, request_id: str) -> None:
 # -- sources
 
 
+def source_of(demo: Stack, key: str) -> str:
+    """Where a call goes now."""
+    return demo.chat(key, MODEL, max_tokens=1).headers["x-interlock-source"]
+
+
 def test_drain_and_undrain(demo: Stack, rosa: str) -> None:
     running = Reader(demo, rosa, 30, f"local::{MODEL}")
     assert demo.ok("source", "drain", "local")["item"]["drained"] is True
     try:
-        until(lambda: demo.chat(rosa, MODEL, max_tokens=1).headers["x-interlock-source"] == "spare", 60, "the drain")
+        demo.everywhere(lambda: source_of(demo, rosa) == "spare", "the drain")
         gina = demo.chat(demo.key("globex", "gina-desk"), MODEL, max_tokens=1)
         assert gina.status == 503, "globex must stay in its region, also when its only source there is drained"
-        running.join(60)
+        running.join(300)
         assert running.data.rstrip().endswith(b"data: [DONE]"), "running calls finish"
     finally:
         demo.ok("source", "undrain", "local")
-    until(lambda: demo.chat(rosa, MODEL, max_tokens=1).headers["x-interlock-source"] == "local", 60, "the undrain")
+    demo.everywhere(lambda: source_of(demo, rosa) == "local", "the undrain")
 
 
 def test_sources_are_listed_shown_and_refreshed(demo: Stack) -> None:

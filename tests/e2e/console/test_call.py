@@ -102,7 +102,7 @@ def parrot(demo: Stack) -> Iterator[str]:
 
 def test_what_a_source_said_of_a_failed_call_takes_the_second_grant(admin: Tab, demo: Stack, parrot: str) -> None:
     key, page = demo.key("acme", "rosa-laptop"), admin.page
-    until(lambda: demo.chat(key, model=parrot).status == 400, 60, "the gateway to know the source")
+    demo.answers(400, key, parrot, "the gateway to know the source")
     request = demo.chat(key, model=parrot, text="open sesame").request_id
     until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 60, "the call")
     grant = {"principal": "admin", "role": "payload_reader"}

@@ -31,8 +31,7 @@ def erasable(demo: Stack, name: str) -> str:
     """A person of acme of whom the ledger keeps a call; its request id."""
     with person(demo, name):
         key = demo.admin("POST", "/tenants/acme/keys", {"name": f"{name}-key", "principal": name}).json()["key"]
-        until(lambda: demo.chat(key, text="Keep this.").status == 200, 60, "the key to be known")
-        request = demo.chat(key, text="Keep this.").request_id
+        request = demo.answers(200, key, what="the key to be known", text="Keep this.").request_id
         until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 60, "the call")
         assert demo.admin("POST", f"/tenants/acme/keys/{name}-key/revoke", {}).status == 200
     return request

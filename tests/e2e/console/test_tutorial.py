@@ -43,7 +43,7 @@ def test_the_first_ten_minutes(tab: Tab, demo: Stack, cleared: None) -> None:
     secret = _a_key(tab)
 
     with openai.OpenAI(base_url=f"{demo.gateway}/v1", api_key=secret, max_retries=0) as client:
-        until(lambda: _may_call(client), 60, "the gateway to know the key and its policy")
+        demo.everywhere(lambda: _may_call(client), "the gateway to know the key and its policy")
         answer = client.chat.completions.with_raw_response.create(
             model="mine::smollm2", messages=[{"role": "user", "content": "What is a railway signal?"}], max_tokens=16
         )

@@ -269,7 +269,7 @@ def test_a_stop_before_the_first_snapshot(tmp_path: Path) -> None:
         await asyncio.sleep(0.3)
         assert not life.done() and not case.told
         case.node.stop()
-        await asyncio.wait_for(life, 30)
+        await asyncio.wait_for(life, 120)
 
     asyncio.run(run())
 
