@@ -46,7 +46,7 @@ class Tab:
         self.page = page
         self.url = url
         self.complaints: list[str] = []
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(180_000)
         page.on("console", lambda message: self._said(message.type, message.text))
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         page.on("request", lambda request: self._asked(request.url))
@@ -85,7 +85,7 @@ class Tab:
             self.page.emulate_media(color_scheme=theme)
             self.page.set_viewport_size({"width": width, "height": 900})
             self.page.evaluate("theme => { document.documentElement.dataset.bsTheme = theme }", theme)
-            until(lambda: self.page.evaluate(STILL), 60, "the colours to be those of the theme")
+            until(lambda: self.page.evaluate(STILL), 180, "the colours to be those of the theme")
             self.fits(width)
             if SHOTS:
                 self.page.screenshot(path=Path(SHOTS) / f"{shot}-{look}.png", full_page=True)

@@ -69,7 +69,7 @@ def test_a_rule_is_set_fires_leads_to_its_evidence_is_silenced_and_deleted(
     assert "at 90 % or above" in page.inner_text("main")
     called(demo, "When does it leave?")
     until(lambda: fires(demo, "trial-budget"), FIRES_S, "the rule to fire")
-    until(lambda: counted(admin), 60, "the navigation to count it")
+    until(lambda: counted(admin), 180, "the navigation to count it")
     row = page.locator("section[aria-labelledby=firing] tbody tr")
     assert row.count() == 1 and "trial-budget" in row.inner_text() and "90 %" in row.inner_text()
     assert "critical" in row.inner_text() and "ago" in row.inner_text()

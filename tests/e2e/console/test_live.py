@@ -45,7 +45,7 @@ def test_a_call_appears_without_reload_and_leads_to_its_evidence(admin: Tab, dem
     page.wait_for_selector("#live-state[data-state=live]")
     page.evaluate("window.stayed = true")
     request = called(demo, "What is a signal box?")
-    page.wait_for_selector(row(page, request), timeout=60_000)
+    page.wait_for_selector(row(page, request), timeout=180_000)
     assert page.evaluate("window.stayed"), "the page was not loaded again"
     line = page.inner_text(f"tr[data-key='{request}']")
     assert "completed" in line and "rosa" in line and "research" in line and "chosen: balanced" in line
@@ -121,21 +121,21 @@ def test_a_pause_holds_and_a_lost_stream_comes_back(admin: Tab, demo: Stack) -> 
     page.wait_for_timeout(2500)
     assert page.locator(row(page, request)).count() == 0 and "paused" in page.inner_text("#live-state")
     admin.press("#live-pause")
-    page.wait_for_selector(row(page, request), timeout=60_000)
+    page.wait_for_selector(row(page, request), timeout=180_000)
     page.focus("#live nav[aria-label='Figures by'] a >> nth=1")
     page.context.set_offline(True)
     page.wait_for_timeout(100)
     page.evaluate("0")  # an open stream outlives this; a new page's does not begin
     page.context.set_offline(False)
     request = called(demo, "On it goes")
-    page.wait_for_selector(row(page, request), timeout=60_000)
+    page.wait_for_selector(row(page, request), timeout=180_000)
     assert page.evaluate("document.activeElement.textContent") == "by model", "the focus stays where it was"
     page.route("**/live/stream*", lambda route: route.fulfill(status=503, body="full"))
     page.reload()
     page.wait_for_selector("#live-state[data-state=lost]")
     assert "trying again" in page.inner_text("#live-state")
     page.unroute("**/live/stream*")
-    page.wait_for_selector("#live-state[data-state=live]", timeout=60_000)
+    page.wait_for_selector("#live-state[data-state=live]", timeout=180_000)
     own = ("503", "ERR_INTERNET_DISCONNECTED")  # what this test does to the page
     admin.complaints[:] = [each for each in admin.complaints if not any(words in each for words in own)]
 
@@ -229,6 +229,6 @@ def test_it_serves_everybody(admin: Tab, demo: Stack) -> None:
 
 def test_the_command_line_shows_the_same(demo: Stack) -> None:
     request = called(demo, "Once more")
-    until(lambda: request in str(demo.ok("live", "--tenant", "acme")["calls"]), 60, "the call to be in the live view")
+    until(lambda: request in str(demo.ok("live", "--tenant", "acme")["calls"]), 180, "the call to be in the live view")
     shown = demo.run("live", "--once")
     assert shown.code == 0 and "local" in shown.out and "all tenants" in shown.out

@@ -69,7 +69,7 @@ def test_what_is_typed_is_inert_and_pages_serve_everybody(admin: Tab, demo: Stac
             called(demo, "Is it far?")
             return any(each["used"] and each["alerts"] for each in demo.admin("GET", "/tenants/acme/budget-use").json())
 
-        until(used, 60, "a budget to be used and told of")
+        until(used, 180, "a budget to be used and told of")
         admin.go("/console/budgets/new?tenant=acme")
         for name in ("name", "on", "amount", "window", "alerts", "reason"):
             admin.page.fill(f"[name={name}]", HOSTILE)
@@ -100,7 +100,7 @@ def test_usage_leads_to_its_calls_and_into_files(admin: Tab, demo: Stack) -> Non
         assert page.input_value("[name=team]") == "research"
         return page.locator("tbody tr").count() == min(calls, 50)
 
-    until(just_these, 60, "the search to show just the calls of the report, while no other call comes to the ledger")
+    until(just_these, 180, "the search to show just the calls of the report, while no other call comes to the ledger")
     admin.go("/console/usage?tenant=acme")
     with page.expect_download() as download:
         admin.press("button:has-text('JSON')")

@@ -34,7 +34,7 @@ def test_signing_in_leads_where_one_wanted_to_go(tab: Tab, demo: Stack) -> None:
 def test_the_pages_show_what_is_running_what_was_called_and_what_it_took(admin: Tab, demo: Stack) -> None:
     page = admin.page
     admin.press("nav >> text=Health")
-    until(lambda: page.reload() and "up to date" in page.inner_text("main"), 60, "the node to be up to date")
+    until(lambda: page.reload() and "up to date" in page.inner_text("main"), 180, "the node to be up to date")
     request = called(demo, "What is a signal box?")
     admin.press("nav >> text=Ledger")
     assert "rosa" in page.inner_text("main")

@@ -174,7 +174,7 @@ def test_a_model_is_set_and_unset_with_a_reason(learners: Learners, tab: Tab, de
         arms = demo.admin("GET", AT).json()["arms"]
         return any(arm["arm"] == "small-1b" and arm["origins"].get("set by ada") == 500 for arm in arms)
 
-    until(in_force, 60, "a state with what was set")
+    until(in_force, 180, "a state with what was set")
     page.reload()
     assert "set by ada: 500" in page.inner_text("#models >> xpath=ancestor::section")
     tab.press("summary[aria-label='Unset small-1b']")

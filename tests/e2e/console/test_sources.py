@@ -264,7 +264,7 @@ def test_who_may_not_write_sees_no_form_and_is_refused(tab: Tab, demo: Stack) ->
 
 def test_the_ways_through_an_alias_are_compared_from_the_ledger(admin: Tab, demo: Stack) -> None:
     request = demo.chat(demo.key("acme", "rosa-laptop"), model="assistant").request_id
-    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 60, "the call")
+    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 180, "the call")
     admin.go("/console/aliases/acme/assistant?compare=1")
     ways = admin.page.inner_text("section:has(#compare) table")
     assert "targets" in ways and "0.0 %" in ways

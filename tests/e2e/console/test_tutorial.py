@@ -50,7 +50,7 @@ def test_the_first_ten_minutes(tab: Tab, demo: Stack, cleared: None) -> None:
     request = answer.headers["x-interlock-request-id"]
     assert answer.headers["x-interlock-source"] == "mine" and answer.parse().choices[0].message.content
 
-    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 60, "its entry")
+    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 180, "its entry")
     _its_record(tab, request)
 
 
@@ -150,10 +150,10 @@ def _its_record(tab: Tab, request: str) -> None:
     page.wait_for_load_state()
     page.click(f"a[href$='{request}']")
     page.wait_for_load_state()
-    until(lambda: page.reload() and "included" in page.inner_text("main"), 60, "the next checkpoint")
+    until(lambda: page.reload() and "included" in page.inner_text("main"), 180, "the next checkpoint")
     words = page.inner_text("main")
     assert all(each in words for each in ("completed", "mine", "apps-models", "agrees", "included")), words
     tab.go("/console/calls/proof?tenant=acme")
     page.click("#verify")
-    page.wait_for_selector("#verdict .alert", timeout=60_000)
+    page.wait_for_selector("#verdict .alert", timeout=180_000)
     assert page.inner_text("#verdict").startswith("COMPLETE:")
