@@ -274,6 +274,27 @@ def test_a_stop_before_the_first_snapshot(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_node_ends_when_its_shipper_has_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+
+    async def slow(_: GatewayNode) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(2.5)  # as on a busy machine: longer than other services are waited for
+            ended.append(True)
+
+    monkeypatch.setattr("interlock.gateway.node.GOODBYE_S", 0)
+    monkeypatch.setattr(GatewayNode, "_shipper", slow)
+
+    async def run() -> None:
+        async with running(Case(tmp_path, workers=1)):
+            pass
+        assert ended == [True], "a process would be left behind"
+
+    asyncio.run(run())
+
+
 def test_one_node_per_home_and_one_program_per_port(tmp_path: Path) -> None:
     async def run() -> None:
         async with running(Case(tmp_path, workers=1)) as case:
