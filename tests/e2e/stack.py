@@ -35,7 +35,9 @@ INTERLOCK = Path(sys.executable).with_name("interlock")
 READY_S = 400
 PATIENT = {"INTERLOCK_EMBEDDED_START_TIMEOUT_MS": "300000"}
 """Where many tests run, a database that starts has little of the machine."""
-STOP_S = 40
+ANSWER_S = 180
+"""Longest silence of an answer, where many tests run: what is asked may have to wait for the machine."""
+STOP_S = 120
 """Longest stop. It takes ten seconds at most where the machine has time for it; what it takes here is noted."""
 """The contract: SIGTERM stops everything within ten seconds."""
 
@@ -86,7 +88,7 @@ def fetch(
     method: str = "",
     headers: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
-    timeout_s: float = 60,
+    timeout_s: float = ANSWER_S,
 ) -> Answer:
     """One request on a connection of its own. `body`: bytes as they are, anything else as JSON."""
     parts = urlsplit(url)
@@ -137,9 +139,7 @@ class Stack:
     def admin(self, method: str, path: str, body: object = None, *, key: str = "", reason: str = "a test") -> Answer:
         """One request to the admin API, by the platform's owner unless another key is given."""
         headers = {"x-interlock-reason": reason} if reason else {}
-        return fetch(
-            self.control, f"/admin/v1{path}", key or self.admin_key, body, method=method, headers=headers, timeout_s=30
-        )
+        return fetch(self.control, f"/admin/v1{path}", key or self.admin_key, body, method=method, headers=headers)
 
     def run(self, *arguments: str, environment: Mapping[str, str] | None = None, stdin: str = "") -> Ran:
         """A command of the installed `interlock`, on this home unless it names another one."""
@@ -167,6 +167,33 @@ class Stack:
         ran = self.run(*arguments, "--json")
         assert ran.code == 0, (arguments, ran)
         return [json.loads(line) for line in ran.out.splitlines()]
+
+    def settled(self) -> None:
+        """Wait until every worker runs on the newest snapshot. What a call has shown to be in force at its own worker
+        is in force at the others then."""
+
+        def there() -> bool:
+            nodes = self.admin("GET", "/snapshot").json()["nodes"]
+            return bool(nodes) and not any(node["behind"] for node in nodes)
+
+        until(there, 120, "every worker to run on the newest snapshot")
+
+    def everywhere(self, shown: Callable[[], T], what: str) -> T:
+        """Wait until a call shows that a change is in force, and then until it is at every worker; what was shown."""
+        said = until(shown, 120, what)
+        self.settled()
+        return said
+
+    def answers(self, status: int, key: str, model: str = "auto", what: str = "", **fields: Any) -> Answer:
+        """Wait until calls are answered with this status at every worker; the answer that was the first."""
+
+        def asked() -> Answer | None:
+            answer = self.chat(key, model, **fields)
+            return answer if answer.status == status else None
+
+        found = self.everywhere(asked, what or f"calls of {model} to be answered with {status}")
+        assert found is not None
+        return found
 
     def node(self) -> dict[str, Any]:
         """What the node says about itself: pid, workers, snapshot."""

@@ -9,7 +9,7 @@ import time
 from urllib.parse import urlsplit
 
 from .documents import MODEL
-from .stack import Stack
+from .stack import ANSWER_S, Stack
 
 _UNKNOWN_MODEL = json.dumps({"model": "nothing", "messages": [{"role": "user", "content": "x"}]})
 """A request that a worker answers by itself: 404 to a key that it knows, 401 to any other."""
@@ -24,7 +24,7 @@ class Held:
         self.by_worker: dict[str, http.client.HTTPConnection] = {}
         self._all: list[http.client.HTTPConnection] = []
         for _ in range(64):
-            connection = http.client.HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=60)
+            connection = http.client.HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=ANSWER_S)
             self._all.append(connection)
             status, worker = self.ask(connection)
             assert status == 404
@@ -67,10 +67,10 @@ class Reader(threading.Thread):
         self.ended_at = 0.0
         self.started = threading.Event()
         self.start()
-        assert self.started.wait(60), "the stream did not start"
+        assert self.started.wait(ANSWER_S), "the stream did not start"
 
     def run(self) -> None:
-        connection = http.client.HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=60)
+        connection = http.client.HTTPConnection(self._parts.hostname or "", self._parts.port, timeout=ANSWER_S)
         headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
         try:
             connection.request("POST", "/v1/chat/completions", self._body, headers)

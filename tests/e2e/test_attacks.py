@@ -83,7 +83,7 @@ def test_hostile_model_names_reach_neither_headers_nor_logs_as_they_are(demo: St
         assert answer.status in (400, 404), (name, answer)
         assert "fake" not in answer.headers.values()
         assert answer.headers.get("b") is None
-    lines = demo.run("ledger", "tail", "--since", "2m").out.splitlines()
+    lines = demo.run("ledger", "tail", "--since", "1h").out.splitlines()
     assert lines
     assert all(re.match(r"\d{4}-\d\d-\d\dT", line) for line in lines), "a name made a line of its own"
 
@@ -169,7 +169,7 @@ def _reach_no_source_of_another(demo: Stack, url: str) -> None:
     rosa, gina = demo.key("acme", "rosa-laptop"), demo.key("globex", "gina-desk")
     pinned = f"acmes-own::{MODEL}"
     try:
-        until(lambda: demo.chat(rosa, pinned, max_tokens=1).status == 200, 60, "acme to reach its own source")
+        until(lambda: demo.chat(rosa, pinned, max_tokens=1).status == 200, 180, "acme to reach its own source")
         answer = demo.chat(gina, pinned, max_tokens=1)
         assert (answer.status, answer.error["code"]) == (404, "model_not_found")
         (refused,) = [r for r in demo.ok_lines("ledger", "tail") if r.get("request_id") == answer.request_id]
@@ -186,7 +186,7 @@ def test_oversized_and_broken_admin_bodies(demo: Stack) -> None:
         assert answer.status == 400, body[:20]
         assert "error" in answer.json()
     parts = urlsplit(demo.control)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), 10) as raw:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), 60) as raw:
         raw.sendall(
             b"POST /admin/v1/tenants HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
             + f"authorization: Bearer {demo.admin_key}\r\n\r\n".encode()

@@ -40,7 +40,7 @@ def show(demo: Stack, request_id: str, *more: str) -> Any:
 
 def test_a_call_is_in_the_ledger_and_proved_within_seconds(demo: Stack, asked: Answer) -> None:
     began = time.monotonic()
-    until(lambda: show(demo, asked.request_id), 60, "the call to be proved")
+    until(lambda: show(demo, asked.request_id), 180, "the call to be proved")
     note(f"from an answer to its proof under a signed checkpoint: {time.monotonic() - began:.1f} s")
     found = show(demo, asked.request_id)
     assert found is not None and found["contents"] is None
@@ -53,7 +53,7 @@ def test_a_call_is_in_the_ledger_and_proved_within_seconds(demo: Stack, asked: A
 
 
 def test_a_call_is_decided_again_from_its_record_in_the_ledger(demo: Stack, asked: Answer) -> None:
-    until(lambda: show(demo, asked.request_id), 60, "the call to be proved")
+    until(lambda: show(demo, asked.request_id), 180, "the call to be proved")
     told = demo.ok("ledger", "replay", asked.request_id, "-t", "acme")
     assert (told["same"], told["decided"]) == (True, ["resolve", "policy", "route"])
     missing = demo.run("ledger", "replay", "req_0000000000000000_1", "-t", "acme", "--json")
@@ -61,7 +61,7 @@ def test_a_call_is_decided_again_from_its_record_in_the_ledger(demo: Stack, aske
 
 
 def test_what_was_said_needs_a_second_grant_and_each_look_is_recorded(demo: Stack, asked: Answer) -> None:
-    until(lambda: show(demo, asked.request_id), 60, "the call to be proved")
+    until(lambda: show(demo, asked.request_id), 180, "the call to be proved")
     refused = demo.run("ledger", "show", asked.request_id, "-t", "acme", "--content", "--json")
     assert refused.code == 1 and "payload_reader" in refused.out
     role = {"principal": "admin", "role": "payload_reader"}
@@ -89,7 +89,7 @@ def test_an_export_is_proved_complete_by_its_folder_alone(demo: Stack, asked: An
         until_s = datetime.fromisoformat(demo.ok("ledger", "checkpoint", "-t", "acme")["complete_until"]).timestamp()
         return until_s > ended
 
-    until(complete, 90, "a checkpoint under which everything until then is there")
+    until(complete, 180, "a checkpoint under which everything until then is there")
     kept = tmp_path / "kept.note"
     kept.write_text(checkpoint["note"])
     folder = tmp_path / "export"

@@ -21,7 +21,7 @@ from .streams import Reader
 
 __all__ = ["llamacpp"]
 
-ENDED_S = 60
+ENDED_S = 300
 """How long what `interlock up` started may live on after it was killed with -9 (calls may finish within a grace)."""
 
 
@@ -29,7 +29,7 @@ def registered(stack: Stack, engine: Engine, folder: Path) -> str:
     """Put the stack before an engine it did not start; returns a key, once it works."""
     made = stack.ok("apply", "-f", written(folder, one_engine(engine.base_url)))
     key: str = made["keys"]["acme"]["alice-laptop"]
-    until(lambda: fetch(stack.gateway, f"/v1/models/{MODEL}", key).status == 200, 60, "the key to work")
+    until(lambda: fetch(stack.gateway, f"/v1/models/{MODEL}", key).status == 200, 180, "the key to work")
     return key
 
 
@@ -77,7 +77,7 @@ def test_everything_killed_at_once_is_found_by_the_next_start(home: Path, llamac
             with contextlib.suppress(ProcessLookupError):  # PostgreSQL ends its own children meanwhile
                 os.kill(pid, signal.SIGKILL)
         stack.process.wait()
-        reader.join(60)
+        reader.join(300)
     finally:
         end(stack.process, home)
     with running(home) as stack:
@@ -87,7 +87,7 @@ def test_everything_killed_at_once_is_found_by_the_next_start(home: Path, llamac
             kinds = [r["kind"] for r in stack.ok_lines("ledger", "tail") if r.get("request_id") == reader.request_id]
             return kinds[:2] == ["Intent", "Attempt"] and kinds[-1] == "Interrupted" and "Chunk" in kinds
 
-        until(found, 60, "the interrupted call to be recorded", every_s=0.3)
+        until(found, 180, "the interrupted call to be recorded", every_s=0.3)
         assert "state" in stack.ok("route", "explain", reader.request_id)
 
 
@@ -104,11 +104,11 @@ def test_a_start_waits_for_what_a_killed_one_left(home: Path, llamacpp: Engine, 
     again = start(home)  # at once, while the killed one's call still finishes
     family = processes_of(home)
     try:
-        reader.join(60)
+        reader.join(300)
         assert reader.data.rstrip().endswith(b"data: [DONE]")
         assert again.chat(key, MODEL).status == 200
         again.process.send_signal(signal.SIGINT)
-        assert again.process.wait(60) == 0, "Ctrl-C is a stop like SIGTERM"
+        assert again.process.wait(300) == 0, "Ctrl-C is a stop like SIGTERM"
         assert not [pid for pid in family if alive(pid)]
     finally:
         end(again.process, home)

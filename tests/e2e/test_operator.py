@@ -21,7 +21,7 @@ from .documents import MODEL, written
 from .stack import Stack, command, until
 from .streams import Held, Reader
 
-WITHIN_S = 15.0
+WITHIN_S = 120.0
 """How soon a revocation must hold on every worker, on a machine that has other things to do as well. (That it is told
 at once, and found by no look that comes by itself, is shown where such looks are a minute apart.)"""
 
@@ -55,7 +55,7 @@ def ready(demo: Stack, initech: str) -> str:
 def new_key(demo: Stack, name: str, principal: str = "peter") -> str:
     made = demo.ok("key", "create", name, "-t", "initech", "-p", principal, "-m", "for a test")
     key: str = made["key"]
-    until(lambda: demo.chat(key, MODEL, max_tokens=1).status == 200, 60, "the new key to work")
+    demo.answers(200, key, MODEL, "the new key to work", max_tokens=1)
     return key
 
 
@@ -121,12 +121,13 @@ def test_a_revoked_key_is_refused_on_every_worker_at_once(demo: Stack, ready: st
 
 def test_a_running_stream_outlives_a_revocation_unless_it_is_cut(demo: Stack, ready: str) -> None:
     gentle, hard = new_key(demo, "gentle"), new_key(demo, "hard")
-    first, second = Reader(demo, gentle, 40, f"spare::{MODEL}"), Reader(demo, hard, 1500, f"spare::{MODEL}")
+    first = Reader(demo, gentle, 40, f"spare::{MODEL}")
     demo.ok("key", "revoke", "gentle", "-t", ready)
+    second = Reader(demo, hard, 1500, f"spare::{MODEL}")  # as late as can be: it must not end before it is cut
     demo.ok("key", "revoke", "hard", "-t", ready, "--cut")
     cut_at = time.monotonic()
     for reader in (first, second):
-        reader.join(120)
+        reader.join(300)
         assert not reader.is_alive()
     assert first.data.rstrip().endswith(b"data: [DONE]")
     assert b"revoked_api_key" in second.data
@@ -140,13 +141,13 @@ def test_a_running_stream_outlives_a_revocation_unless_it_is_cut(demo: Stack, re
 
 def test_a_rotated_key_overlaps(demo: Stack, ready: str) -> None:
     new = new_key(demo, "yearly")
-    for overlap_s in ("2", "8", "32"):  # a busy machine may need longer than that to look at both
+    for overlap_s in ("2", "8", "32", "128"):  # a busy machine may need longer than that to look at both
         old, new = new, demo.ok("key", "rotate", "yearly", "-t", ready, "--overlap-s", overlap_s)["key"]
-        until(lambda key=new: demo.chat(key, MODEL, max_tokens=1).status == 200, 60, "the new key to work")  # type: ignore[misc]
+        until(lambda key=new: demo.chat(key, MODEL, max_tokens=1).status == 200, 180, "the new key to work")  # type: ignore[misc]
         if (overlaps := demo.chat(old, MODEL, max_tokens=1).status) == 200:
             break
     assert overlaps == 200
-    until(lambda: demo.chat(old, MODEL, max_tokens=1).status == 401, 60, "the old key to end")
+    until(lambda: demo.chat(old, MODEL, max_tokens=1).status == 401, 180, "the old key to end")
     rows = [row for row in demo.ok("key", "list", "-t", ready) if row["name"] == "yearly"]
     assert {row["state"] for row in rows} == {"active", "expired"}
     assert old not in json.dumps(rows)
@@ -190,10 +191,10 @@ def test_a_call_is_explained_and_on_record(demo: Stack, rosa: str) -> None:
     assert "Permitted:" in told.out
     assert "  local: 0 waiting" in told.out, "sources by name, not by id"
     assert demo.ok("route", "explain", request_id)["state"] == "completed"
-    mine = [r for r in demo.ok_lines("ledger", "tail", "--since", "1m") if r.get("request_id") == request_id]
+    mine = [r for r in demo.ok_lines("ledger", "tail", "--since", "1h") if r.get("request_id") == request_id]
     assert [r["kind"] for r in mine] == ["Intent", "Attempt", "Outcome"]
     assert "secret sentence" not in json.dumps(mine)
-    assert "secret sentence" in demo.run("ledger", "tail", "--since", "1m", "--content").out
+    assert "secret sentence" in demo.run("ledger", "tail", "--since", "1h", "--content").out
 
 
 def test_a_call_is_decided_again_from_its_record(demo: Stack, rosa: str, tmp_path: Path) -> None:
@@ -204,14 +205,14 @@ def test_a_call_is_decided_again_from_its_record(demo: Stack, rosa: str, tmp_pat
     made = demo.admin("POST", path, {"id": "closed", "cedar": "forbid(principal, action, resource);"})
     assert made.status == 201, made
     try:
-        until(lambda: demo.chat(rosa, "auto", max_tokens=1).status == 404, 60, "the policy to reach the gateway")
+        demo.answers(404, rosa, what="the policy to reach the gateway", max_tokens=1)
         denied = demo.chat(rosa, MODEL, max_tokens=1).headers["x-interlock-request-id"]
         assert demo.ok("route", "replay", denied)["decided"] == ["resolve", "policy"]
         ran = demo.run("route", "replay", request_id)
         assert (ran.code, "decided the same on snapshot" in ran.out) == (0, True), "the older one still agrees"
     finally:
         demo.admin("DELETE", f"{path}/closed")
-    until(lambda: demo.chat(rosa, "auto", max_tokens=1).status == 200, 60, "the policy to go")
+    demo.answers(200, rosa, what="the policy to go", max_tokens=1)
     forged = tmp_path / "home"
     shutil.copytree(demo.home / "node" / "log", forged / "node" / "log")
     forge(forged / "node" / "log", request_id)
@@ -241,18 +242,23 @@ def forge(log: Path, request_id: str) -> None:
 # -- sources
 
 
+def source_of(demo: Stack, key: str) -> str:
+    """Where a call goes now."""
+    return demo.chat(key, MODEL, max_tokens=1).headers["x-interlock-source"]
+
+
 def test_drain_and_undrain(demo: Stack, rosa: str) -> None:
     running = Reader(demo, rosa, 30, f"local::{MODEL}")
     assert demo.ok("source", "drain", "local")["item"]["drained"] is True
     try:
-        until(lambda: demo.chat(rosa, MODEL, max_tokens=1).headers["x-interlock-source"] == "spare", 60, "the drain")
+        demo.everywhere(lambda: source_of(demo, rosa) == "spare", "the drain")
         gina = demo.chat(demo.key("globex", "gina-desk"), MODEL, max_tokens=1)
         assert gina.status == 503, "globex must stay in its region, also when its only source there is drained"
-        running.join(60)
+        running.join(300)
         assert running.data.rstrip().endswith(b"data: [DONE]"), "running calls finish"
     finally:
         demo.ok("source", "undrain", "local")
-    until(lambda: demo.chat(rosa, MODEL, max_tokens=1).headers["x-interlock-source"] == "local", 60, "the undrain")
+    demo.everywhere(lambda: source_of(demo, rosa) == "local", "the undrain")
 
 
 def test_sources_are_listed_shown_and_refreshed(demo: Stack) -> None:

@@ -30,7 +30,7 @@ def test_a_database_that_stands_still_stops_nobody(demo: Stack, rosa: str) -> No
     finally:
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
-    until(lambda: demo.run("source", "list").code == 0, 60, "the admin API to come back")
+    until(lambda: demo.run("source", "list").code == 0, 180, "the admin API to come back")
 
 
 def test_a_database_that_is_stopped_is_started_again(demo: Stack, rosa: str) -> None:
@@ -39,38 +39,37 @@ def test_a_database_that_is_stopped_is_started_again(demo: Stack, rosa: str) -> 
     assert first is not None
     os.kill(first, signal.SIGINT)
     began = time.monotonic()
-    until(lambda: not alive(first), 60, "PostgreSQL to stop")
+    until(lambda: not alive(first), 180, "PostgreSQL to stop")
     assert serves(demo, rosa)
-    until(lambda: server.pid not in (None, first), 60, "PostgreSQL to be started again")
+    until(lambda: server.pid not in (None, first), 180, "PostgreSQL to be started again")
     note(f"PostgreSQL, stopped from outside, ran again after {time.monotonic() - began:.1f} s")
-    until(lambda: fetch(demo.control, "/ready").status == 200, 60, "the admin API to come back")
+    until(lambda: fetch(demo.control, "/ready").status == 200, 180, "the admin API to come back")
     assert serves(demo, rosa)
     demo.ok("key", "create", "after-the-outage", "-t", "acme", "-p", "rosa")
     key = demo.ok("key", "rotate", "after-the-outage", "-t", "acme")["key"]
-    until(lambda: serves(demo, key), 60, "a change made after the outage to reach the gateway")
+    until(lambda: serves(demo, key), 180, "a change made after the outage to reach the gateway")
     demo.ok("key", "revoke", "after-the-outage", "-t", "acme")
-    until(lambda: demo.chat(key, MODEL).status == 401, 60, "a revocation made after the outage to reach the gateway")
+    until(lambda: demo.chat(key, MODEL).status == 401, 180, "a revocation made after the outage to reach the gateway")
 
 
 def test_a_killed_worker_is_replaced_and_its_calls_are_found(demo: Stack, rosa: str) -> None:
-    reader = Reader(demo, rosa, 1500, f"spare::{MODEL}")
-    epoch = reader.request_id.split("_")[1]
     slots = {r["epoch"]: r["pid"] for r in demo.ok_lines("ledger", "tail") if r["kind"] == "EpochOpen"}
-    victim = slots[epoch]
     before = demo.workers()
+    reader = Reader(demo, rosa, 1500, f"spare::{MODEL}")
+    victim = slots[reader.request_id.split("_")[1]]
     assert victim in before
     os.kill(victim, signal.SIGKILL)
-    reader.join(60)
+    reader.join(300)
     assert not reader.is_alive()
     assert b"[DONE]" not in reader.data
-    until(lambda: victim not in demo.workers() and all(map(alive, demo.workers())), 60, "another worker")
-    until(lambda: len(demo.workers()) == len(before) and 0 not in demo.workers(), 60, "as many workers as before")
+    until(lambda: victim not in demo.workers() and all(map(alive, demo.workers())), 180, "another worker")
+    until(lambda: len(demo.workers()) == len(before) and 0 not in demo.workers(), 180, "as many workers as before")
     for _ in range(6):
         assert serves(demo, rosa)
 
     def interrupted() -> bool:
-        records = demo.ok_lines("ledger", "tail", "--since", "2m")
+        records = demo.ok_lines("ledger", "tail", "--since", "1h")
         return any(r["kind"] == "Interrupted" and r.get("request_id") == reader.request_id for r in records)
 
-    until(interrupted, 60, "the interrupted call to be recorded", every_s=0.3)
+    until(interrupted, 180, "the interrupted call to be recorded", every_s=0.3)
     assert demo.ok("route", "explain", reader.request_id)["state"] == "interrupted"

@@ -80,7 +80,7 @@ def logged(demo: Stack, answers: list[Answer]) -> None:
         found = demo.ok("ledger", "search", "-t", "junction", "--limit", "200")["items"]
         return wanted <= {item["leaf"]["request"] for item in found}
 
-    until(there, 60, "the ledger to have every call", every_s=0.5)
+    until(there, 180, "the ledger to have every call", every_s=0.5)
 
 
 def decided(demo: Stack, answer: Answer) -> tuple[str, ...]:
@@ -97,7 +97,9 @@ def _permits(record: list[Any]) -> list[Any]:
 
 
 def test_what_if_says_exactly_what_activation_does(demo: Stack, keys: dict[str, str]) -> None:
-    until(lambda: fetch(demo.gateway, "/v1/models", keys["ann"]).status == 200, 60, "the gateway to know the tenant")
+    demo.everywhere(
+        lambda: fetch(demo.gateway, "/v1/models", keys["ann"]).status == 200, "the gateway to know the tenant"
+    )
     demo.admin("POST", "/roles", {"principal": "admin", "role": "payload_reader"})
     try:
         _exactly(demo, keys)
@@ -125,7 +127,7 @@ def _exactly(demo: Stack, keys: dict[str, str]) -> None:
     ]
     # the report says the same of the same calls while nothing is decided by the draft
     assert demo.admin("POST", f"{AT}/policy-draft/report-only", {}).status == 200
-    until(lambda: _tried(demo, keys), 60, "the draft to report")
+    demo.everywhere(lambda: _tried(demo, keys), "the draft to report")
     trial = run(demo, keys)
     assert [a.status for a in trial] == [a.status for a in first], "what only reports decides nothing"
     logged(demo, trial)
@@ -137,7 +139,7 @@ def _exactly(demo: Stack, keys: dict[str, str]) -> None:
     assert replayed["same"]
     # and so it is
     demo.ok("policy", "activate", draft["digest"], "-t", "junction")
-    until(lambda: _call(demo, keys["bob"]).status != 200, 60, "the gateway to follow")
+    demo.everywhere(lambda: _call(demo, keys["bob"]).status != 200, "the gateway to follow")
     second = run(demo, keys)
     logged(demo, second)
     assert [decided(demo, answer) for answer in second] == predicted
@@ -153,7 +155,7 @@ def _call(demo: Stack, key: str) -> Answer:
 
 
 def _tried(demo: Stack, keys: dict[str, str]) -> bool:
-    """Whether each worker evaluates the draft by now."""
+    """Whether a worker evaluates the draft by now."""
     for _ in range(8):
         _call(demo, keys["ann"])
     return "interlock_policy_trials_total{" in fetch(demo.gateway, "/metrics").body.decode()

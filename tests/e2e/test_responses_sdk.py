@@ -23,7 +23,7 @@ class City(BaseModel):
 def client(demo: Stack, rosa: str) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{demo.gateway}/v1", api_key=rosa, max_retries=0) as made:
         # A test before this one may have taken the database away: what is not stored then cannot be gone on from.
-        until(lambda: _stores(made), 60, "responses to be stored")
+        until(lambda: _stores(made), 180, "responses to be stored")
         yield made
 
 

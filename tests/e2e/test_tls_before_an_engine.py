@@ -63,13 +63,13 @@ def secured(llamacpp: Engine, tmp_path_factory: pytest.TempPathFactory) -> Itera
         made = stack.ok("apply", "-f", written(folder, one_engine(llamacpp.base_url)), "-m", "the first engine")
         found = Secured(stack, cert, key_file, made["keys"]["acme"]["alice-laptop"])
         tls = found.trust()
-        until(lambda: fetch(stack.gateway, f"/v1/models/{MODEL}", found.key, tls=tls).status == 200, 60, "the key")
+        until(lambda: fetch(stack.gateway, f"/v1/models/{MODEL}", found.key, tls=tls).status == 200, 180, "the key")
         yield found
 
 
 @pytest.fixture(scope="module")
 def client(secured: Secured) -> Iterator[openai.OpenAI]:
-    http = httpx2.Client(verify=secured.trust(), timeout=60)
+    http = httpx2.Client(verify=secured.trust(), timeout=180)
     with openai.OpenAI(
         base_url=f"{secured.stack.gateway}/v1", api_key=secured.key, max_retries=0, http_client=http
     ) as made:
@@ -119,7 +119,7 @@ def test_tools_streamed_and_not(client: openai.OpenAI) -> None:
 
 def test_async_over_tls(secured: Secured) -> None:
     async def main() -> str:
-        http = httpx2.AsyncClient(verify=secured.trust(), timeout=60)
+        http = httpx2.AsyncClient(verify=secured.trust(), timeout=180)
         async with openai.AsyncOpenAI(
             base_url=f"{secured.stack.gateway}/v1", api_key=secured.key, max_retries=0, http_client=http
         ) as client:
@@ -136,7 +136,7 @@ def served(url: str) -> bytes:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection((parts.hostname or "", parts.port or 0), 5) as raw, context.wrap_socket(raw) as tls:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), 60) as raw, context.wrap_socket(raw) as tls:
         return tls.getpeercert(binary_form=True) or b""
 
 
@@ -149,17 +149,17 @@ def test_the_certificate_is_taken_again_when_its_files_change(secured: Secured) 
         aside = secured.cert.with_suffix(".new"), secured.key_file.with_suffix(".new")
         second = make(*aside, "second")
         aside[0].replace(secured.cert)  # for a moment certificate and key do not belong together
-        until(lambda: "certificate not reloaded" in secured.stack.log.read_text(), 60, "the mismatch to be noticed")
+        until(lambda: "certificate not reloaded" in secured.stack.log.read_text(), 180, "the mismatch to be noticed")
         assert served(url) == first, "the old pair stays in use"
         aside[1].replace(secured.key_file)
-        until(lambda: served(url) == second, 60, "the new certificate")
+        until(lambda: served(url) == second, 180, "the new certificate")
         assert held.get(f"{url}/v1/models").status_code == 200, "connections that are open go on"
     assert fetch(url, "/health", tls=secured.trust()).status == 200
 
 
 def test_plain_text_and_old_protocols_are_refused(secured: Secured) -> None:
     parts = urlsplit(secured.stack.gateway)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), 5) as raw:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), 60) as raw:
         raw.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
         said = b""
         with contextlib.suppress(ConnectionResetError):

@@ -97,7 +97,7 @@ def whole(postgres_url: str) -> Iterator[Scene]:
     with ScriptedEngine(kind="openai").in_thread() as engine:
         url = engine.base_url.removesuffix("/v1")
         with control_over(
-            postgres_url, playground_gateway_url=url, playground_answer_bytes_max=2000, playground_call_ms=2000
+            postgres_url, playground_gateway_url=url, playground_answer_bytes_max=2000, playground_call_ms=8000
         ) as running:
             running.owner.apply(TENANTS)
             for name in ("dora", "victor"):
@@ -165,6 +165,22 @@ def test_signing_out_revokes_the_key_whichever_process_made_it(scene: Scene) -> 
     assert "text/event-stream" not in answer.headers["content-type"] and len(scene.called()) == calls
 
 
+def test_a_key_that_gateways_have_not_heard_of_yet_is_tried_again(scene: Scene) -> None:
+    asked: list[str] = []
+
+    def early(received: Received) -> Any:
+        asked.append(secret_of(received))
+        return (answers.error(401) if len(asked) <= 3 else answers.answer("Known."))(received)
+
+    scene.gateway.default = early
+    dora = scene.browser("dora")
+    assert "".join(value["text"] for kind, value in dora.events() if kind == "text") == "Known."
+    assert len(asked) == 4 and len(set(asked)) == 1
+    calls = len(scene.called())
+    scene.gateway.default = answers.error(403)
+    assert [kind for kind, _ in dora.events()].count("problem") == 1 and len(scene.called()) == calls + 1
+
+
 def test_who_may_not_is_refused_before_anything_is_made(scene: Scene) -> None:
     victor, dora = scene.browser("victor"), scene.browser("dora")
     calls = len(scene.called())
@@ -195,7 +211,7 @@ def test_an_answer_is_bounded_in_size_and_time_and_its_failures_are_told(scene: 
 
     scene.gateway.default = answers.answer("word " * 1000)
     assert "playground_answer_bytes_max" in problem()
-    scene.gateway.default = answers.answer("word " * 100, between_ms=100)
+    scene.gateway.default = answers.answer("word " * 300, between_ms=100)
     assert "playground_call_ms" in problem()
     scene.gateway.default = answers.error(403)
     assert problem()

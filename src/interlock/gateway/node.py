@@ -237,7 +237,6 @@ class GatewayNode:
                 ("load watcher", self.watcher.run),
                 ("issuer keys", self.jwks.run),
                 ("energy meters", self.meters.run),
-                ("shipper", self._shipper),
                 ("lender", self.lender.run),
                 ("claimant", self.claimant.run),
                 ("canaries", self.canary_keeper.run),
@@ -246,6 +245,7 @@ class GatewayNode:
                 ("housekeeping", self._housekeeping),
             )
         ]
+        shipper = asyncio.create_task(self._service("shipper", self._shipper))
         lives: list[asyncio.Task[None]] = []
         try:
             await self._first_snapshot()
@@ -256,9 +256,11 @@ class GatewayNode:
             self.listening.close()
             await asyncio.gather(*(slot.stop(self.settings.stop_grace_ms) for slot in self.slots))
             await asyncio.gather(*lives, return_exceptions=True)
-            for task in services:
+            for task in (*services, shipper):
                 task.cancel()
             await asyncio.wait(services, timeout=GOODBYE_S + 1)
+            # INVARIANT: no process is left behind. What is waited for here is killed when it does not end in time.
+            await asyncio.wait((shipper,))
             (self.run_dir / "node.json").unlink(missing_ok=True)
             log.info("node stopped")
 

@@ -23,6 +23,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
          "--disable-sync", "--no-first-run")  # fmt: skip
 AXE = FOLDER / "vendor" / "axe.min.js"
 SHOTS = os.environ.get("INTERLOCK_SCREENSHOTS", "")
+STILL = "document.getAnimations().every(each => each.playState !== 'running')"
 LOOKS = (("light", False, 1280), ("dark", True, 1280), ("narrow", False, 390)) if SHOTS else (
     ("light", False, 1280), ("dark and narrow", True, 390),
 )  # fmt: skip
@@ -45,7 +46,7 @@ class Tab:
         self.page = page
         self.url = url
         self.complaints: list[str] = []
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(180_000)
         page.on("console", lambda message: self._said(message.type, message.text))
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         page.on("request", lambda request: self._asked(request.url))
@@ -60,6 +61,11 @@ class Tab:
 
     def go(self, path: str) -> None:
         self.page.goto(self.url + path)
+
+    def press(self, selector: str) -> None:
+        """Click what leads to a page, and wait until that is there whole: its first half is no page to read."""
+        self.page.click(selector)
+        self.page.wait_for_load_state()
 
     def look(self, path: str, shot: str = "") -> None:
         """The page serves everybody: axe finds nothing serious, in light, dark and narrow, and nothing is wider
@@ -79,7 +85,7 @@ class Tab:
             self.page.emulate_media(color_scheme=theme)
             self.page.set_viewport_size({"width": width, "height": 900})
             self.page.evaluate("theme => { document.documentElement.dataset.bsTheme = theme }", theme)
-            self.page.wait_for_timeout(400)  # colours change slowly
+            until(lambda: self.page.evaluate(STILL), 180, "the colours to be those of the theme")
             self.fits(width)
             if SHOTS:
                 self.page.screenshot(path=Path(SHOTS) / f"{shot}-{look}.png", full_page=True)
@@ -135,10 +141,10 @@ def password(demo: Stack) -> str:
     return path.read_text().strip()
 
 
-def called(demo: Stack, text: str) -> str:
+def called(demo: Stack, text: str, model: str = "auto") -> str:
     """A call of rosa's that is in the ledger."""
-    answer = demo.chat(demo.key("acme", "rosa-laptop"), text=text)
+    answer = demo.chat(demo.key("acme", "rosa-laptop"), model, text)
     assert answer.status == 200
     path = f"/tenants/acme/ledger/calls/{answer.request_id}"
-    until(lambda: demo.admin("GET", path).status == 200, 60, "the call to be in the ledger")
+    until(lambda: demo.admin("GET", path).status == 200, 180, "the call to be in the ledger")
     return answer.request_id

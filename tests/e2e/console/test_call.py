@@ -19,7 +19,7 @@ from .conftest import Tab, called
 def test_a_call_is_told_with_its_stages_its_decision_and_its_proof(admin: Tab, demo: Stack, tmp_path: Path) -> None:
     key = demo.key("acme", "rosa-laptop")
     request = demo.chat(key, text="What is a level crossing?", stream=True).request_id
-    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").json().get("proofs"), 60, "its proof")
+    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").json().get("proofs"), 180, "its proof")
     page = admin.page
     path = f"/console/calls/acme/{request}"
     admin.look(path, "call")
@@ -50,7 +50,7 @@ def test_calls_of_a_document_are_found_from_one_of_them_without_its_name(admin: 
     first = fetch(demo.gateway, "/v1/chat/completions", key, body, headers=headers).request_id
     second = fetch(demo.gateway, "/v1/chat/completions", key, body, headers={**headers, "x-interlock-chunk": "2"})
     for request in (first, second.request_id):
-        until(lambda r=request: demo.admin("GET", f"/tenants/acme/ledger/calls/{r}").status == 200, 60, "it")
+        until(lambda r=request: demo.admin("GET", f"/tenants/acme/ledger/calls/{r}").status == 200, 180, "it")
     other = called(demo, "Of no document.")
     page = admin.page
     admin.go(f"/console/calls/acme/{first}")
@@ -102,9 +102,9 @@ def parrot(demo: Stack) -> Iterator[str]:
 
 def test_what_a_source_said_of_a_failed_call_takes_the_second_grant(admin: Tab, demo: Stack, parrot: str) -> None:
     key, page = demo.key("acme", "rosa-laptop"), admin.page
-    until(lambda: demo.chat(key, model=parrot).status == 400, 60, "the gateway to know the source")
+    demo.answers(400, key, parrot, "the gateway to know the source")
     request = demo.chat(key, model=parrot, text="open sesame").request_id
-    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 60, "the call")
+    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 180, "the call")
     grant = {"principal": "admin", "role": "payload_reader"}
     admin.go(f"/console/calls/acme/{request}")
     assert page.locator("table.waterfall rect.bar-failed").count() == 1
@@ -124,7 +124,7 @@ def test_what_a_source_said_of_a_failed_call_takes_the_second_grant(admin: Tab, 
 def test_entries_that_are_no_calls_have_pages_too(admin: Tab, demo: Stack) -> None:
     refused = demo.chat(demo.key("acme", "felix-laptop"), model="spare::smollm2")
     assert refused.status == 403
-    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{refused.request_id}").status == 200, 60, "it")
+    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{refused.request_id}").status == 200, 180, "it")
     admin.go(f"/console/calls/acme/{refused.request_id}")
     words = admin.page.inner_text("main")
     assert "refused" in words and "What happened when" not in words

@@ -22,11 +22,12 @@ PASSWORD = "correct horse battery"
 RECORDED = """
 (() => {
   const link = document.querySelector("tr[data-key^='run/'] a");
-  return link && {title: link.title, href: link.getAttribute("href"), line: link.closest("tr").innerText};
+  if (link) return {title: link.title, href: link.getAttribute("href"), line: link.closest("tr").innerText};
+  return document.querySelector("tr[data-key^='run/']") ? null : {title: "", href: "", line: ""};
 })()
 """
 """The line of a call that ran and has its record, read at one moment: it goes ten seconds after its end, and a line
-beside it may be of a call that still runs."""
+beside it may be of a call that still runs. Without a title when no line is left; null while there are such only."""
 
 
 def row(page: Page, request: str) -> str:
@@ -36,7 +37,7 @@ def row(page: Page, request: str) -> str:
 
 def shows(page: Page, what: str) -> None:
     """Wait until an expression is true in the page. Its policy forbids what would wait inside it."""
-    until(lambda: page.evaluate(what), 60, what)
+    until(lambda: page.evaluate(what), 120, what)
 
 
 def test_a_call_appears_without_reload_and_leads_to_its_evidence(admin: Tab, demo: Stack) -> None:
@@ -45,15 +46,14 @@ def test_a_call_appears_without_reload_and_leads_to_its_evidence(admin: Tab, dem
     page.wait_for_selector("#live-state[data-state=live]")
     page.evaluate("window.stayed = true")
     request = called(demo, "What is a signal box?")
-    page.wait_for_selector(row(page, request), timeout=60_000)
+    page.wait_for_selector(row(page, request), timeout=180_000)
     assert page.evaluate("window.stayed"), "the page was not loaded again"
     line = page.inner_text(f"tr[data-key='{request}']")
     assert "completed" in line and "rosa" in line and "research" in line and "chosen: balanced" in line
-    shows(page, "Number(document.querySelector('.live-tiles').innerText.match(/(\\d+) calls in/)[1]) > 0")
+    shows(page, "Number(document.querySelector('.live-tiles')?.innerText.match(/(\\d+) calls in/)?.[1]) > 0")
     shows(page, "[...document.querySelectorAll('.live-chart canvas')].length === 3")
-    shows(page, "document.querySelector('tr[data-key=local]').innerText.includes('healthy')")
-    page.click(row(page, request))
-    page.wait_for_load_state()
+    shows(page, "document.querySelector('tr[data-key=local]')?.innerText.includes('healthy')")
+    admin.press(row(page, request))
     assert request in page.inner_text("h1") and "was chosen" in page.inner_text("main")
 
 
@@ -80,68 +80,65 @@ def test_a_running_call_is_shown_until_it_leads_to_its_record(admin: Tab, demo: 
     page = admin.page
     admin.go("/console/?tenant=acme")
     page.wait_for_selector("#live-state[data-state=live]")
-    line = ""
-    for _ in range(12):  # until its node knows that somebody watches
+    line, ended = "", {"title": ""}
+    for _ in range(12):  # until its node knows that somebody watches, and the record comes while the line is there
         with long_calls(demo, 1), suppress(NotSeen):
-            line = page.wait_for_selector("tr[data-key^='run/']", timeout=6_000).inner_text()  # type: ignore[union-attr]
-        if line:
+            line = page.wait_for_selector("tr[data-key^='run/']", timeout=10_000).inner_text()  # type: ignore[union-attr]
+        ended = until(lambda: page.evaluate(RECORDED), 120, "calls that ran to have their records, or to be gone")
+        if line and ended["title"]:
             break
     assert "rosa" in line and "research" in line and "chosen: balanced" in line
-    ended = until(lambda: page.evaluate(RECORDED), 60, "a call that ran, with its record")
     assert ended["title"].startswith("req_") and "completed" in ended["line"]
     admin.go(ended["href"])
     assert ended["title"] in page.inner_text("h1") and "was chosen" in page.inner_text("main")
     admin.go("/console/?tenant=acme")
-    page.click("nav[aria-label='Order of running calls'] a >> nth=1")
-    page.wait_for_load_state()
+    admin.press("nav[aria-label='Order of running calls'] a >> nth=1")
     assert "order=longest" in page.url and "longest" in page.inner_text("[aria-current=true] >> nth=0")
 
 
 def test_numbers_lead_to_their_records(admin: Tab, demo: Stack) -> None:
     page = admin.page
-    called(demo, "And a point?")
+    called(demo, "And a point?", "local::smollm2")
     refused = demo.chat(demo.key("acme", "rosa-laptop"), model="no-such-model")
     assert refused.status == 404
     admin.go("/console/?tenant=acme&by=team")
     page.wait_for_selector("tr[data-key='acme/research']")
     assert "globex" not in page.inner_text("#live")
-    page.click("tr[data-key='acme/research'] a >> nth=0")
-    page.wait_for_load_state()
+    admin.press("tr[data-key='acme/research'] a >> nth=0")
     assert "team=research" in page.url and "rosa" in page.inner_text("table")
     admin.go("/console/?by=source")
     page.wait_for_selector("tr[data-key='/local']")
-    page.click("tr[data-key='/local'] a")
-    page.wait_for_load_state()
+    admin.press("tr[data-key='/local'] a")
     assert "Only source local" in page.inner_text("main") and "by model" not in page.inner_text("main")
-    page.click("tr[data-key='acme/acme'] a")
-    page.wait_for_load_state()
+    admin.press("tr[data-key='acme/acme'] a")
     assert "source=local" in page.url and "tenant=acme" in page.url
 
 
 def test_a_pause_holds_and_a_lost_stream_comes_back(admin: Tab, demo: Stack) -> None:
     page = admin.page
     page.wait_for_selector("#live-state[data-state=live]")
-    page.click("#live-pause")
+    admin.press("#live-pause")
     request = called(demo, "Hold that train")
     page.wait_for_timeout(2500)
     assert page.locator(row(page, request)).count() == 0 and "paused" in page.inner_text("#live-state")
-    page.click("#live-pause")
-    page.wait_for_selector(row(page, request), timeout=60_000)
+    admin.press("#live-pause")
+    page.wait_for_selector(row(page, request), timeout=180_000)
     page.focus("#live nav[aria-label='Figures by'] a >> nth=1")
     page.context.set_offline(True)
     page.wait_for_timeout(100)
     page.evaluate("0")  # an open stream outlives this; a new page's does not begin
     page.context.set_offline(False)
     request = called(demo, "On it goes")
-    page.wait_for_selector(row(page, request), timeout=60_000)
+    page.wait_for_selector(row(page, request), timeout=180_000)
     assert page.evaluate("document.activeElement.textContent") == "by model", "the focus stays where it was"
     page.route("**/live/stream*", lambda route: route.fulfill(status=503, body="full"))
     page.reload()
     page.wait_for_selector("#live-state[data-state=lost]")
     assert "trying again" in page.inner_text("#live-state")
     page.unroute("**/live/stream*")
-    page.wait_for_selector("#live-state[data-state=live]", timeout=60_000)
-    admin.complaints[:] = [each for each in admin.complaints if "503" not in each]
+    page.wait_for_selector("#live-state[data-state=live]", timeout=180_000)
+    own = ("503", "ERR_INTERNET_DISCONNECTED")  # what this test does to the page
+    admin.complaints[:] = [each for each in admin.complaints if not any(words in each for words in own)]
 
 
 def test_names_and_answers_are_inert(admin: Tab, demo: Stack) -> None:
@@ -248,6 +245,6 @@ def test_shares_of_objectives_are_shown_where_calls_had_any(admin: Tab, demo: St
 
 def test_the_command_line_shows_the_same(demo: Stack) -> None:
     request = called(demo, "Once more")
-    until(lambda: request in str(demo.ok("live", "--tenant", "acme")["calls"]), 60, "the call to be in the live view")
+    until(lambda: request in str(demo.ok("live", "--tenant", "acme")["calls"]), 180, "the call to be in the live view")
     shown = demo.run("live", "--once")
     assert shown.code == 0 and "local" in shown.out and "all tenants" in shown.out

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.e2e.stack import Stack, fetch
+from tests.e2e.stack import Stack, fetch, until
 
 from .conftest import Tab, called, password
 
@@ -25,8 +25,7 @@ def test_signing_in_leads_where_one_wanted_to_go(tab: Tab, demo: Stack) -> None:
     assert (cookie["name"], cookie["httpOnly"], cookie["secure"], cookie["sameSite"]) == (
         "__Host-interlock", True, True, "Lax",
     )  # fmt: skip
-    tab.page.click("text=Sign out")
-    tab.page.wait_for_load_state()
+    tab.press("text=Sign out")
     tab.page.context.add_cookies([cast(Any, cookie)])  # the session is gone, not only the cookie
     tab.go("/console/")
     assert "/console/sign-in" in tab.page.url
@@ -34,24 +33,20 @@ def test_signing_in_leads_where_one_wanted_to_go(tab: Tab, demo: Stack) -> None:
 
 def test_the_pages_show_what_is_running_what_was_called_and_what_it_took(admin: Tab, demo: Stack) -> None:
     page = admin.page
-    page.click("nav >> text=Health")
-    page.wait_for_load_state()
-    assert "up to date" in page.inner_text("main")
+    admin.press("nav >> text=Health")
+    until(lambda: page.reload() and "up to date" in page.inner_text("main"), 180, "the node to be up to date")
     request = called(demo, "What is a signal box?")
-    page.click("nav >> text=Ledger")
-    page.wait_for_load_state()
+    admin.press("nav >> text=Ledger")
     assert "rosa" in page.inner_text("main")
-    page.click(f"a[href$='{request}']")
-    page.wait_for_load_state()
+    admin.press(f"a[href$='{request}']")
     words = page.inner_text("main")
     assert "completed" in words and "agrees" in words and "was chosen" in words
     assert "payload_reader" in words and "signal box" not in words, "the owner has no second grant"
-    page.click("nav >> text=Usage")
-    page.wait_for_load_state()
+    admin.press("nav >> text=Usage")
     page.wait_for_selector(".chart canvas")
     assert "research" in page.inner_text("table.card-table")
     with page.expect_download() as download:
-        page.click("text=CSV")
+        admin.press("text=CSV")
     text = Path(download.value.path()).read_text()
     assert text.splitlines()[0].startswith("team,model,calls") and "research" in text
 
@@ -64,8 +59,7 @@ def test_what_callers_say_is_inert(admin: Tab, demo: Stack) -> None:
     try:
         admin.go(f"/console/calls/acme/{request}")
         page.fill("#reason", HOSTILE)
-        page.click("text=Show")
-        page.wait_for_load_state()
+        admin.press("text=Show")
         said = page.inner_text("#said >> xpath=ancestor::section")
         assert HOSTILE in said.replace('\\"', '"')
         assert page.title() != "owned" and page.locator("img[src=x]").count() == 0 and "7000021" not in page.content()

@@ -64,7 +64,7 @@ def test_somebody_is_added_to_a_team_and_calls_with_a_key(admin: Tab, demo: Stac
     page.wait_for_load_state()
     secret = page.input_value("#secret")
     assert secret.startswith("il_") and demo.gateway in page.inner_text("pre")
-    until(lambda: demo.chat(secret).status != 401, 60, "the key to be known to the gateway")
+    until(lambda: demo.chat(secret).status != 401, 180, "the key to be known to the gateway")
     page.click("text=I have copied it")
     page.wait_for_load_state()
     assert secret not in page.content() and "dora-laptop" in page.inner_text("#keys >> xpath=ancestor::section")
@@ -75,7 +75,7 @@ def test_somebody_is_added_to_a_team_and_calls_with_a_key(admin: Tab, demo: Stac
     page.click("text=End it now")
     page.wait_for_load_state()
     assert "revoked" in page.inner_text("#keys >> xpath=ancestor::section")
-    until(lambda: demo.chat(secret).status == 401, 60, "the key to be refused")
+    until(lambda: demo.chat(secret).status == 401, 180, "the key to be refused")
 
 
 def test_a_developer_has_keys_of_their_own_and_no_others(
@@ -111,7 +111,7 @@ def test_a_developer_has_keys_of_their_own_and_no_others(
     dan.page.click(f"{form} button")
     dan.page.wait_for_load_state()
     secret = dan.page.input_value("#secret")
-    until(lambda: demo.chat(secret).status == 200, 60, "the key to be known to the gateway")
+    until(lambda: demo.chat(secret).status == 200, 180, "the key to be known to the gateway")
     dan.go("/console/people/acme/rosa")
     assert dan.page.locator("summary").count() == 0, "nothing there is his to change"
     csrf = dan.page.get_attribute("[name=csrf]", "value")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from tests.e2e.stack import Stack, until
+from tests.e2e.stack import Stack
 
 from .conftest import Tab, called
 
@@ -74,7 +74,7 @@ def test_from_a_template_to_a_refused_call_and_back(browser: Browser, demo: Stac
         second.go(f"{POLICIES}/draft?tenant=acme")
         assert "You approved" in press(second, "Approve", "read it")
         assert "is in force" in press(second, "Put it in force")
-        until(lambda: status(demo) == 403, 60, "the call to be refused")
+        demo.answers(403, demo.key("acme", "rosa-laptop"), what="the call to be refused")
         ask(olga, "rosa")
         words = olga.page.inner_text("main")
         assert "✗ Refused" in words and "closed-weeks" in words and "forbids it" in words
@@ -87,7 +87,7 @@ def test_from_a_template_to_a_refused_call_and_back(browser: Browser, demo: Stac
     article.locator("button.btn-danger").click()
     olga.page.wait_for_load_state()
     assert f"Version {version} is in force again" in olga.page.inner_text("main")
-    until(lambda: status(demo) == 200, 60, "the call to be allowed again")
+    demo.answers(200, demo.key("acme", "rosa-laptop"), what="the call to be allowed again")
     ask(olga, "rosa")
     assert "✓ Allowed" in olga.page.inner_text("main")
     olga.go(f"{POLICIES}/diff?tenant=acme&from={version}&to={version + 1}")

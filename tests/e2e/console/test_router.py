@@ -116,12 +116,14 @@ def learners(demo: Stack) -> Iterator[Learners]:
         key = applied.json()["keys"]["learners"]["alice"]
         try:
             rng = random.Random(5)
+            for name in GOOD:
+                demo.answers(200, key, name)
             teach(demo, key, rng, 360)
-            until(lambda: len(demo.admin("GET", AT).json()["tasks"]) > 1, 60, "tasks to be told apart")
+            until(lambda: len(demo.admin("GET", AT).json()["tasks"]) > 1, 180, "tasks to be told apart")
             for _ in range(150):
                 demo.chat(key, "auto", prompt(rng.randrange(3), rng))
-            until(lambda: demo.admin("GET", f"{AT}/shares").json()["calls"] > 100, 60, "calls decided by it")
-            until(lambda: demo.admin("GET", AT).json()["judges"][0]["why"] == "agrees", 60, "a judge that is examined")
+            until(lambda: demo.admin("GET", AT).json()["judges"][0]["why"] == "agrees", 180, "a judge that is examined")
+            until(lambda: demo.admin("GET", f"{AT}/shares").json()["calls"] > 100, 180, "calls decided by it")
             yield Learners(key, passwords)
         finally:
             assert demo.admin("DELETE", "/tenants/learners").status == 200
@@ -142,7 +144,7 @@ def test_what_was_learned_is_shown_to_everybody(learners: Learners, admin: Tab) 
     assert "judge:" in admin.page.inner_text("section[aria-labelledby=models]")
     admin.page.select_option("select[name=department]", index=1)
     admin.page.select_option("select[name=task]", "0")
-    admin.page.click("form[aria-label='Department and task'] button")
+    admin.press("form[aria-label='Department and task'] button")
     table = "[role=region][aria-label='Quality by department and task']"
     admin.page.wait_for_selector(table)
     shown = admin.page.inner_text(table)
@@ -150,7 +152,7 @@ def test_what_was_learned_is_shown_to_everybody(learners: Learners, admin: Tab) 
     admin.go("/console/?tenant=learners&by=model")
     admin.page.wait_for_selector("th:has-text('Quality')")
     admin.page.wait_for_selector("[aria-label='Quality by model and task'] td:has-text('feedback')")
-    admin.page.click("a[aria-label^='Quality'] >> nth=0")
+    admin.press("a[aria-label^='Quality'] >> nth=0")
     admin.page.wait_for_url("**/console/router?tenant=learners")
 
 
@@ -180,16 +182,16 @@ def test_a_model_is_set_and_unset_with_a_reason(learners: Learners, tab: Tab, de
     tab.go("/")
     tab.sign_in("learners/ada", learners.passwords["ada"])
     tab.go(PLACE)
-    page.click("summary:has-text('Set what to expect')")
+    tab.press("summary:has-text('Set what to expect')")
     page.select_option("#f-say-arm", "small-1b")
     page.fill("#f-say-quality", "7")
     page.fill("#f-say-reason", HOSTILE)
-    page.click("form[aria-label=Set] button")
+    tab.press("form[aria-label=Set] button")
     assert "from 0 to 1" in page.inner_text("[role=alert]")
     assert page.input_value("#f-say-reason") == HOSTILE, "what was typed is kept"
     page.fill("#f-say-quality", "0.2")
     page.fill("#f-say-outcomes", "500")
-    page.click("form[aria-label=Set] button")
+    tab.press("form[aria-label=Set] button")
     assert "Said of small-1b" in page.inner_text("[role=status]")
     assert HOSTILE in page.inner_text("main") and page.title() != "owned"
     assert page.locator("img[src=x]").count() == 0
@@ -198,12 +200,12 @@ def test_a_model_is_set_and_unset_with_a_reason(learners: Learners, tab: Tab, de
         arms = demo.admin("GET", AT).json()["arms"]
         return any(arm["arm"] == "small-1b" and arm["origins"].get("set by ada") == 500 for arm in arms)
 
-    until(in_force, 60, "a state with what was set")
+    until(in_force, 180, "a state with what was set")
     page.reload()
     assert "set by ada: 500" in page.inner_text("#models >> xpath=ancestor::section")
-    page.click("summary[aria-label='Unset small-1b']")
+    tab.press("summary[aria-label='Unset small-1b']")
     page.fill("form[aria-label='Unset small-1b'] [name=reason]", "over")
-    page.click("form[aria-label='Unset small-1b'] button")
+    tab.press("form[aria-label='Unset small-1b'] button")
     assert "Nothing is set of small-1b" in page.inner_text("[role=status]")
 
 
@@ -227,26 +229,26 @@ def test_who_may_only_look_is_shown_no_form_and_refused(learners: Learners, tab:
 def test_learning_is_switched_and_forgotten(learners: Learners, admin: Tab, demo: Stack) -> None:
     page = admin.page
     admin.go(PLACE)
-    page.click("summary:has-text('Switch learning')")
+    admin.press("summary:has-text('Switch learning')")
     page.select_option("#f-learning", "observe")
     page.fill("#f-switch-reason", "a look first")
-    page.click("form[aria-label='Switch learning'] button")
+    admin.press("form[aria-label='Switch learning'] button")
     assert "Learning of learners is observe" in page.inner_text("[role=status]")
     assert "still go by the priors" in page.inner_text("main")
     assert "Nothing of what is learned leaves learners" in page.inner_text("main")
-    page.click("summary:has-text('Share')")
+    admin.press("summary:has-text('Share')")
     page.fill("#f-sharing-reason", "one organisation")
-    page.click("form[aria-label=Sharing] button")
+    admin.press("form[aria-label=Sharing] button")
     assert "is shared" in page.inner_text("[role=status]")
     assert demo.admin("GET", f"{AT}/shared").json()["shares"] is True
-    page.click("summary:has-text('End sharing')")
+    admin.press("summary:has-text('End sharing')")
     page.fill("#f-sharing-reason", "enough")
-    page.click("form[aria-label=Sharing] button")
+    admin.press("form[aria-label=Sharing] button")
     assert "is not shared any more" in page.inner_text("[role=status]")
-    page.click("summary:has-text('Forget what was learned')")
+    admin.press("summary:has-text('Forget what was learned')")
     page.select_option("#f-forget-arm", "")
     page.fill("#f-forget-reason", "the models were replaced")
-    page.click("form[aria-label=Forget] button")
+    admin.press("form[aria-label=Forget] button")
     assert "is forgotten" in page.inner_text("[role=status]")
     assert demo.admin("GET", AT).json()["version"] == 0
     assert "nothing yet" in page.inner_text("main")

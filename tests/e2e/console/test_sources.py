@@ -50,8 +50,7 @@ def _describe(tab: Tab, name: str, url: str, kind: str = "llamacpp", key_file: s
     if key_file:
         page.select_option("[name=secret] >> nth=0", "file")
         page.fill("[name=secret_at] >> nth=0", key_file)
-    page.click("[value=look]")
-    page.wait_for_load_state()
+    tab.press("[value=look]")
 
 
 def _press(tab: Tab, button: str, reason: str) -> None:
@@ -68,11 +67,9 @@ def _said(tab: Tab) -> str:
 def test_a_source_is_registered_after_a_look_tested_drained_resumed_and_removed(admin: Tab, demo: Stack) -> None:
     page = admin.page
     spare = demo.admin("GET", "/sources/spare").json()
-    page.click("nav >> text=Sources")
-    page.wait_for_load_state()
+    admin.press("nav >> text=Sources")
     assert "spare" in page.inner_text("main") and "local" in page.inner_text("main")
-    page.click("text=Register a source")
-    page.wait_for_load_state()
+    admin.press("text=Register a source")
     _describe(admin, "twin", spare["url"], key_file=spare["credential"]["file"])
     found = page.inner_text("section:has(#found)")
     assert "llama.cpp" in found and spare["offers"][0]["name"] in found
@@ -89,8 +86,7 @@ def test_a_source_is_registered_after_a_look_tested_drained_resumed_and_removed(
         twin = demo.admin("GET", "/sources/twin").json()
         assert (twin["labels"]["region"], twin["labels"]["data_class_max"]) == ("eu-north", "internal")
         assert twin["granted_to"] == [] and [m["name"] for m in twin["offers"]] == [m["name"] for m in spare["offers"]]
-        page.click("button[value=test]")
-        page.wait_for_load_state()
+        admin.press("button[value=test]")
         assert "answers and offers" in _said(admin)
         assert "refuses those who do not have its credential" in page.inner_text("main")
         _press(admin, "drain", "a test")
@@ -98,16 +94,13 @@ def test_a_source_is_registered_after_a_look_tested_drained_resumed_and_removed(
         assert "drained" in page.inner_text(".tiles")
         _press(admin, "resume", "a test")
         assert demo.admin("GET", "/sources/twin").json()["drained"] is False
-        page.click("text=Labels and limits")
-        page.wait_for_load_state()
+        admin.press("text=Labels and limits")
         page.fill("[name=concurrency]", "three")
         page.fill("[name=reason]", "fewer at a time")
-        page.click("text=Save")
-        page.wait_for_load_state()
+        admin.press("text=Save")
         assert "whole number" in page.inner_text("[role=alert]") and page.input_value("[name=concurrency]") == "three"
         page.fill("[name=concurrency]", "3")
-        page.click("text=Save")
-        page.wait_for_load_state()
+        admin.press("text=Save")
         changed = demo.admin("GET", "/sources/twin").json()
         assert changed["limits"]["concurrency"] == 3 and changed["credential"] == twin["credential"]
         history = page.inner_text("section:has(#history)")
@@ -143,21 +136,18 @@ def test_a_source_that_does_not_answer_is_told_before_it_is_registered(admin: Ta
 def test_an_alias_gets_targets_a_canary_a_shadow_and_an_end(admin: Tab, demo: Stack) -> None:
     page = admin.page
     model = demo.admin("GET", "/sources/spare").json()["offers"][0]["name"]
-    page.click("nav >> text=Aliases")
-    page.wait_for_load_state()
+    admin.press("nav >> text=Aliases")
     assert "assistant" in page.inner_text("main")
-    page.click("text=New alias")
-    page.wait_for_load_state()
+    admin.press("text=New alias")
     page.fill("[name=name]", "house/writer")
     page.select_option("[name=tenant]", "acme")
     page.fill("[name=model_0]", model)
     page.fill("[name=reason]", "a name of our own")
-    page.click("text=Make it")
-    page.wait_for_load_state()
+    admin.press("text=Make it")
     path = "/tenants/acme/aliases/house/writer"
     try:
         assert "can be called" in _said(admin)
-        page.click("text=Change targets, mode and end")
+        admin.press("text=Change targets, mode and end")
         page.fill("[name=source_0]", "local")
         page.fill("[name=weight_0]", "3")
         page.fill("[name=model_1]", model)
@@ -167,13 +157,13 @@ def test_an_alias_gets_targets_a_canary_a_shadow_and_an_end(admin: Tab, demo: St
         item = demo.admin("GET", path).json()
         assert [t["source"] for t in item["targets"]] == ["local", "spare"] and item["sunset"] == "2099-12-31"
         assert "75.0 %" in page.inner_text("section:has(#targets)")
-        page.click("text=Start a canary")
+        admin.press("text=Start a canary")
         page.fill("#f-canary-model", model)
         page.fill("#f-canary-share", "2.5")
         _press(admin, "canary-start", "try it")
         assert demo.admin("GET", path).json()["canary"]["share_milli"] == 25
         assert "running" in page.inner_text("section:has(#canary)")
-        page.click("text=Start a shadow")
+        admin.press("text=Start a shadow")
         page.fill("#f-shadow-model", model)
         page.fill("#f-shadow-share", "not a number")
         _press(admin, "shadow-start", "compare it")
@@ -187,10 +177,9 @@ def test_an_alias_gets_targets_a_canary_a_shadow_and_an_end(admin: Tab, demo: St
         assert item["canary"] is None and len(item["targets"]) == 1
         _press(admin, "shadow-stop", "seen enough")
         assert demo.admin("GET", path).json()["shadow"] is None
-        page.click("button >> text=Compare")
-        page.wait_for_load_state()
+        admin.press("button >> text=Compare")
         assert "No call went through it" in page.inner_text("main")
-        page.click("details >> text=Remove >> nth=0")
+        admin.press("details >> text=Remove >> nth=0")
         _press(admin, "remove", "the test is over")
         assert demo.admin("GET", path).status == 404
     finally:
@@ -206,7 +195,7 @@ def test_an_alias_is_made_a_cascade_changed_and_ended(admin: Tab, demo: Stack) -
     try:
         admin.go("/console/aliases/acme/house/stepped")
         assert "None. A cascade asks a cheap model first" in page.inner_text("section:has(#cascade)")
-        page.click("text=Make it a cascade")
+        admin.press("text=Make it a cascade")
         page.fill("[name=step_model_0]", model)
         page.fill("[name=step_source_0]", "local")
         page.check("[name=check_json]")
@@ -228,7 +217,7 @@ def test_an_alias_is_made_a_cascade_changed_and_ended(admin: Tab, demo: Stack) -
         )  # fmt: skip
         shown = page.inner_text("section:has(#cascade)")
         assert f"{model} at local" in shown and "0.02 USD" in shown
-        page.click("text=Change the cascade")
+        admin.press("text=Change the cascade")
         assert (
             page.input_value("[name=step_model_1]") == "large-model" and page.input_value("[name=money_usd]") == "0.02"
         )
@@ -359,7 +348,7 @@ def test_who_may_not_write_sees_no_form_and_is_refused(tab: Tab, demo: Stack) ->
 
 def test_the_ways_through_an_alias_are_compared_from_the_ledger(admin: Tab, demo: Stack) -> None:
     request = demo.chat(demo.key("acme", "rosa-laptop"), model="assistant").request_id
-    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 60, "the call")
+    until(lambda: demo.admin("GET", f"/tenants/acme/ledger/calls/{request}").status == 200, 180, "the call")
     admin.go("/console/aliases/acme/assistant?compare=1")
     ways = admin.page.inner_text("section:has(#compare) table")
     assert "targets" in ways and "0.0 %" in ways

@@ -125,7 +125,7 @@ def test_callers_who_leave_a_slow_canary_are_counted_when_it_was_too_slow_alread
 
 
 def test_a_canary_that_is_slower_than_the_others_is_taken_back() -> None:
-    slower = world(share_milli=500, calls_min=10, errors_milli_max=-1, total_percent_max=300)
+    slower = world(share_milli=500, calls_min=10, errors_milli_max=-1, total_percent_max=150)
     with serving(slower, failing(answers.answer(delay_ms=600))) as (gateway, engine):
         for _ in range(160):
             ask(gateway, BODY)

@@ -174,7 +174,7 @@ def test_a_second_step_goes_to_an_outside_source_when_its_record_is_durable(disk
     engine = engine_of(one=holds)
     with serving(world(labels=Labels(region="eu", on_prem=False)), engine) as (gateway, _):
         with calling(gateway, body) as found:
-            assert disk.waiting.wait(5)
+            assert disk.waiting.wait(WAIT_S)
             time.sleep(SHORT_S)
             assert asked(engine) == ["one"] and not found
             disk.let_go()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from interlock.gateway.judge import judging_of
+from interlock.routing.judged import controlled, scored
 from interlock.routing.replay import replay
 from interlock.testing import answers
 from interlock.testing.engine import ScriptedEngine
@@ -31,6 +32,8 @@ STREAM = {**BODY, "stream": True}
 AUTO = {**CHAT, "model": "auto"}
 PRICE = Price(input_nusd_per_mtok=1_000_000_000, output_nusd_per_mtok=1_000_000_000)
 ALL = Judging("wise", 1000, 0, 1000)
+SCORED = Judging("wise", 1000, 0, 0)
+"""Every answer is scored, and none is held against another question, which a call's seed would draw."""
 CHALLENGED = Judging("wise", 0, 1000, 1000)
 TEXT = "one two three four"
 
@@ -125,7 +128,7 @@ def test_it_is_asked_when_its_caller_has_been_told_and_is_on_record_before_anyth
     seen: list[tuple[int, int]] = []
 
     def build(url: str) -> World:
-        made = world(Judging("wise", 1000, 0, 50))(url)
+        made = world(SCORED)(url)
         made.sources[2] = source("j", url, model("wise"), labels=off_prem)
         return made
 
@@ -145,7 +148,7 @@ def test_a_caller_gets_the_seat_before_a_judge() -> None:
     doors = Doors()
 
     def build(url: str) -> World:
-        made = world(Judging("wise", 1000, 0, 50))(url)
+        made = world(SCORED)(url)
         made.sources[2] = source("j", url, model("wise"), limits=SourceLimits(concurrency=1))
         return made
 
@@ -200,7 +203,7 @@ def test_no_model_judges_what_it_said_itself() -> None:
         settled(gateway)
         assert not judges(engine)
         eventually(lambda: dropped(gateway, "own_answer") == 2)
-    anyone = Judging("auto", 1000, 0, 50)
+    anyone = Judging("auto", 1000, 0, 0)
     with serving(world(anyone), engine_of()) as (gateway, engine):
         for name in ("old", "new", "wise"):
             assert ask(gateway, {**BODY, "model": name}).status == 200
@@ -216,7 +219,7 @@ def test_no_model_judges_what_it_said_itself() -> None:
     ["8", "I give it an 8.", '{"score": 11}', '{"score": 8, "why": "good"}', '{"score": "8"}', '{"score": 8.5}', "{}"],
 )
 def test_what_is_no_verdict_is_missing_and_not_bad(said: str) -> None:
-    with serving(world(Judging("wise", 1000, 0, 50)), engine_of(said)) as (gateway, _engine):
+    with serving(world(SCORED), engine_of(said)) as (gateway, _engine):
         assert ask(gateway, BODY).status == 200
         settled(gateway)
         assert all(outcome.judged is None and outcome.state == "completed" for _, outcome in pairs(gateway))
@@ -279,7 +282,7 @@ def test_what_is_not_judged() -> None:
     assert judging_of(Tenant("t", "t", judging=ALL)) is ALL
     assert judging_of(Tenant("t", "t", judging=ALL, learning="off")) is None, "nor one of which nothing is learned"
     alias = Alias("a", targets=(AliasTarget("old"),), shadow=Shadow(AliasTarget("new"), 1000))
-    with serving(world(Judging("wise", 1000, 0, 50), aliases=[alias]), engine_of()) as (gateway, engine):
+    with serving(world(SCORED, aliases=[alias]), engine_of()) as (gateway, engine):
         assert ask(gateway, BODY, idempotency_key="k").status == 200
         assert ask(gateway, {"model": "old", "input": "x"}, "/v1/embeddings").status == 200
         tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -312,19 +315,23 @@ def test_bounds_on_what_is_judged() -> None:
 
 
 def test_a_share_is_a_share_and_follows_from_the_seed() -> None:
-    with serving(world(Judging("wise", 300, 0, 500)), engine_of()) as (gateway, _engine):
+    judging = Judging("wise", 300, 0, 500)
+    with serving(world(judging), engine_of()) as (gateway, _engine):
+        made = []
         for _ in range(60):
-            ask(gateway, BODY)
-        settled(gateway)
-        scores = [i for i, o in pairs(gateway) if o.judged is not None and not o.judged.control]
-        controls = [i for i, o in pairs(gateway) if o.judged is not None and o.judged.control]
-        assert 5 <= len(scores) <= 35 and 1 <= len(controls) < len(scores)
-        assert {i.judge_of for i in controls} <= {i.judge_of for i in scores}
+            made.append(ask(gateway, BODY).headers["x-interlock-request-id"])
+            settled(gateway)
+        seeds = dict(zip(made, (i.route.seed for i in gateway.records_of(Intent) if not i.unasked), strict=True))
+        drawn = {request for request, seed in seeds.items() if scored(judging, seed)}
+        held = {request for request in drawn if controlled(judging, seeds[request])}
+        scores = [i.judge_of for i, o in pairs(gateway) if o.judged is not None and not o.judged.control]
+        controls = [i.judge_of for i, o in pairs(gateway) if o.judged is not None and o.judged.control]
+        assert sorted(scores) == sorted(drawn) and sorted(controls) == sorted(held)
 
 
 def test_a_judge_that_is_a_cascade_or_gone_is_not_asked() -> None:
     steps = Alias("wise2", cascade=Cascade((CascadeStep("new"), CascadeStep("wise")), ("json",)))
-    with serving(world(Judging("wise2", 1000, 0, 50), aliases=[steps]), engine_of()) as (gateway, engine):
+    with serving(world(Judging("wise2", 1000, 0, 0), aliases=[steps]), engine_of()) as (gateway, engine):
         assert ask(gateway, BODY).status == 200
         eventually(lambda: dropped(gateway, "cascade") == 1)
         assert not judges(engine)
@@ -345,7 +352,7 @@ def test_a_judge_that_is_a_cascade_or_gone_is_not_asked() -> None:
 def test_the_answer_of_a_cascade_is_judged_whichever_step_gave_it(body: dict[str, Any], step: str) -> None:
     steps = Alias("steps", cascade=Cascade((CascadeStep("old"), CascadeStep("new")), ("json",)))
     texts = {step: '{"a": 1}'}
-    with serving(world(Judging("wise", 1000, 0, 50), aliases=[steps]), engine_of(**texts)) as (gateway, engine):
+    with serving(world(SCORED, aliases=[steps]), engine_of(**texts)) as (gateway, engine):
         assert ask(gateway, {**body, "model": "steps"}).status == 200
         settled(gateway)
         (received,) = judges(engine)
@@ -372,16 +379,20 @@ def better(texts: dict[str, str]) -> Callable[[dict[str, Any]], str]:
 def test_a_challenger_is_sent_the_call_too_and_compared_whatever_the_order() -> None:
     texts = {"old": "an old answer", "new": "a better answer", "wise": "a better answer"}
     texts["wise"] = texts["new"]
-    with serving(world(Judging("auto", 0, 1000, 50)), engine_of(better(texts), **texts)) as (gateway, engine):
-        orders = set()
-        for _ in range(12):
+    with serving(world(Judging("auto", 0, 1000, 0)), engine_of(better(texts), **texts)) as (gateway, engine):
+        calls, orders, models = 0, set[bool](), set[str]()
+        while calls < 12 or len(orders) < 2 or len(models) < 2:
+            assert calls < 200, "the order is drawn, and so is the challenger"
             answer = ask(gateway, AUTO)
             assert answer.status == 200 and b"better" not in answer.body
             settled(gateway)
+            calls += 1
+            orders = {asked(r)["first"] == texts["old"] for r in judges(engine) if "first" in asked(r)}
+            models = {outcome.model for intent, outcome in pairs(gateway) if intent.challenger_of}
         found = pairs(gateway)
         sent = [(i, o) for i, o in found if i.challenger_of]
         said = [(i, o) for i, o in found if i.judge_against]
-        assert len(sent) == len(said) == 12
+        assert len(sent) == len(said) == calls
         for (challenger, outcome), (question, verdict) in zip(sent, said, strict=True):
             assert outcome.state == "completed" and outcome.model in ("new", "wise")
             assert question.judge_of == challenger.challenger_of
@@ -391,12 +402,7 @@ def test_a_challenger_is_sent_the_call_too_and_compared_whatever_the_order() -> 
             for intent in (challenger, question):
                 again = replay(intent, gateway.view.catalog("ten_acme").by_key)
                 assert again.same, again.differences
-        for received in judges(engine):
-            data = asked(received)
-            if "first" in data:
-                orders.add(data["first"] == texts["old"])
-        assert orders == {True, False}, "the order is drawn"
-        assert {outcome.model for _, outcome in sent} == {"new", "wise"}, "so is the challenger"
+        assert orders == {True, False} and models == {"new", "wise"}
 
 
 def test_a_tie_is_a_tie_and_a_challengers_answer_is_held_against_a_control() -> None:
@@ -472,7 +478,7 @@ def test_who_is_challenged_and_by_whom() -> None:
 
 def test_without_a_budget_a_challenger_that_costs_nothing_is_drawn() -> None:
     def build(url: str) -> World:
-        made = world(Judging("nobody", 0, 1000, 50))(url)
+        made = world(Judging("nobody", 0, 1000, 0))(url)
         made.sources[1] = source("t", url, model("new", price=PRICE))
         return made
 

@@ -76,7 +76,7 @@ def full(
     def watch() -> None:
         while opens and not opened.is_set() and not early_heads(gateway, "seat"):
             time.sleep(0.02)
-        opened.wait(0.4 if opens else 30)
+        opened.wait(0.4 if opens else 5 * WAIT_S)
         opened.set()
 
     with serving(world, engine, **SOON, **settings) as (gateway, _):

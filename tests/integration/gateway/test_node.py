@@ -269,7 +269,28 @@ def test_a_stop_before_the_first_snapshot(tmp_path: Path) -> None:
         await asyncio.sleep(0.3)
         assert not life.done() and not case.told
         case.node.stop()
-        await asyncio.wait_for(life, 30)
+        await asyncio.wait_for(life, 120)
+
+    asyncio.run(run())
+
+
+def test_a_node_ends_when_its_shipper_has_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+
+    async def slow(_: GatewayNode) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(2.5)  # as on a busy machine: longer than other services are waited for
+            ended.append(True)
+
+    monkeypatch.setattr("interlock.gateway.node.GOODBYE_S", 0)
+    monkeypatch.setattr(GatewayNode, "_shipper", slow)
+
+    async def run() -> None:
+        async with running(Case(tmp_path, workers=1)):
+            pass
+        assert ended == [True], "a process would be left behind"
 
     asyncio.run(run())
 

@@ -20,7 +20,7 @@ from interlock.testing.script import STREAM_HEAD, Received, Script, Step, chunk,
 from interlock.types.identity import DataClass, Recording, Retention
 from interlock.types.record import Intent, Outcome, Refusal
 from tests.gateway import ABILITIES, Who, WorkerHarness, World, model, permit_all, source
-from tests.integration.gateway.client import Answer, ask, eventually, raw_request, serving
+from tests.integration.gateway.client import WAIT_S, Answer, ask, eventually, raw_request, serving
 
 PATH = "/v1/responses"
 MESSAGE = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Say something."}]}
@@ -332,7 +332,7 @@ def test_one_person_cannot_take_all_the_room_of_the_others() -> None:
         gateway.states_answered = True
         assert respond(gateway, gateway.key("bob")).json["store"] is True
         for thread in waiting:
-            thread.join(10)
+            thread.join(2 * WAIT_S)
         assert gateway.worker.states.waiting == 0 and respond(gateway).json["store"] is True
 
 

@@ -95,4 +95,6 @@ class Site:
     def follower(self, *more: str) -> subprocess.Popen[bytes]:
         """`interlock ledger follow` as a process of its own."""
         words = [str(INTERLOCK), *self.arguments("--interval", "0.1", *more)]
-        return subprocess.Popen(words, env=clean_environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+        return subprocess.Popen(
+            words, env=clean_environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )

@@ -250,11 +250,12 @@ def test_an_outage_of_the_admin_api_is_waited_for(site: Site, tmp_path: Path) ->
     until(lambda: output.exists() and _calls(output.read_bytes().splitlines()) == 3, 120, "three calls")
     site.stop()
     site.add(2)
-    time.sleep(1.5)
-    assert process.poll() is None
+    assert process.stderr is not None
+    first = process.stderr.readline().decode()
+    assert "cannot be reached" in first and process.poll() is None
     site.start()
     until(lambda: _calls(output.read_bytes().splitlines()) == 5, 60, "what came meanwhile")
-    said = end(process)
+    said = first + end(process)
     troubles = [line for line in said.splitlines() if "cannot be reached" in line]  # refused; at first perhaps reset
     assert len(set(troubles)) == len(troubles) in (1, 2) and said.count("going on") == 1
     found = lines_of(output)

@@ -32,8 +32,9 @@ logger = logging.getLogger(__name__)
 
 NODES_LOOKED_AT = 1000
 NODE_SILENT_S = 30
-KNOWN_AFTER_S = 5.0
-"""How long gateways may take to hear of a key that was just made."""
+KNOWN_AFTER_S = 20.0
+"""How long gateways may take to hear of a key that was just made, also where the machine is busy: a page that is told
+too early that nobody knows its key has no list of models until it is loaded again."""
 ASK_AGAIN_S = 0.1
 CONNECT_S = 5.0
 REFUSAL_BYTES_MAX = 65_536
