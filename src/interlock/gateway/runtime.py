@@ -153,12 +153,13 @@ class Runtime:
 
     def observe_latency(self, offer: str, first_byte_us: int) -> None:
         """Follow a model's time to first byte."""
-        mean = self._mean_us.get(offer)
-        if mean is None and len(self._mean_us) >= self._offers_max:
-            return
+        mean = self._mean_us.pop(offer, None)
+        if mean is None and len(self._mean_us) >= self._offers_max:  # the one that was longest without an answer
+            gone = next(iter(self._mean_us))
+            del self._mean_us[gone], self.latencies[gone]
         moved = first_byte_us if mean is None else mean + (first_byte_us - mean) // LATENCY_WEIGHT
+        self._mean_us[offer] = moved
         if moved != mean:
-            self._mean_us[offer] = moved
             self.latencies[offer] = latency_micro(moved)
 
     def tally(self, operation: str, source: str, model: str) -> Tally:
@@ -215,7 +216,10 @@ class Runtime:
         for link in self.state.links.values():
             link.pool.sweep(now_ns / 1e9)
         for run in list(self.runs):
-            run.sweep(now_ns)
+            try:
+                run.sweep(now_ns)
+            except Exception as defect:  # noqa: BLE001 - of one call, and no other's business
+                run.broke(defect)
         for waiting in list(self.waiting):
             waiting.sweep(now_ns)
         self.seats.sweep(now_ns)

@@ -35,6 +35,8 @@ FRAMES_MAX = 8
 """Innermost frames shown of an unexpected exception: places only, no values."""
 BETWEEN = " < "
 CLOSE_WAIT_S = 2.0
+QUOTING = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""Exceptions whose words hold the value that did not fit: of a prompt, an answer, a key."""
 
 _encode = msgspec.json.Encoder().encode
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -168,10 +170,12 @@ def setup_logging(
 
 
 def _failure(error: BaseException) -> dict[str, object]:
-    """An exception in a line: our own by its code and words, any other by its words and the places it passed."""
+    """An exception in a line: our own by its code and words, any other by the places it passed, and by its words where
+    they do not quote what was dealt with."""
     if isinstance(error, InterlockError):
         return {"code": error.code, "error": redact(error.message)}
-    return {"exception": type(error).__name__, "error": redact(str(error)), "places": places(error)}
+    words = {} if isinstance(error, QUOTING) else {"error": redact(str(error))}
+    return {"exception": type(error).__name__, **words, "places": places(error)}
 
 
 def places(error: BaseException) -> str:

@@ -318,6 +318,32 @@ def test_a_defect_on_the_way_of_a_call_ends_it(
         nothing_is_held(gateway)
 
 
+def test_a_defect_while_calls_are_looked_after_ends_the_call_it_is_in_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, broken = Run.sweep, [0]
+
+    def sweep(run: Run, now_ns: int) -> None:
+        if run.parsed.stream:
+            broken[0] += 1
+            raise RuntimeError(SECRET)
+        real(run, now_ns)
+
+    with serving(world) as (gateway, engine):
+        fill(gateway)
+        engine.script(faults.stalls_mid_stream())
+        with monkeypatch.context() as patch, connected(gateway) as sock:
+            sock.sendall(raw_request(gateway, {**ASKED, "stream": True}))
+            read_until(sock, b"content")
+            patch.setattr(Run, "sweep", sweep)
+            got = read_until(sock, b"Interlock failed on this request")
+            assert SECRET.encode() not in got
+            (outcome,) = one_end_for_each_intent(gateway)
+            assert (outcome.state, outcome.code) == ("failed", "internal_error") and broken[0] == 1
+            assert ask(gateway, ASKED).status == 200, "others are looked after"
+        nothing_is_held(gateway)
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("place", ["metering the end", "charges", "append"])
 def test_of_a_cascade_the_steps_that_are_over_are_charged(

@@ -162,14 +162,15 @@ def test_a_full_queue_drops_and_counts_instead_of_waiting() -> None:
 def test_failures_show_codes_or_places_but_no_values() -> None:
     sink = Lines()
     with logger(sink) as (log, _):
-        for error in (LimitExceeded("Too many requests."), KeyError("name")):
+        for error in (LimitExceeded("Too many requests."), KeyError("name"), ConnectionError("reset by peer")):
             try:
                 raise error
             except Exception:
                 log.exception("broken")
-    ours, other = sink.lines
+    ours, other, network = sink.lines
     assert (ours["code"], ours["error"]) == ("rate_limit_exceeded", "Too many requests.") and "places" not in ours
     assert other["exception"] == "KeyError" and "test_logs.py:" in other["places"]
+    assert "error" not in other and network["error"] == "reset by peer"
 
 
 def test_a_wrong_message_or_sink_does_not_raise() -> None:
