@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -139,11 +140,15 @@ def test_a_running_stream_outlives_a_revocation_unless_it_is_cut(demo: Stack, re
     assert (states[first.request_id], states[second.request_id]) == ("completed", "cut")
 
 
+def works(demo: Stack, key: str) -> bool:
+    return demo.chat(key, MODEL, max_tokens=1).status == 200
+
+
 def test_a_rotated_key_overlaps(demo: Stack, ready: str) -> None:
     new = new_key(demo, "yearly")
     for overlap_s in ("2", "8", "32", "128"):  # a busy machine may need longer than that to look at both
         old, new = new, demo.ok("key", "rotate", "yearly", "-t", ready, "--overlap-s", overlap_s)["key"]
-        until(lambda key=new: demo.chat(key, MODEL, max_tokens=1).status == 200, 180, "the new key to work")  # type: ignore[misc]
+        until(partial(works, demo, new), 180, "the new key to work")
         if (overlaps := demo.chat(old, MODEL, max_tokens=1).status) == 200:
             break
     assert overlaps == 200

@@ -83,7 +83,8 @@ def test_a_running_call_is_shown_until_it_leads_to_its_record(admin: Tab, demo: 
     line, ended = "", {"title": ""}
     for _ in range(12):  # until its node knows that somebody watches, and the record comes while the line is there
         with long_calls(demo, 1), suppress(NotSeen):
-            line = page.wait_for_selector("tr[data-key^='run/']", timeout=10_000).inner_text()  # type: ignore[union-attr]
+            shown = page.wait_for_selector("tr[data-key^='run/']", timeout=10_000)
+            line = shown.inner_text() if shown is not None else ""
         ended = until(lambda: page.evaluate(RECORDED), 120, "calls that ran to have their records, or to be gone")
         if line and ended["title"]:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
@@ -185,7 +186,7 @@ def test_what_is_said_of_an_answer_whose_prompt_is_gone_by_then_is_of_its_task()
     found = trainer.qualities(1)
     (task,) = tasks_of(found, "lab")
     assert task != NO_TASK
-    (row,) = (r for r in seen(found.cells, ("team", "task"), Departments()) if r.by["team"] == "lab")  # type: ignore[arg-type]
+    (row,) = (r for r in rows("team", "task", cells=found.cells) if r.by["team"] == "lab")
     assert (row.count, row.mean_micro, row.sources) == (1, 1_000_000, {"feedback": 1, "validation": 1})
 
 
@@ -208,8 +209,8 @@ class Departments:
         return {"t1": "4711", "t2": "4711"}.get(team_id, team_id)
 
 
-def rows(*by: str) -> list[QualityRow]:
-    return seen(CELLS, by, Departments())  # type: ignore[arg-type]
+def rows(*by: str, cells: Iterable[QualityCell] = CELLS) -> list[QualityRow]:
+    return seen(cells, by, Departments())  # type: ignore[arg-type]
 
 
 def test_a_figure_is_of_all_origins_and_each_origin_has_its_own() -> None:
