@@ -4,12 +4,13 @@
 
 Prints JSON. Microseconds of CPU (user and system, this process alone), the median over rounds; in every round all
 figures are taken one after the other, beside `sort`: the same 50 offers sorted by the load of their engines, the least
-that a router could do. `in_sorts` is the median of each round's ratio to that, so that a slow minute of the machine
-falls on both.
+that a router could do. Garbage is collected as in a worker. `in_sorts` is the median of each round's ratio to that, so
+that a slow minute of the machine falls on both.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import statistics
@@ -21,6 +22,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from interlock.gateway.worker import GC_THRESHOLD
 from interlock.learning.prompt import read
 from interlock.learning.published import Expectations, Reader
 from interlock.learning.trainer import Arm, Outcome, Plan, Trainer
@@ -173,6 +175,9 @@ def measure(rounds: int = ROUNDS) -> dict[str, object]:
     for do in what.values():
         for _ in range(CALLS):
             do()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
     for _ in range(rounds):
         for name, do in what.items():
             begin = time.process_time_ns()

@@ -27,16 +27,15 @@ count on top of it: only the excess goes elsewhere, and it comes back.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
-
-from interlock.routing.constraints import BYTES_PER_TOKEN_MAX, may_not_fit, out_of_service, unable
-from interlock.routing.draws import mixed_all
+from interlock.routing.constraints import out_of_service, unable
 from interlock.routing.explore import DOUBT_MAX_MICRO, chances, drawn
-from interlock.routing.facts import Facts, facts_of
-from interlock.routing.placement import place, replicated
-from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, parts, scored, weights_of
+from interlock.routing.facts import facts_of, slate_of
+from interlock.routing.load import UNKNOWN, load_of
+from interlock.routing.ranking import Request, load_micro, ranked
+from interlock.routing.rows import CLASS_SHIFT, OVERFLOW, PREFERENCE, Row
+from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, scored, weights_of
 from interlock.routing.slo import NO_PACES, Foresight, foresight
 from interlock.types.decision import Candidate, Placement, Reason, RouteDecision
 from interlock.types.learned import Estimates
@@ -44,10 +43,6 @@ from interlock.types.request import Features, Target
 from interlock.types.slo import Pace, tighter
 from interlock.types.source import LoadReading, Offer
 
-UNKNOWN = LoadReading()
-"""The reading of a source that nothing is known of: not idle, not saturated, taken for healthy."""
-LOAD_HALF = 8
-"""Queue depth at which `load_micro` is one half."""
 CUT_CODES = ("candidates_max", "reasons_max")
 """Codes of the reasons that say how much more was considered than is kept."""
 
@@ -107,14 +102,14 @@ def decide(
         prompt, completion = features.prompt_tokens_max, features.completion_tokens_max
         scores = scored(facts, prompt, completion, weights, latency, estimates)
         queue = load_of(offer, reading)[0]
-        candidate = Candidate(offer.key, *scores, _load_micro(queue))
+        candidate = Candidate(offer.key, *scores, load_micro(queue))
         if foreseeing is None:
             return RouteDecision(mode, (candidate,), (), considered, version, seed, task)
         foreseeing.verdict(offer, reading, queue)
         seen = (foreseeing.seen[offer.key],)
         return RouteDecision(mode, (candidate,), (), considered, version, seed, task, foreseen=seen)
     placement = _placing(features, offers, placement)
-    request = _Request(
+    request = Request(
         features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, beyond, foreseeing
     )
     return _decide_many(request, offers, candidates_max)
@@ -139,108 +134,43 @@ def spread(
     weights = weights or weights_of(features, target)
     placement = _placing(features, offers, placement)
     foreseeing = _foreseeing(features, target, paces)
-    request = _Request(
+    request = Request(
         features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, None, foreseeing
     )
-    ranked, _rejected, _considered = _rank(request, offers)
-    kept = _in_order(request, ranked)
+    kept = _in_order(request, ranked(request, offers)[0])
     if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
-        places, likely = _likely(kept, ranked, request, estimates)
+        places, likely = _likely(kept, request, estimates)
         if places:
-            return tuple((kept[at].offer, chance) for at, chance in zip(places, likely, strict=True) if chance)
-    return ((kept[0].offer, MICRO),) if kept else ()
-
-
-def saturated(offer: Offer, reading: LoadReading) -> bool:
-    """True when the source should get no more than it has: its queue is too long, or our own cap on it is reached."""
-    if reading.saturated:
-        return True
-    limits = offer.source.limits
-    if reading.waiting >= 0 and reading.waiting + sent_since(reading) > limits.waiting_max:
-        return True
-    return limits.concurrency is not None and reading.inflight >= limits.concurrency
-
-
-def sent_since(reading: LoadReading) -> int:
-    """By how many calls the engine may hold more than it said, through us: those it did not know of, still waited for.
-
-    Calls that ended since made room for as many. So when the engine says how many it held, only what we have in
-    flight beyond that counts; else a fast engine with an empty queue would seem saturated by its own throughput.
-    """
-    since = reading.inflight_since
-    if not since or reading.running < 0:
-        return since
-    beyond = reading.inflight - reading.running - reading.waiting
-    if beyond >= since:
-        return since
-    return beyond if beyond > 0 else 0
-
-
-def load_of(offer: Offer, reading: LoadReading) -> tuple[int, int]:
-    """(queue, busy): requests that wait there or came on top since the reading, and requests that run or are ours.
-
-    An unknown queue counts as half of the one that saturates, never as empty.
-    """
-    inflight = reading.inflight
-    if reading.waiting < 0:
-        return max(1, offer.source.limits.waiting_max // 2), inflight
-    running = reading.running
-    return reading.waiting + sent_since(reading), running if running > inflight else inflight
+            return tuple((kept[at][5], chance) for at, chance in zip(places, likely, strict=True) if chance)
+    return ((kept[0][5], MICRO),) if kept else ()
 
 
 def _placing(features: Features, offers: Sequence[Offer], placement: Placement | None) -> Placement | None:
-    return placement if features.affinity or replicated(offers) else None
+    return placement if features.affinity or slate_of(offers).replicated else None
 
 
-class _Request(NamedTuple):
-    """The arguments of one decision besides its offers."""
-
-    features: Features
-    target: Target
-    readings: Mapping[str, LoadReading]
-    open_breakers: Collection[str]
-    latencies: Mapping[str, int]
-    weights: Weights
-    estimates: Estimates | None
-    seed: int
-    placement: Placement | None
-    beyond: Mapping[str, str] | None
-    foreseeing: Foresight | None
-
-
-_Ranked = tuple[int, int, bool, int, int, str, Facts, tuple[Any, ...], bool]
-"""Sort key (disfavour, -score, off-prem, queue, busy, offer), total; then what is known of the offer, what its
-`Candidate` is made of, and whether it is full."""
-_CLASS_SHIFT = 2
-"""Above these bits of the disfavour: whether the call's objectives are predicted to be met."""
-_PREFERENCE = 3
-"""How much of the sort key is preference; then comes load."""
-_MERIT = 5
-"""How much of the sort key decides; candidates that are equal so far are ordered by the seed."""
-
-
-def _decide_many(request: _Request, offers: Sequence[Offer], candidates_max: int) -> RouteDecision:
+def _decide_many(request: Request, offers: Sequence[Offer], candidates_max: int) -> RouteDecision:
     estimates, seed, foreseeing = request.estimates, request.seed, request.foreseeing
-    ranked, rejected, considered = _rank(request, offers)
-    kept = _in_order(request, ranked)
+    rows, rejected, considered = ranked(request, offers)
+    kept = _in_order(request, rows)
     chance, best = MICRO, ""
     if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
-        chance, best = _try_another(kept, ranked, request, estimates)
+        chance, best = _try_another(kept, request, estimates)
     if len(kept) > candidates_max:
         rejected.insert(0, _left_over(len(kept) - candidates_max, candidates_max))
         kept = kept[:candidates_max]
     return RouteDecision(
         _mode(request.features, request.target),
-        tuple(kept),
+        tuple([Candidate(*row[7]) for row in kept]),
         _bounded(rejected, candidates_max),
-        tuple(sorted(considered.items())),
+        considered,
         estimates.version if estimates is not None else 0,
         seed,
         estimates.task if estimates is not None else -1,
         chance,
         best,
         request.placement,
-        () if foreseeing is None else tuple([foreseeing.seen[candidate.offer] for candidate in kept]),
+        () if foreseeing is None else tuple([foreseeing.seen[row[5]] for row in kept]),
     )
 
 
@@ -255,274 +185,101 @@ def _mode(features: Features, target: Target) -> str:
     return OWN if features.weights or target.weights else target.mode
 
 
-def _rank(request: _Request, offers: Sequence[Offer]) -> tuple[list[_Ranked], list[Reason], dict[str, LoadReading]]:
-    """(what can answer, by merit; why others cannot, by offer; the reading of each source)."""
-    features, target, _, _, latencies, weights, estimates, seed, placement, _, foreseeing = request
-    able, rejected, considered = _able(request, offers)
-    shared = _best_latencies(able, latencies) if placement is not None else {}
-    plain = not target.preferred_version
-    prompt, completion = features.prompt_tokens_max, features.completion_tokens_max
-    failures = estimates.failure_micro if estimates is not None else _NO_LATENCIES
-    w_quality, w_cost, w_latency, w_energy = weights
-    known: dict[str, tuple[int, int, int, int]] = {}
-    ranked: list[_Ranked] = []
-    for facts, reading in able:
-        key, terms, kind, context, bit, off_prem = facts.often
-        latency = shared[kind] if kind in shared else latencies.get(key, UNKNOWN_MICRO)
-        loaded = reading.loaded
-        if loaded >= 0 and not loaded & bit:
-            latency = MICRO  # it has to be loaded first, whatever the latency was while it was
-        same = known.get(terms)
-        if same is None:
-            quality, cost, energy = parts(facts, prompt, completion, estimates)
-            rest = w_cost * (MICRO - cost) + w_energy * (MICRO - energy)
-            same = known[terms] = quality, cost, energy, rest
-        quality, cost, energy, rest = same
-        if key in failures:
-            quality = quality * (MICRO - failures[key]) // MICRO
-        score = (w_quality * quality + w_latency * (MICRO - latency) + rest) // MICRO  # as `weighted`
-        queue, busy, full = _load(facts, reading)
-        fits = plain and (not context or prompt + completion <= context)
-        disfavour = 0 if fits else _disfavour(features, target, facts.offer)
-        if foreseeing is not None:
-            disfavour |= foreseeing.verdict(facts.offer, reading, queue) << _CLASS_SHIFT
-        ranked.append(
-            (
-                disfavour,
-                -score,
-                off_prem,
-                queue,
-                busy,
-                key,
-                facts,
-                (key, score, quality, cost, latency, energy, _load_micro(queue) if queue else 0),
-                full,
-            )
-        )
-    ranked.sort()
-    _take_turns(ranked, seed, placement is not None)
-    if placement is not None:
-        ranked = _placed(ranked, considered, request)
-    rejected.sort(key=_offer_of)
-    return ranked, rejected, considered
-
-
-def _able(
-    request: _Request, offers: Sequence[Offer]
-) -> tuple[list[tuple[Facts, LoadReading]], list[Reason], dict[str, LoadReading]]:
-    """(what can answer, with its reading; why others cannot; the reading of each source)."""
-    features, target, readings, open_breakers = request[:4]
-    operation, exacting = features.operation, bool(features.needs or target.version)
-    least_context = features.prompt_bytes // BYTES_PER_TOKEN_MAX
-    able: list[tuple[Facts, LoadReading]] = []
-    rejected: list[Reason] = []
-    considered: dict[str, LoadReading] = {}
-    for offer in offers:
-        facts = facts_of(offer)
-        source_id = facts.source_id
-        reading = considered.get(source_id)
-        if reading is None:
-            reading = considered[source_id] = readings.get(source_id, UNKNOWN)
-        reason = None
-        if exacting or operation not in facts.abilities or 0 < facts.context <= least_context:
-            reason = unable(features, target, offer)
-        broken = bool(open_breakers) and source_id in open_breakers
-        if reason is None and (broken or facts.resting or not reading.healthy):
-            reason = out_of_service(offer, reading, broken)
-        if reason is None:
-            able.append((facts, reading))
-        else:
-            rejected.append(reason)
-    return able, rejected, considered
-
-
-def _in_order(request: _Request, ranked: list[_Ranked]) -> list[Candidate]:
-    if request.foreseeing is None or not ranked:
-        return _saturated_last(request, ranked)
-    out: list[Candidate] = []
-    for verdict in range(ranked[0][0] >> _CLASS_SHIFT, (ranked[-1][0] >> _CLASS_SHIFT) + 1):
-        out += _saturated_last(request, [row for row in ranked if row[0] >> _CLASS_SHIFT == verdict])
+def _in_order(request: Request, rows: list[Row]) -> list[Row]:
+    """The rows as they are tried. Those that overflow are marked so."""
+    if request.foreseeing is None or not rows:
+        return _saturated_last(request, rows)
+    out: list[Row] = []
+    for verdict in range(rows[0][0] >> CLASS_SHIFT, (rows[-1][0] >> CLASS_SHIFT) + 1):
+        out += _saturated_last(request, [row for row in rows if row[0] >> CLASS_SHIFT == verdict])
     return out
 
 
-def _saturated_last(request: _Request, ranked: list[_Ranked]) -> list[Candidate]:
-    return _own_first(ranked, request.weights) if request.features.workload else _overflow_last(ranked)
+def _saturated_last(request: Request, rows: list[Row]) -> list[Row]:
+    return _own_first(rows, request.weights) if request.features.workload else _overflow_last(rows)
 
 
-def _try_another(
-    kept: list[Candidate], ranked: Sequence[_Ranked], request: _Request, estimates: Estimates
-) -> tuple[int, str]:
+def _try_another(kept: list[Row], request: Request, estimates: Estimates) -> tuple[int, str]:
     """Maybe put the first candidate of another model before all, in place: (its probability, who was the best)."""
-    places, likely = _likely(kept, ranked, request, estimates)
+    places, likely = _likely(kept, request, estimates)
     if not places:
         return MICRO, ""
     taken = drawn(likely, request.seed)
     if not taken:
         return likely[0], ""
-    before = kept[0].offer
+    before = kept[0][5]
     kept.insert(0, kept.pop(places[taken]))
     return likely[taken], before
 
 
-def _likely(
-    kept: list[Candidate], ranked: Sequence[_Ranked], request: _Request, estimates: Estimates
-) -> tuple[list[int], list[int]]:
+def _likely(kept: list[Row], request: Request, estimates: Estimates) -> tuple[list[int], list[int]]:
     """(places of the first candidates of models that may come first, how likely each is); empty: the best alone may.
 
     Only among free candidates that fit, and are predicted to meet what is asked, as well as the best one does, and when
     that is free itself.
     """
-    merits = {r[5]: r for r in ranked}
-    best = merits[kept[0].offer]
+    best = kept[0]
     if best[8]:
         return [], []
     prompt, completion = request.features.prompt_tokens_max, request.features.completion_tokens_max
     quality, doubts, verbosities = request.weights.quality, estimates.doubt_micro, estimates.verbosity_milli
-    arms: set[str] = set()
-    order: list[str] = []
-    places: list[int] = []
+    disfavour = best[0]
+    arms: dict[str, int] = {}
     options: list[tuple[int, int, int]] = []
-    for number, candidate in enumerate(kept):
-        one = merits[candidate.offer]
-        facts = one[6]
+    for number, row in enumerate(kept):
+        facts = row[6]
         arm = facts.arm
         if arm in arms:
             continue
-        if not number or (one[0] == best[0] and not one[8] and not candidate.overflow and facts.priced):
-            arms.add(arm)
-            order.append(arm)
-            places.append(number)
+        if not number or (row[0] == disfavour and not row[8] and not row[7][OVERFLOW] and facts.priced):
+            arms[arm] = number
             tokens = completion * verbosities.get(arm, 1000) // 1000
             cost = facts.input_nusd * prompt + facts.output_nusd * tokens + facts.call_nusd * MICRO
             doubt = doubts.get(arm, DOUBT_MAX_MICRO)
             credit = quality * (doubt if doubt < DOUBT_MAX_MICRO else DOUBT_MAX_MICRO) // MICRO
-            options.append((-one[1], credit, cost))
-    if len(places) < 2:
+            options.append((-row[1], credit, cost))
+    if len(options) < 2:
         return [], []
-    due = [i for i, arm in enumerate(order) if arm in estimates.due] if estimates.due else ()
-    return places, chances(options, estimates.share_micro, estimates.money_micro, due)
+    due = [i for i, arm in enumerate(arms) if arm in estimates.due] if estimates.due else ()
+    return list(arms.values()), chances(options, estimates.share_micro, estimates.money_micro, due)
 
 
-def _disfavour(features: Features, target: Target, offer: Offer) -> int:
-    """What stands before the score: whether the prompt fits, then whether it is the preferred version."""
-    tight = 2 if may_not_fit(features, offer) else 0
-    preferred = target.preferred_version
-    return tight + 1 if preferred and offer.model.version != preferred else tight
-
-
-def _load_micro(queue: int) -> int:
-    return MICRO * queue // (queue + LOAD_HALF)
-
-
-def _load(facts: Facts, reading: LoadReading) -> tuple[int, int, bool]:
-    """`load_of` and `saturated` at once."""
-    inflight, waiting, full = reading.inflight, reading.waiting, reading.saturated
-    if facts.concurrency is not None and inflight >= facts.concurrency:
-        full = True
-    if waiting < 0:
-        return max(1, facts.waiting_max // 2), inflight, full
-    running, since = reading.running, reading.inflight_since
-    queue = waiting + (sent_since(reading) if since else 0)
-    return queue, running if running > inflight else inflight, full or queue > facts.waiting_max
-
-
-def _best_latencies(able: Sequence[tuple[Facts, LoadReading]], latencies: Mapping[str, int]) -> dict[str, int]:
-    """The best latency part among the replicas of each kind, which they all have.
-
-    A time to first byte is mostly how much of a prompt was cached and how long the queue was then: it says little about
-    a replica, and one that gets no calls for it never gets another one. What waits there now does count (`place`). A
-    model that is known not to be loaded keeps its own.
-    """
-    best: dict[str, int] = {}
-    for facts, reading in able:
-        if reading.loaded < 0 or reading.loaded & facts.bit:
-            known = latencies.get(facts.key, UNKNOWN_MICRO)
-            if known < best.setdefault(facts.kind, known):
-                best[facts.kind] = known
-    return best
-
-
-def _take_turns(ranked: list[_Ranked], seed: int, placing: bool) -> None:
-    """Order each run of candidates of equal merit by the seed, in place, so that idle replicas take turns.
-
-    `placing`: replicas of one model among themselves are left to placement.
-    """
-    start, count = 0, len(ranked)
-    for end in range(1, count + 1):
-        if end < count:
-            one, first = ranked[end], ranked[start]
-            if one[1] == first[1] and one[4] == first[4] and one[:_MERIT] == first[:_MERIT]:
-                continue
-        if end - start > 1:
-            run = ranked[start:end]
-            if not placing or any(row[6].kind != run[0][6].kind for row in run):
-                drawn_by = mixed_all(seed, [row[6].salt for row in run])
-                ranked[start:end] = [
-                    row for _, _, row in sorted(zip(drawn_by, [row[5] for row in run], run, strict=True))
-                ]
-        start = end
-
-
-def _placed(ranked: list[_Ranked], readings: Mapping[str, LoadReading], request: _Request) -> list[_Ranked]:
-    """Replicas of one model that are equal by preference and score: together, in the order of the call's affinity,
-    where the first of them stood.
-
-    A call without one has an order of its own, drawn from the seed: nodes that took the least loaded one by readings of
-    the same age would all send there what comes until the next.
-    """
-    assert request.placement is not None  # noqa: S101 - asked only then
-    groups: dict[tuple[int, int, str], list[tuple[int, _Ranked]]] = {}
-    affinity = request.features.affinity
-    ranks = mixed_all(affinity or request.seed, [row[6].salt for row in ranked])
-    for ranking in zip(ranks, ranked, strict=True):
-        row = ranking[1]
-        groups.setdefault((row[0], row[1], row[6].kind), []).append(ranking)
-    bounds, known = request.placement, request.beyond
-    out: list[_Ranked] = []
-    for group in groups.values():
-        if len(group) == 1:
-            out.append(group[0][1])
-            continue
-        replicas = [(-rank, row[5], readings[row[6].source_id], row[3], row[4], row) for rank, row in group]
-        for (*_, row), number, beyond in place(replicas, bounds, known):
-            out.append((*row[:7], (*row[7], False, number if affinity else 0, beyond), row[8]))
-    return out
-
-
-def _overflow_last(ranked: list[_Ranked]) -> list[Candidate]:
+def _overflow_last(rows: list[Row]) -> list[Row]:
     """Free candidates, then saturated ones. A free one that was preferred less than a saturated one is marked."""
-    full = [r for r in ranked if r[8]]
+    full = [row for row in rows if row[8]]
     if not full:
-        return [Candidate(*r[7]) for r in ranked]
-    best_full = full[0][:_PREFERENCE]
-    free = [(Candidate(*r[7]), r[:_PREFERENCE] > best_full) for r in ranked if not r[8]]
-    return [*[_marked(c) if over else c for c, over in free], *[Candidate(*r[7]) for r in full]]
+        return rows
+    best_full = full[0][:PREFERENCE]
+    free = [row for row in rows if not row[8]]
+    for row in free:
+        if row[:PREFERENCE] > best_full:
+            row[7][OVERFLOW] = True
+    return free + full
 
 
-def _own_first(ranked: list[_Ranked], weights: Weights) -> list[Candidate]:
+def _own_first(rows: list[Row], weights: Weights) -> list[Row]:
     """Candidates off-prem behind the on-prem one that is preferred to them, also when that is saturated.
 
     Preferred by all but latency: that a source of one's own is slow because it is busy is no reason to spend.
     """
-    merits = {r[5]: (r[0], -_merit(r[7], weights)) for r in ranked}
-    own = min((merits[r[5]] for r in ranked if not r[2]), default=None)
+    merits = {row[5]: (row[0], -_merit(row[7], weights)) for row in rows}
+    own = min((merits[row[5]] for row in rows if not row[2]), default=None)
     if own is None:
-        return _overflow_last(ranked)
-    full = min((merits[r[5]] for r in ranked if r[8] and not r[2]), default=None)
-    behind = [r for r in ranked if r[2] and merits[r[5]] >= own]
-    before = [r for r in ranked if not r[2] or merits[r[5]] < own]
-    excess = {r[5] for r in behind if full is not None and merits[r[5]] >= full}
-    return _overflow_last(before) + [_marked(c) if c.offer in excess else c for c in _overflow_last(behind)]
+        return _overflow_last(rows)
+    full = min((merits[row[5]] for row in rows if row[8] and not row[2]), default=None)
+    behind = [row for row in rows if row[2] and merits[row[5]] >= own]
+    before = [row for row in rows if not row[2] or merits[row[5]] < own]
+    out = _overflow_last(before) + _overflow_last(behind)
+    for row in behind:
+        if full is not None and merits[row[5]] >= full:
+            row[7][OVERFLOW] = True
+    return out
 
 
-def _merit(made_of: tuple[Any, ...], weights: Weights) -> int:
-    _, _, quality, cost, _, energy = made_of[:6]
+def _merit(made: Sequence[Any], weights: Weights) -> int:
+    _, _, quality, cost, _, energy = made[:6]
     merit: int = weights.quality * quality + weights.cost * (MICRO - cost) + weights.energy * (MICRO - energy)
     return merit
-
-
-def _marked(c: Candidate) -> Candidate:
-    return msgspec.structs.replace(c, overflow=True)
 
 
 def _left_over(dropped: int, candidates_max: int) -> Reason:
@@ -535,7 +292,3 @@ def _bounded(rejected: list[Reason], most: int) -> tuple[Reason, ...]:
         return tuple(rejected)
     more = Reason("", "cap", "reasons_max", f"{len(rejected) - most} more offers were rejected")
     return (*rejected[:most], more)
-
-
-def _offer_of(reason: Reason) -> str:
-    return reason.offer

@@ -1,26 +1,27 @@
 """What decisions need of an offer whatever the request, looked up once: offers stay as they are while a snapshot does.
 
 It is remembered by the offer itself (its identity, while it is held here), so that another offer of the same name is
-another one. At most `FACTS_MAX` are remembered; then it begins anew.
+another one; and so of a tuple of offers, which policy gives anew only when what it allows changes. At most `FACTS_MAX`
+offers and `SLATES_MAX` tuples are remembered; then it begins anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 from zlib import crc32
 
 from interlock.routing.draws import packed
-from interlock.routing.placement import alike
 from interlock.types.learned import arm_of
 from interlock.types.source import EngineState, Offer, loaded_bit
 
 FACTS_MAX = 4096
+SLATES_MAX = 512
 
 
 class Facts(NamedTuple):
-    """`resting`: nothing is sent there, whatever its reading says. `kind`: `placement.alike`. `priced`: what a call
-    costs is known. `salt`: for the draws between offers
-    (`draws.packed`)."""
+    """`resting`: nothing is sent there, whatever its reading says. `kind`: `alike`. `priced`: what a call
+    costs is known. `salt`: for the draws between offers."""
 
     offer: Offer
     key: str
@@ -32,23 +33,51 @@ class Facts(NamedTuple):
     waiting_max: int
     concurrency: int | None
     arm: str
-    quality_micro: int
     input_nusd: int
     output_nusd: int
     call_nusd: int
     priced: bool
-    input_uj: int
-    output_uj: int
     bit: int
     terms: str
     """Equal for offers that every request gets from at the same price and energy, and that the same is expected of."""
     kind: str
-    salt: bytes
-    often: tuple[str, str, str, int, int, bool]
-    """(key, terms, kind, context, bit, off-prem), looked up at once."""
+    salt: int
+    often: tuple[str, str, str, int, int, bool, int, int | None]
+    """(key, terms, kind, context, bit, off-prem, waiting_max, concurrency), looked up at once."""
+    worth: tuple[str, int, int, int, bool, int, int]
+    """(arm, quality_micro, input_nusd, output_nusd, priced, input_uj, output_uj), likewise."""
 
+
+class Slate(NamedTuple):
+    """What a set of offers has in common. `source_ids`, `facts`: of each, in their order. `lanes`: their salts
+    (`draws.packed`). `abilities`: what all of them can do. `context`: the smallest that is declared, `ANY_LENGTH` when
+    none is. `resting`: one of them is. `replicated`: a model is among them more than once."""
+
+    offers: Sequence[Offer]
+    facts: tuple[Facts, ...]
+    source_ids: tuple[str, ...]
+    lanes: int
+    abilities: frozenset[str]
+    context: int
+    resting: bool
+    replicated: bool
+    sources: tuple[str, ...]
+    """Their ids, each once, in order."""
+    zeros: tuple[int, ...]
+    """As many as offers: where no ranks are wanted."""
+
+
+ANY_LENGTH = 1 << 62
+"""A context that every prompt fits."""
 
 _known: dict[int, Facts] = {}
+_slates: dict[int, Slate] = {}
+
+
+def alike(offer: Offer) -> str:
+    """What the replicas of a model have in common, besides their scores."""
+    model = offer.model
+    return f"{model.name}\0{model.version}\0{offer.source.labels.on_prem:d}"
 
 
 def facts_of(offer: Offer) -> Facts:
@@ -75,17 +104,48 @@ def facts_of(offer: Offer) -> Facts:
         limits.waiting_max,
         limits.concurrency,
         arm,
-        model.quality_milli * 1000,
         price.input_nusd_per_mtok,
         price.output_nusd_per_mtok,
         price.call_nusd,
         priced,
-        power.input_uj_per_token,
-        power.output_uj_per_token,
         bit,
         terms,
         kind,
-        packed(crc32(key.encode())),
-        (key, terms, kind, model.context_length, bit, off_prem),
+        crc32(key.encode()),
+        (key, terms, kind, model.context_length, bit, off_prem, limits.waiting_max, limits.concurrency),
+        (
+            arm,
+            model.quality_milli * 1000,
+            price.input_nusd_per_mtok,
+            price.output_nusd_per_mtok,
+            priced,
+            power.input_uj_per_token,
+            power.output_uj_per_token,
+        ),
     )
     return found
+
+
+def slate_of(offers: Sequence[Offer]) -> Slate:
+    """What these offers have in common. Remembered per tuple of offers: pass the same tuple."""
+    found = _slates.get(id(offers))
+    if found is not None:
+        return found
+    facts = tuple([facts_of(offer) for offer in offers])
+    made = Slate(
+        offers,
+        facts,
+        tuple([each.source_id for each in facts]),
+        packed([each.salt for each in facts]),
+        frozenset(facts[0].abilities).intersection(*[each.abilities for each in facts]) if facts else frozenset(),
+        min([each.context for each in facts if each.context > 0], default=ANY_LENGTH),
+        any(each.resting for each in facts),
+        len({each.offer.model.name for each in facts}) < len(facts),
+        tuple(sorted({each.source_id for each in facts})),
+        (0,) * len(facts),
+    )
+    if type(offers) is tuple:  # anything else could change and keep its identity
+        if len(_slates) >= SLATES_MAX:
+            _slates.clear()
+        _slates[id(offers)] = made
+    return made

@@ -15,13 +15,14 @@ cached in several places by itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from interlock.routing.draws import mixed, salted
+from interlock.routing.rows import Row, home_first
 from interlock.types.decision import Placement
-from interlock.types.source import LoadReading, Offer
+from interlock.types.source import LoadReading
 
 if TYPE_CHECKING:
     from interlock.settings import Settings
@@ -34,11 +35,7 @@ _SEVERITY = {KV: 1, WAIT: 2, LOAD: 3}
 MILLI = 1000
 
 
-Replica = tuple[int, str, LoadReading, int, int, Any]
-"""One of the offers to place: less its `rank`, its key, its reading, its queue and how many it is busy with
-(`choose.load_of`), and what the caller wants back. A plain tuple, as `Placed` is: there are as many as candidates, at
-each call."""
-Placed = tuple[Replica, int, str]
+Placed = tuple[Row, int, str]
 """Where a replica comes: its place by rank alone, 1 the first, and why it stands behind others all the same."""
 
 
@@ -69,19 +66,9 @@ def rank(affinity: int, offer: str) -> int:
     return mixed(affinity, salted(crc32(offer.encode())))
 
 
-def replicated(offers: Sequence[Offer]) -> bool:
-    """Whether a model is among these offers more than once."""
-    return len({offer.model.name for offer in offers}) < len(offers)
-
-
-def alike(offer: Offer) -> str:
-    """What the replicas of a model have in common, besides their scores."""
-    model = offer.model
-    return f"{model.name}\0{model.version}\0{offer.source.labels.on_prem:d}"
-
-
 def load_at(reading: LoadReading, queue: int, busy: int) -> int:
-    """Calls at a replica, running or waiting, by the engine's figures or ours, whichever has more."""
+    """Calls at a replica, running or waiting, by the engine's figures or ours, whichever has more. `queue`, `busy`:
+    `load.load_of`."""
     if reading.waiting < 0:
         return queue + busy
     running = reading.running
@@ -99,7 +86,7 @@ def wait_ms(reading: LoadReading, queue: int) -> int:
     return queue * reading.stay_ms // max(1, queue + max(reading.running, 0))
 
 
-def place(replicas: Sequence[Replica], bounds: Placement, known: Mapping[str, str] | None = None) -> list[Placed]:
+def place(replicas: Iterable[Row], bounds: Placement, known: Mapping[str, str] | None = None) -> list[Placed]:
     """The order in which the replicas of one model are tried, all of them.
 
     By rank those within bounds; then those whose KV cache is full, those whose predicted wait is too long, each by
@@ -108,28 +95,25 @@ def place(replicas: Sequence[Replica], bounds: Placement, known: Mapping[str, st
 
     INVARIANT: at least one replica is within the bound on load, for the bound is above the mean.
     """
-    order = sorted(replicas)
-    loads = [load_at(each[2], each[3], each[4]) for each in order]
-    share = -(-bounds.load_factor_milli * (sum(loads) + 1) // (MILLI * len(order)))
-    most = max(bounds.load_slack, share)
+    order = sorted(replicas, key=home_first)
+    share = -(-bounds.load_factor_milli * (sum([row[10] for row in order]) + 1) // (MILLI * len(order)))
+    most, kv_max = max(bounds.load_slack, share), bounds.kv_permille_max
     fine: list[Placed] = []
     behind: list[tuple[int, int, int, int, Placed]] = []
-    kv_max = bounds.kv_permille_max
-    for number, replica in enumerate(order, 1):
-        load = loads[number - 1]
-        reading, queue = replica[2], replica[3]
+    for number, row in enumerate(order, 1):
+        queue, load, reading = row[3], row[10], row[11]
         if known is not None:
-            beyond = known.get(replica[1], FINE)
+            beyond = known.get(row[5], FINE)
         elif load < most and not queue and reading.kv_permille <= kv_max:
             beyond = FINE  # as most are
         else:
             beyond = _beyond(reading, queue, load, most, bounds)
         if not beyond:
-            fine.append((replica, number, FINE))
+            fine.append((row, number, FINE))
         elif beyond == LOAD:
-            behind.append((_SEVERITY[LOAD], queue, replica[4], number, (replica, number, LOAD)))
+            behind.append((_SEVERITY[LOAD], queue, row[4], number, (row, number, LOAD)))
         else:
-            behind.append((_SEVERITY[beyond], 0, 0, number, (replica, number, beyond)))
+            behind.append((_SEVERITY[beyond], 0, 0, number, (row, number, beyond)))
     if not behind:
         return fine
     behind.sort()

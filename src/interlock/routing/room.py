@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlock.routing.choose import sent_since
+from interlock.routing.load import sent_since
 from interlock.types.source import LoadReading, SourceLimits
 
 UNBOUNDED = 1 << 20

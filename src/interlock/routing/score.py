@@ -101,17 +101,16 @@ def parts(
 ) -> tuple[int, int, int]:
     """(quality while nothing fails, cost, energy): what all offers of the same `Facts.terms` have in common."""
     tokens = (prompt_tokens + completion_tokens) or 1
-    quality, output = facts.quality_micro, facts.output_nusd
+    arm, quality, input_nusd, output, priced, energy_in, energy_out = facts.worth
     if estimates is not None:
-        arm = facts.arm
         quality = estimates.quality_micro.get(arm, quality)
         output = output * estimates.verbosity_milli.get(arm, 1000) // 1000
-    cost = (facts.input_nusd * prompt_tokens + output * completion_tokens) // tokens
+    cost = (input_nusd * prompt_tokens + output * completion_tokens) // tokens
     if cost:
         cost = MICRO * cost // (cost + COST_HALF_NUSD_PER_MTOK)
-    elif not facts.priced:
+    elif not priced:
         cost = UNKNOWN_MICRO
-    energy, energy_in, energy_out = UNKNOWN_MICRO, facts.input_uj, facts.output_uj
+    energy = UNKNOWN_MICRO
     if energy_in or energy_out:
         energy = (energy_in * prompt_tokens + energy_out * completion_tokens) // tokens
         energy = MICRO * energy // (energy + ENERGY_HALF_UJ_PER_TOKEN)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.routing.catalog import offers_of
-from interlock.routing.choose import decide, saturated
+from interlock.routing.choose import decide
+from interlock.routing.load import saturated
 from interlock.routing.replay import replay
 from interlock.types.decision import RouteDecision
 from interlock.types.identity import DataClass

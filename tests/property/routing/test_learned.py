@@ -8,8 +8,9 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from interlock.routing.choose import decide, saturated, spread
+from interlock.routing.choose import decide, spread
 from interlock.routing.explore import MICRO, Option, chances, drawn
+from interlock.routing.load import saturated
 from interlock.routing.replay import replay
 from interlock.types.decision import RouteDecision
 from interlock.types.identity import DataClass

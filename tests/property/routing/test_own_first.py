@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlock.routing.choose import saturated
 from interlock.routing.constraints import may_not_fit
+from interlock.routing.load import saturated
 from interlock.routing.room import UNBOUNDED, room
 from interlock.routing.score import MICRO, WEIGHTS
 from interlock.types.decision import RouteDecision

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from interlock.errors import BadRequest, ModelNotFound, NoCandidate
-from interlock.routing.choose import decide, saturated, sent_since
+from interlock.routing.choose import decide
 from interlock.routing.explain import no_candidate
+from interlock.routing.load import saturated, sent_since
 from interlock.routing.score import latency_micro
 from interlock.types.decision import RouteDecision
 from interlock.types.identity import Workload
@@ -233,3 +234,19 @@ def test_a_model_that_is_loaded_goes_before_one_that_is_not() -> None:
     unknown = LoadReading()
     first = {order(decide(features(), MODEL, twins(), {"src_a": unknown, "src_b": warm}, seed=s))[0] for s in range(40)}
     assert first == {"a::m", "b::m"}, "what does not say what it has loaded is not taken for cold"
+
+
+def test_replicas_score_by_their_own_latency_where_they_are_not_placed() -> None:
+    three = offers(source("a", "m"), source("b", "m"), source("c", "m"))
+    latencies = {"a::m": 500_000, "b::m": 900_000, "c::m": 500_000}
+    decision = decide(features(), MODEL, three, {}, latencies=latencies)
+    known = {c.offer: c.latency_micro for c in decision.candidates}
+    scores = {c.offer: c.score_micro for c in decision.candidates}
+    assert known == latencies and scores["a::m"] == scores["c::m"] > scores["b::m"]
+    assert decision.candidates[-1].offer == "b::m"
+
+
+def test_what_does_not_answer_its_probe_is_left_out_among_what_is_as_usual() -> None:
+    decision = decide(features(), MODEL, twins(), {"src_a": LoadReading(healthy=False)})
+    assert [c.offer for c in decision.candidates] == ["b::m"]
+    assert [(r.offer, r.stage) for r in decision.rejected] == [("a::m", "health")]

@@ -6,8 +6,8 @@ import random
 
 from interlock.routing import facts
 from interlock.routing.choose import decide
-from interlock.routing.draws import mix, mixed_all, packed
-from interlock.routing.facts import FACTS_MAX, facts_of
+from interlock.routing.draws import mix, mixed_lanes, packed
+from interlock.routing.facts import FACTS_MAX, SLATES_MAX, facts_of, slate_of
 from interlock.types.identity import DataClass
 from interlock.types.request import Features, Target
 from interlock.types.source import Model, Price
@@ -20,7 +20,7 @@ def test_draws_side_by_side_are_those_one_after_the_other() -> None:
     for count in (1, 2, 3, 50, 400):
         seed = rng.choice((0, 1, 4096, rng.getrandbits(63), 2**64 - 1))
         salts = [rng.choice((0, 2**32 - 1, rng.getrandbits(32))) for _ in range(count)]
-        assert list(mixed_all(seed, [packed(salt) for salt in salts])) == [mix(seed, salt) for salt in salts]
+        assert list(mixed_lanes(seed, packed(salts), count)) == [mix(seed, salt) for salt in salts]
 
 
 def test_an_offer_is_itself_whatever_others_of_its_name_were() -> None:
@@ -39,3 +39,22 @@ def test_what_is_remembered_of_offers_is_bounded() -> None:
     for offer in many:
         assert facts_of(offer).key == offer.key
         assert len(facts._known) <= FACTS_MAX
+
+
+def test_a_list_of_offers_is_looked_at_each_time() -> None:
+    """A tuple cannot change; of anything else the next call may find something else in the same place."""
+    one, two = offers(source("s", Model(name="m")), source("t", Model(name="m")))
+    asked, target = Features("chat", "m", DataClass.internal), Target(kind="model", model="m")
+    given = [one, two]
+    assert {c.offer for c in decide(asked, target, given, {}).candidates} == {"s::m", "t::m"}
+    given[1] = offers(source("u", Model(name="m")))[0]
+    assert {c.offer for c in decide(asked, target, given, {}).candidates} == {"s::m", "u::m"}
+    assert slate_of((one, two)).replicated and not slate_of((one,)).replicated
+
+
+def test_what_is_remembered_of_sets_of_offers_is_bounded() -> None:
+    both = offers(source("s", Model(name="m")), source("t", Model(name="m")))
+    held = [(both[0], both[1]) for _ in range(SLATES_MAX + 50)]
+    for each in held:
+        assert slate_of(each).offers is each
+        assert len(facts._slates) <= SLATES_MAX

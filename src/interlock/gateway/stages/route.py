@@ -13,7 +13,7 @@ from interlock.gateway.stages.bar import barred
 from interlock.routing.choose import decide
 from interlock.routing.constraints import cold_sources
 from interlock.routing.explain import no_candidate
-from interlock.routing.placement import replicated
+from interlock.routing.facts import slate_of
 from interlock.routing.slo import NO_PACES, refused, unmet, within
 from interlock.routing.steps import decide_steps
 from interlock.types.slo import tighter
@@ -39,7 +39,7 @@ def route(call: Call, runtime: Runtime) -> None:
     features = call.features
     assert features is not None and target is not None and parsed is not None  # noqa: S101 - stage order
     text_bytes_max = runtime.settings.placement_text_bytes_max
-    if text_bytes_max and len(offers) > 1 and not features.affinity and replicated(offers):
+    if text_bytes_max and len(offers) > 1 and not features.affinity and slate_of(offers).replicated:
         affinity = affinity_of(call, text_bytes_max)
         features = call.features = msgspec.structs.replace(features, affinity=affinity)
     now_ns = runtime.clock.mono_ns()
