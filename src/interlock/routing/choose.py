@@ -231,10 +231,11 @@ def _likely(kept: list[Row], request: Request, estimates: Estimates) -> tuple[li
         arm = facts.arm
         if arm in arms:
             continue
-        if not number or (row[0] == disfavour and not row[8] and not row[7][OVERFLOW] and facts.priced):
+        priced, per_input, per_output, per_call = facts.price
+        if not number or (row[0] == disfavour and not row[8] and not row[7][OVERFLOW] and priced):
             arms[arm] = number
             tokens = completion * verbosities.get(arm, 1000) // 1000
-            cost = facts.input_nusd * prompt + facts.output_nusd * tokens + facts.call_nusd * MICRO
+            cost = per_input * prompt + per_output * tokens + per_call * MICRO
             doubt = doubts.get(arm, DOUBT_MAX_MICRO)
             credit = quality * (doubt if doubt < DOUBT_MAX_MICRO else DOUBT_MAX_MICRO) // MICRO
             options.append((-row[1], credit, cost))

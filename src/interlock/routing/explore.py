@@ -43,29 +43,35 @@ def chances(
 ) -> list[int]:
     """Probability of each option, in millionths; together one million. The first is the best. `options`: `Option`s, or
     plain tuples of the same. `due`: numbers of those that became worse or are new."""
-    rest = [0] * len(options)
+    number = len(options)
+    if share_micro <= 0 or number < 2:
+        return [MICRO, *[0] * (number - 1)]
     best_score, _, best_cost = options[0]
-    if share_micro > 0 and len(options) > 1:
-        number = len(options)
-        for i, (score, credit, cost) in enumerate(options):
-            if i and (cost <= best_cost or money_micro > 0):
-                gap = best_score - score - credit
-                rest[i] = MICRO * MICRO // (number * (MICRO + SHARPNESS * gap if gap > 0 else MICRO))
-        apart = [i for i in due if rest[i]]
-        own = share_micro // DUE_PARTS // len(apart) if apart else 0
-        left = share_micro - own * len(apart)
-        total = sum(rest)
-        if total > left:
-            rest = [chance * left // total for chance in rest]
-        for i in apart:
-            rest[i] += own
-        extra = sum([c * (o[2] - best_cost) for c, o in zip(rest, options, strict=True) if o[2] > best_cost])
-        most = money_micro * best_cost
-        if extra > most:
-            rest = [
-                chance * most // extra if option[2] > best_cost else chance
-                for chance, option in zip(rest, options, strict=True)
-            ]
+    equal = MICRO // number
+    rest = [
+        0
+        if cost > best_cost and money_micro <= 0
+        else equal
+        if (gap := best_score - score - credit) <= 0
+        else MICRO * MICRO // (number * (MICRO + SHARPNESS * gap))
+        for score, credit, cost in options
+    ]
+    rest[0] = 0
+    apart = [i for i in due if rest[i]]
+    own = share_micro // DUE_PARTS // len(apart) if apart else 0
+    left = share_micro - own * len(apart)
+    total = sum(rest)
+    if total > left:
+        rest = [chance * left // total for chance in rest]
+    for i in apart:
+        rest[i] += own
+    extra = sum([c * (o[2] - best_cost) for c, o in zip(rest, options, strict=True) if o[2] > best_cost])
+    most = money_micro * best_cost
+    if extra > most:
+        rest = [
+            chance * most // extra if option[2] > best_cost else chance
+            for chance, option in zip(rest, options, strict=True)
+        ]
     rest[0] = MICRO - sum(rest[1:])
     return rest
 

@@ -20,8 +20,8 @@ SLATES_MAX = 512
 
 
 class Facts(NamedTuple):
-    """`resting`: nothing is sent there, whatever its reading says. `kind`: `alike`. `priced`: what a call
-    costs is known. `salt`: for the draws between offers."""
+    """`resting`: nothing is sent there, whatever its reading says. `kind`: `alike`. `salt`: for the draws between
+    offers. The tuples are what is looked up at once."""
 
     offer: Offer
     key: str
@@ -29,23 +29,17 @@ class Facts(NamedTuple):
     abilities: tuple[str, ...]
     context: int
     resting: bool
-    off_prem: bool
-    waiting_max: int
-    concurrency: int | None
     arm: str
-    input_nusd: int
-    output_nusd: int
-    call_nusd: int
-    priced: bool
     bit: int
-    terms: str
-    """Equal for offers that every request gets from at the same price and energy, and that the same is expected of."""
     kind: str
     salt: int
     often: tuple[str, str, str, int, int, bool, int, int | None]
-    """(key, terms, kind, context, bit, off-prem, waiting_max, concurrency), looked up at once."""
+    """(key, terms, kind, context, bit, off-prem, waiting_max, concurrency). Terms are equal for offers that every
+    request gets from at the same price and energy, and that the same is expected of."""
     worth: tuple[str, int, int, int, bool, int, int]
-    """(arm, quality_micro, input_nusd, output_nusd, priced, input_uj, output_uj), likewise."""
+    """(arm, quality_micro, input_nusd, output_nusd, whether its price is known, input_uj, output_uj)."""
+    price: tuple[bool, int, int, int]
+    """(whether it is known, input_nusd, output_nusd, call_nusd): the first three per million tokens."""
 
 
 class Slate(NamedTuple):
@@ -93,6 +87,7 @@ def facts_of(offer: Offer) -> Facts:
     numbers = (model.quality_milli, price.input_nusd_per_mtok, price.output_nusd_per_mtok, priced)
     terms = f"{arm}\0{numbers}{power.input_uj_per_token} {power.output_uj_per_token}"
     key, kind, off_prem, bit = offer.key, alike(offer), not source.labels.on_prem, loaded_bit(model.name)
+    per_input, per_output, quality = price.input_nusd_per_mtok, price.output_nusd_per_mtok, model.quality_milli * 1000
     found = _known[id(offer)] = Facts(
         offer,
         key,
@@ -100,28 +95,13 @@ def facts_of(offer: Offer) -> Facts:
         model.abilities,
         model.context_length,
         source.drained or bool(source.engine_state and source.engine_state != EngineState.ready),
-        off_prem,
-        limits.waiting_max,
-        limits.concurrency,
         arm,
-        price.input_nusd_per_mtok,
-        price.output_nusd_per_mtok,
-        price.call_nusd,
-        priced,
         bit,
-        terms,
         kind,
         crc32(key.encode()),
         (key, terms, kind, model.context_length, bit, off_prem, limits.waiting_max, limits.concurrency),
-        (
-            arm,
-            model.quality_milli * 1000,
-            price.input_nusd_per_mtok,
-            price.output_nusd_per_mtok,
-            priced,
-            power.input_uj_per_token,
-            power.output_uj_per_token,
-        ),
+        (arm, quality, per_input, per_output, priced, power.input_uj_per_token, power.output_uj_per_token),
+        (priced, per_input, per_output, price.call_nusd),
     )
     return found
 
