@@ -27,14 +27,15 @@ count on top of it: only the excess goes elsewhere, and it comes back.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+
+from msgspec.structs import force_setattr
 
 from interlock.routing.constraints import out_of_service, unable
 from interlock.routing.explore import DOUBT_MAX_MICRO, chances, drawn
 from interlock.routing.facts import facts_of, slate_of
 from interlock.routing.load import UNKNOWN, load_of
 from interlock.routing.ranking import Request, load_micro, ranked
-from interlock.routing.rows import CLASS_SHIFT, OVERFLOW, PREFERENCE, Row
+from interlock.routing.rows import CLASS_SHIFT, PREFERENCE, Row
 from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, scored, weights_of
 from interlock.routing.slo import NO_PACES, Foresight, foresight
 from interlock.types.decision import Candidate, Placement, Reason, RouteDecision
@@ -161,7 +162,7 @@ def _decide_many(request: Request, offers: Sequence[Offer], candidates_max: int)
         kept = kept[:candidates_max]
     return RouteDecision(
         _mode(request.features, request.target),
-        tuple([Candidate(*row[7]) for row in kept]),
+        tuple([row[7] for row in kept]),
         _bounded(rejected, candidates_max),
         considered,
         estimates.version if estimates is not None else 0,
@@ -232,7 +233,7 @@ def _likely(kept: list[Row], request: Request, estimates: Estimates) -> tuple[li
         if arm in arms:
             continue
         priced, per_input, per_output, per_call = facts.price
-        if not number or (row[0] == disfavour and not row[8] and not row[7][OVERFLOW] and priced):
+        if not number or (row[0] == disfavour and not row[8] and not row[7].overflow and priced):
             arms[arm] = number
             tokens = completion * verbosities.get(arm, 1000) // 1000
             cost = per_input * prompt + per_output * tokens + per_call * MICRO
@@ -254,7 +255,7 @@ def _overflow_last(rows: list[Row]) -> list[Row]:
     free = [row for row in rows if not row[8]]
     for row in free:
         if row[:PREFERENCE] > best_full:
-            row[7][OVERFLOW] = True
+            force_setattr(row[7], "overflow", True)
     return free + full
 
 
@@ -273,14 +274,13 @@ def _own_first(rows: list[Row], weights: Weights) -> list[Row]:
     out = _overflow_last(before) + _overflow_last(behind)
     for row in behind:
         if full is not None and merits[row[5]] >= full:
-            row[7][OVERFLOW] = True
+            force_setattr(row[7], "overflow", True)
     return out
 
 
-def _merit(made: Sequence[Any], weights: Weights) -> int:
-    _, _, quality, cost, _, energy = made[:6]
-    merit: int = weights.quality * quality + weights.cost * (MICRO - cost) + weights.energy * (MICRO - energy)
-    return merit
+def _merit(one: Candidate, weights: Weights) -> int:
+    kept = weights.cost * (MICRO - one.cost_micro) + weights.energy * (MICRO - one.energy_micro)
+    return weights.quality * one.quality_micro + kept
 
 
 def _left_over(dropped: int, candidates_max: int) -> Reason:

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from msgspec.structs import force_setattr
+
 from interlock.routing.draws import mixed, salted
 from interlock.routing.rows import Row, home_first
 from interlock.types.decision import Placement
@@ -33,10 +35,6 @@ KEY_BYTES = 32
 FINE, KV, WAIT, LOAD = "", "kv", "wait", "load"
 _SEVERITY = {KV: 1, WAIT: 2, LOAD: 3}
 MILLI = 1000
-
-
-Placed = tuple[Row, int, str]
-"""Where a replica comes: its place by rank alone, 1 the first, and why it stands behind others all the same."""
 
 
 def bounds_of(settings: Settings) -> Placement:
@@ -86,22 +84,27 @@ def wait_ms(reading: LoadReading, queue: int) -> int:
     return queue * reading.stay_ms // max(1, queue + max(reading.running, 0))
 
 
-def place(replicas: Iterable[Row], bounds: Placement, known: Mapping[str, str] | None = None) -> list[Placed]:
-    """The order in which the replicas of one model are tried, all of them.
+def place(
+    replicas: Iterable[Row], bounds: Placement, known: Mapping[str, str] | None = None, numbered: bool = True
+) -> list[Row]:
+    """The replicas of one model in the order in which they are tried, all of them. Each `Candidate` is told its place
+    by rank alone, 1 the first, if `numbered`, and why it stands behind others all the same.
 
     By rank those within bounds; then those whose KV cache is full, those whose predicted wait is too long, each by
-    rank; then those that have more than their share of the load, the least loaded first. Pure. `known`: which are
-    beyond bounds and why, where these are not all the replicas that there were.
+    rank; then those that have more than their share of the load, the least loaded first. `known`: which are beyond
+    bounds and why, where these are not all the replicas that there were.
 
     INVARIANT: at least one replica is within the bound on load, for the bound is above the mean.
     """
     order = sorted(replicas, key=home_first)
     share = -(-bounds.load_factor_milli * (sum([row[10] for row in order]) + 1) // (MILLI * len(order)))
     most, kv_max = max(bounds.load_slack, share), bounds.kv_permille_max
-    fine: list[Placed] = []
-    behind: list[tuple[int, int, int, int, Placed]] = []
+    fine: list[Row] = []
+    behind: list[tuple[int, int, int, int, Row]] = []
     for number, row in enumerate(order, 1):
         queue, load, reading = row[3], row[10], row[11]
+        if numbered:
+            force_setattr(row[7], "place", number)
         if known is not None:
             beyond = known.get(row[5], FINE)
         elif load < most and not queue and reading.kv_permille <= kv_max:
@@ -109,11 +112,13 @@ def place(replicas: Iterable[Row], bounds: Placement, known: Mapping[str, str] |
         else:
             beyond = _beyond(reading, queue, load, most, bounds)
         if not beyond:
-            fine.append((row, number, FINE))
-        elif beyond == LOAD:
-            behind.append((_SEVERITY[LOAD], queue, row[4], number, (row, number, LOAD)))
+            fine.append(row)
+            continue
+        force_setattr(row[7], "beyond", beyond)
+        if beyond == LOAD:
+            behind.append((_SEVERITY[LOAD], queue, row[4], number, row))
         else:
-            behind.append((_SEVERITY[beyond], 0, 0, number, (row, number, beyond)))
+            behind.append((_SEVERITY[beyond], 0, 0, number, row))
     if not behind:
         return fine
     behind.sort()

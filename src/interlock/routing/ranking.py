@@ -14,10 +14,10 @@ from interlock.routing.draws import mixed_lanes, packed
 from interlock.routing.facts import Facts, Slate, slate_of
 from interlock.routing.load import UNKNOWN, sent_since, unknown_queue
 from interlock.routing.placement import place
-from interlock.routing.rows import BEYOND, CLASS_SHIFT, MERIT, PLACE, Row
+from interlock.routing.rows import CLASS_SHIFT, MERIT, Row
 from interlock.routing.score import MICRO, UNKNOWN_MICRO, Weights, parts
 from interlock.routing.slo import Foresight
-from interlock.types.decision import Placement, Reason
+from interlock.types.decision import Candidate, Placement, Reason
 from interlock.types.learned import Estimates
 from interlock.types.request import Features, Target
 from interlock.types.source import LoadReading, Offer
@@ -169,7 +169,7 @@ def _rows(request: Request, able: _Able, shared: Mapping[str, int]) -> list[Row]
         if foreseeing is not None:
             disfavour |= foreseeing.verdict(facts.offer, reading, queue) << CLASS_SHIFT
         waits = load_micro(queue) if queue else 0
-        made = [key, score, quality, cost, latency, energy, waits, False, 0, ""]
+        made = Candidate(key, score, quality, cost, latency, energy, waits)
         rows.append((disfavour, -score, off_prem, queue, busy, key, facts, made, full, -rank, load, reading))
     return rows
 
@@ -208,7 +208,7 @@ def _draw(rows: list[Row], start: int, end: int, seed: int) -> None:
 def _placed(rows: list[Row], request: Request, bounds: Placement) -> list[Row]:
     """Replicas of one model that are equal by preference and score: together, in the order of their ranks, where the
     first of them stood. Models that are equal take turns."""
-    affinity, known = request.features.affinity, request.beyond
+    numbered, known = request.features.affinity != 0, request.beyond
     out: list[Row] = []
     start, count = 0, len(rows)
     for end in range(1, count + 1):
@@ -223,12 +223,7 @@ def _placed(rows: list[Row], request: Request, bounds: Placement) -> list[Row]:
             if len(group) == 1:
                 out.append(group[0])
                 continue
-            for row, number, beyond in place(group, bounds, known):
-                if affinity:
-                    row[7][PLACE] = number
-                if beyond:
-                    row[7][BEYOND] = beyond
-                out.append(row)
+            out += place(group, bounds, known, numbered)
         start = end
     return out
 

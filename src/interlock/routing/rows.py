@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import Any
 
 from interlock.routing.facts import Facts
+from interlock.types.decision import Candidate
 from interlock.types.source import LoadReading
 
-Row = tuple[int, int, bool, int, int, str, Facts, list[Any], bool, int, int, LoadReading]
+Row = tuple[int, int, bool, int, int, str, Facts, Candidate, bool, int, int, LoadReading]
 """By number:
 
 0 to 5. the sort key, total: disfavour, -score, off-prem, queue, busy (`load.load_of`), `Offer.key`;
 6. its facts;
-7. the fields of its `Candidate`, as they become known;
+7. its `Candidate`: nobody else has it yet, so what becomes known later is set in it;
 8. whether its source is full;
 9. less its rank among its replicas (`placement.rank`); 0: they are not placed;
 10. how many calls are there (`placement.load_at`);
 11. the reading of its source.
 """
-OVERFLOW, PLACE, BEYOND = 7, 8, 9
-"""Where these fields of a `Candidate` are."""
 MERIT = 5
 """How much of the sort key decides; candidates that are equal so far are ordered by the seed."""
 PREFERENCE = 3
