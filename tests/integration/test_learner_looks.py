@@ -97,6 +97,32 @@ def test_a_learner_that_another_took_over_from_puts_no_older_state_in_force(scen
     assert after is not None and after.version == later.version + 1, "it begins anew after the other one's"
 
 
+def test_when_one_of_two_judges_loses_trust_the_other_ones_verdicts_stay(scene: Scene) -> None:
+    scene.scored("acme", "small", [(0.9, True), (0.1, False)] * 15, judge="keen")
+    scene.scored("acme", "small", [(0.9, None)] * 5, judge="wise")
+    scene.look()
+    assert _judged(scene) == 35
+    scene.scored("acme", "small", [(0.4, True), (0.4, False)] * 15, judge="wise")
+    scene.look()
+    judges = {each["judge"]: each for each in scene.owner.get("/tenants/acme/router")["judges"]}
+    assert (judges["keen"]["trusted"], judges["keen"]["why"]) == (True, "agrees")
+    assert (judges["wise"]["trusted"], judges["wise"]["why"]) == (False, "constant")
+    assert _judged(scene) == 30, "those of the one that knows"
+    (row,) = scene.owner.get("/tenants/acme/router/quality?by=team,task")["rows"]
+    assert row["sources"] == {"feedback": 60, "judge": 30}
+    scene.scored("acme", "small", [(0.9, True), (0.1, False)] * 40, judge="wise")
+    scene.look()
+    assert _judged(scene) == 30 + 5 + 30 + 80, "and when it is trusted again, all that it said"
+
+
+def _judged(scene: Scene) -> int:
+    """Outcomes of a model that are of judges, as they are published."""
+    state = scene.state("acme")
+    assert state is not None
+    (count,) = (arm.origins["judge"] for arm in state.arms if arm.arm == "small")
+    return count
+
+
 def test_a_judge_that_loses_trust_is_told_of_once_and_when_it_has_it_again(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
