@@ -31,7 +31,11 @@ class LearningSettings(AlertSettings):
         20_000, "Last entries of a tenant that are read again when the learner starts.", group="learning", minimum=0
     )
     learning_outcomes_max: int = setting(
-        4_096, "Last outcomes of a tenant that are remembered, and learned over.", group="learning", minimum=128
+        4_096,
+        "Last outcomes of a tenant that are remembered, and learned over; as many again are laid aside, of judges"
+        " that are not trusted.",
+        group="learning",
+        minimum=128,
     )
     learning_words_max: int = setting(
         8_192, "Words of a tenant's prompts whose meaning is published.", group="learning", minimum=16, maximum=65_536

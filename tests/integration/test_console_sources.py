@@ -243,11 +243,11 @@ def test_a_cascade_is_made_changed_and_ended_on_its_page(running: Running, olga:
         ({"check_confidence": "1", "confidence_percent": "0.05"}, "is no percentage"),
         ({"check_confidence": "1", "confidence_percent": "NaN"}, "is no percentage"),
         ({"check_confidence": "1", "confidence_percent": "100.1"}, "is no percentage"),
-        ({"check_confidence": "1", "confidence_percent": "0"}, "confidence_min_milli"),
+        ({"check_confidence": "1", "confidence_percent": "0"}, "Confidence: more than 0"),
         ({"money_usd": "a lot"}, "a lot"),
-        ({"money_usd": "0"}, "money_nusd_max"),
+        ({"money_usd": "0"}, "No further step beyond: more than 0"),
         ({"time_ms": "1.5"}, "whole number"),
-        ({"time_ms": "0"}, "time_ms_max"),
+        ({"time_ms": "0"}, "No further step after: at least 1"),
     ],
 )
 def test_what_is_no_cascade_is_refused_and_kept_as_typed(

@@ -97,6 +97,64 @@ def test_a_learner_that_another_took_over_from_puts_no_older_state_in_force(scen
     assert after is not None and after.version == later.version + 1, "it begins anew after the other one's"
 
 
+def test_when_one_of_two_judges_loses_trust_the_other_ones_verdicts_stay(scene: Scene) -> None:
+    scene.scored("acme", "small", [(0.9, True), (0.1, False)] * 15, judge="keen")
+    scene.scored("acme", "small", [(0.9, None)] * 5, judge="wise")
+    scene.look()
+    assert _judged(scene) == 35
+    scene.scored("acme", "small", [(0.4, True), (0.4, False)] * 15, judge="wise")
+    scene.look()
+    judges = {each["judge"]: each for each in scene.owner.get("/tenants/acme/router")["judges"]}
+    assert (judges["keen"]["trusted"], judges["keen"]["why"]) == (True, "agrees")
+    assert (judges["wise"]["trusted"], judges["wise"]["why"]) == (False, "constant")
+    assert _judged(scene) == 30, "those of the one that knows"
+    (row,) = scene.owner.get("/tenants/acme/router/quality?by=team,task")["rows"]
+    assert row["sources"] == {"feedback": 60, "judge": 30}
+    scene.scored("acme", "small", [(0.9, True), (0.1, False)] * 40, judge="wise")
+    scene.look()
+    assert _judged(scene) == 30 + 5 + 30 + 80, "and when it is trusted again, all that it said"
+
+
+def test_the_doctor_names_a_judge_that_is_asked_and_not_trusted_and_no_other(scene: Scene) -> None:
+    def told() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = scene.owner.get("/diagnosis")["judges"]
+        return found
+
+    def judging(**fields: Any) -> None:
+        scene.owner.do("PUT", "/tenants/acme", {"name": "acme", **({"judging": fields} if fields else {})})
+
+    constant = [(0.4, True), (0.4, False)]
+    scene.scored("acme", "small", [*constant * 14, (0.4, True)], judge="large@v1")
+    scene.look()
+    assert told() == [], "too few answers to say anything"
+    scene.scored("acme", "small", [(0.4, False)], judge="large@v1")
+    scene.scored("acme", "small", constant * 15, judge="gone")
+    scene.look()
+    assert {each["judge"] for each in scene.owner.get("/tenants/acme/router")["judges"]} == {"gone", "large@v1"}
+    expected = {"tenant": "acme", "asked": "large", "judge": "large@v1", "why": "chance", "pairs": 30}
+    assert told() == [expected], "the other one is asked no more"
+    scene.owner.do("POST", "/aliases", {"name": "wise", "targets": [{"model": "small"}, {"model": "large"}]})
+    judging(model="wise")
+    assert told() == [{**expected, "asked": "wise"}], "an alias may lead to it"
+    judging(model="wise", share_milli=0, challenger_milli=0)
+    assert told() == [], "nothing is asked, and nothing paid"
+    judging()
+    assert told() == []
+    judging(model="large")
+    assert told() == [expected]
+    scene.scored("acme", "small", [(0.9, True), (0.1, False)] * 40, judge="large@v1")
+    scene.look()
+    assert told() == [], "it is trusted again"
+
+
+def _judged(scene: Scene) -> int:
+    """Outcomes of a model that are of judges, as they are published."""
+    state = scene.state("acme")
+    assert state is not None
+    (count,) = (arm.origins["judge"] for arm in state.arms if arm.arm == "small")
+    return count
+
+
 def test_a_judge_that_loses_trust_is_told_of_once_and_when_it_has_it_again(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from psycopg import Connection
 
 from interlock import __version__
+from interlock.control.judge_facts import JudgeFacts, doubted
 from interlock.control.services import sources as source_service
 from interlock.control.services.base import Names
 from interlock.control.web import Api
@@ -145,6 +146,8 @@ class ControlFacts(msgspec.Struct, frozen=True):
     """Tenants that the router learns of."""
     learner: LearnerFacts | None = None
     """None: nothing ever learned."""
+    judges: tuple[JudgeFacts, ...] = ()
+    """Judges of answers that are asked and not trusted."""
 
 
 def gather(api: Api) -> ControlFacts:
@@ -171,6 +174,7 @@ def gather(api: Api) -> ControlFacts:
         everyone = tenants.everything(conn)
         less = tuple(t.name for t in everyone if t.recording)
         learner = _learner(learner_status.read(conn), clock_s)
+        judges = doubted(conn, everyone, int(clock_s)) if settings.learning != "off" else []
         shown = [
             (row, names.of(row.tenant_id), tuple(names.of(t) for t in row.granted_to), row.name in lately)
             for row in rows
@@ -208,6 +212,7 @@ def gather(api: Api) -> ControlFacts:
         not_recorded=less[:LISTED_MAX],
         learning_tenants=_learning(everyone, settings),
         learner=learner,
+        judges=tuple(judges[:LISTED_MAX]),
     )
 
 

@@ -5,7 +5,8 @@ Three things could make a judge's word worth nothing, and each is measured:
     an answer pleases whatever was asked    controls: its scores against questions that it does not answer are the zero
                                             from which its scores count
     the judge does not know                 pairs: its scores beside what people or checks said of the same calls; where
-                                            enough of them show no agreement beyond chance, it counts for nothing
+                                            enough of them show no agreement beyond chance, it counts for nothing;
+                                            it alone, for each judge has pairs of its own
     it prefers a place                      the place of each answer is drawn (`interlock.routing.judged`)
 
 With `s` a score and `c` a little more than the mean of the model's controls, the outcome is (s - c) / (1 - c). It is
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 from interlock.learning.prompt import Prompt
@@ -47,12 +48,14 @@ PAIRS_MIN, PAIRS_MAX = JUDGE_PAIRS_MIN, 200
 many of the last are kept."""
 Z95_ONE_SIDED = 1.645
 REMEMBERED = 4096
-"""Last calls of which a score, or somebody's word, waits for the other."""
+"""Last calls whose scores wait for somebody's word, and last calls of which there is one for scores to come."""
 WAITING_MAX = 256
 """Verdicts of one model that wait for its controls."""
 JUDGES_MAX = 8
+"""Judges of a tenant that are held against others' words, and scores of one call that wait for these. Who was not for
+longest goes: a judge that comes back counts unexamined, as a new one does."""
 ARMS_MAX = 128
-"""Judges, and pairs of judge and model, that are told apart; the oldest go."""
+"""Pairs of judge and model that are told apart; the oldest go."""
 
 
 class Verdict(NamedTuple):
@@ -77,7 +80,8 @@ class Verdict(NamedTuple):
 
 
 class Worth(NamedTuple):
-    """An outcome of a model that a verdict comes to. It counts as `weight` outcomes do. `call`: the one judged."""
+    """An outcome of a model that a verdict comes to, if its judge is believed. It counts as `weight` outcomes do.
+    `call`: the one judged. `against`: of a preference the other model, `lead`: 1 for won, 0 for a tie, -1 for lost."""
 
     arm: str
     outcome: float
@@ -86,6 +90,9 @@ class Worth(NamedTuple):
     team: str
     at_ns: int
     call: str
+    judge: str
+    against: str = ""
+    lead: float = 0.0
 
 
 class Agreement(NamedTuple):
@@ -103,6 +110,32 @@ class _Pair(NamedTuple):
     score: float
     said: float
     origin: str
+
+
+class _Beside:
+    """Pairs of one judge, and what they came to when they were last looked at."""
+
+    __slots__ = ("found", "left", "pairs")
+
+    def __init__(self) -> None:
+        self.pairs: deque[_Pair] = deque(maxlen=PAIRS_MAX)
+        self.found = Agreement(FEW)
+        self.left = PAIRS_MIN
+
+    @property
+    def trusted(self) -> bool:
+        return self.found.why in JUDGE_COUNTS
+
+    def take(self, pair: _Pair) -> None:
+        """One more. Who lost trust is looked at again after as many new ones as the first look took: what was said is
+        not learned over to and fro by single words."""
+        self.pairs.append(pair)
+        self.left -= 1
+        if self.left > 0:
+            return
+        before, self.found = self.trusted, agreement([(each.score, each.said) for each in self.pairs])
+        if before and not self.trusted:
+            self.left = PAIRS_MIN
 
 
 class _Controls:
@@ -133,13 +166,14 @@ class Judges:
 
     def __init__(self) -> None:
         self._controls: OrderedDict[tuple[str, str], _Controls] = OrderedDict()
-        self._pairs: OrderedDict[str, deque[_Pair]] = OrderedDict()
-        self._scored: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._pairs: OrderedDict[str, _Beside] = OrderedDict()
+        self._scored: OrderedDict[str, OrderedDict[str, float]] = OrderedDict()
         self._said: OrderedDict[str, tuple[float, str]] = OrderedDict()
-        self._lost: frozenset[str] = frozenset()
+        self._believed: Mapping[str, bool] = {}
 
     def taken(self, verdict: Verdict, expected: Callable[[str, Prompt | None], float]) -> Iterator[Worth]:
-        """What a verdict comes to, with what waited for it. `expected`: outcome of a model for a prompt."""
+        """What a verdict comes to, with what waited for it, whether its judge is believed or not. `expected`: outcome
+        of a model for a prompt."""
         if verdict.what == CONTROL:
             controls = self._of(verdict.judge, verdict.arm)
             controls.take(verdict.worth)
@@ -153,21 +187,18 @@ class Judges:
 
     def said(self, request: str, reward: float, origin: str = "") -> None:
         """What somebody else than a judge says of a call, in [0, 1]. The last word holds."""
-        scored = self._scored.pop(request, None)
-        if scored is not None:
-            self._pair(scored[0], _Pair(scored[1], reward, origin))
-        else:
-            _keep(self._said, request, (reward, origin), REMEMBERED)
+        for judge, score in self._scored.pop(request, {}).items():
+            self._pair(judge, _Pair(score, reward, origin))
+        _keep(self._said, request, (reward, origin), REMEMBERED)
 
-    def lost_trust(self) -> bool:
-        """Whether a judge that counted was found not to agree with others since this was asked: what it said is to be
-        learned without."""
-        before, self._lost = self._lost, frozenset(judge for judge in self._pairs if not self.trusted(judge))
-        return bool(self._lost - before)
+    @property
+    def believed(self) -> Mapping[str, bool]:
+        """The judges that have pairs, and whether each is trusted: another mapping once one is, or is no more."""
+        return self._believed
 
     def trusted(self, judge: str) -> bool:
         """Whether a judge's word counts: it does until pairs show that it agrees with others no more than chance."""
-        return self._agreement(judge).why in JUDGE_COUNTS
+        return self._believed.get(judge, True)
 
     def trust(self) -> tuple[JudgeTrust, ...]:
         """How far each judge is believed, by its name."""
@@ -175,19 +206,12 @@ class Judges:
         return tuple(self._trust(judge) for judge in sorted(list(dict.fromkeys(known))[:JUDGES_MAX]))
 
     def _trust(self, judge: str) -> JudgeTrust:
-        found = self._agreement(judge)
-        origins = Counter(pair.origin for pair in self._pairs.get(judge, ()))
+        beside = self._pairs.get(judge, _Beside())
+        found = beside.found
+        origins = Counter(pair.origin for pair in beside.pairs)
         waiting = sum(len(controls.waiting) for (by, _), controls in self._controls.items() if by == judge)
         correlation, least = (None if value is None else round(1000 * value) for value in found[1:])
-        return JudgeTrust(
-            judge, found.why in JUDGE_COUNTS, found.why, dict(sorted(origins.items())), correlation, least, waiting
-        )
-
-    def _agreement(self, judge: str) -> Agreement:
-        pairs = self._pairs.get(judge, ())
-        if len(pairs) < PAIRS_MIN:
-            return Agreement(FEW)
-        return agreement([(pair.score, pair.said) for pair in pairs])
+        return JudgeTrust(judge, beside.trusted, found.why, dict(sorted(origins.items())), correlation, least, waiting)
 
     def _worth(self, verdict: Verdict, expected: Callable[[str, Prompt | None], float]) -> Iterator[Worth]:
         for arm in (verdict.arm, verdict.against):
@@ -198,28 +222,31 @@ class Judges:
         zero = self._of(verdict.judge, verdict.arm).zero
         if verdict.what == PREFERENCE:
             pleasing = max(zero, self._of(verdict.judge, verdict.against).zero) >= PLEASING
-            if not pleasing and self.trusted(verdict.judge):
+            if not pleasing:
                 outcome = expected(verdict.against, verdict.prompt) + verdict.worth
-                yield _worth(verdict, outcome, PREFERENCE_WEIGHT)
+                found = _worth(verdict, outcome, PREFERENCE_WEIGHT)
+                yield found._replace(against=verdict.against, lead=verdict.worth)
             return
         value = (verdict.worth - zero) / max(1.0 - zero, SCALE_MIN)
         self._scores(verdict, value)
-        if self.trusted(verdict.judge):
-            yield _worth(verdict, value, SCORE_WEIGHT)
+        yield _worth(verdict, value, SCORE_WEIGHT)
 
     def _scores(self, verdict: Verdict, value: float) -> None:
-        said = self._said.pop(verdict.request, None)
+        said = self._said.get(verdict.request)
         if said is not None:
             self._pair(verdict.judge, _Pair(value, *said))
-        else:
-            _keep(self._scored, verdict.request, (verdict.judge, value), REMEMBERED)
+            return
+        scores = self._scored.get(verdict.request, OrderedDict())
+        _keep(scores, verdict.judge, value, JUDGES_MAX)
+        _keep(self._scored, verdict.request, scores, REMEMBERED)
 
     def _pair(self, judge: str, pair: _Pair) -> None:
-        pairs = self._pairs.get(judge)
-        if pairs is None:
-            pairs = deque(maxlen=PAIRS_MAX)
-            _keep(self._pairs, judge, pairs, JUDGES_MAX)
-        pairs.append(pair)
+        beside = self._pairs.get(judge, _Beside())
+        beside.take(pair)
+        _keep(self._pairs, judge, beside, JUDGES_MAX)
+        believed = {each: held.trusted for each, held in self._pairs.items()}
+        if believed != self._believed:
+            self._believed = believed
 
     def _of(self, judge: str, arm: str) -> _Controls:
         controls = self._controls.get((judge, arm))
@@ -230,7 +257,9 @@ class Judges:
 
 
 def _worth(verdict: Verdict, outcome: float, weight: float) -> Worth:
-    return Worth(verdict.arm, outcome, weight, verdict.prompt, verdict.team, verdict.at_ns, verdict.request)
+    return Worth(
+        verdict.arm, outcome, weight, verdict.prompt, verdict.team, verdict.at_ns, verdict.request, verdict.judge
+    )
 
 
 def agreement(pairs: list[tuple[float, float]]) -> Agreement:

@@ -9,6 +9,7 @@ new one. Pure.
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from interlock.learning.published import MICRO
@@ -63,11 +64,10 @@ class QualityWindow:
         """Hold one more; the oldest goes when there are too many."""
         self._held.append(_Held(seen))
 
-    def drop(self, origin: str) -> None:
-        """Hold no more what comes from there."""
-        kept = [each for each in self._held if each.seen.origin != origin]
+    def again(self, outcomes: Iterable[Outcome]) -> None:
+        """Hold these, and no others."""
         self._held.clear()
-        self._held.extend(kept)
+        self._held.extend(_Held(seen) for seen in outcomes)
 
     def sums(self, version: int, understanding: Understanding | None) -> Qualities:
         """All of the window, in the tasks of an understanding; None: no tasks are told apart."""

@@ -7,7 +7,8 @@ come and go: what is remembered is learned over when there is another set of the
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import copy
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from interlock.learning.linear import WIDTH
 from interlock.learning.prompt import Prompt
 from interlock.learning.published import MICRO, centres_of, linear_of, surfaces_of, words_of
 from interlock.learning.quality import QualityWindow
+from interlock.learning.remembered import Remembered
 from interlock.learning.shared import Given, OwnOutcomes
 from interlock.learning.tasks import OF_MODEL, UNKNOWN, Z95, Numbers
 from interlock.learning.trials import Limits, Trials
@@ -91,7 +93,8 @@ class Outcome(NamedTuple):
     "evaluation"). `team`: id of its caller's, `at_ns`: when its call was, Unix time. `source`: id of the one that
     answered, "" where it is not sure, and of a judge's word, which stays with its tenant. `weight`: as how many
     outcomes it counts. `request`: of the call, where judges are held against it. `call`: its request in any case, ""
-    where it is not known: what is said of one model's answer to one call is told together.
+    where it is not known: what is said of one model's answer to one call is told together. `judge`: who said it, where
+    a judge did; of a preference `against` is the other model and `lead` what was found beyond what is expected of it.
     """
 
     arm: str
@@ -104,6 +107,9 @@ class Outcome(NamedTuple):
     weight: float = 1.0
     request: str = ""
     call: str = ""
+    judge: str = ""
+    against: str = ""
+    lead: float = 0.0
 
 
 class _Seen:
@@ -145,7 +151,7 @@ class Trainer:
         self._plan = plan
         self._rng = rng
         self._arms: dict[str, Arm] = {}
-        self._outcomes: deque[Outcome] = deque(maxlen=plan.outcomes_max)
+        self._outcomes = Remembered(plan.outcomes_max)
         self._quality = QualityWindow(plan.outcomes_max, plan.teams_max, plan.arms_max)
         self._own = OwnOutcomes(plan.arms_max * 8)
         self._estimator: Estimator | None = None
@@ -159,6 +165,7 @@ class Trainer:
         self._words = 0
         self.outcomes = 0
         self._judges = Judges()
+        self._believed = self._judges.believed
 
     def models(self, arms: Mapping[str, Arm]) -> None:
         """The models that there are now; what is remembered of others is kept for when they come back."""
@@ -197,7 +204,7 @@ class Trainer:
     def outcome(self, seen: Outcome) -> None:
         """How good an answer was."""
         self.outcomes += 1
-        self._outcomes.append(seen)
+        self._outcomes.take(seen)
         self._make_room(self._origins, seen.arm)
         self._quality.take(seen)
         self._own.take(seen)
@@ -215,12 +222,17 @@ class Trainer:
             self._hold_judges()
 
     def verdict(self, verdict: Verdict) -> int:
-        """What a judge said; how many outcomes it comes to, with what waited for it."""
+        """What a judge said; how many outcomes it comes to, with what waited for it. None that count while it is not
+        trusted."""
         before = self.outcomes
         for worth in self._judges.taken(verdict, self._expected):
-            arm, outcome, weight, prompt, team, at_ns, call = worth
-            self.outcome(Outcome(arm, outcome, JUDGE, prompt, team, at_ns, weight=weight, call=call))
-        self._hold_judges()
+            self._hold_judges()
+            arm, outcome, weight, prompt, team, at_ns, call, judge, against, lead = worth
+            seen = Outcome(arm, outcome, JUDGE, prompt, team, at_ns, "", weight, "", call, judge, against, lead)
+            if self._judges.trusted(judge):
+                self.outcome(seen)
+            else:
+                self._outcomes.lay_aside(seen)
         return self.outcomes - before
 
     def judges(self) -> tuple[JudgeTrust, ...]:
@@ -228,15 +240,21 @@ class Trainer:
         return self._judges.trust()
 
     def _hold_judges(self) -> None:
-        """Learn over without judges' words when a judge turns out not to agree with anybody."""
-        if self._judges.lost_trust():
-            kept = [seen for seen in self._outcomes if seen.origin != JUDGE]
-            self._outcomes.clear()
-            self._outcomes.extend(kept)
-            for origins in self._origins.values():
-                del origins[JUDGE]
-            self._quality.drop(JUDGE)
+        """Learn over without what a judge said when it turns out not to agree with anybody, and with it when it does
+        again. What others said is learned as though the judge had never spoken."""
+        before, now = self._believed, self._judges.believed
+        if now is before:
+            return
+        self._believed = now
+        if _doubted(now) != _doubted(before):
+            self._outcomes.hold(now)
             self._over_again()
+            self._quality.again(self._outcomes)
+            judged = Counter(seen.arm for seen in self._outcomes if seen.origin == JUDGE)
+            for arm, origins in self._origins.items():
+                origins[JUDGE] = judged[arm]
+                if not judged[arm]:
+                    del origins[JUDGE]
 
     def _expected(self, arm: str, prompt: Prompt | None) -> float:
         if self._estimator is None:
@@ -315,14 +333,20 @@ class Trainer:
         names = list(self._arms)
         self._estimator = Estimator(
             np.array([self._arms[name].price for name in names], float),
-            self._rng,
+            copy.deepcopy(self._rng),  # what is learned over is learned as it was
             priors=self._priors(names),
             remembered=self._plan.outcomes_max,
         )
         self._looked = -1
+        outcomes = []
         for seen in self._outcomes:
+            if seen.against in self._arms:
+                now = self._expected(seen.against, seen.prompt) + seen.lead
+                seen = seen._replace(reward=now)
             if seen.arm in self._arms:
                 self._estimator.learn(seen.prompt, names.index(seen.arm), seen.reward, seen.weight)
+            outcomes.append(seen)
+        self._outcomes.replace(outcomes)
 
     def _priors(self, names: list[str]) -> Numbers:
         """What is said of a model, or else what another version of it has done."""
@@ -341,6 +365,10 @@ class Trainer:
             elif outcomes >= OF_FAMILY:
                 priors[number] = min(max(rewards / outcomes, 0.0), 1.0)  # a judge's preferences may lie beyond
         return priors
+
+
+def _doubted(believed: Mapping[str, bool]) -> frozenset[str]:
+    return frozenset(judge for judge, trusted in believed.items() if not trusted)
 
 
 def arm_weights(

@@ -158,18 +158,18 @@ def test_an_alias_gets_targets_a_canary_a_shadow_and_an_end(admin: Tab, demo: St
         assert [t["source"] for t in item["targets"]] == ["local", "spare"] and item["sunset"] == "2099-12-31"
         assert "75.0 %" in page.inner_text("section:has(#targets)")
         admin.press("text=Start a canary")
-        page.fill("#f-canary-model", model)
-        page.fill("#f-canary-share", "2.5")
+        page.fill("#f-canary-candidate", model)
+        page.fill("#f-canary-share_percent", "2.5")
         _press(admin, "canary-start", "try it")
         assert demo.admin("GET", path).json()["canary"]["share_milli"] == 25
         assert "running" in page.inner_text("section:has(#canary)")
         admin.press("text=Start a shadow")
-        page.fill("#f-shadow-model", model)
-        page.fill("#f-shadow-share", "not a number")
+        page.fill("#f-shadow-candidate", model)
+        page.fill("#f-shadow-share_percent", "not a number")
         _press(admin, "shadow-start", "compare it")
         assert "percent" in page.inner_text("[role=alert]")
-        assert page.input_value("#f-shadow-share") == "not a number"
-        page.fill("#f-shadow-share", "100")
+        assert page.input_value("#f-shadow-share_percent") == "not a number"
+        page.fill("#f-shadow-share_percent", "100")
         _press(admin, "shadow-start", "compare it")
         assert demo.admin("GET", path).json()["shadow"]["share_milli"] == 1000
         _press(admin, "canary-promote", "it is good")
@@ -293,6 +293,55 @@ def test_an_alias_gets_objectives_and_weights_by_keyboard(admin: Tab, demo: Stac
         assert "no promise any more" in [each["reason"] for each in changes]
     finally:
         demo.admin("DELETE", path)
+
+
+def test_what_is_wrong_with_a_new_alias_is_told_at_its_fields_and_mended_there(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    admin.go("/console/aliases/-/-/new")
+    page.fill("[name=name]", "auto")
+    page.select_option("[name=tenant]", "acme")
+    page.fill("[name=model_0]", "no model")
+    page.fill("[name=weight_0]", "many")
+    page.fill("[name=source_1]", "spare")
+    page.select_option("[name=mode]", "eco")
+    page.fill("[name=max_tokens]", "a few")
+    page.fill("[name=sunset]", "soon")
+    page.fill("[name=reason]", "a test")
+    page.click("button >> text=Make it")
+    page.wait_for_load_state()
+    assert "6 fields are wrong" in page.inner_text("[role=alert]")
+    wrong = page.locator("[aria-invalid=true]")
+    names = [each.get_attribute("name") for each in wrong.all()]
+    assert names == ["name", "model_0", "weight_0", "model_1", "max_tokens", "sunset"]
+    for each in wrong.all():
+        told = (each.get_attribute("aria-describedby") or "").split()[0]
+        assert page.locator(f"#{told}").is_visible(), "what is wrong stands at the field, and belongs to it"
+    assert page.evaluate("document.activeElement.name") == "name", "one arrives at the first of them"
+    assert page.input_value("[name=weight_0]") == "many" and page.input_value("[name=source_1]") == "spare"
+    assert page.input_value("[name=mode]") == "eco", "what was typed is kept"
+    admin.seen("alias-new-wrong")
+    page.click("[role=alert] a >> nth=2")
+    assert page.evaluate("document.activeElement.name") == "weight_0"
+    for name, value in (("name", "house/mended"), ("model_0", "some-model"), ("weight_0", "2"), ("source_1", "")):
+        page.fill(f"[name={name}]", value)
+    page.fill("[name=max_tokens]", "40")
+    page.fill("[name=sunset]", "")
+    try:
+        page.click("button >> text=Make it")
+        page.wait_for_load_state()
+        assert "can be called" in page.inner_text("main"), page.inner_text("main")
+        page.click("summary >> text=Start a canary")
+        page.fill("#f-canary-candidate", "other-model")
+        page.fill("#f-canary-share_percent", "lots")
+        page.fill("#f-canary-reason", "a test")
+        page.click("button[value=canary-start]")
+        page.wait_for_load_state()
+        assert page.is_visible("#e-canary-share_percent"), "the form that was sent is open"
+        assert page.locator("[aria-invalid=true]").count() == 1, "no other form of the page has what it said"
+        alias = demo.admin("GET", "/tenants/acme/aliases/house/mended").json()
+        assert (alias["mode"], alias["max_tokens"], alias["canary"]) == ("eco", 40, None)
+    finally:
+        demo.admin("DELETE", "/tenants/acme/aliases/house/mended")
 
 
 def test_a_new_alias_may_have_objectives_at_once(admin: Tab, demo: Stack) -> None:

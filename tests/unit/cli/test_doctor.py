@@ -15,6 +15,7 @@ from interlock.cli.examine import examine
 from interlock.control.diagnosis import (
     ControlFacts,
     IssuerFacts,
+    JudgeFacts,
     KeyFacts,
     LagFacts,
     LearnerFacts,
@@ -123,6 +124,7 @@ CLUSTER: list[tuple[dict[str, Any], str, str]] = [
     ({"learner": None}, "learner_silent", "weak"),
     ({"learner": LearnerFacts("box", 301.0, 3, 500, 9_000, 20)}, "learner_silent", "weak"),
     ({"learner": LearnerFacts("box", 4.0, 3, 500, 9_000, 20_001)}, "learner_behind", "weak"),
+    ({"judges": (JudgeFacts("acme", "judge", "llama@2", "chance", 41),)}, "judge_not_trusted", "weak"),
 ]
 
 
@@ -157,6 +159,18 @@ def test_engines_of_one_model_in_two_versions() -> None:
     (found,) = examine(msgspec.structs.replace(SOUND, sources=(SOURCE, old)), HERE)
     assert found.check == "engine_version" and "0.31.0" in found.words
     assert examine(msgspec.structs.replace(SOUND, sources=(SOURCE, other)), HERE) == []
+
+
+def test_of_a_judge_it_is_said_which_whose_why_by_how_many_answers_and_what_to_do() -> None:
+    judges = (
+        JudgeFacts("acme", "judge", "llama@2", "chance", 41),
+        JudgeFacts("globex", "qwen", "qwen", "constant", 30),
+    )
+    named, plain = examine(msgspec.structs.replace(SOUND, judges=judges), HERE)
+    assert named.words.startswith("the judge llama@2, asked as judge, of tenant acme is not trusted, by its last 41")
+    assert "no more than chance would have it" in named.words and "of tenant acme; to stop paying" in named.remedy
+    assert plain.words.startswith("the judge qwen of tenant globex is not trusted, by its last 30 answers")
+    assert "scores every answer alike" in plain.words
 
 
 def test_the_keys_of_administrators_are_named_and_long_lists_cut() -> None:

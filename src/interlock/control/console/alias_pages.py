@@ -9,6 +9,8 @@ from urllib.parse import quote
 from interlock.control.apply import Reason
 from interlock.control.console import alias_forms as forms
 from interlock.control.console import cascade_forms, objective_forms
+from interlock.control.console.alias_faults import at_field
+from interlock.control.console.form_values import Misfilled
 from interlock.control.console.page import Page
 from interlock.control.console.places import TENANTS_MAX, visible
 from interlock.control.console.source_pages import seen
@@ -38,6 +40,19 @@ EVERYBODYS = "-"
 """Stands for the platform where a tenant's name would be."""
 SHOWN_MAX = 1000
 COMPARE_DAYS = (1, 7, 30)
+_FORMS = {
+    "save": "save-",
+    "canary-start": "canary-",
+    "canary-promote": "canary-end-",
+    "canary-stop": "canary-end-",
+    "cascade-save": "cascade-",
+    "cascade-end": "cascade-end-",
+    "objectives-save": "objectives-",
+    "shadow-start": "shadow-",
+    "shadow-stop": "shadow-end-",
+    "remove": "remove-",
+}
+"""How the fields of each form of the page are told apart, by what its button does."""
 _EDITS = ("save", "cascade-save", "objectives-save")
 """What is put only over what the form was made from."""
 DAY_NS = 86_400_000_000_000
@@ -87,6 +102,7 @@ def _show(visit: Visit, at: At, error: InterlockError | None = None) -> Response
     canary = at.stored.value.canary
     typed = forms.typed(spec) if error is None else forms.retyped(visit.form, spec, error)
     counted = [at.tenant] if at.tenant else visible(visit, Action.usage_read)
+    faults, sent = error.faults if isinstance(error, Misfilled) else {}, _FORMS.get(visit.form.get("do", ""), "")
     return visit.page(
         "alias.html",
         error.status if error is not None else 200,
@@ -99,6 +115,8 @@ def _show(visit: Visit, at: At, error: InterlockError | None = None) -> Response
         ending=_ending(at.stored.value, int(visit.api.tools.now().timestamp())),
         typed=typed,
         open=visit.form.get("do", "") if error is not None else "",
+        at_form=sent,
+        own=lambda form: faults if form == sent else {},
         forms=forms,
         checks=cascade_forms.CHECKS,
         weights=objective_forms.shares(spec),
@@ -118,14 +136,14 @@ def act(visit: Visit, _: Sessions) -> Response:
     try:
         return _do(visit, at)
     except InterlockError as error:
-        return _show(visit, at, error)
+        return _show(visit, at, at_field(error, visit.form))
 
 
 def _do(visit: Visit, at: At) -> Response:
     verb, name = visit.form.get("do", ""), at.stored.value.name
     spec, here = aliases.spec_of(at.stored.value), path_of(at.tenant, name)
     if verb == "save":
-        _put(visit, at, forms.declared(visit.form, lean(spec)))
+        _put(visit, at, forms.declared(visit.form, lean(spec), _ref(at)))
         return visit.go(here, said=f"{name} was changed.")
     if verb == "canary-start":
         _start(visit, at, spec)
@@ -137,13 +155,13 @@ def _do(visit: Visit, at: At) -> Response:
         _put(visit, at, forms.replaced(spec, canary=None))
         return visit.go(here, said="The canary is no more; all calls go to the targets.")
     if verb == "shadow-start":
-        _put(visit, at, forms.replaced(spec, shadow=forms.shadow(visit.form)))
+        _put(visit, at, forms.with_shadow(visit.form, spec, _ref(at)))
         return visit.go(here, said="The shadow has started. Nobody sees its answers.")
     if verb == "shadow-stop":
         _put(visit, at, forms.replaced(spec, shadow=None))
         return visit.go(here, said="The shadow has stopped.")
     if verb == "cascade-save":
-        _put(visit, at, forms.replaced(spec, cascade=cascade_forms.declared(visit.form)))
+        _put(visit, at, forms.with_cascade(visit.form, spec, _ref(at)))
         return visit.go(here, said="Its chats and completions go step by step.")
     if verb == "cascade-end":
         _put(visit, at, forms.replaced(spec, cascade=None))
@@ -165,7 +183,7 @@ def _asked_words(wanted: dict[str, Any]) -> str:
 
 def _start(visit: Visit, at: At, spec: AliasSpec) -> None:
     """INVARIANT: the same declaration is the same trial; a new one begins only after the old one is gone."""
-    wanted = forms.replaced(spec, canary=forms.canary(visit.form))
+    wanted = forms.with_canary(visit.form, spec, _ref(at))
     before = at.stored.value.canary
     if before is not None and before.state == RUNNING:
         raise Conflict("there is a running canary: promote or stop it first")
@@ -194,13 +212,23 @@ def adding(visit: Visit, _: Sessions) -> Response:
 
 def add(visit: Visit, _: Sessions) -> Response:
     """Make it."""
-    tenant, name = visit.form.get("tenant", ""), visit.form.get("name", "").strip()
+    ref = Ref("alias", visit.form.get("tenant", ""), visit.form.get("name", "").strip())
     try:
-        spec = forms.declared(visit.form, {"name": name, **objective_forms.declared(visit.form)})
-        visit.api.configurator.put(visit.who(), Ref("alias", tenant, name), spec, _reason(visit), new=True)
-        return visit.go(path_of(tenant, name), said=f"{name} can be called.")
+        visit.api.configurator.put(visit.who(), ref, _described(visit, ref), _reason(visit), new=True)
+        return visit.go(path_of(ref.tenant, ref.name), said=f"{ref.name} can be called.")
     except InterlockError as error:
-        return _new(visit, error)
+        return _new(visit, at_field(error, visit.form))
+
+
+def _described(visit: Visit, ref: Ref) -> AliasSpec:
+    """The new alias as its form describes it. Raises Misfilled with every field at fault."""
+    faults: dict[str, str] = {}
+    wanted: dict[str, Any] = {}
+    try:
+        wanted = objective_forms.declared(visit.form)
+    except Misfilled as error:
+        faults |= error.faults
+    return forms.declared(visit.form, {"name": ref.name, **wanted}, ref, faults)
 
 
 def _new(visit: Visit, error: InterlockError | None = None) -> Response:
@@ -216,6 +244,8 @@ def _new(visit: Visit, error: InterlockError | None = None) -> Response:
         error=error,
         typed=forms.typed(blank) if error is None else forms.retyped(visit.form, blank, error),
         places=places,
+        faults=error.faults if isinstance(error, Misfilled) else {},
+        folded=dict.fromkeys(objective_forms.FIELDS, "objectives-"),
         forms=forms,
         models=_known_models(visit),
         here=NEW,
@@ -247,9 +277,13 @@ def _place(tenant_id: str) -> str | None:
     return reach_of(tenant_id) if tenant_id else None
 
 
+def _ref(at: At) -> Ref:
+    return Ref("alias", at.tenant, at.stored.value.name)
+
+
 def _put(visit: Visit, at: At, spec: AliasSpec) -> None:
     """As it was read; refused when it has changed since."""
-    ref = Ref("alias", at.tenant, spec.name)
+    ref = _ref(at)
     given = visit.form.get("revision", "")
     revision = int(given) if given.isdecimal() and visit.form.get("do") in _EDITS else at.stored.revision
     visit.api.configurator.put(visit.who(), ref, spec, _reason(visit), revision=revision, new=False)

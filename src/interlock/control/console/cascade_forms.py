@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 from interlock.control.amounts import NUSD_PER_USD, decimal_text, whole
-from interlock.control.console.form_values import whole_number
+from interlock.control.console.alias_faults import number, rows, told
 from interlock.control.validate import CASCADE_STEPS_MAX
-from interlock.errors import BadRequest
 from interlock.types.budget import AMOUNT_MAX
 
 if TYPE_CHECKING:
@@ -28,32 +26,32 @@ _PERCENT = ("percentage", "percentage from 0.1 to 100 with at most one")
 _DOLLARS = ("amount in dollars", "amount with at most nine")
 
 
-def declared(form: Fields) -> dict[str, Any]:
-    """A cascade as the form describes it; whether it is sound is found where it is put. Raises BadRequest."""
+def declared(form: Fields, faults: dict[str, str]) -> dict[str, Any]:
+    """A cascade as the form describes it; what is wrong with single fields is put with `faults`."""
     out: dict[str, Any] = {"steps": [], "checks": [name for name, _ in CHECKS if f"check_{name}" in form]}
-    for n in _rows(form):
+    for n in _steps(form):
         model, source = (form.get(f"step_{part}_{n}", "").strip() for part in ("model", "source"))
         if model:
             out["steps"].append({"model": model, "source": source})
         elif source:
-            raise BadRequest(f"step {n + 1} names a source and no model", param=f"step_model_{n}")
+            faults[f"step_model_{n}"] = told(f"step_model_{n}", f"step {n + 1} names a source and no model")
     bounds = {
-        "confidence_min_milli": _amount(form, "confidence_percent", 10, 1000, *_PERCENT),
-        "money_nusd_max": _amount(form, "money_usd", NUSD_PER_USD, AMOUNT_MAX, *_DOLLARS),
-        "time_ms_max": whole_number(form, "time_ms"),
+        "confidence_min_milli": _amount(form, "confidence_percent", 10, 1000, *_PERCENT, faults),
+        "money_nusd_max": _amount(form, "money_usd", NUSD_PER_USD, AMOUNT_MAX, *_DOLLARS, faults),
+        "time_ms_max": number(form, "time_ms", faults),
     }
     return out | {name: value for name, value in bounds.items() if value is not None}
 
 
 def typed(cascade: CascadeSpec | None) -> dict[str, Any]:
     """A declaration as the fields of its form; without one the form begins with the check that most answers have."""
-    rows = [{"model": step.model, "source": step.source} for step in cascade.steps] if cascade is not None else []
+    given = [{"model": step.model, "source": step.source} for step in cascade.steps] if cascade is not None else []
     checks = cascade.checks if cascade is not None else ("finish",)
     confidence = cascade.confidence_min_milli if cascade is not None else None
     money = cascade.money_nusd_max if cascade is not None else None
     time_ms = cascade.time_ms_max if cascade is not None else None
     return {
-        "steps": rows + _empty(min(max(SPARE_ROWS, 3 - len(rows)), CASCADE_STEPS_MAX - len(rows))),
+        "steps": given + _empty(min(max(SPARE_ROWS, 3 - len(given)), CASCADE_STEPS_MAX - len(given))),
         "confidence_percent": "" if confidence is None else decimal_text(confidence, 1),
         "money_usd": "" if money is None else decimal_text(money, 9),
         "time_ms": "" if time_ms is None else str(time_ms),
@@ -65,22 +63,26 @@ def retyped(form: Fields) -> dict[str, Any]:
     """What was typed, to be shown again; {} where the form was another one."""
     if "step_model_0" not in form:
         return {}
-    rows = [{part: form.get(f"step_{part}_{n}", "") for part in ("model", "source")} for n in _rows(form)]
-    return {"steps": rows, **{f"check_{name}": form.get(f"check_{name}", "") for name, _ in CHECKS}}
+    steps = [{part: form.get(f"step_{part}_{n}", "") for part in ("model", "source")} for n in _steps(form)]
+    return {"steps": steps, **{f"check_{name}": form.get(f"check_{name}", "") for name, _ in CHECKS}}
 
 
-def _rows(form: Fields) -> list[int]:
+def _steps(form: Fields) -> list[int]:
     """Numbers of the rows that were sent."""
-    return list(itertools.takewhile(lambda n: f"step_model_{n}" in form, range(CASCADE_STEPS_MAX)))
+    return rows(form, "step_model")[:CASCADE_STEPS_MAX]
 
 
-def _amount(form: Fields, name: str, scale: int, most: int, what: str, fits: str) -> int | None:
-    """A field's decimal times `scale`, None when it is empty. Raises BadRequest."""
+def _amount(form: Fields, name: str, scale: int, most: int, what: str, fits: str, faults: dict[str, str]) -> int | None:
+    """A field's decimal times `scale`, None when it is empty or at fault."""
     text = form.get(name, "").strip().replace(",", ".")
     try:
-        return whole(text, scale, most, what, fits) if text else None
+        amount = whole(text, scale, most, what, fits) if text else None
     except ValueError as error:
-        raise BadRequest(str(error), param=name) from None
+        faults[name] = told(name, str(error))
+        return None
+    if amount == 0:
+        faults[name] = told(name, "more than 0")
+    return amount or None
 
 
 def _empty(count: int) -> list[dict[str, str]]:

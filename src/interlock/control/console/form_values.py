@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 class Misfilled(BadRequest):
     """Fields of a form that are not as they should be. `faults`: what is wrong, by the field's name, in their order."""
 
-    def __init__(self, faults: Mapping[str, str]) -> None:
+    def __init__(self, faults: Mapping[str, str], *, status: int = 400) -> None:
         fields = "One field is" if len(faults) == 1 else f"{len(faults)} fields are"
         super().__init__(f"{fields} wrong; nothing was stored.", param=next(iter(faults)))
         self.faults = dict(faults)
+        self.status = status
 
 
 def whole_number(form: Fields, name: str) -> int | None:

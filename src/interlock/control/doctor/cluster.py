@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from interlock.control.diagnosis import ControlFacts
 from interlock.control.doctor.findings import Finding, listed
+from interlock.control.services.router_judges import WORDS
 
 NODE_SILENT_S = 60.0
 BEHIND_MAX = 5
@@ -291,6 +292,20 @@ def learner(facts: ControlFacts) -> Iterator[Finding]:
         )
 
 
+def judges(facts: ControlFacts) -> Iterator[Finding]:
+    """Judges of answers that are asked, and whose verdicts count for nothing."""
+    for found in facts.judges:
+        of = "" if found.asked == found.judge else f", asked as {found.asked},"
+        yield Finding(
+            "weak",
+            "judge_not_trusted",
+            f"the judge {found.judge}{of} of tenant {found.tenant} is not trusted, by its last {found.pairs} answers of"
+            f" which somebody else spoke too: {WORDS.get(found.why, found.why)}; what it says counts for nothing",
+            f"name another model as judging.model of tenant {found.tenant}; to stop paying for it, set share_milli and"
+            " challenger_milli to 0 or leave judging out (docs/judging.md)",
+        )
+
+
 def _alive(seen_s_ago: float) -> bool:
     return seen_s_ago <= NODE_SILENT_S
 
@@ -308,4 +323,5 @@ CHECKS: tuple[Callable[[ControlFacts], Iterable[Finding]], ...] = (
     exposure,
     recording,
     learner,
+    judges,
 )
