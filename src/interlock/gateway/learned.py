@@ -10,7 +10,7 @@ import msgspec
 from interlock.routing.slo import NO_PACES
 from interlock.types.identity import Recording
 from interlock.types.learned import Weights, Words, arm_of, weights_part, words_part
-from interlock.wire.asked import asked_text
+from interlock.wire.asked import asked_last, asked_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from interlock.types.learned import Estimates
     from interlock.types.slo import Pace
     from interlock.types.source import Offer
+    from interlock.wire.openai import Parsed
 
 log = logging.getLogger("interlock.gateway")
 
 READ = frozenset(("chat", "completions"))
 """Operations whose prompts are read."""
 _METADATA = int(Recording.metadata)
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any = msgspec.json.Decoder()
 
 
@@ -63,8 +63,7 @@ class Learned:
         if known is None or known.expectations is None or not _several(call.allowed):
             return None
         if known.reader is not None and parsed.operation in READ and call.recording < _METADATA:
-            text = asked_text({name: _any.decode(parsed.fields[name]) for name in _PROMPTS if name in parsed.fields})
-            features = msgspec.structs.replace(features, signals=known.reader.signals(text))
+            features = msgspec.structs.replace(features, signals=known.reader.signals(_asked(parsed)))
             call.features = features
         return known.expectations.estimates(features.signals, int(features.data_class))
 
@@ -106,6 +105,13 @@ class Learned:
                 self._known.clear()
             known = self._known[tenant_id] = _decoded(view, tenant_id, weights, words, known)
         return known
+
+
+def _asked(parsed: Parsed) -> str:
+    """What is asked. A conversation is not decoded once more while its messages are there."""
+    return asked_last(parsed.messages) or asked_text(
+        {name: _any.decode(parsed.fields[name]) for name in _PROMPTS if name in parsed.fields}
+    )
 
 
 _PROMPTS = ("messages", "prompt")

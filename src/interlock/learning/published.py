@@ -22,33 +22,33 @@ SIGNALS = WIDTH - 1
 
 
 class Reader:
-    """Reads prompts as one `Words` says. Immutable."""
+    """Reads prompts as one `Words` says. Immutable. About 460 KB for 8,192 words."""
 
     def __init__(self, words: Words) -> None:
         """Raises ValueError when arrays do not fit together."""
         self.version = words.version
         self._rarity = np.frombuffer(words.rarity, np.uint8)
         self._rarity_step = np.float32(words.rarity_step)
-        self._slots = np.frombuffer(words.slots, "<u2")
-        self._rows = np.frombuffer(words.rows, np.int8).reshape(-1, words.directions)
+        slots = np.frombuffer(words.slots, "<u2")
+        rows = np.frombuffer(words.rows, np.int8).reshape(-1, words.directions)
         self._row_step = np.float32(words.row_step)
         self._mean = np.frombuffer(words.mean, "<f4")
         self._spread = np.frombuffer(words.spread, "<f4")
-        if len(self._slots) != len(self._rows) or words.directions != MEANINGS or len(self._rarity) != SLOTS:
+        if len(slots) != len(rows) or words.directions != MEANINGS or len(self._rarity) != SLOTS:
             raise ValueError("rows, rarities and slots are not of their lengths")
         if not len(self._mean) == len(self._spread) == len(SURFACE):
             raise ValueError("surface signals are not those of this version")
+        self._rows = np.concatenate([rows, np.zeros((1, MEANINGS), np.int8)])
+        self._places = np.full(SLOTS, len(rows), np.min_scalar_type(len(rows)))
+        """Where in `_rows` each slot's row is: the last one, of zeros, where its words' meaning is not known."""
+        self._places[slots] = np.arange(len(rows))
 
     def signals(self, text: str) -> bytes:
-        """The signals of a prompt, `SIGNALS` signed bytes. About half a millisecond for 4 KB."""
+        """The signals of a prompt, `SIGNALS` signed bytes. About 0.3 ms for 4 KB."""
         prompt = read(text)
         telling = prompt.weights * (self._rarity.take(prompt.slots) * self._rarity_step)
-        rows = np.zeros((len(telling), MEANINGS), np.float32)
-        if len(self._slots):
-            places = np.searchsorted(self._slots, prompt.slots.astype(np.uint16))
-            places[places == len(self._slots)] = 0
-            known = self._slots[places] == prompt.slots
-            rows[known] = self._rows[places[known]] * self._row_step
+        # INVARIANT: unknown words have rows too, which keeps the order of the sum, and so its last digit.
+        rows = self._rows.take(self._places.take(prompt.slots), 0) * self._row_step
         surface = standardised(prompt.surface, self._mean, self._spread) * np.float32(SURFACE_WEIGHT)
         return _signals(np.concatenate([meant(telling, rows), surface])).tobytes()
 

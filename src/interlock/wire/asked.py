@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interlock.wire.openai import Message
 
 ASKED_CHARS_MAX = 16_000
 """Of more text only the head is taken."""
@@ -26,6 +29,16 @@ def asked_text(fields: Mapping[str, Any]) -> str:
         elif isinstance(value, str):
             return value[:ASKED_CHARS_MAX]
     return _text(fields.get("prompt"))
+
+
+def asked_last(messages: Sequence[Message]) -> str:
+    """What `asked_text` says of these messages, where they are decoded already; "" when no user says anything."""
+    for message in reversed(messages):
+        if message.role == "user":
+            text = _text(message.content)
+            if text:
+                return text
+    return ""
 
 
 def _text(content: Any) -> str:

@@ -15,6 +15,7 @@ from interlock.types.identity import DataClass, Recording, Tenant
 from interlock.types.learned import JudgeTrust, weights_part, words_part
 from interlock.types.request import Features
 from interlock.types.source import Model, Offer
+from interlock.wire.openai import Message
 from tests.unit.learning.test_published import taught
 
 from .snapshots import TENANT, plain_source, small
@@ -38,7 +39,9 @@ def call_of(
     message = {"role": "user", "content": "whisk the butter and roast the onion in the oven"}
     return SimpleNamespace(
         identity=SimpleNamespace(tenant_id=TENANT),
-        parsed=SimpleNamespace(operation="chat", fields={"messages": msgspec.Raw(msgspec.json.encode([message]))}),
+        parsed=SimpleNamespace(
+            operation="chat", fields={"messages": msgspec.Raw(msgspec.json.encode([message]))}, messages=()
+        ),
         features=Features("chat", "auto", DataClass.internal),
         state=SimpleNamespace(view=view),
         allowed=allowed,
@@ -51,6 +54,14 @@ def test_a_prompt_is_read_and_what_is_expected_is_of_its_task() -> None:
     estimates = Learned(4).estimates(call)
     assert estimates is not None and estimates.version == 4 and estimates.task >= 0 and len(call.features.signals) == 54
     assert estimates.quality_micro["cook"] > estimates.quality_micro["small"] + 200_000
+
+
+def test_messages_that_are_decoded_are_not_decoded_again() -> None:
+    raw, decoded = call_of(view_of()), call_of(view_of())
+    decoded.parsed.messages = msgspec.json.decode(decoded.parsed.fields.pop("messages"), type=list[Message])
+    learned = Learned(4)
+    assert learned.estimates(raw) == learned.estimates(decoded) is not None
+    assert raw.features.signals == decoded.features.signals != b""
 
 
 @pytest.mark.parametrize("recording", [Recording.full, Recording.prompt_only, Recording.metadata])
