@@ -6,7 +6,7 @@ Canonical means as msgspec writes it with sorted keys: no blanks, each key once,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
@@ -247,6 +247,7 @@ def _wrong(of_tree: bool) -> str:
 
 def _look(place: int, kind: str, entry: Any, rules: Rules, seen: _Seen) -> None:
     """What is looked at of an entry beside its head."""
+    collect: Callable[[int, Any, list[Reference]], bool]
     if type(entry) is dict:
         subject, request, receipt = entry.get("subject"), entry.get("request"), entry.get("receipt", "")
         contents, collect = entry.get("contents", UNSET), _collect
