@@ -168,17 +168,20 @@ class EpochShipper:
         if draft is None:
             return
         n = self._counts[draft.tenant_id] = self._counts.get(draft.tenant_id, 0) + 1
-        batch.entries.append(
-            shipping.InboxEntry(draft.tenant_id, n, encode_leaf({**draft.leaf, "epoch": self.epoch, "n": n}))
-        )
+        draft.leaf.update(epoch=self.epoch, n=n)
+        batch.entries.append(shipping.InboxEntry(draft.tenant_id, n, encode_leaf(draft.leaf)))
         if not draft.contents:
             return
-        owner, use = (draft.tenant_id, draft.subject), (draft.leaf["what"]["data_class"], draft.at_ns // NS_PER_DAY)
-        for content in draft.contents:
-            batch.contents.append(shipping.ContentRow(*owner, content.id, content.data, *use))
-            batch.bytes += len(content.data)
-        for node in draft.lists:
-            batch.lists.append(shipping.ListRow(*owner, node.id, node.previous, node.item, *use))
+        tenant_id, subject = draft.tenant_id, draft.subject
+        data_class, day = draft.leaf["what"]["data_class"], draft.at_ns // NS_PER_DAY
+        batch.contents += [
+            shipping.ContentRow(tenant_id, subject, each.id, each.data, data_class, day) for each in draft.contents
+        ]
+        batch.bytes += sum(len(each.data) for each in draft.contents)
+        batch.lists += [
+            shipping.ListRow(tenant_id, subject, each.id, each.previous, each.item, data_class, day)
+            for each in draft.lists
+        ]
 
     def _put_interrupted(self, conn: Connection[Any], batch: _Batch) -> None:
         """What a dead epoch left open, as the epoch that recovered it says."""

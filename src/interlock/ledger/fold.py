@@ -8,6 +8,7 @@ shipper that begins again finds what it has shipped before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from interlock.ledger.epoch import Place
 from interlock.ledger.format import decode, record_call, record_kind
@@ -34,6 +35,8 @@ from interlock.types.record import (
 
 _OF_A_CALL = frozenset((2, 4, 5, 6, 15))
 _OUTCOME = 7
+INTENT_BYTES = 4096
+"""What a decoded intent takes beside the bytes that it was decoded from, about."""
 FindCall = Callable[[str], CallRecords | None]
 """All records of a call by its request id: `reader.find_call` over a folder."""
 
@@ -46,14 +49,15 @@ Folded = CallRecords | EnergyMeasured | Feedback | EpochOpen | EpochClose | Epoc
 
 
 class _Open:
-    """A call without an outcome: its records undecoded, or nothing of them when they were too many to hold."""
+    """A call without an outcome: its intent and its other records, undecoded; None when they were too many to hold."""
 
-    __slots__ = ("at_ns", "bodies", "bytes", "segment")
+    __slots__ = ("at_ns", "bodies", "bytes", "intent", "segment")
 
-    def __init__(self, segment: int, at_ns: int) -> None:
+    def __init__(self, segment: int, at_ns: int, intent: Intent) -> None:
         self.segment = segment
         self.at_ns = at_ns
-        self.bodies: list[bytes] | None = []
+        self.intent: Intent | None = intent
+        self.bodies: list[bytes] = []
         self.bytes = 0
 
 
@@ -104,7 +108,7 @@ class EpochFold:
             return
         record = _decode(body)
         if isinstance(record, Outcome):
-            found = self._close(record.call, body)
+            found = self._close(record)
             if found is not None:
                 yield found
             return
@@ -125,41 +129,47 @@ class EpochFold:
         """The calls that a dead epoch left open, as another epoch tells of them, by number. Ask when all is fed."""
         for call in sorted(self._open):
             kept = self._open[call]
-            if kept.bodies is None:
-                found = self._find(request_id(self.epoch, call))
-            else:
-                found = records_of(self.epoch, call, [_decode(each) for each in kept.bodies])
+            found = self._whole(call, kept)
             if found is not None and found.intent is not None:
                 yield kept.at_ns, _with(found, told.get(call))
         self._open.clear()
         self._held = 0
 
     def _keep(self, call: int, kind: int, body: bytes, segment: int) -> None:
+        size = len(body)
         if kind == 2:
             intent = _decode(body)
             assert isinstance(intent, Intent)  # noqa: S101 - its kind says so
             self.seen_ns = max(self.seen_ns, intent.wall_ns)
-            self._open[call] = _Open(segment, self.seen_ns)
+            self._open[call] = _Open(segment, self.seen_ns, intent)
+            size += INTENT_BYTES
         kept = self._open.get(call)
-        if kept is None or kept.bodies is None:
+        if kept is None or kept.intent is None:
             return
-        if self._held + len(body) > self._bytes_max:
+        if self._held + size > self._bytes_max:
             self._held -= kept.bytes
-            kept.bodies = None
+            kept.intent = None
+            kept.bodies.clear()
             return
-        kept.bodies.append(body)
-        kept.bytes += len(body)
-        self._held += len(body)
+        if kind != 2:
+            kept.bodies.append(body)
+        kept.bytes += size
+        self._held += size
 
-    def _close(self, call: int, body: bytes) -> tuple[int, CallRecords] | None:
-        kept = self._open.pop(call, None)
+    def _close(self, outcome: Outcome) -> tuple[int, CallRecords] | None:
+        kept = self._open.pop(outcome.call, None)
         if kept is None:
             return None
-        if kept.bodies is None:
-            found = self._find(request_id(self.epoch, call))
-            return None if found is None else (kept.at_ns, found)
-        self._held -= kept.bytes
-        return kept.at_ns, records_of(self.epoch, call, [_decode(each) for each in (*kept.bodies, body)])
+        if kept.intent is not None:
+            self._held -= kept.bytes
+        found = self._whole(outcome.call, kept, outcome)
+        return None if found is None else (kept.at_ns, found)
+
+    def _whole(self, call: int, kept: _Open, *last: Outcome) -> CallRecords | None:
+        """A call with all its records; from the log when they are not held, None if they are not there."""
+        if kept.intent is None:
+            return self._find(request_id(self.epoch, call))
+        return records_of(self.epoch, call, [kept.intent, *map(_decode, kept.bodies), *last])
 
 
 def _decode(body: bytes) -> Record:
@@ -171,16 +181,20 @@ def _decode(body: bytes) -> Record:
 
 def records_of(epoch: str, call: int, records: list[Record]) -> CallRecords:
     """The records of one call, sorted by kind."""
+    of: dict[type[Record], list[Any]] = {kind: [] for kind in (Intent, Attempt, AttemptEnd, Chunk, StepEnd, Outcome)}
+    for record in records:
+        if (same := of.get(type(record))) is not None:
+            same.append(record)
     return CallRecords(
         epoch,
         call,
         (),
-        intent=next((r for r in records if isinstance(r, Intent)), None),
-        attempts=tuple(r for r in records if isinstance(r, Attempt)),
-        attempt_ends=tuple(r for r in records if isinstance(r, AttemptEnd)),
-        chunks=tuple(r for r in records if isinstance(r, Chunk)),
-        outcome=next((r for r in records if isinstance(r, Outcome)), None),
-        step_ends=tuple(r for r in records if isinstance(r, StepEnd)),
+        intent=next(iter(of[Intent]), None),
+        attempts=tuple(of[Attempt]),
+        attempt_ends=tuple(of[AttemptEnd]),
+        chunks=tuple(of[Chunk]),
+        outcome=next(iter(of[Outcome]), None),
+        step_ends=tuple(of[StepEnd]),
     )
 
 

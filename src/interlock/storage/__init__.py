@@ -9,6 +9,7 @@ Read it in this order:
   rest is row-level security, forced on every table with a tenant in it.
 - `table` is what the aggregates share; then one file per aggregate: `tenants`, `teams`, `principals`, `keys`,
   `policies`, `sources`, `aliases`, `issuers`, `bindings`.
+- `columns` brings many rows at once, as arrays in PostgreSQL's binary format.
 - `changes` holds who changed what and why; `snapshots` what is compiled from all this; `nodes` who runs on it.
 - `notify` waits for the database to say that something changed.
 

@@ -42,6 +42,7 @@ def connect_arguments(settings: Settings, name: str) -> dict[str, Any]:
     """Keyword arguments for `psycopg.connect` that all our connections share. `name` is shown in pg_stat_activity."""
     return {
         "autocommit": True,
+        "client_encoding": "utf8",
         "connect_timeout": max(1, -(-settings.database_connect_timeout_ms // 1000)),
         "application_name": f"interlock {name}",
         "keepalives_idle": 10,

@@ -12,6 +12,7 @@ from psycopg.rows import class_row
 
 from interlock.ledger import control_entry
 from interlock.ledger.proof.tiles import TILE, tile_root
+from interlock.storage.columns import bigints, bytestrings, columns, texts
 
 ROOTS_KEPT = 512
 """Roots of full tiles that are kept with their tiles (8 KiB each): a proof asks for those of a whole row of them."""
@@ -79,6 +80,9 @@ class Placed(NamedTuple):
     leaf: bytes
     hash: bytes
     document: bytes | None = None
+
+
+_PLACED = (bigints, bigints, *(texts,) * 8, *(bytestrings,) * 3)
 
 
 def tenants(conn: Connection[Any]) -> list[str]:
@@ -186,13 +190,13 @@ def inbox(conn: Connection[Any], tenant_id: str, limit: int, *, later: bool = Fa
 def place(conn: Connection[Any], tenant_id: str, taken: Sequence[Waiting], placed: Sequence[Placed]) -> None:
     """Move entries from the inbox to their places."""
     gone = [row for entry in taken for row in (entry.id, *entry.more)]
-    conn.execute("DELETE FROM interlock.ledger_inbox WHERE id = ANY(%s)", (gone,))
+    conn.execute("DELETE FROM interlock.ledger_inbox WHERE id = ANY(%b::bigint[])", (bigints(gone),))
     conn.execute(
         "INSERT INTO interlock.ledger_entries (tenant_id, position, at_ns, kind, request, team_id, principal_id,"
         " subject, source, model, state, leaf, hash, document) SELECT %s, * FROM unnest(%b::bigint[], %b::bigint[],"
         " %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],"
         " %b::bytea[], %b::bytea[], %b::bytea[])",
-        (tenant_id, *[list(column) for column in zip(*placed, strict=True)]),
+        (tenant_id, *columns(placed, *_PLACED)),
     )
 
 

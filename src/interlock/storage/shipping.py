@@ -7,6 +7,7 @@ been overtaken by another one, and stops. What it brought is in the same transac
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, LiteralString, NamedTuple
 
 import msgspec
@@ -14,6 +15,7 @@ from psycopg import Connection, sql
 from psycopg.rows import class_row
 
 from interlock.errors import Conflict
+from interlock.storage.columns import Kind, bigints, bytestrings, columns, integers, texts
 
 SETTLE_LOCK = 4_701_001
 """Advisory lock under which an epoch gets its place among the settled ones, so that places appear in order."""
@@ -227,35 +229,44 @@ def keep_key(conn: Connection[Any], tenant_id: str, subject: str, wrapped: bytes
 
 def _contents(conn: Connection[Any], contents: Iterable[ContentRow]) -> None:
     rows = _used(contents)
-    if rows and (known := _insert(conn, _INSERT_CONTENTS, rows)):
-        conn.execute(_RAISE["ledger_contents"], _columns([(*row[:3], *row[4:]) for row in known]))
+    if rows and (known := _insert(conn, _INSERT_CONTENTS, rows, _CONTENT)):
+        conn.execute(_RAISE["ledger_contents"], columns([(*row[:3], *row[4:]) for row in known], *_USED))
 
 
 def _lists(conn: Connection[Any], lists: Iterable[ListRow]) -> None:
     rows = _used(lists)
-    if rows and (known := _insert(conn, _INSERT_LISTS, rows)):
-        conn.execute(_RAISE["ledger_lists"], _columns([(*row[:3], *row[5:]) for row in known]))
+    if rows and (known := _insert(conn, _INSERT_LISTS, rows, _LIST)):
+        conn.execute(_RAISE["ledger_lists"], columns([(*row[:3], *row[5:]) for row in known], *_USED))
 
 
-def _insert(conn: Connection[Any], statement: LiteralString, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def _insert(
+    conn: Connection[Any], statement: LiteralString, rows: list[tuple[Any, ...]], kinds: Sequence[Kind]
+) -> list[tuple[Any, ...]]:
     """Add what is not there. Returns the rows that were there before, whose days may have to be raised.
 
     INVARIANT: an id belongs to one subject, because it is made under the subject's key.
     """
-    new = {id_ for (id_,) in conn.execute(statement, _columns(rows), binary=True)}
+    new = {id_ for (id_,) in conn.execute(statement, columns(rows, *kinds), binary=True)}
     return [row for row in rows if row[2] not in new]
 
 
 def _used(rows: Iterable[ContentRow] | Iterable[ListRow]) -> list[tuple[Any, ...]]:
     """Each content once, with the newest day of each data class that uses it; in the order of the key: two shippers
     that bring the same contents must not wait for each other."""
-    found: dict[tuple[Any, ...], list[int | None]] = {}
+    found: dict[tuple[Any, ...], tuple[tuple[Any, ...], list[int | None]]] = {}
     for row in rows:
-        days = found.setdefault(row[:-2], [None] * 4)
+        name = row[:3]
+        if (known := found.get(name)) is None:
+            known = found[name] = (row[:-2], [None] * 4)
+        days = known[1]
         days[row.data_class] = max(days[row.data_class] or 0, row.day)
-    return sorted(((*row, *days) for row, days in found.items()), key=lambda row: row[:3])
+    return [(*row, *days) for _, (row, days) in sorted(found.items(), key=itemgetter(0))]
 
 
+_DAYS = (integers,) * 4
+_USED = (texts, texts, bytestrings, *_DAYS)
+_CONTENT = (texts, texts, bytestrings, bytestrings, *_DAYS)
+_LIST = (texts, texts, bytestrings, bytestrings, bytestrings, *_DAYS)
 _INSERT_CONTENTS = (
     "INSERT INTO interlock.ledger_contents"
     " (tenant_id, subject, id, data, public_day, internal_day, confidential_day, restricted_day)"
@@ -299,7 +310,7 @@ def _entries(conn: Connection[Any], epoch: str, entries: Sequence[InboxEntry]) -
         "INSERT INTO interlock.ledger_inbox (tenant_id, n, leaf, epoch)"
         " SELECT tenant_id, n, leaf, %s FROM unnest(%b::text[], %b::bigint[], %b::bytea[]) WITH ORDINALITY"
         " AS given (tenant_id, n, leaf, place) ORDER BY place",
-        (epoch, *_columns(entries)),
+        (epoch, *columns(entries, texts, bigints, bytestrings)),
     )
     last: dict[str, int] = {}
     for entry in entries:
@@ -310,7 +321,3 @@ def _entries(conn: Connection[Any], epoch: str, entries: Sequence[InboxEntry]) -
         " ON CONFLICT (tenant_id, epoch) DO UPDATE SET n = excluded.n",
         (epoch, list(last), list(last.values())),
     )
-
-
-def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
