@@ -158,3 +158,37 @@ def test_one_line_of_another_shape_among_many_is_told_from_the_rest() -> None:
         (66, "is not written as canonical JSON"),
         (67, f"is number 61 of epoch {EPOCH}, after number 59"),
     ]
+
+
+def _strange(leaf: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """The entry with something of what is looked at changed or left out; nothing has another type."""
+    made: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(leaf))
+    for where in [made, made.get("who", {}), *made.get("contents", [])]:
+        for name in sorted(
+            where.keys()
+            & {"subject", "request", "receipt", "contents", "who", "id", "list", "digest", "sha256", "bytes", "count"}
+        ):
+            old, how = where[name], rng.randrange(12)
+            if how == 0:
+                del where[name]
+            elif how == 1 and type(old) is str:
+                where[name] = rng.choice(("", old[:-1], old.upper(), old + "\n", "req_1", "UNSET"))
+            elif how == 1 and type(old) is int:
+                where[name] = rng.choice((0, -1, (1 << 63) - 1, 1 << 63))
+    return made
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_looked_at_is_the_same_in_every_shape(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """References, erasures, receipts and problems: of typed entries one way, of mappings another."""
+    rng = random.Random(seed)
+    kinds = [kind for kind in LEAVES if seed % 2 or kind != "erasure"]  # without one, entries are taken together
+    leaves = [_strange(LEAVES[rng.choice(kinds)], rng) for _ in range(60)]
+    data = b"".join(_line(leaf, n) for n, leaf in enumerate(leaves, 1))
+    wanted = frozenset({str(leaf["request"]) for leaf in leaves if "request" in leaf})
+    ways = [Rules(TREE, 0, 10_000, payloads, some) for payloads in (True, False) for some in (wanted, frozenset())]
+    typed = [scan(3, data, rules) for rules in ways]
+    monkeypatch.setattr(shape, "read", lambda _: None)
+    assert typed == [scan(3, data, rules) for rules in ways]
+    assert typed[0].references and typed[0].problems and typed[0].found
+    assert [each.epochs[EPOCH].last for each in typed] == [60] * 4

@@ -6,11 +6,12 @@ Canonical means as msgspec writes it with sorted keys: no blanks, each key once,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from interlock.ledger.proof import shape
 from interlock.ledger.proof.coverage import EPOCH_CHARS
@@ -26,7 +27,6 @@ _CALLS = ("call", "refusal")
 _NAMES = ("epoch", "n", "at", "kind", "tree", "v")
 _FIELDS = itemgetter(*_NAMES)
 _HEAD = attrgetter(*_NAMES)
-_LOOKED_AT = ("contents", "receipt", "request", "subject", "who")
 _PIECE_BYTES = 64 << 10
 
 
@@ -87,6 +87,15 @@ class Block(NamedTuple):
     found: list[tuple[str, str]]
 
 
+class _Seen(NamedTuple):
+    """The last fields of a block, as they are filled."""
+
+    references: list[Reference]
+    erased: list[str]
+    problems: list[tuple[int, str]]
+    found: list[tuple[str, str]]
+
+
 def encode_leaf(value: dict[str, Any]) -> bytes:
     """The leaf of an entry. ProofError if it holds what a leaf cannot: floats, other types, keys that are not str."""
     try:
@@ -116,20 +125,22 @@ def scan(start: int, data: bytes, rules: Rules) -> Block:
 
     This is where an export's time goes, so it is one loop. It is pure: blocks may be read by several processes.
     """
-    tree, from_ns, to_ns, payloads, wanted = rules
-    found: list[tuple[str, str]] = []
-    problems: list[tuple[int, str]] = []
+    tree, from_ns, to_ns = rules.tree, rules.from_ns, rules.to_ns
+    looks = rules.payloads or bool(rules.wanted)
     runs: dict[str, list[int]] = {}
-    references: list[Reference] = []
-    erased: list[str] = []
     hashes: list[bytes] = []
+    seen = _Seen([], [], [], [])
+    problems = seen.problems
     in_range = 0
     place = start - 1
     for entries, heads in _read(data, tree, hashes):
         first = place + 1
-        if not (payloads or wanted) and _joins(runs, first, heads, tree):
+        if _joins(runs, first, heads, tree):
             place += len(heads)
             in_range += sum(from_ns <= head[2] < to_ns for head in heads)
+            if looks:
+                for at, (entry, head) in enumerate(zip(entries, heads, strict=True), first):
+                    _look(at, head[3], entry, rules, seen)
             continue
         for place, (epoch, n, at, kind, of, v) in enumerate(heads, first):
             if of != tree or not (0 < n <= SIZE_MAX and 0 <= at <= SIZE_MAX) or v != 1:
@@ -148,18 +159,11 @@ def scan(start: int, data: bytes, rules: Rules) -> Block:
                     run[2:] = at, place
             if from_ns <= at < to_ns:
                 in_range += 1
-            if not (payloads or wanted or kind == "erasure"):
-                continue
-            value = _looked_at(entries[place - first])
-            if kind == "erasure" and type(value.get("subject")) is str:
-                erased.append(value["subject"])
-            if kind in _CALLS and type(value.get("request")) is str and value["request"] in wanted:
-                found.append((value["request"], str(value.get("receipt", ""))))
-            if payloads and "contents" in value and not _collect(place, value, references):
-                problems.append((place, "has contents that are not references"))
+            if looks or kind == "erasure":
+                _look(place, kind, entries[place - first], rules, seen)
     roots = subtrees(start, hashes)
     made = {epoch: Run(*run) for epoch, run in runs.items()}
-    return Block(start, roots, made, in_range, references, erased, problems, found)
+    return Block(start, roots, made, in_range, *seen)
 
 
 def _read(data: bytes, tree: str, hashes: list[bytes]) -> Iterator[tuple[Sequence[Any], list[Any]]]:
@@ -241,12 +245,36 @@ def _wrong(of_tree: bool) -> str:
     return "has a field with a wrong value" if of_tree else "is of another tree"
 
 
-def _looked_at(entry: Any) -> dict[str, Any]:
-    """What `scan` looks at of an entry beside its head, as an object of JSON."""
+def _look(place: int, kind: str, entry: Any, rules: Rules, seen: _Seen) -> None:
+    """What is looked at of an entry beside its head."""
+    collect: Callable[[int, Any, list[Reference]], bool]
     if type(entry) is dict:
-        return entry
-    fields = ((name, getattr(entry, name)) for name in _LOOKED_AT)
-    return {name: msgspec.to_builtins(value) for name, value in fields if value is not msgspec.UNSET}
+        subject, request, receipt = entry.get("subject"), entry.get("request"), entry.get("receipt", "")
+        contents, collect = entry.get("contents", UNSET), _collect
+    else:
+        subject, request, receipt = entry.subject, entry.request, entry.receipt
+        contents, collect = entry.contents, _collect_typed
+    if kind == "erasure" and type(subject) is str:
+        seen.erased.append(subject)
+    if kind in _CALLS and type(request) is str and request in rules.wanted:
+        seen.found.append((request, "" if receipt is UNSET else str(receipt)))
+    if rules.payloads and contents is not UNSET and not collect(place, entry, seen.references):
+        seen.problems.append((place, "has contents that are not references"))
+
+
+def _collect_typed(place: int, entry: Any, references: list[Reference]) -> bool:
+    """As `_collect`, of an entry that has the usual shape: what is there has its type."""
+    who = entry.who
+    subject = None if who is UNSET or who.subject is UNSET else who.subject
+    for each in entry.contents:
+        is_list = each.list is not UNSET
+        id_, digest, size = (each.list, each.digest, each.count) if is_list else (each.id, each.sha256, each.bytes)
+        if id_ is UNSET or digest is UNSET or size is UNSET or not 0 <= size <= SIZE_MAX:
+            return False
+        if not CONTENT_ID.fullmatch(id_) or not _HEX32.fullmatch(digest):
+            return False
+        references.append(Reference(place, is_list, id_, digest, size, subject))
+    return True
 
 
 def _collect(place: int, value: dict[str, Any], references: list[Reference]) -> bool:
