@@ -71,12 +71,13 @@ FROM (SELECT *, convert_to('{"at":' || at || ',"clock":' || at || ',"contents":[
 """
 _USAGE = """
 INSERT INTO interlock.ledger_usage (tenant_id, day, team_id, principal_id, source, model, request_class, workload,
-    calls, refusals, failures, prompt_tokens, completion_tokens, nusd)
+    alias, calls, refusals, failures, prompt_tokens, completion_tokens, nusd)
 SELECT tenant_id, (to_timestamp(at_ns / 1e9) AT TIME ZONE 'UTC')::date, team_id, principal_id, source, model, '',
-    'interactive', count(*) FILTER (WHERE kind = 'call'), count(*) FILTER (WHERE kind = 'refusal'),
+    'interactive', convert_from(leaf, 'UTF8')::json #>> '{what,alias}',
+    count(*) FILTER (WHERE kind = 'call'), count(*) FILTER (WHERE kind = 'refusal'),
     count(*) FILTER (WHERE state = 'failed'), 250 * count(*), 40 * count(*), 500000 * count(*)
 FROM interlock.ledger_entries WHERE tenant_id = %s AND request LIKE 'req\\_bench\\_%%'
-GROUP BY 1, 2, 3, 4, 5, 6
+GROUP BY 1, 2, 3, 4, 5, 6, 9
 """
 
 

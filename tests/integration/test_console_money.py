@@ -8,11 +8,16 @@ import datetime
 import io
 import re
 from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 import pytest
+import typer
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from interlock.cli import usage as usage_command
 from interlock.control.app import make_app
 from interlock.control.console import usage_page
 from interlock.ledger.sums import Key, Sums
@@ -209,3 +214,74 @@ def test_a_long_table_shows_what_took_most_and_its_file_has_all(
     assert {row["source"]: int(row["calls"]) for row in rows} == {name: calls for name, (_, calls) in spent.items()}
     monkeypatch.setattr(usage_page, "LINES_MAX", 3)
     assert "lines more" not in olga.get(path).text
+
+
+def test_the_pivot_is_of_aliases_and_of_objectives(whole: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant = whole.owner.get("/tenants/acme")["id"]
+    day, earlier = datetime.date(2025, 7, 5), datetime.date(2025, 7, 2)
+    sums = {
+        Key(day, "", "", "s", "m", "", "", "fast"): Sums(calls=50, nusd=7_000_000_000, slo_calls=40, slo_met=39),
+        Key(day, "", "", "s", "small", "", "", "fast"): Sums(calls=3, slo_calls=2),
+        Key(day, "", "", "s", "m", "", "", ""): Sums(calls=4, nusd=9_000_000_000),
+        Key(earlier, "", "", "s", "m", "", "", "fast"): Sums(calls=8, slo_calls=8, slo_met=6),
+    }
+    with whole.control.store.sequencing() as conn:
+        stored_usage.add(conn, tenant, sums)
+    olga = browser(whole, "acme/olga")
+    page = "/console/usage?tenant=acme&from=2025-07-04&to=2025-07-06&rows=alias&by_alias=1"
+    text = olga.get(page).text
+    assert [lines(text, n) for n in range(1, 6)] == [
+        ["no alias", "$9.00", "–", "–", "$9.00", "–"], ["m", "$9.00", "–", "–", "$9.00", "–"],
+        ["fast", "$7.00", "–", "–", "$7.00", "–"], ["m", "$7.00", "–", "–", "$7.00", "–"],
+        ["small", "–", "–", "–", "–", "–"],
+    ]  # fmt: skip
+    assert "Cost by alias, model and day" in text
+    shares = olga.get(page + "&figure=objectives").text
+    assert "Objectives met by alias, model and day" in shares
+    assert [lines(shares, n) for n in range(1, 5)] == [
+        ["fast", "92.8 %", "75 %", "–", "92.8 %", "–"], ["m", "97.5 %", "75 %", "–", "97.5 %", "–"],
+        ["small", "0 %", "–", "–", "0 %", "–"], ["All", "92.8 %", "75 %", "–", "92.8 %", "–"],
+    ]  # fmt: skip
+    assert 'title="39 of 40 calls"' in shares and "75\u00a0% of 8 before" in shares
+    monkeypatch.setattr(usage_page, "LINES_MAX", 1)
+    for figure, name in (("cost", "–"), ("objectives", "fast")):
+        shown = olga.get(f"{page}&figure={figure}").text
+        table = shown[shown.index('aria-label="Report"><table') :]
+        assert f"<tr><td>{name}</td>" in table and "1 lines more" in table, "of the most calls with objectives"
+    none = olga.get("/console/usage?tenant=acme&from=2024-07-04&to=2024-07-06&figure=objectives").text
+    assert "had objectives" in none[none.index('id="pivot"') :]
+
+
+def lines(page: str, number: int) -> list[str]:
+    """The cells of a line of the pivot."""
+    pivot = page[page.index('aria-label="Pivot"') :]
+    line = pivot[: pivot.index("</table>")].split("<tr")[number + 1]
+    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line, re.DOTALL)
+    return [re.sub("<[^>]+>", "", cell).replace("\u00a0", " ").strip() for cell in cells]
+
+
+def test_the_files_of_page_and_command_are_the_same(whole: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant = whole.owner.get("/tenants/acme")["id"]
+    day = datetime.date(2025, 6, 5)
+    sums = {
+        Key(day, "", "", "own", "m", "", ""): Sums(calls=3, nusd=7, steps=2, slo_calls=2, slo_met=1),
+        Key(day, "", "", "=else", "m", "", ""): Sums(calls=1, uj=5, low_uj=1, high_uj=9, unplaced_uj=5),
+        Key(day, "", "", "", "m", "", ""): Sums(refusals=1),
+    }
+    with whole.control.store.sequencing() as conn:
+        stored_usage.add(conn, tenant, sums)
+
+    class Client:
+        def call(self, _method: str, path: str, query: dict[str, str]) -> Any:
+            return whole.owner.get(f"{path}?{urlencode(query)}")
+
+    monkeypatch.setattr(usage_command, "client_of", lambda *_: Client())
+    app = typer.Typer()
+    app.command()(usage_command.usage)
+    arguments = ["-t", "acme", "--from", "2025-06-01", "--to", "2025-06-10", "--by", "model,source", "--csv"]
+    told = CliRunner().invoke(app, arguments)
+    path = "/console/usage?tenant=acme&from=2025-06-01&to=2025-06-09&by_source=1&by_model=1&form=csv"
+    assert told.exit_code == 0 and browser(whole, "acme/olga").get(path).content == told.stdout_bytes
+    rows = {row["source"]: row for row in csv.DictReader(io.StringIO(told.stdout))}
+    assert set(rows) == {"own", "'=else", ""}
+    assert (rows["own"]["steps"], rows["own"]["slo_met"], rows["own"]["usd"]) == ("2", "1", "0.000000007")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import sys
 from typing import Annotated, Any
@@ -12,14 +11,10 @@ import typer
 from interlock.cli.common import AsJson, Ca, Home, Url, client_of
 from interlock.cli.output import put, put_json
 from interlock.errors import BadRequest
+from interlock.metering.report import write_csv
 from interlock.types.slo import attained_permille
 
-_SUMS = ("calls", "refusals", "failures", "steps", "prompt_tokens", "cached_tokens", "completion_tokens", "nusd", "usd",
-         "reserved_nusd", "uj", "low_uj", "high_uj", "measured_uj")  # fmt: skip
 _FIGURES = ("calls", "refused", "failed", "tokens in", "cached", "tokens out", "USD", "Wh", "g CO2e")
-_CARBON = ("o_ug", "r", "o_ug_per_call", "uj_without_factor")
-_OBJECTIVES = ("slo_calls", "slo_met")
-_QUALITY = ("calls", "mean_micro", "low_micro", "high_micro", "source")
 
 
 def usage(
@@ -28,7 +23,9 @@ def usage(
     to: Annotated[str, typer.Option("--to", help="Day after the last; up to now when left out.")] = "",
     by: Annotated[
         str,
-        typer.Option(help="Columns: tenant, day, month, team, cost_center, principal, source, model, class, workload."),
+        typer.Option(
+            help="Columns: tenant, day, month, team, cost_center, principal, source, model, alias, class, workload."
+        ),
     ] = "team,model",
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     home: Home = "",
@@ -48,27 +45,9 @@ def usage(
     if as_json:
         put_json(report)
     elif as_csv:
-        _csv(report)
+        write_csv(report, sys.stdout)
     else:
         _table(report)
-
-
-def _csv(report: dict[str, Any]) -> None:
-    out = csv.writer(sys.stdout)
-    out.writerow([*report["by"], *_SUMS, *(f"sci_{name}" for name in _CARBON),
-                  *(f"quality_{name}" for name in _QUALITY), *_OBJECTIVES])  # fmt: skip
-    for row in report["rows"]:
-        names = [_harmless(row["by"][name]) for name in report["by"]]
-        quality = row.get("quality") or dict.fromkeys(_QUALITY, "")
-        carbon = (row["sci"][name] for name in _CARBON)
-        said = (quality[name] for name in _QUALITY)
-        asked = (row.get(name, 0) for name in _OBJECTIVES)
-        out.writerow([*names, *(row[name] for name in _SUMS), *carbon, *said, *asked])
-
-
-def _harmless(text: str) -> str:
-    """A name that a spreadsheet will not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def _table(report: dict[str, Any]) -> None:
@@ -90,7 +69,7 @@ def _table(report: dict[str, Any]) -> None:
         return [*_figures(row), *steps, *(_objectives(row) if asked else ()), *_quality(row, told=told)]
 
     head = [*report["by"], *_FIGURES, *more]
-    lines = [[*(row["by"][name] for name in report["by"]), *figures(row)] for row in rows]
+    lines = [[*(row["by"][name] or "-" for name in report["by"]), *figures(row)] for row in rows]
     total = [*("total" if n == 0 else "" for n in range(len(report["by"]))), *figures(report["total"])]
     widths = [max(len(line[at]) for line in (head, *lines, total)) for at in range(len(head))]
     for line in (head, *lines, total):

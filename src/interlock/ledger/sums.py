@@ -1,4 +1,4 @@
-"""What entries add up to: by day, team, principal, source, model and label. Pure; integers only, so sums are exact.
+"""What entries add up to: by day, team, principal, source, model, label and alias. Pure; integers only: sums are exact.
 
 A call counts once, at the source and model whose answer was given. What it took counts where it was taken: each step of
 a cascade at its own source and model.
@@ -167,7 +167,8 @@ decode_leaf = msgspec.json.Decoder(Leaf).decode
 
 
 class Key(NamedTuple):
-    """What sums are kept by."""
+    """What sums are kept by. `alias`: the name of the alias that the call went through, "" without one; only what is
+    configured is an alias, so that there are no more of these than somebody has made."""
 
     day: date
     team_id: str
@@ -176,6 +177,7 @@ class Key(NamedTuple):
     model: str
     request_class: str
     workload: str = ""
+    alias: str = ""
 
 
 class Sums(NamedTuple):
@@ -214,11 +216,12 @@ def key_of(leaf: Leaf, zone: ZoneInfo) -> Key:
     """Where a call or a refusal counts: on the day of its admission in the tenant's time zone."""
     seconds = leaf.at // 1_000_000_000
     day = datetime.fromtimestamp(seconds, UTC).astimezone(zone).date()
-    what = leaf.what
+    what, where = leaf.what, leaf.where
     if leaf.beside:  # nobody asked for it: it is on the account of whoever declared the shadow or the judge
         label = f"{leaf.beside}:{what.alias or leaf.model}"
-        return Key(day, "", "", leaf.where.name, leaf.model, label, what.workload)
-    return Key(day, leaf.who.team, leaf.who.principal, leaf.where.name, leaf.model, what.request_class, what.workload)
+        return Key(day, "", "", where.name, leaf.model, label, what.workload, what.alias)
+    team, principal = leaf.who.team, leaf.who.principal
+    return Key(day, team, principal, where.name, leaf.model, what.request_class, what.workload, what.alias)
 
 
 def lines_of(leaf: Leaf, zone: ZoneInfo) -> list[tuple[Key, Sums]]:

@@ -86,7 +86,7 @@ def used(conn: Connection[Any], periods: list[tuple[str, int]]) -> dict[str, int
     ids, starts = [each[0] for each in periods], [each[1] for each in periods]
     rows = conn.execute(
         "SELECT p.id, coalesce((SELECT s.settled FROM interlock.budget_periods AS s WHERE s.budget_id = p.id"
-        " AND s.start_s = p.start_s), 0)::numeric + coalesce((SELECT sum(c.charged) FROM interlock.budget_charges AS c"
+        " AND s.start_s = p.start_s), 0) + coalesce((SELECT sum(c.charged) FROM interlock.budget_charges AS c"
         " WHERE c.budget_id = p.id AND c.start_s = p.start_s), 0)"
         " FROM unnest(%s::text[], %s::bigint[]) AS p (id, start_s)",
         (ids, starts),

@@ -120,8 +120,8 @@ def use(conn: Connection[Any], budget_id: str, start_s: int) -> Use:
     """How far a period is used, in units of the budget's measure."""
     row = conn.execute(
         "SELECT coalesce((SELECT settled FROM interlock.budget_periods WHERE budget_id = %(b)s AND start_s = %(s)s), 0)"
-        " + coalesce(sum(charged), 0)::bigint,"
-        " coalesce(sum(greatest(granted - charged, 0)), 0)::bigint FROM (SELECT coalesce(l.granted, 0) AS granted,"
+        " + coalesce(sum(charged), 0),"
+        " coalesce(sum(greatest(granted - charged, 0)), 0) FROM (SELECT coalesce(l.granted, 0) AS granted,"
         " coalesce(c.charged, 0) AS charged FROM"
         " (SELECT * FROM interlock.budget_leases WHERE budget_id = %(b)s AND start_s = %(s)s) AS l FULL JOIN"
         " (SELECT * FROM interlock.budget_charges WHERE budget_id = %(b)s AND start_s = %(s)s) AS c"
@@ -129,7 +129,7 @@ def use(conn: Connection[Any], budget_id: str, start_s: int) -> Use:
         {"b": budget_id, "s": start_s},
     ).fetchone()
     assert row is not None  # noqa: S101 - an aggregate has a row
-    return Use(*row)
+    return Use(*map(int, row))
 
 
 class Lease(NamedTuple):
@@ -169,4 +169,4 @@ def alerts(conn: Connection[Any], budget_id: str, start_s: int) -> list[Alert]:
         " ORDER BY percent",
         (budget_id, start_s),
     )
-    return [Alert(*row) for row in rows]
+    return [Alert(percent, int(used), amount, at) for percent, used, amount, at in rows]

@@ -216,6 +216,7 @@ def count(conn: Connection[Any], tenant_id: str, rows: Sequence[Counted]) -> Non
             "version": row.version,
             "request_class": key.request_class,
             "workload": key.workload,
+            "alias": key.alias,
             "thumb": row.thumb or None,
             "score_micro": row.score_micro,
             "corrected": row.kind == "corrected",
@@ -227,8 +228,8 @@ def count(conn: Connection[Any], tenant_id: str, rows: Sequence[Counted]) -> Non
 
 _FIELDS = (
     *("tenant_id", "request", "kind", "digest", "feedback_ids", "call_subject", "position", "entry", "at_ns", "day"),
-    *("team_id", "principal_id", "source", "model", "version", "request_class", "workload", "thumb", "score_micro"),
-    *("corrected", "reason", "reward_micro"),
+    *("team_id", "principal_id", "source", "model", "version", "request_class", "workload", "alias", "thumb"),
+    *("score_micro", "corrected", "reason", "reward_micro"),
 )
 _COUNT = sql.SQL(
     "INSERT INTO interlock.call_feedback AS t ({}) VALUES ({}) ON CONFLICT (tenant_id, request, kind) DO UPDATE SET {}"

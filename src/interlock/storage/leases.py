@@ -11,6 +11,7 @@ interlock_sequencer (these).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import msgspec
@@ -70,7 +71,7 @@ async def give(conn: AsyncConnection[Any], wish: Wish) -> Answer:
     cursor = await conn.execute(
         "SELECT coalesce((SELECT amount FROM interlock.budgets WHERE id = %(b)s AND tenant_id = %(t)s), -1),"
         " (SELECT settled FROM interlock.budget_periods WHERE budget_id = %(b)s AND start_s = %(s)s),"
-        " coalesce(sum(charged), 0)::bigint, coalesce(sum(greatest(granted, charged)), 0)::bigint,"
+        " coalesce(sum(charged), 0), coalesce(sum(greatest(granted, charged)), 0),"
         " count(*) FILTER (WHERE epoch <> %(e)s), count(*) FILTER (WHERE epoch <> %(e)s AND answered < asked)"
         " FROM (SELECT coalesce(l.epoch, c.epoch) AS epoch, coalesce(l.granted, 0) AS granted,"
         " coalesce(c.charged, 0) AS charged, coalesce(l.asked, 0) AS asked, coalesce(l.answered, 0) AS answered FROM"
@@ -81,7 +82,7 @@ async def give(conn: AsyncConnection[Any], wish: Wish) -> Answer:
     )
     row = await cursor.fetchone()
     assert row is not None  # noqa: S101 - an aggregate has a row
-    amount, settled, charged, held, others, silent = row
+    amount, settled, charged, held, others, silent = map(int, row)
     left = amount - settled - held
     granted = share(left, w.need, w.want, others)
     if granted:
@@ -170,12 +171,12 @@ def charge(conn: Connection[Any], tenant_id: str, charges: Mapping[tuple[str, in
             " coalesce((SELECT settled FROM interlock.budget_periods AS p"
             " WHERE p.budget_id = g.budget_id AND p.start_s = g.start_s), 0)"
             " + coalesce((SELECT sum(charged) FROM interlock.budget_charges AS c"
-            " WHERE c.budget_id = g.budget_id AND c.start_s = g.start_s), 0)::bigint AS used"
+            " WHERE c.budget_id = g.budget_id AND c.start_s = g.start_s), 0) AS used"
             " FROM unnest(%s::text[], %s::bigint[]) AS g (budget_id, start_s)"
             " JOIN interlock.budgets AS b ON b.id = g.budget_id ORDER BY b.id",
             ([budget for budget, _ in periods], [start_s for _, start_s in periods]),
         ).fetchall()
-    return [passed for level in levels for passed in _passed(conn, tenant_id, level)]
+    return [passed for level in levels for passed in _passed(conn, tenant_id, level, int(level.used))]
 
 
 class _Level(msgspec.Struct, frozen=True):
@@ -185,21 +186,21 @@ class _Level(msgspec.Struct, frozen=True):
     start_s: int
     amount: int
     alerts: list[int]
-    used: int
+    used: Decimal
 
 
-def _passed(conn: Connection[Any], tenant_id: str, level: _Level) -> list[Passed]:
+def _passed(conn: Connection[Any], tenant_id: str, level: _Level, used: int) -> list[Passed]:
     out = []
     for percent in sorted(level.alerts):
-        if level.used * 100 < level.amount * percent:
+        if used * 100 < level.amount * percent:
             continue
         new = conn.execute(
             "INSERT INTO interlock.budget_alerts (tenant_id, budget_id, start_s, percent, used, amount)"
             " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-            (tenant_id, level.id, level.start_s, percent, level.used, level.amount),
+            (tenant_id, level.id, level.start_s, percent, used, level.amount),
         ).rowcount
         if new:
-            out.append(Passed(tenant_id, level.name, level.measure, level.start_s, percent, level.used, level.amount))
+            out.append(Passed(tenant_id, level.name, level.measure, level.start_s, percent, used, level.amount))
     return out
 
 
@@ -254,7 +255,7 @@ def _fold_period(conn: Connection[Any], tenant_id: str, budget: str, start_s: in
         " AND epoch IN (SELECT epoch FROM finished) RETURNING epoch),"
         " paid AS (DELETE FROM interlock.budget_charges WHERE budget_id = %(b)s AND start_s = %(s)s"
         " AND epoch IN (SELECT epoch FROM finished) RETURNING epoch, charged)"
-        " SELECT coalesce((SELECT sum(charged) FROM paid), 0)::bigint,"
+        " SELECT coalesce((SELECT sum(charged) FROM paid), 0),"
         " (SELECT count(*) FROM (SELECT epoch FROM gone UNION SELECT epoch FROM paid) AS joined)",
         given,
     ).fetchone()

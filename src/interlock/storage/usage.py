@@ -10,7 +10,7 @@ from psycopg import Connection, sql
 
 from interlock.ledger.sums import Key, Leaf, Sums, decode_leaf
 
-DIMENSIONS = ("tenant_id", "day", "team_id", "principal_id", "source", "model", "request_class", "workload")
+DIMENSIONS = ("tenant_id", *Key._fields)
 _KEYS, _SUMS = Key._fields, Sums._fields
 _CENTER = sql.SQL("coalesce(t.cost_center, '')")
 _WITH_CENTERS = sql.SQL(
@@ -18,23 +18,29 @@ _WITH_CENTERS = sql.SQL(
 )
 _WITHOUT = sql.SQL("interlock.ledger_usage AS u")
 _FIGURES = {
-    "cost": sql.SQL("nusd"),
-    "calls": sql.SQL("calls"),
-    "tokens": sql.SQL("prompt_tokens + completion_tokens"),
-    "energy": sql.SQL("uj"),
-    "carbon": sql.SQL("co2e_ug"),
+    "cost": ("nusd",),
+    "calls": ("calls",),
+    "tokens": ("prompt_tokens", "completion_tokens"),
+    "energy": ("uj",),
+    "carbon": ("co2e_ug",),
+    "slo_calls": ("slo_calls",),
+    "slo_met": ("slo_met",),
 }
+"""The columns that each of `Figures` adds up. Sums are numeric in the database, and have no bound."""
 _UNITS = {"day": sql.SQL("day"), "month": sql.SQL("date_trunc('month', day::timestamp)::date")}
 
 
 class Figures(NamedTuple):
-    """Nano-USD, calls, tokens of questions and answers, microjoules, micrograms of CO2 equivalent."""
+    """Nano-USD, calls, tokens of questions and answers, microjoules, micrograms of CO2 equivalent, calls that had
+    objectives and those of them that are known to have met all."""
 
-    cost: int
-    calls: int
-    tokens: int
-    energy: int
-    carbon: int
+    cost: int = 0
+    calls: int = 0
+    tokens: int = 0
+    energy: int = 0
+    carbon: int = 0
+    slo_calls: int = 0
+    slo_met: int = 0
 
 
 class Top(NamedTuple):
@@ -46,7 +52,7 @@ class Top(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Of a department (team id, or cost centre) and a model: what fell on a day or a month, its first day; `slot`
+    """Of a department (team id, cost centre or alias) and a model: what fell on a day or a month, its first day; `slot`
     None: on all days of the time before."""
 
     department: str
@@ -87,9 +93,8 @@ def add(conn: Connection[Any], tenant_id: str, sums: Mapping[Key, Sums]) -> None
     )
     values = sql.SQL(", ").join([sql.Placeholder()] * (1 + len(_KEYS) + len(_SUMS)))
     query = sql.SQL(
-        "INSERT INTO interlock.ledger_usage AS t (tenant_id, {}) VALUES ({}) ON CONFLICT"
-        " (tenant_id, day, team_id, principal_id, source, model, request_class, workload) DO UPDATE SET {}"
-    ).format(columns, values, more)
+        "INSERT INTO interlock.ledger_usage AS t (tenant_id, {}) VALUES ({}) ON CONFLICT ({}) DO UPDATE SET {}"
+    ).format(columns, values, sql.SQL(", ").join(map(sql.Identifier, DIMENSIONS)), more)
     with conn.cursor() as cursor:
         cursor.executemany(query, [(tenant_id, *key, *each) for key, each in sorted(sums.items())])
 
@@ -105,13 +110,13 @@ def report(
 ) -> list[tuple[tuple[Any, ...], Sums]]:
     """Sums over the days [first, after) by some of `DIMENSIONS`, in their order; of what the connection may see."""
     names = [sql.Identifier(name) for name in by]
-    sums = [sql.SQL("sum({})::bigint").format(sql.Identifier(name)) for name in _SUMS]
+    sums = [sql.SQL("sum({})").format(sql.Identifier(name)) for name in _SUMS]
     query = sql.SQL("SELECT {} FROM interlock.ledger_usage WHERE day >= %s AND day < %s{} LIMIT %s").format(
         sql.SQL(", ").join([*names, *sums]),
         sql.SQL(" GROUP BY {0} ORDER BY {0}").format(sql.SQL(", ").join(names)) if names else sql.SQL(""),
     )
     rows = conn.execute(query, (first, after, limit))
-    return [(tuple(row[: len(by)]), Sums(*[value or 0 for value in row[len(by) :]])) for row in rows]
+    return [(tuple(row[: len(by)]), Sums(*[int(value or 0) for value in row[len(by) :]])) for row in rows]
 
 
 def top(
@@ -131,20 +136,18 @@ def top(
             sql.SQL("{} AS cost_center").format(_CENTER) if name == "cost_center" else sql.Identifier(name)
             for name in by
         ),
-        sums=sql.SQL(", ").join(sql.SQL("sum({0})::bigint AS {0}").format(sql.Identifier(name)) for name in _SUMS),
+        sums=sql.SQL(", ").join(sql.SQL("sum({0}) AS {0}").format(sql.Identifier(name)) for name in _SUMS),
         numbers=sql.SQL(", ").join(sql.Literal(at + 1) for at in range(len(by))),
         nulls=sql.SQL(", ").join([sql.SQL("NULL")] * len(by)),
-        totals=sql.SQL(", ").join(
-            sql.SQL("coalesce(sum({}), 0)::bigint").format(sql.Identifier(name)) for name in _SUMS
-        ),
+        totals=sql.SQL(", ").join(sql.SQL("coalesce(sum({}), 0)").format(sql.Identifier(name)) for name in _SUMS),
         names=names,
         each=sql.SQL(", ").join(map(sql.Identifier, _SUMS)),
-        figure=_FIGURES[figure],
+        figure=sql.SQL(" + ").join(map(sql.Identifier, _FIGURES[figure])),
     )
     given = {"tenant": tenant_id, "first": first, "after": after, "limit": limit}
     rows, total, lines = [], Sums(), 0
     for counted, *values in conn.execute(query, given):
-        sums = Sums._make(values[len(by) :])
+        sums = Sums._make(map(int, values[len(by) :]))
         if counted is None:
             rows.append((tuple(values[: len(by)]), sums))
         else:
@@ -155,27 +158,28 @@ def top(
 def parts(
     conn: Connection[Any], tenant_id: str, department: str, unit: str, first: date, after: date, earlier: date
 ) -> Parts:
-    """A tenant's days [first, after) beside [earlier, first), read once. `department`: team_id or cost_center; `unit`:
-    day or month."""
+    """A tenant's days [first, after) beside [earlier, first), read once. `department`: team_id, cost_center or
+    alias; `unit`: day or month."""
     query = sql.SQL(
         "SELECT grouping(department), department, model, slot, now, {sums}"
         " FROM (SELECT {department} AS department, model, CASE WHEN day >= %(first)s THEN {unit} END AS slot,"
-        " CASE WHEN day >= %(first)s THEN day END AS now, {figures} FROM {source}"
+        " CASE WHEN day >= %(first)s THEN day END AS now, {columns} FROM {source}"
         " WHERE tenant_id = %(tenant)s AND day >= %(earlier)s AND day < %(after)s) AS each"
         " GROUP BY GROUPING SETS ((department, model, slot), (now))"
     ).format(
-        sums=sql.SQL(", ").join(sql.SQL("sum({})::bigint").format(sql.Identifier(name)) for name in Figures._fields),
+        sums=sql.SQL(", ").join(
+            sql.SQL(" + ").join(sql.SQL("sum({})").format(sql.Identifier(each)) for each in _FIGURES[name])
+            for name in Figures._fields
+        ),
         source=_WITH_CENTERS if department == "cost_center" else _WITHOUT,
         department=_CENTER if department == "cost_center" else sql.Identifier(department),
         unit=_UNITS[unit],
-        figures=sql.SQL(", ").join(
-            sql.SQL("{} AS {}").format(_FIGURES[name], sql.Identifier(name)) for name in Figures._fields
-        ),
+        columns=sql.SQL(", ").join(sql.Identifier(each) for name in Figures._fields for each in _FIGURES[name]),
     )
     given = {"tenant": tenant_id, "first": first, "after": after, "earlier": earlier}
-    out = Parts([], {}, Figures(0, 0, 0, 0, 0))
+    out = Parts([], {}, Figures())
     for by_day, of, model, slot, day, *sums in conn.execute(query, given):
-        figures = Figures._make(sums)
+        figures = Figures._make(map(int, sums))
         if not by_day:
             out.parts.append(Part(of, model, slot, figures))
         elif day is None:

@@ -13,16 +13,21 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
+import psycopg
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from interlock.cli import usage as cli
+from interlock.errors import MigrationError
 from interlock.ledger.charges import cost_of, energy_of, usage_of
-from interlock.ledger.sums import Sums, decode_leaf, key_of, lines_of, measured
+from interlock.ledger.sums import Key, Sums, decode_leaf, key_of, lines_of, measured
+from interlock.settings import Settings
+from interlock.storage import migrate as migration
+from interlock.storage import usage
 from interlock.storage.pool import Store
 from interlock.types.record import EnergyMeasured, Intent, Outcome, Record, StepEnd
-from interlock.types.request import TargetStep
+from interlock.types.request import Target, TargetStep
 from interlock.types.slo import Slo
 from interlock.types.usage import Cost, Energy, Usage
 from tests.integration.control_client import Admin, Running
@@ -89,9 +94,11 @@ class Books:
         origin: str = "engine",
         state: str = "completed",
         slo: Slo | None = None,
+        alias: str = "",
     ) -> list[Record]:
         """Records of one call, which took 200 microseconds."""
         begun, ended = self._ends(number, team, at_s)
+        begun = msgspec.structs.replace(begun, target=msgspec.structs.replace(begun.target, alias=alias))
         if slo is not None and begun.features is not None:
             begun = msgspec.structs.replace(begun, features=msgspec.structs.replace(begun.features, slo=slo))
         ended = msgspec.structs.replace(
@@ -109,12 +116,14 @@ class Books:
         )
         return begun, outcome(number)
 
-    def cascade(self, number: int, at_s: int, *steps: tuple[str, int, int], rest: int = 0) -> list[Record]:
+    def cascade(
+        self, number: int, at_s: int, *steps: tuple[str, int, int], rest: int = 0, alias: str = ""
+    ) -> list[Record]:
         """Records of one call through a cascade, in the team research. `steps`: model, nano-USD and microjoules of
         each; the last of them is given, unless the call was left within one more, of the model last, that costs
         `rest`."""
         begun, ended = self._ends(number, "research", at_s)
-        target = msgspec.structs.replace(begun.target, steps=tuple(TargetStep(name) for name, _, _ in steps))
+        target = msgspec.structs.replace(begun.target, alias=alias, steps=tuple(TargetStep(s[0]) for s in steps))
         records: list[Record] = [msgspec.structs.replace(begun, target=target)]
         parts = []
         for at, (name, nusd, uj) in enumerate(steps):
@@ -203,14 +212,15 @@ def test_sums_are_those_of_the_entries(running: Running, seed: int) -> None:
             nusd, uj = draw.randrange(10**12), draw.randrange(10**6)
             records += books.call(number, draw.choice(list(books.teams)), MIDNIGHT + draw.randrange(-90_000, 90_000),
                                   nusd=nusd, uj=uj, factor=draw.choice((0, 10**9)),
-                                  origin=draw.choice(("engine", "reserved")),
+                                  origin=draw.choice(("engine", "reserved")), alias=draw.choice(("", "fast", "m")),
                                   slo=draw.choice((None, Slo(latency_ms=1), Slo(cost_nusd=1))))  # fmt: skip
             if draw.random() < 0.4:
                 records.append(EnergyMeasured(number, MIDNIGHT * 10**9, draw.randrange(10**6), "nvml"))
         for more in range(1, draw.randrange(1, 5)):
             models = draw.sample(("small", "large", "largest"), draw.randrange(1, 4))
             steps = [(model, draw.randrange(10**12), draw.randrange(10**6)) for model in models]
-            records += books.cascade(number + more, MIDNIGHT, *steps, rest=draw.choice((0, draw.randrange(1, 10**6))))
+            records += books.cascade(number + more, MIDNIGHT, *steps, rest=draw.choice((0, draw.randrange(1, 10**6))),
+                                     alias=draw.choice(("fast", "cheap")))  # fmt: skip
         books.log(records)
     store: Store = running.control.store
     leaves = [decode_leaf(leaf) for _, _, leaf in entries(store, books.tenant)]
@@ -225,14 +235,81 @@ def test_sums_are_those_of_the_entries(running: Running, seed: int) -> None:
             wanted[key] = wanted.get(key, Sums()).plus(more)
     with store.tenant(books.tenant) as conn:
         rows = conn.execute(
-            "SELECT day, team_id, principal_id, source, model, request_class, workload, calls, refusals, failures,"
-            " prompt_tokens, cached_tokens, completion_tokens, nusd, reserved_nusd, uj, low_uj, high_uj, measured_uj,"
-            " co2e_ug, unplaced_uj, steps, slo_calls, slo_met FROM interlock.ledger_usage"
+            "SELECT day, team_id, principal_id, source, model, request_class, workload, alias, calls, refusals,"
+            " failures, prompt_tokens, cached_tokens, completion_tokens, nusd, reserved_nusd, uj, low_uj, high_uj,"
+            " measured_uj, co2e_ug, unplaced_uj, steps, slo_calls, slo_met FROM interlock.ledger_usage"
         ).fetchall()
-    assert {tuple(row[:7]): Sums(*row[7:]) for row in rows} == {tuple(key): each for key, each in wanted.items()}
+    assert {tuple(row[:8]): Sums(*row[8:]) for row in rows} == {tuple(key): each for key, each in wanted.items()}
     assert books.report()["total"]["nusd"] == sum(leaf.cost.nusd for leaf in leaves)
     assert sum(row["nusd"] for row in books.report("source,model")["rows"]) == sum(leaf.cost.nusd for leaf in leaves)
     assert books.report()["total"]["calls"] == len(calls)
+
+
+def test_what_went_through_an_alias_is_its_own(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    books = Books(running)
+    refused = msgspec.structs.replace(refusal(5), tenant_id=books.tenant, wall_ns=MIDNIGHT * 10**9)
+    shadow = books.call(7, "lab", MIDNIGHT, nusd=300, alias="fast")
+    assert isinstance(shadow[0], Intent)
+    shadow[0] = msgspec.structs.replace(shadow[0], shadow_of="req_0000000000000001_1")
+    books.log(
+        [
+            *books.call(1, "research", MIDNIGHT, nusd=10, uj=5_000, alias="fast", slo=Slo(latency_ms=1)),
+            EnergyMeasured(1, MIDNIGHT * 10**9 + 5, 7_001, "nvml"),
+            *books.call(3, "sales", MIDNIGHT, nusd=40),
+            *books.call(4, "sales", MIDNIGHT, nusd=80, alias="m", state="failed"),
+            msgspec.structs.replace(refused, target=Target("alias", model="m", alias="fast")),
+            *books.cascade(6, MIDNIGHT, ("small", 100, 3), ("large", 200, 4), alias="steps"),
+            *shadow,
+            *books.call(8, "sales", MIDNIGHT + 86_400, nusd=20, alias="fast"),
+        ]
+    )
+    figures = ("calls", "refusals", "failures", "steps", "nusd", "uj", "measured_uj", "slo_met")
+    report = books.report("alias")
+    assert {row["by"]["alias"]: tuple(row[name] for name in figures) for row in report["rows"]} == {
+        "fast": (3, 1, 0, 0, 330, 7_001, 7_001, 1),
+        "": (1, 0, 0, 0, 40, 0, 0, 0),
+        "m": (1, 0, 1, 0, 80, 0, 0, 0),
+        "steps": (1, 0, 0, 2, 300, 7, 0, 0),
+    }
+    assert sum(row["nusd"] for row in report["rows"]) == report["total"]["nusd"] == books.report()["total"]["nusd"]
+    rows = books.report("alias,team,model,class,day")["rows"]
+    found = {tuple(row["by"].values()): row["nusd"] for row in rows if row["nusd"]}
+    day, next_day = str(DAY), str(DAY + timedelta(days=1))
+    assert found == {
+        ("fast", "research", "m", "chat", day): 10, ("fast", "sales", "m", "chat", next_day): 20,
+        ("fast", "", "m", "shadow:fast", day): 300, ("", "sales", "m", "chat", day): 40,
+        ("m", "sales", "m", "chat", day): 80, ("steps", "research", "small", "chat", day): 100,
+        ("steps", "research", "large", "chat", day): 200,
+    }  # fmt: skip
+    read = list(csv.DictReader(io.StringIO("\n".join(printed(books, monkeypatch, "alias", "--csv")))))
+    assert [(row["alias"], row["nusd"]) for row in read] == [("", "40"), ("fast", "330"), ("m", "80"), ("steps", "300")]
+    lines = printed(books, monkeypatch, "alias,team")
+    assert [line.split()[:2] for line in lines[1:3]] == [["-", "sales"], ["fast", "-"]], "what has no name is no gap"
+
+
+def test_sums_from_before_there_were_aliases_have_none(
+    postgres_empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(database_connect_timeout_ms=2000)
+    with monkeypatch.context() as patch, pytest.raises(MigrationError, match="inconsistent"):
+        patch.setattr(migration, "HEAD", "0033")
+        migration.migrate(postgres_empty_url, settings)
+    with psycopg.connect(postgres_empty_url, autocommit=True) as conn:
+        conn.execute("SELECT set_config('role', 'interlock_migrator', false)")
+        conn.execute(
+            "INSERT INTO interlock.ledger_usage (tenant_id, day, team_id, principal_id, source, model, request_class,"
+            " workload, calls, nusd) VALUES (%s, %s, '', '', 's', 'm', '', '', 2, 30)",
+            ("ten_00000000000000000001", DAY),
+        )
+    assert migration.migrate(postgres_empty_url, settings)
+    with Store(postgres_empty_url, settings) as store:
+        with store.sequencing() as conn:
+            for alias in ("", "fast", "fast"):
+                more = {Key(DAY, "", "", "s", "m", "", "", alias): Sums(calls=1, nusd=5)}
+                usage.add(conn, "ten_00000000000000000001", more)
+        with store.platform() as conn:
+            found = usage.report(conn, ["alias"], DAY, DAY + timedelta(days=1), 10)
+    assert [(by, sums.calls, sums.nusd) for by, sums in found] == [(("",), 3, 35), (("fast",), 2, 10)]
 
 
 def test_what_a_step_took_is_its_models_and_the_call_counts_once(running: Running) -> None:

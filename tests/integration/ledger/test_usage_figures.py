@@ -25,6 +25,8 @@ VALUES = {
     "tokens": lambda row: row.prompt_tokens + row.completion_tokens,
     "energy": lambda row: row.uj,
     "carbon": lambda row: row.sci.o_ug,
+    "slo_calls": lambda row: row.slo_calls,
+    "slo_met": lambda row: row.slo_met,
 }
 
 
@@ -53,7 +55,8 @@ class Scene:
         for _ in range(600):
             day = EARLIER - datetime.timedelta(days=3) + datetime.timedelta(days=draw.randrange(110))
             source, model = f"s{draw.randrange(3)}", f"m{draw.randrange(4)}"
-            key = Key(day, draw.choice(teams), draw.choice(people), source, model, draw.choice(("", "chat")), "batch")
+            who, label, alias = draw.choice(people), draw.choice(("", "chat")), draw.choice(("", "fast", "small"))
+            key = Key(day, draw.choice(teams), who, source, model, label, "batch", alias)
             sums[key] = Sums(*[draw.randrange(10**12) for _ in Sums._fields])
         with self.store.sequencing() as conn:
             stored.add(conn, tenant, sums)
@@ -62,8 +65,8 @@ class Scene:
                     conn.execute(
                         "INSERT INTO interlock.call_feedback (tenant_id, request, kind, digest, feedback_ids,"
                         " call_subject, position, entry, at_ns, day, team_id, principal_id, source, model,"
-                        " request_class, workload, reward_micro) VALUES"
-                        " (%s, %s, %s, '', '{}', 'x', 1, 1, 1, %s, %s, %s, %s, %s, %s, %s, %s)",
+                        " request_class, workload, alias, reward_micro) VALUES"
+                        " (%s, %s, %s, '', '{}', 'x', 1, 1, 1, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
                         (
                             *(tenant, f"r{number}", kind, *key),
                             None if kind == "corrected" else draw.randrange(10**6),
@@ -79,7 +82,7 @@ def scene(postgres_migrated_url: str, request: pytest.FixtureRequest) -> Iterato
 
 BY = (
     ["team", "model"], ["principal"], ["cost_center"], ["cost_center", "team"], ["day"], ["class", "source"],
-    ["team", "principal", "source", "model", "class", "day"],
+    ["alias"], ["alias", "cost_center"], ["team", "principal", "source", "model", "alias", "class", "day"],
 )  # fmt: skip
 
 
@@ -106,7 +109,7 @@ def plus(a: Figures, b: Figures) -> Figures:
 
 
 @pytest.mark.parametrize("unit", ["day", "month"])
-@pytest.mark.parametrize("department", ["team", "cost_center"])
+@pytest.mark.parametrize("department", ["team", "cost_center", "alias"])
 def test_parts_days_and_the_time_before_are_those_of_the_reports(scene: Scene, department: str, unit: str) -> None:
     for tenant in scene.tenants:
         with scene.store.tenant(tenant) as conn:
@@ -126,6 +129,28 @@ def test_parts_days_and_the_time_before_are_those_of_the_reports(scene: Scene, d
         assert got.before == figures(before.total)
 
 
+def test_sums_beyond_what_a_bigint_holds_are_exact(scene: Scene) -> None:
+    """Every figure of two lines near 2^63 - 1, by each way of reading them."""
+    large, day = (1 << 63) - 1, datetime.date(2020, 1, 5)
+    first, after = datetime.date(2020, 1, 1), datetime.date(2020, 2, 1)
+    tenant = scene.tenants[0]
+    with scene.store.sequencing() as conn:
+        for model, less in (("large", 0), ("larger", 3)):
+            stored.add(conn, tenant, {Key(day, "", "", "s", model, "", ""): Sums(*[large - less] * len(Sums._fields))})
+    total = 2 * large - 3
+    with scene.store.tenant(tenant) as conn:
+        ((_, plain),) = stored.report(conn, ["tenant_id"], first, after, 5)
+        largest = stored.top(conn, tenant, ["source"], first, after, "tokens", 5)
+        got = stored.parts(conn, tenant, "team_id", "day", first, after, datetime.date(2019, 12, 1))
+        report = usage.report(conn, tenant, ["source"], first, after)
+    for sums in (plain, largest.total, largest.rows[0][1]):
+        assert sums == Sums(*[total] * len(Sums._fields)) and all(type(each) is int for each in sums)
+    assert got.days[day] == figures(report.total) and got.days[day].tokens == 2 * total
+    assert all(type(each) is int for each in got.days[day])
+    assert report.total.usd == "18446744073.709551611"
+    assert msgspec.json.decode(msgspec.json.encode(report), type=usage.Report) == report
+
+
 def test_nothing_adds_up_to_nothing(scene: Scene) -> None:
     first, after = datetime.date(2020, 1, 1), datetime.date(2020, 2, 1)
     tenant = scene.tenants[0]
@@ -133,7 +158,7 @@ def test_nothing_adds_up_to_nothing(scene: Scene) -> None:
         whole = usage.report(conn, tenant, ["team"], first, after)
         assert usage.top(conn, tenant, ["team"], first, after, "energy", 5) == (whole, 0)
         got = usage.parts(conn, tenant, "cost_center", "day", first, after, datetime.date(2019, 12, 1))
-    assert got == ([], {}, Figures(0, 0, 0, 0, 0))
+    assert got == ([], {}, Figures())
     other = scene.tenants[1]
     with scene.store.tenant(tenant) as conn:
         assert usage.top(conn, other, ["team"], FIRST, AFTER, "cost", 5)[0].total.calls == 0

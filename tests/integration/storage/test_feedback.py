@@ -112,7 +112,7 @@ def test_the_same_is_reserved_for_each_that_says_it_up_to_a_bound(empty: Any, po
 
 
 def counted(feedback_id: str, entry: int = 1, **given: Any) -> feedback.Counted:
-    key = Key(DAY, "team_1", "prn_bot", "s", "m", "")
+    key = Key(DAY, "team_1", "prn_bot", "s", "m", "", "batch", "fast")
     fields = {"request": CALL, "kind": "thumb", "feedback_id": feedback_id, "call_subject": "prn_ann"}
     more = {"position": entry, "entry": entry, "at_ns": 9, "key": key, "version": "v1", "thumb": "up"}
     return feedback.Counted(**{**fields, **more, "score_micro": None, "reason": "", "reward_micro": 1_000_000, **given})
@@ -146,8 +146,10 @@ def test_pages_are_by_place_and_a_call_counts_once_in_a_mean(store: Store, empty
         assert [row.position for row in first] == [4, 7]
         (last,) = feedback.read_since(conn, "ten_1", 7, 2)
         assert (last.position, last.corrected, last.reward_micro) == (9, True, None)
-        ((values, quality),) = feedback.summary(conn, "ten_1", DAY, DAY + timedelta(days=1), by=("team_id", "model"))
-        assert values == ("team_1", "m") and quality[:2] == (1, 250_000)
+        ((values, quality),) = feedback.summary(
+            conn, "ten_1", DAY, DAY + timedelta(days=1), by=("team_id", "model", "alias")
+        )
+        assert values == ("team_1", "m", "fast") and quality[:2] == (1, 250_000)
         assert feedback.summary(conn, "ten_1", DAY + timedelta(days=1), DAY + timedelta(days=2)) == []
         with pytest.raises(ValueError, match="not by"):
             feedback.summary(conn, "ten_1", DAY, DAY, by=("request; DROP TABLE x",))

@@ -83,6 +83,33 @@ def test_what_alerts_read_of_a_budget_does_not_overflow(
     assert all(type(each) is int for each in used.values())
 
 
+def test_a_budget_that_was_overrun_beyond_a_bigint_goes_on(store: Store, tenant: str, postgres_url: str) -> None:
+    """Charging, folding and giving must not stop at a sum: entries behind it would never get their places."""
+    of = budget(store, tenant, LARGE, alerts=(100,))
+    ends = [epoch(n) for n in (901, 902)]
+    with store.sequencing() as conn:
+        assert leases.charge(conn, tenant, {(of, START_S, ends[0]): LARGE - 1}) == []
+        (passed,) = leases.charge(conn, tenant, {(of, START_S, ends[1]): LARGE})
+    assert passed.used == 2 * LARGE - 1 and type(passed.used) is int
+
+    async def ask() -> leases.Answer:
+        async with lending(postgres_url) as conn:
+            return await give(conn, wish(tenant, of, 903, 1))
+
+    for left in (2, 0):  # of unfinished epochs; and then of none
+        assert asyncio.run(ask()) == leases.Answer(0, 2 * LARGE - 1, LARGE, 0)
+        with store.platform() as conn:
+            use = budgets.use(conn, of, START_S)
+            (alert,) = budgets.alerts(conn, of, START_S)
+            assert alert_figures.used(conn, [(of, START_S)]) == {of: LARGE}
+        assert use == budgets.Use(2 * LARGE - 1, 0) and alert.used == 2 * LARGE - 1
+        assert all(type(each) is int for each in (*use, alert.used))
+        if left:
+            settled(store, tenant, ends)
+            with store.sequencing() as conn:
+                assert leases.fold(conn, tenant) == left
+
+
 def epoch(number: int) -> str:
     return f"{number:016d}"
 

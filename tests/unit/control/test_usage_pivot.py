@@ -6,7 +6,7 @@ import datetime
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
-from interlock.control.console.usage_pivot import Links, Pivot, Shown, pivot, unit_of
+from interlock.control.console.usage_pivot import Links, Pivot, Shown, Sum, pivot, unit_of
 from interlock.storage.usage import Figures, Part
 
 FIRST, AFTER = datetime.date(2026, 3, 28), datetime.date(2026, 3, 31)
@@ -35,13 +35,35 @@ def made(figure: str = "cost", links: Links = LINKS) -> Pivot:
 def test_departments_stand_over_their_models_the_largest_first() -> None:
     got = made()
     assert got.columns == ["2026-03-30", "2026-03-29", "2026-03-28"], "what is new is seen without scrolling"
-    assert [(line.department, line.model, line.total.value, line.before) for line in got.lines] == [
+    assert [
+        (line.department, line.model, line.total.sum.value, line.before.value) for line in got.lines
+    ] == [
         ("b", "", 40, 0), ("b", "small", 40, 0), ("a", "", 15, 30), ("a", "small", 10, 30), ("a", "large", 5, 0),
         ("", "", 1, 0), ("", "small", 1, 0), ("gone", "", 0, 2), ("gone", "small", 0, 2),
     ]  # fmt: skip
-    assert got.totals == [1, 45, 10] and got.total == 56 and got.before == 32
+    assert got.totals == [Sum(1), Sum(45), Sum(10)] and got.total == Sum(56) and got.before == Sum(32)
     assert [cell.shade for cell in got.lines[1].cells] == [0, 5, 0]
-    assert made("carbon").total == 44 and made("tokens").total == 20 and made("calls").total == 4
+    totals = [made(figure).total.value for figure in ("carbon", "tokens", "calls", "energy")]
+    assert totals == [44, 20, 4, 28]
+
+
+def asked(met: int, calls: int, model: str, slot: str = "") -> Part:
+    return part(9, "a", model, slot)._replace(figures=Figures(calls=calls + 5, slo_calls=calls, slo_met=met))
+
+
+def test_a_share_is_of_all_calls_that_asked_and_not_a_mean_of_shares() -> None:
+    parts = [
+        asked(0, 1, "late", "2026-03-28"), asked(96, 99, "late", "2026-03-29"), asked(3, 3, "small", "2026-03-28"),
+        asked(1, 4, "small"), part(40, "b", "small", "2026-03-29"), part(4, "b", "small"),
+    ]  # fmt: skip
+    got = pivot(parts, Shown("objectives", "team"), FIRST, AFTER, LINKS)
+    assert [(line.model, line.total.sum, line.before) for line in got.lines] == [
+        ("", Sum(99, 103), Sum(1, 4)), ("late", Sum(96, 100), Sum(0, 0)), ("small", Sum(3, 3), Sum(1, 4)),
+    ], "what nothing was asked of has no line; the largest is that of the most calls"  # fmt: skip
+    assert [(cell.sum, cell.shade) for cell in got.lines[1].cells] == [(Sum(), 0), (Sum(96, 99), 5), (Sum(0, 1), 0)]
+    assert got.totals == [Sum(), Sum(96, 99), Sum(3, 4)] and (got.total, got.before) == (Sum(99, 103), Sum(1, 4))
+    assert {cell.link for line in got.lines for cell in (*line.cells, line.total)} == {""}
+    assert pivot(parts[4:], Shown("objectives", "team"), FIRST, AFTER, LINKS).lines == []
 
 
 def test_a_number_leads_to_its_calls_in_the_tenants_days() -> None:
@@ -56,7 +78,7 @@ def test_a_number_leads_to_its_calls_in_the_tenants_days() -> None:
 
 
 def test_who_may_not_search_and_cost_centres_get_no_links() -> None:
-    for links, department in ((LINKS._replace(allowed=False), "team"), (LINKS, "cost_center")):
+    for links, department in ((LINKS._replace(allowed=False), "team"), (LINKS, "cost_center"), (LINKS, "alias")):
         got = pivot([part(1, "a", "m", "2026-03-28")], Shown("cost", department), FIRST, AFTER, links)
         assert {cell.link for line in got.lines for cell in (*line.cells, line.total)} == {""}
 
@@ -80,6 +102,6 @@ def test_a_long_time_is_shown_by_months_cut_at_its_ends() -> None:
     got = pivot(
         [part(3, "a", "m", "2026-02-01"), part(4, "a", "m", "2026-01-01")], Shown("cost", "team"), first, after, LINKS
     )
-    assert got.columns == ["2026-03", "2026-02", "2026-01"] and got.totals == [0, 3, 4]
+    assert got.columns == ["2026-03", "2026-02", "2026-01"] and got.totals == [Sum(0), Sum(3), Sum(4)]
     asked = parse_qs(urlsplit(got.lines[0].total.link).query)
     assert (asked["since"], asked["until"]) == (["2026-01-14T23:00:00"], ["2026-03-09T23:00:00"])

@@ -121,8 +121,11 @@ def amount(value: int, measure: str) -> str:
     return joules(value) if measure == "uj" else f"{count(value)} {measure}"
 
 
-def figure(value: int, name: str) -> str:
-    """A number of the usage page: cost in nano-USD, energy in microjoules, carbon in micrograms, calls, tokens."""
+def figure(value: int, name: str, of: int = 0) -> str:
+    """A number of the usage page: cost in nano-USD, energy in microjoules, carbon in micrograms, calls, tokens;
+    objectives: how many of the calls `of` that had any met them."""
+    if name == "objectives":
+        return attained(value, of)
     words = {"cost": usd, "energy": joules, "carbon": grams}.get(name, count)
     return words(value)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import io
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from interlock.control.identity import reach_of, tenant_of
 from interlock.control.permissions import Action
 from interlock.control.services import usage
 from interlock.errors import BadRequest
+from interlock.metering.report import write_csv
 from interlock.storage import usage as stored_usage
 from interlock.storage.usage import Figures
 
@@ -35,6 +35,7 @@ BY = (
     ("cost_center", "cost centre"),
     ("principal", "caller"),
     ("model", "model"),
+    ("alias", "alias"),
     ("source", "source"),
     ("class", "request class"),
     ("day", "day"),
@@ -74,7 +75,8 @@ def page(visit: Visit, _: Sessions) -> Response:
         if visit.query.get("form") in ("csv", "json"):
             return _file(usage.report(conn, tenant_id, by, first, after), tenant, visit.query["form"])
         wanted = _one(visit, "figure", usage_pivot.FIGURES, "cost")
-        report, more = usage.top(conn, tenant_id, by, first, after, wanted, LINES_MAX)
+        order = "slo_calls" if wanted == usage_pivot.SHARE else wanted
+        report, more = usage.top(conn, tenant_id, by, first, after, order, LINES_MAX)
         figure = wanted if visit.query.get("figure") or report.total.nusd else "calls"
         parts = usage.parts(conn, tenant_id, department, usage_pivot.unit_of(first, after), first, after, earlier)
     may_search = visit.may(Action.ledger_read, reach_of(tenant_id))
@@ -96,11 +98,12 @@ def page(visit: Visit, _: Sessions) -> Response:
         earlier=earlier,
         earlier_last=first - datetime.timedelta(days=1),
         changes=_changes(report.total, parts.before),
+        before=parts.before,
         pivot=usage_pivot.pivot(parts.parts, shown, first, after, links),
         figure=figure,
-        figures=usage_pivot.FIGURES,
+        figures=dict(usage_pivot.FIGURES),
         department=department,
-        departments=usage_pivot.DEPARTMENTS,
+        departments=dict(usage_pivot.DEPARTMENTS),
         zone=zone,
     )
 
@@ -113,8 +116,9 @@ def _one(visit: Visit, name: str, choices: tuple[tuple[str, str], ...], default:
 
 
 def _changes(now: usage.Row, before: Figures) -> dict[str, Change]:
-    """Each figure of the pivot beside that of the period before."""
-    here = Figures(now.nusd, now.calls, now.prompt_tokens + now.completion_tokens, now.uj, now.sci.o_ug)
+    """Each figure beside that of the period before."""
+    tokens = now.prompt_tokens + now.completion_tokens
+    here = Figures(now.nusd, now.calls, tokens, now.uj, now.sci.o_ug, now.slo_calls, now.slo_met)
     return {name: Change(*each) for name, *each in zip(Figures._fields, here, before, strict=True)}
 
 
@@ -140,35 +144,14 @@ def _series(days: dict[datetime.date, Figures], first: datetime.date, last: date
 
 
 def _file(report: usage.Report, tenant: str, form: str) -> Response:
-    """The table as a file: as the admin API answers it, or as CSV."""
+    """The table as a file: as the admin API answers it, or as the CSV that `interlock usage` writes."""
     name = "".join(c if c.isalnum() and c.isascii() else "-" for c in tenant)
     headers = {"content-disposition": f'attachment; filename="usage-{name}-{report.first}-{report.after}.{form}"'}
     if form == "json":
         return Response(msgspec.json.encode(report), headers=headers, media_type="application/json")
-    return Response(_csv(report), headers=headers, media_type="text/csv")
-
-
-def _csv(report: usage.Report) -> str:
-    """Cells that a spreadsheet would take for a formula begin with an apostrophe."""
     out = io.StringIO()
-    writer = csv.writer(out)
-    figures = ("calls", "refusals", "failures", "prompt_tokens", "cached_tokens", "completion_tokens", "usd")
-    energy = ("uj", "low_uj", "high_uj", "measured_uj")
-    quality = ("calls", "mean_micro", "low_micro", "high_micro", "source")
-    said = [f"quality_{name}" for name in quality]
-    asked = ("slo_calls", "slo_met")
-    writer.writerow([*report.by, *figures, *energy, "co2e_ug", "uj_without_factor", *said, *asked])
-    for row in report.rows:
-        cells = [_cell(row.by[name]) for name in report.by]
-        numbers = [getattr(row, name) for name in (*figures, *energy)]
-        given = ["" if row.quality is None else getattr(row.quality, name) for name in quality]
-        met = [getattr(row, name) for name in asked]
-        writer.writerow([*cells, *numbers, row.sci.o_ug, row.sci.uj_without_factor, *given, *met])
-    return out.getvalue()
-
-
-def _cell(text: str) -> str:
-    return f"'{text}" if text[:1] in "=+-@\t\r" else text
+    write_csv(msgspec.to_builtins(report), out)
+    return Response(out.getvalue(), headers=headers, media_type="text/csv")
 
 
 PAGES = (Page("GET", "/usage", page),)

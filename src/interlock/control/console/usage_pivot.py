@@ -1,4 +1,5 @@
-"""The pivot of the usage page: departments and their models down, days or months across, newest first. Pure."""
+"""The pivot of the usage page: departments or aliases and their models down, days or months across, newest first.
+Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +12,12 @@ from zoneinfo import ZoneInfo
 
 from interlock.storage.usage import Figures, Part
 
-FIGURES = (("cost", "cost"), ("calls", "calls"), ("tokens", "tokens"), ("energy", "energy"), ("carbon", "carbon"))
-DEPARTMENTS = (("team", "team"), ("cost_center", "cost centre"))
+SHARE = "objectives"
+FIGURES = (
+    *(("cost", "cost"), ("calls", "calls"), ("tokens", "tokens"), ("energy", "energy"), ("carbon", "carbon")),
+    (SHARE, "objectives met"),
+)
+DEPARTMENTS = (("team", "team"), ("cost_center", "cost centre"), ("alias", "alias"))
 DAYS_MAX = 31
 """Of a longer time than this, months are shown, not days."""
 SHADES = 5
@@ -21,11 +26,28 @@ FILTERS = ("team", "principal", "model", "source")
 """Columns of reports that the ledger is searched by."""
 
 
-class Cell(NamedTuple):
-    """One number. `shade`: 0 to SHADES, how large beside the largest of its kind. `link`: the ledger search that shows
-    the calls behind it, "" where there is none."""
+class Sum(NamedTuple):
+    """What some calls add up to. `of`: of a share, the calls that it is a share of, `value` being those among them that
+    count; 0 where the figure is none."""
 
-    value: int
+    value: int = 0
+    of: int = 0
+
+    def plus(self, more: Sum) -> Sum:
+        """The sum of both; of shares, the share of all calls together."""
+        return Sum(self.value + more.value, self.of + more.of)
+
+
+NONE = Sum()
+_Key = tuple[str, str]
+"""Department and model."""
+
+
+class Cell(NamedTuple):
+    """One number. `shade`: 0 to SHADES, how large beside the largest of its kind, of a share beside the whole. `link`:
+    the ledger search that shows the calls behind it, "" where there is none."""
+
+    sum: Sum
     shade: int
     link: str
 
@@ -38,7 +60,7 @@ class Line(NamedTuple):
     whole: bool
     cells: list[Cell]
     total: Cell
-    before: int
+    before: Sum
 
 
 class Pivot(NamedTuple):
@@ -47,14 +69,14 @@ class Pivot(NamedTuple):
 
     columns: list[str]
     lines: list[Line]
-    totals: list[int]
-    total: int
-    before: int
+    totals: list[Sum]
+    total: Sum
+    before: Sum
     more: int
 
 
 class Shown(NamedTuple):
-    """Which number is shown (a name of FIGURES), and of what: team or cost_center."""
+    """Which number is shown (a name of FIGURES), and of what: team, cost_center or alias."""
 
     figure: str
     department: str
@@ -70,7 +92,7 @@ class Links(NamedTuple):
 
     def to(self, by: Mapping[str, str], first: datetime.date, after: datetime.date, kind: str = "call") -> str:
         """The search for what a line of a report is of, within the days [from, to); "" where no filter of the ledger
-        says the same: of a cost centre or a request class, and of those without a team."""
+        says the same: of a cost centre, an alias or a request class, and of those without a team."""
         if "day" in by:
             first = datetime.date.fromisoformat(by["day"])
             after = first + datetime.timedelta(days=1)
@@ -102,40 +124,70 @@ def unit_of(first: datetime.date, after: datetime.date) -> str:
 
 
 def pivot(parts: Iterable[Part], shown: Shown, first: datetime.date, after: datetime.date, links: Links) -> Pivot:
-    """`parts`: by department, model and `unit_of` the time, and by department and model of the time before."""
-    unit, at = unit_of(first, after), Figures._fields.index(shown.figure)
+    """`parts`: by department, model and `unit_of` the time, and by department and model of the time before. Of a share
+    only what it is a share of has lines, and no number leads to calls: the ledger has no filter for those."""
+    unit = unit_of(first, after)
     spans = _spans(first, after, unit)
     columns = list(spans)
     named = {start.replace(day=1) if unit == "month" else start: column for column, (start, _) in spans.items()}
-    sums: dict[tuple[str, str], dict[str, int]] = {}
-    then: dict[tuple[str, str], int] = {}
-    for department, model, slot, figures in parts:
-        key = (department, model)
-        if slot is None:
-            then[key] = then.get(key, 0) + figures[at]
-        else:
-            here = sums.setdefault(key, {})
-            here[named[slot]] = here.get(named[slot], 0) + figures[at]
-    whole = {key: sum(each.values()) for key, each in sums.items()}
-    of: dict[str, list[tuple[str, str]]] = {}
-    for key in sorted({*sums, *then}, key=lambda key: (-whole.get(key, 0), key[1])):
+    links = links._replace(allowed=links.allowed and shown.figure != SHARE)
+    sums, then = _sums(parts, shown.figure, named)
+    whole = {key: _all(each.values()) for key, each in sums.items()}
+    of: dict[str, list[_Key]] = {}
+    for key in sorted({*sums, *then}, key=lambda key: (-_size(whole.get(key, NONE)), key[1])):
         of.setdefault(key[0], []).append(key)
-    largest = max((n for each in sums.values() for n in each.values()), default=0)
-    departments = sorted(of, key=lambda d: (-sum(whole.get(key, 0) for key in of[d]), d))
+    largest = max((each.value for of_key in sums.values() for each in of_key.values()), default=0)
+    departments = sorted(of, key=lambda d: (-sum(_size(whole.get(key, NONE)) for key in of[d]), d))
     across = Across(
         spans, [span(start, end, links.zone) for start, end in spans.values()], span(first, after, links.zone)
     )
     lines: list[Line] = []
     for department in departments:
         mine = of[department]
-        joined = {c: sum(sums[key].get(c, 0) for key in mine if key in sums) for c in columns}
-        before = sum(then.get(key, 0) for key in mine)
+        joined = {c: _all(sums[key].get(c, NONE) for key in mine if key in sums) for c in columns}
+        before = _all(then.get(key, NONE) for key in mine)
         lines.append(_line(Place(shown.department, department, ""), joined, before, None, across, links))
         for key in mine:
             place = Place(shown.department, *key)
-            lines.append(_line(place, sums.get(key, {}), then.get(key, 0), largest, across, links))
-    totals = [sum(each.get(c, 0) for each in sums.values()) for c in columns]
-    return Pivot(columns, lines[:ROWS_MAX], totals, sum(totals), sum(then.values()), max(0, len(lines) - ROWS_MAX))
+            lines.append(_line(place, sums.get(key, {}), then.get(key, NONE), largest, across, links))
+    totals = [_all(each.get(c, NONE) for each in sums.values()) for c in columns]
+    more = max(0, len(lines) - ROWS_MAX)
+    return Pivot(columns, lines[:ROWS_MAX], totals, _all(totals), _all(then.values()), more)
+
+
+def _sums(
+    parts: Iterable[Part], figure: str, columns: Mapping[datetime.date, str]
+) -> tuple[dict[_Key, dict[str, Sum]], dict[_Key, Sum]]:
+    """A figure by department and model: by column, and of the time before."""
+    share = figure == SHARE
+    at = Figures._fields.index("slo_met" if share else figure)
+    of_at = Figures._fields.index("slo_calls")
+    sums: dict[_Key, dict[str, Sum]] = {}
+    then: dict[_Key, Sum] = {}
+    for department, model, slot, figures in parts:
+        each = Sum(figures[at], figures[of_at] if share else 0)
+        if share and not each.of:
+            continue
+        key = (department, model)
+        if slot is None:
+            then[key] = then.get(key, NONE).plus(each)
+        else:
+            here, column = sums.setdefault(key, {}), columns[slot]
+            here[column] = here.get(column, NONE).plus(each)
+    return sums, then
+
+
+def _all(sums: Iterable[Sum]) -> Sum:
+    value = of = 0
+    for each in sums:
+        value += each.value
+        of += each.of
+    return Sum(value, of)
+
+
+def _size(each: Sum) -> int:
+    """What the largest comes first by: of shares that of the most calls."""
+    return each.of or each.value
 
 
 class Across(NamedTuple):
@@ -154,17 +206,17 @@ class Place(NamedTuple):
     model: str
 
 
-def _line(place: Place, values: dict[str, int], before: int, largest: int | None, across: Across, links: Links) -> Line:
+def _line(place: Place, sums: dict[str, Sum], before: Sum, largest: int | None, across: Across, links: Links) -> Line:
     """`largest`: what the darkest cell holds; None: a department's own line, which has no shades."""
     whole = largest is None
     begin = links.begin({place.column: place.department} | ({} if whole else {"model": place.model}))
     cells = []
     for column, end in zip(across.spans, across.ends, strict=True):
-        number = values.get(column, 0)
-        shade = -(-number * SHADES // largest) if largest else 0
-        cells.append(Cell(number, shade, begin + end if begin and number else ""))
-    total = sum(cell.value for cell in cells)
-    link = begin + across.whole if begin and total else ""
+        each = sums.get(column, NONE)
+        shade = -(-each.value * SHADES // (each.of or largest)) if largest else 0
+        cells.append(Cell(each, shade, begin + end if begin and each.value else ""))
+    total = _all(cell.sum for cell in cells)
+    link = begin + across.whole if begin and total.value else ""
     return Line(place.department, place.model, whole, cells, Cell(total, 0, link), before)
 
 

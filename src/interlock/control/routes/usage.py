@@ -24,7 +24,7 @@ def router() -> APIRouter:
 
 
 def of_tenant(request: Request, who: Who, by: str = "") -> Response:
-    """`by`: some of day, month, team, cost_center, principal, source, model, class, workload.
+    """`by`: some of day, month, team, cost_center, principal, source, model, alias, class, workload.
 
     `from`, `to`: days, [from, to)."""
     api = api_of(request)

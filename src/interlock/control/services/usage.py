@@ -27,12 +27,13 @@ COLUMNS = {
     "principal": "principal_id",
     "source": "source",
     "model": "model",
+    "alias": "alias",
     "class": "request_class",
     "workload": "workload",
 }
 """What a report can be by, and where that is kept."""
 _NAMED = ("tenant", "team", "principal")
-_PARTS = {"team": "team_id", "cost_center": "cost_center"}
+_PARTS = {"team": "team_id", "cost_center": "cost_center", "alias": "alias"}
 
 
 class Carbon(msgspec.Struct, frozen=True):
@@ -146,7 +147,7 @@ def top(
 def parts(
     conn: Connection[Any], tenant_id: str, department: str, unit: str, first: date, after: date, earlier: date
 ) -> usage.Parts:
-    """As `storage.usage.parts`, with `department` team or cost_center, and with names of teams for their ids."""
+    """As `storage.usage.parts`, with `department` team, cost_center or alias, and names of teams for their ids."""
     found = usage.parts(conn, tenant_id, _PARTS[department], unit, first, after, earlier)
     if department != "team":
         return found
