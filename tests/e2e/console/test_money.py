@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from urllib.parse import quote
@@ -106,6 +107,28 @@ def test_usage_leads_to_its_calls_and_into_files(admin: Tab, demo: Stack) -> Non
         admin.press("button:has-text('JSON')")
     report = json.loads(Path(download.value.path()).read_text())
     assert report["total"]["calls"] >= calls and report["total"]["sci"]["m_ug"] is None
+
+
+def test_usage_is_told_by_alias_with_its_objectives(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    hour = {"slo": {"latency_ms": 3_600_000}}
+    answer = demo.chat(demo.key("acme", "rosa-laptop"), "assistant", "How long is a train?", interlock=hour)
+    assert answer.status == 200, answer.body
+    shown = "/console/usage?tenant=acme&rows=alias&figure=objectives&by_alias=1"
+
+    def told() -> bool:
+        admin.go(shown)
+        return page.locator(".pivot tbody tr.whole", has_text="assistant").count() == 1
+
+    until(told, 180, "the call to be in the pivot")
+    line = page.locator(".pivot tbody tr.whole", has_text="assistant").locator("td")
+    assert "%" in line.first.inner_text() and line.locator("a").count() == 0
+    assert page.is_checked("[name=by_alias]") and "Objectives met" in page.inner_text("main")
+    with page.expect_download() as download:
+        admin.press("button:has-text('CSV')")
+    rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+    assert int(next(row["slo_calls"] for row in rows if row["alias"] == "assistant")) >= 1
+    admin.look(shown)
 
 
 @pytest.mark.parametrize("shot", ["usage"])
