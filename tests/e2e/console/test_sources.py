@@ -307,8 +307,7 @@ def test_what_is_wrong_with_a_new_alias_is_told_at_its_fields_and_mended_there(a
     page.fill("[name=max_tokens]", "a few")
     page.fill("[name=sunset]", "soon")
     page.fill("[name=reason]", "a test")
-    page.click("button >> text=Make it")
-    page.wait_for_load_state()
+    admin.press("button >> text=Make it")
     assert "6 fields are wrong" in page.inner_text("[role=alert]")
     wrong = page.locator("[aria-invalid=true]")
     names = [each.get_attribute("name") for each in wrong.all()]
@@ -327,15 +326,13 @@ def test_what_is_wrong_with_a_new_alias_is_told_at_its_fields_and_mended_there(a
     page.fill("[name=max_tokens]", "40")
     page.fill("[name=sunset]", "")
     try:
-        page.click("button >> text=Make it")
-        page.wait_for_load_state()
+        admin.press("button >> text=Make it")
         assert "can be called" in page.inner_text("main"), page.inner_text("main")
         page.click("summary >> text=Start a canary")
         page.fill("#f-canary-candidate", "other-model")
         page.fill("#f-canary-share_percent", "lots")
         page.fill("#f-canary-reason", "a test")
-        page.click("button[value=canary-start]")
-        page.wait_for_load_state()
+        admin.press("button[value=canary-start]")
         assert page.is_visible("#e-canary-share_percent"), "the form that was sent is open"
         assert page.locator("[aria-invalid=true]").count() == 1, "no other form of the page has what it said"
         alias = demo.admin("GET", "/tenants/acme/aliases/house/mended").json()
@@ -352,15 +349,13 @@ def test_a_new_alias_may_have_objectives_at_once(admin: Tab, demo: Stack) -> Non
     page.click("summary >> text=Objectives and weights")
     page.check("[name=slo_strict]")
     page.fill("[name=reason]", "a test")
-    page.click("button >> text=Make it")
-    page.wait_for_load_state()
+    admin.press("button >> text=Make it")
     assert page.is_visible("#e-objectives-slo_strict") and page.input_value("[name=name]") == "house/hasty"
     admin.seen("alias-new-objectives")
     page.fill("[name=slo_latency_ms]", "2000")
     page.fill("[name=model_0]", "some-model")
     try:
-        page.click("button >> text=Make it")
-        page.wait_for_load_state()
+        admin.press("button >> text=Make it")
         assert "can be called" in page.inner_text("main"), page.inner_text("main")
         alias = demo.admin("GET", "/tenants/acme/aliases/house/hasty").json()
         assert (alias["slo"]["latency_ms"], alias["slo"]["strict"], alias["weights"]) == (2000, True, None)

@@ -7,9 +7,7 @@ from typing import Any
 
 import msgspec
 import psycopg
-import pytest
 
-from interlock.errors import MigrationError
 from interlock.ledger.entry import Draft, call_entry, encode_leaf
 from interlock.ledger.fold import records_of
 from interlock.ledger.vault import SubjectKey
@@ -17,6 +15,7 @@ from interlock.settings import Settings
 from interlock.storage import migrate as migration
 from interlock.storage.retention import COLUMNS, NS_PER_DAY
 from interlock.types.identity import DataClass
+from tests.integration.older_schema import left_at
 from tests.unit.ledger.support import attempt, intent, outcome
 
 KEY = SubjectKey(bytes(range(32)))
@@ -34,13 +33,9 @@ def draft(call: int, messages: list[str], data_class: DataClass, day: int) -> Dr
     return made
 
 
-def test_contents_that_are_there_get_the_days_of_the_calls_that_use_them(
-    postgres_empty_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contents_that_are_there_get_the_days_of_the_calls_that_use_them(postgres_empty_url: str) -> None:
     settings = Settings(database_connect_timeout_ms=2000)
-    with monkeypatch.context() as patch, pytest.raises(MigrationError, match="inconsistent"):
-        patch.setattr(migration, "HEAD", "0007")
-        migration.migrate(postgres_empty_url, settings)
+    left_at(postgres_empty_url, "0007", settings)
     placed = draft(1, ["one"], DataClass.internal, 10)
     later = draft(2, ["one"], DataClass.internal, 12)
     waiting = draft(3, ["one", "two"], DataClass.restricted, 20)

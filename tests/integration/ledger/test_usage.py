@@ -19,7 +19,6 @@ import typer
 from typer.testing import CliRunner
 
 from interlock.cli import usage as cli
-from interlock.errors import MigrationError
 from interlock.ledger.charges import cost_of, energy_of, usage_of
 from interlock.ledger.sums import Key, Sums, decode_leaf, key_of, lines_of, measured
 from interlock.settings import Settings
@@ -34,6 +33,7 @@ from tests.integration.control_client import Admin, Running
 from tests.integration.ledger.harness import shipper_for
 from tests.integration.ledger.test_ledger_api import control_over_migrated
 from tests.integration.ledger.test_sequencing import entries
+from tests.integration.older_schema import left_at
 from tests.unit.ledger.support import attempt, intent, open_log, outcome, refusal
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -287,13 +287,9 @@ def test_what_went_through_an_alias_is_its_own(running: Running, monkeypatch: py
     assert [line.split()[:2] for line in lines[1:3]] == [["-", "sales"], ["fast", "-"]], "what has no name is no gap"
 
 
-def test_sums_from_before_there_were_aliases_have_none(
-    postgres_empty_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sums_from_before_there_were_aliases_have_none(postgres_empty_url: str) -> None:
     settings = Settings(database_connect_timeout_ms=2000)
-    with monkeypatch.context() as patch, pytest.raises(MigrationError, match="inconsistent"):
-        patch.setattr(migration, "HEAD", "0033")
-        migration.migrate(postgres_empty_url, settings)
+    left_at(postgres_empty_url, "0033", settings)
     with psycopg.connect(postgres_empty_url, autocommit=True) as conn:
         conn.execute("SELECT set_config('role', 'interlock_migrator', false)")
         conn.execute(

@@ -210,7 +210,7 @@ class Departments:
 
 
 def rows(*by: str, cells: Iterable[QualityCell] = CELLS) -> list[QualityRow]:
-    return seen(cells, by, Departments())  # type: ignore[arg-type]
+    return seen(cells, by, Departments())
 
 
 def test_a_figure_is_of_all_origins_and_each_origin_has_its_own() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from psycopg import Connection
@@ -105,7 +105,17 @@ def report(
     return QualityReport(first, after, list(by), rows, told, OUTCOMES, window_of(found))
 
 
-class Departments:
+class Called(Protocol):
+    """What teams are called in a report, by their ids."""
+
+    def team(self, team_id: str) -> str:
+        """The team itself."""
+
+    def cost_center(self, team_id: str) -> str:
+        """Its cost centre."""
+
+
+class Departments(Called):
     """What teams and their cost centres are called, as in reports of usage."""
 
     def __init__(self, conn: Connection[Any], cells: Iterable[QualityCell]) -> None:
@@ -122,7 +132,7 @@ class Departments:
         return OTHERS if team_id == OTHERS else self._centers.get(team_id, "")
 
 
-def seen(cells: Iterable[QualityCell], by: Sequence[str], departments: Departments | None = None) -> list[QualityRow]:
+def seen(cells: Iterable[QualityCell], by: Sequence[str], departments: Called | None = None) -> list[QualityRow]:
     """Rows of what was seen, in their order: all origins together, where an answer counts once, and each by itself.
     `departments`: where `by` has team or cost_center."""
     sums: dict[tuple[str, ...], dict[str, Sum]] = {}
