@@ -21,7 +21,6 @@ than its signer lives. Read the files in this order:
     findings      what the verifier found, and the verdict that follows
     trust         which keys may have signed what, from those that the auditor trusts
     epochs        what the coverage said so far, held against the entries and against itself
-    entries       the entries in order, from checkpoint to checkpoint
     contents      the ciphertexts, held against the entries
     seen, receipts    checkpoints that the auditor kept, and receipts of callers, held against the export
     verify        verify_export: all of it, in one pass
