@@ -113,9 +113,14 @@ def test_paths_of_the_gateway_are_served_or_refused(page: Path) -> None:
     assert {name for name in named if name not in _shipped()} == set()
 
 
+@functools.cache
+def _tree() -> Any:
+    return typer.main.get_command(cli)
+
+
 def _leaf(words: list[str]) -> tuple[Any, list[str]]:
     """The command that words begin with, and the rest of them. A group, where they name no more."""
-    command: Any = typer.main.get_command(cli)
+    command = _tree()
     rest = list(words)
     while rest and getattr(command, "commands", None) and re.fullmatch(r"[a-z][a-z-]*", rest[0]):
         assert rest[0] in command.commands, " ".join(words)

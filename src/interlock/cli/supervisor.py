@@ -2,7 +2,7 @@
 
 A gateway that has a snapshot begins beside control. Each part is a process of its own. When one ends by itself
 everything is stopped and the command says which: what runs half is worse than what does not run; only PostgreSQL is
-started again. A part that loses this process (kill -9) stops by itself, but for PostgreSQL, which the next start adopts.
+started again. A part that loses this process (kill -9) stops by itself; PostgreSQL runs on for the next start to adopt.
 """
 
 from __future__ import annotations
