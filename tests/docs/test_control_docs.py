@@ -21,6 +21,7 @@ from interlock.control.plan import flatten
 from interlock.control.services import policies
 from interlock.control.validate import check
 from interlock.control.web import Api
+from interlock.storage.roles import ROLES
 
 DOCS = Path(__file__).parents[2] / "docs"
 FORMS = [
@@ -61,6 +62,17 @@ def test_every_path_and_permission_is_listed_and_nothing_else() -> None:
         (a.value, r.least.value, "platform" if r.platform_only else "tenant or platform") for a, r in RULES.items()
     }
     assert set(rows) == expected
+
+
+def test_every_database_role_is_described_and_set_up() -> None:
+    text = _read("database-roles.md")
+    assert dict(re.findall(r"^\| `(interlock_\w+)` \| (yes|no) \|", text, re.MULTILINE)) == {
+        role.name: "yes" if role.crosses_tenants else "no" for role in ROLES
+    }
+    names = {role.name for role in ROLES}
+    assert set(re.findall(r"CREATE ROLE (\w+) NOLOGIN;", text)) == names
+    (granted,) = re.findall(r"GRANT (interlock_[\w,\s]+?)\s+TO ", text)
+    assert set(re.split(r"[,\s]+", granted)) == names
 
 
 def test_every_command_and_option_is_described() -> None:

@@ -165,6 +165,16 @@ def test_budgets(shell: Shell, file: str, tmp_path: Path) -> None:
     assert shell.json("budget", "list", *tenant) == []
 
 
+def test_a_report_is_by_all_columns_that_are_given(shell: Shell, file: str) -> None:
+    shell.run("apply", "-f", file)
+    apart, together = (
+        shell.json("usage", "-t", "acme", *by) for by in (("--by", "alias", "--by", "model"), ("--by", "alias,model"))
+    )
+    assert apart["by"] == together["by"] == ["alias", "model"]
+    assert shell.json("usage", "-t", "acme")["by"] == ["team", "model"]
+    assert shell.json("route", "profiles", "-t", "acme", "--by", "model", "--by", "team")["by"] == ["model", "team"]
+
+
 def test_policies_are_tested_and_explained(shell: Shell, file: str, tmp_path: Path) -> None:
     shell.run("apply", "-f", file)
     cases = tmp_path / "cases.yaml"

@@ -10,14 +10,14 @@ from urllib.parse import quote
 
 import typer
 
-from interlock.cli.common import AsJson, Ca, Home, Reason, Url, client_of, reason_or
+from interlock.cli.common import AsJson, Ca, Commands, Home, Reason, Url, client_of, reason_or
 from interlock.cli.output import put, put_json, table
 from interlock.errors import BadRequest, DeliveryError
 from interlock.types.alert import KINDS, AlertKind
 
-app = typer.Typer(help="Alerts of a tenant, or of the platform.", no_args_is_help=True)
-rule_app = typer.Typer(help="Rules.", no_args_is_help=True)
-channel_app = typer.Typer(help="Channels.", no_args_is_help=True)
+app = Commands(help="Alerts of a tenant, or of the platform.", no_args_is_help=True)
+rule_app = Commands(help="Rules.", no_args_is_help=True)
+channel_app = Commands(help="Channels.", no_args_is_help=True)
 app.add_typer(rule_app, name="rule")
 app.add_typer(channel_app, name="channel")
 Whose = Annotated[str, typer.Option("--tenant", "-t", help="Name of the tenant; the platform's when left out.")]

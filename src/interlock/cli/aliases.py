@@ -8,18 +8,18 @@ from urllib.parse import quote
 import typer
 
 from interlock.cli import alias_reports
-from interlock.cli.common import AsJson, Ca, Home, Reason, Url, client_of, reason_or
+from interlock.cli.common import AsJson, Ca, Commands, Home, Reason, Url, client_of, reason_or
 from interlock.cli.output import put, put_json, table
 from interlock.errors import BadRequest
 
 if TYPE_CHECKING:
     from interlock.cli.client import AdminClient
 
-app = typer.Typer(help="Aliases: model names of your own.", no_args_is_help=True)
-shadow_app = typer.Typer(help="Send a share of an alias's calls to a candidate too, to compare.", no_args_is_help=True)
+app = Commands(help="Aliases: model names of your own.", no_args_is_help=True)
+shadow_app = Commands(help="Send a share of an alias's calls to a candidate too, to compare.", no_args_is_help=True)
 app.add_typer(shadow_app, name="shadow")
 alias_reports.add_to(app)
-canary_app = typer.Typer(help="Try a candidate on a share of an alias's calls.", no_args_is_help=True)
+canary_app = Commands(help="Try a candidate on a share of an alias's calls.", no_args_is_help=True)
 app.add_typer(canary_app, name="canary")
 
 Name = Annotated[str, typer.Argument(help="Name of the alias.")]

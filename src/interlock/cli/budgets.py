@@ -8,10 +8,10 @@ from urllib.parse import quote
 import typer
 
 from interlock.cli.client import Refused
-from interlock.cli.common import AsJson, Ca, Home, InTenant, Reason, Url, client_of, reason_or
+from interlock.cli.common import AsJson, Ca, Commands, Home, InTenant, Reason, Url, client_of, reason_or
 from interlock.cli.output import put, put_json, table
 
-app = typer.Typer(help="Budgets of a tenant.", no_args_is_help=True)
+app = Commands(help="Budgets of a tenant.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of the budget.")]
 
 

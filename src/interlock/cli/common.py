@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import getpass
 import socket
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from interlock.cli.client import AdminClient
@@ -20,6 +22,40 @@ Ca = Annotated[
 ]
 Reason = Annotated[str, typer.Option("--reason", "-m", help="Why: it is kept with the change.")]
 InTenant = Annotated[str, typer.Option("--tenant", "-t", help="Name of the tenant.")]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Command(TyperCommand):
+    """A command that takes each option once, but for switches and options that may be repeated: of two values given
+    for another one, either would be dropped in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As it is, but for options given twice: wrong usage."""
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        seen: set[str] = set()
+        for each in given:
+            once = getattr(each, "opts", ()) and each.param_type_name == "option"
+            if not once or getattr(each, "is_flag", False) or each.multiple or each.name is None:
+                continue
+            if each.name in seen and not ctx.resilient_parsing:
+                ctx.fail(f"{max(each.opts, key=len)} is given twice, and takes one value")
+            seen.add(each.name)
+        return super().parse_args(ctx, args)
+
+
+class Commands(typer.Typer):
+    """A group of commands, each a `Command`."""
+
+    def command(self, name: str | None = None, **how: Any) -> Callable[[F], F]:
+        """See Typer."""
+        return super().command(name, cls=Command, **how)
+
+
+def listed(given: Sequence[str] | None) -> str:
+    """One list with commas of an option that takes such lists and may be repeated: `--by team --by model` is
+    `--by team,model`."""
+    return ",".join(given or ())
 
 
 def settings_of(home: str) -> Settings:

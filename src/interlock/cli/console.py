@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 import typer
 
-from interlock.cli.common import AsJson, Ca, Home, InTenant, Reason, Url, client_of, reason_or
+from interlock.cli.common import AsJson, Ca, Commands, Home, InTenant, Reason, Url, client_of, reason_or
 from interlock.cli.output import put, put_json
 
-app = typer.Typer(help="The console in the browser.", no_args_is_help=True)
+app = Commands(help="The console in the browser.", no_args_is_help=True)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interlock.cli.common import Ca, Home, Url, client_of, settings_of
+from interlock.cli.common import Ca, Home, Url, client_of, listed, settings_of
 from interlock.errors import ConfigError
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -35,7 +35,9 @@ def run(
     name: Annotated[str, typer.Option("--name", help="Name of the source; else the model's.")] = "",
     served: Annotated[str, typer.Option("--served-name", help="What callers call the model; else its file name.")] = "",
     port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1; 0: the last one, or any free one.")] = 0,
-    gpus: Annotated[str, typer.Option("--gpus", help="GPUs by index or UUID, such as 0,1; else all.")] = "",
+    gpus: Annotated[
+        list[str] | None, typer.Option("--gpus", help="GPUs by index or UUID, such as 0,1; may be repeated; else all.")
+    ] = None,
     extra: Annotated[
         list[str] | None, typer.Option("--extra-arg", help="An argument of the engine; may be repeated.")
     ] = None,
@@ -81,7 +83,7 @@ def run(
         path,
         called,
         port,
-        parse_gpus(gpus),
+        parse_gpus(listed(gpus)),
         arguments,
         python_of_vllm(python) if kind is EngineKind.vllm else "",
     )

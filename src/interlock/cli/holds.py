@@ -7,11 +7,11 @@ from urllib.parse import quote
 
 import typer
 
-from interlock.cli.common import AsJson, Ca, Home, InTenant, Reason, Url, client_of
+from interlock.cli.common import AsJson, Ca, Commands, Home, InTenant, Reason, Url, client_of
 from interlock.cli.output import put, put_json, table
 from interlock.errors import BadRequest
 
-app = typer.Typer(help="Legal holds.", no_args_is_help=True)
+app = Commands(help="Legal holds.", no_args_is_help=True)
 
 
 @app.command()

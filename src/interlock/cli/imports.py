@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from interlock.cli.common import AsJson
+from interlock.cli.common import AsJson, Commands
 from interlock.cli.config import read_files
 from interlock.cli.output import put, put_json
 from interlock.errors import ConfigError
 
-app = typer.Typer(help="Configurations of other gateways.", no_args_is_help=True)
+app = Commands(help="Configurations of other gateways.", no_args_is_help=True)
 
 
 @app.command()

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 import typer
 
-from interlock.cli.common import AsJson, Ca, Home, InTenant, Reason, Url, client_of, reason_or
+from interlock.cli.common import AsJson, Ca, Commands, Home, InTenant, Reason, Url, client_of, reason_or
 from interlock.cli.output import put, put_json, table
 
-app = typer.Typer(help="API keys.", no_args_is_help=True)
+app = Commands(help="API keys.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of the key, or its id.")]
 
 

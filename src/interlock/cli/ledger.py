@@ -33,7 +33,7 @@ _To = Annotated[str, typer.Option("--to", help="End, not included; now when left
 def search(
     tenant: InTenant,
     since: _Since = "",
-    kind: Annotated[str, typer.Option(help="call, refusal, energy, erasure or change.")] = "",
+    kind: Annotated[str, typer.Option(help="call, refusal, energy, feedback, erasure or change.")] = "",
     principal: Annotated[str, typer.Option(help="Who called: name, or id.")] = "",
     subject: Annotated[str, typer.Option(help="Whom it was for: name, or id.")] = "",
     team: Annotated[str, typer.Option(help="Name, or id.")] = "",

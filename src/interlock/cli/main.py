@@ -37,10 +37,11 @@ from interlock.cli import (
     sources,
     usage,
 )
+from interlock.cli.common import Commands
 from interlock.cli.output import put, put_json
 from interlock.errors import InterlockError
 
-app = typer.Typer(
+app = Commands(
     name="interlock",
     help="The governed layer above LLM inference servers.",
     no_args_is_help=True,

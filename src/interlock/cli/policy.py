@@ -9,12 +9,12 @@ from urllib.parse import quote
 import typer
 
 from interlock.cli import policy_life
-from interlock.cli.common import AsJson, Ca, Home, InTenant, Url, client_of
+from interlock.cli.common import AsJson, Ca, Commands, Home, InTenant, Url, client_of
 from interlock.cli.config import read_files
 from interlock.cli.output import put, put_json
 from interlock.errors import ConfigError
 
-app = typer.Typer(help="Policies.", no_args_is_help=True)
+app = Commands(help="Policies.", no_args_is_help=True)
 policy_life.add_to(app)
 NOT_HELD = 3
 """Exit code when a case did not come out as expected."""

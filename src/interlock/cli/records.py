@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interlock.cli.common import AsJson, Ca, Home, Url, client_of, settings_of
+from interlock.cli.common import AsJson, Ca, Commands, Home, Url, client_of, settings_of
 from interlock.cli.output import put, put_json
 from interlock.errors import BadRequest, NotFound
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from interlock.ledger.reader import CallRecords
 
-ledger_app = typer.Typer(help="The record log and the ledger made of it.", no_args_is_help=True)
-route_app = typer.Typer(help="Routing decisions.", no_args_is_help=True)
+ledger_app = Commands(help="The record log and the ledger made of it.", no_args_is_help=True)
+route_app = Commands(help="Routing decisions.", no_args_is_help=True)
 DIFFERS = 3
 """Exit code when a replay does not give what was recorded."""
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

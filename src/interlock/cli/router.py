@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from interlock.cli.common import AsJson, Ca, Home, InTenant, Reason, Url, client_of, reason_or
+from interlock.cli.common import AsJson, Ca, Home, InTenant, Reason, Url, client_of, listed, reason_or
 from interlock.cli.output import put, put_json, table
 
 Arm = Annotated[str, typer.Argument(metavar="MODEL", help="The model, as `route profiles` names it.")]
@@ -31,11 +31,12 @@ def add_to(app: typer.Typer) -> None:
 def profiles(
     tenant: InTenant,
     by: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="Show what was said or seen instead, by columns such as model,team,task or model,cost_center,task."
+            help="Show what was said or seen instead, by columns such as model,team,task or model,cost_center,task;"
+            " may be repeated."
         ),
-    ] = "",
+    ] = None,
     home: Home = "",
     url: Url = "",
     ca: Ca = "",
@@ -44,7 +45,7 @@ def profiles(
     """Show what the router has learned of a tenant: quality per model and task, and what was seen of each offer."""
     client = client_of(home, url, ca)
     if by:
-        report = client.call("GET", f"{_path(tenant)}/quality", query={"by": by})
+        report = client.call("GET", f"{_path(tenant)}/quality", query={"by": listed(by)})
         put_json(report) if as_json else _report(report)
         return
     found = client.call("GET", _path(tenant))

@@ -33,7 +33,7 @@ def up(
     demo: Annotated[bool, typer.Option("--demo", help="Also run two demo engines and two demo tenants.")] = False,
     ready_file: Annotated[str, typer.Option("--ready-file", help="Write a JSON object here once all is ready.")] = "",
 ) -> None:
-    """Run everything on this machine: PostgreSQL (unless one is configured), the admin API and a gateway."""
+    """Run everything on this machine: PostgreSQL (unless one is configured), the admin API, a gateway, the learner."""
     from pathlib import Path
 
     from interlock.cli.supervisor import Supervisor

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from interlock.cli.common import AsJson, Ca, Home, Reason, Url, client_of, reason_or
+from interlock.cli.common import AsJson, Ca, Commands, Home, Reason, Url, client_of, reason_or
 from interlock.cli.engine_run import run
 from interlock.cli.output import put, put_json, table
 from interlock.metering.words import energy_words, price_words
@@ -15,7 +15,7 @@ from interlock.metering.words import energy_words, price_words
 if TYPE_CHECKING:
     from interlock.cli.client import AdminClient
 
-app = typer.Typer(help="Model sources.", no_args_is_help=True)
+app = Commands(help="Model sources.", no_args_is_help=True)
 app.command("run")(run)
 Name = Annotated[str, typer.Argument(help="Name of the source.")]
 

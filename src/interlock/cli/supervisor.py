@@ -1,7 +1,8 @@
-"""`interlock up`: PostgreSQL, then control, then the gateway; and the other way round when asked to stop.
+"""`interlock up`: PostgreSQL, then control, the gateway and the learner; and the other way round when asked to stop.
 
-Each part is a process of its own. When one ends by itself everything is stopped and the command says which: what runs
-half is worse than what does not run. A part that loses this process (kill -9) stops by itself.
+A gateway that has a snapshot begins beside control. Each part is a process of its own. When one ends by itself
+everything is stopped and the command says which: what runs half is worse than what does not run; only PostgreSQL is
+started again. A part that loses this process (kill -9) stops by itself; PostgreSQL runs on for the next start to adopt.
 """
 
 from __future__ import annotations

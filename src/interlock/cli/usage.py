@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interlock.cli.common import AsJson, Ca, Home, Url, client_of
+from interlock.cli.common import AsJson, Ca, Home, Url, client_of, listed
 from interlock.cli.output import put, put_json
 from interlock.errors import BadRequest
 from interlock.metering.report import write_csv
@@ -22,11 +22,12 @@ def usage(
     from_: Annotated[str, typer.Option("--from", help="First day; the first of this month when left out.")] = "",
     to: Annotated[str, typer.Option("--to", help="Day after the last; up to now when left out.")] = "",
     by: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="Columns: tenant, day, month, team, cost_center, principal, source, model, alias, class, workload."
+            help="Columns, with commas or given again: tenant, day, month, team, cost_center, principal, source, model,"
+            " alias, class, workload; team,model when left out."
         ),
-    ] = "team,model",
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     home: Home = "",
     url: Url = "",
@@ -40,7 +41,7 @@ def usage(
     first = from_ or today.replace(day=1).isoformat()
     after = to or (today + datetime.timedelta(days=2)).isoformat()
     path = f"/tenants/{tenant}/usage" if tenant else "/usage"
-    query: dict[str, object] = {"from": first, "to": after, "by": by}
+    query: dict[str, object] = {"from": first, "to": after, "by": listed(by) or "team,model"}
     report = client_of(home, url, ca).call("GET", path, query=query)
     if as_json:
         put_json(report)

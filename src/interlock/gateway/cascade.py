@@ -354,7 +354,7 @@ def _unstreamed(parsed: Parsed) -> Parsed:
     if not parsed.stream:
         return parsed
     fields = {name: raw for name, raw in parsed.fields.items() if name not in ("stream", "stream_options")}
-    return msgspec.structs.replace(parsed, stream=False, wants_usage=False, continuous_usage=False, fields=fields)
+    return msgspec.structs.replace(parsed, stream=False, wants_usage=False, fields=fields)
 
 
 def _without_logprobs(said: dict[str, Any]) -> bytes:

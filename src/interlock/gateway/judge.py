@@ -321,7 +321,7 @@ class Challenging(_Step):
             firsts.setdefault(arm_of(offer.model), offer)
         if not firsts:
             raise Dropped("no_challenger")
-        estimates = self._runtime.learned.estimates(first)
+        estimates = self._runtime.learned.estimated(first)
         doubt = estimates.doubt_micro if estimates is not None else {}
         number = draws.whom([doubt.get(arm, DOUBT_MAX_MICRO) for arm in firsts], first.seed)
         return list(firsts.values())[number]

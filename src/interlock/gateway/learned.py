@@ -53,19 +53,32 @@ class Learned:
 
         Reads the prompt and puts its signals into `call.features`, unless nothing of it may be kept.
         """
-        identity, parsed, features = call.identity, call.parsed, call.features
-        assert identity is not None and parsed is not None and features is not None  # noqa: S101 - stage order
-        view = call.state.view
-        tenant = view.tenant(identity.tenant_id)
-        if tenant is None or tenant.learning != "on":
-            return None
-        known = self._of(view, identity.tenant_id)
-        if known is None or known.expectations is None or not _several(call.allowed):
+        parsed, features, known = call.parsed, call.features, self._choosing(call)
+        assert parsed is not None and features is not None  # noqa: S101 - stage order
+        if known is None or known.expectations is None:
             return None
         if known.reader is not None and parsed.operation in READ and call.recording < _METADATA:
             features = msgspec.structs.replace(features, signals=known.reader.signals(_asked(parsed)))
             call.features = features
         return known.expectations.estimates(features.signals, int(features.data_class))
+
+    def estimated(self, call: Call) -> Estimates | None:
+        """The same of a call that was decided, from the signals that were read then: the prompt is not read again."""
+        features, known = call.features, self._choosing(call)
+        assert features is not None  # noqa: S101 - stage order
+        if known is None or known.expectations is None:
+            return None
+        return known.expectations.estimates(features.signals, int(features.data_class))
+
+    def _choosing(self, call: Call) -> _Known | None:
+        """What is known of its tenant, if that decides calls and this one has several models to choose from."""
+        identity, view = call.identity, call.state.view
+        assert identity is not None  # noqa: S101 - stage order
+        tenant = view.tenant(identity.tenant_id)
+        if tenant is None or tenant.learning != "on":
+            return None
+        known = self._of(view, identity.tenant_id)
+        return known if known is not None and _several(call.allowed) else None
 
     def paces(self, call: Call) -> Mapping[str, Pace]:
         """How quickly offers answer by what was learned of them; empty where nothing was."""

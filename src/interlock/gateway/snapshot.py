@@ -250,10 +250,6 @@ class SnapshotView:
         """All parts as they came, in name order; with `head`, what `from_parts` takes."""
         return tuple(self._parts[name] for name in sorted(self._parts))
 
-    def newest_part(self) -> int:
-        """The highest version among the parts: a delta is the parts above it."""
-        return max((p.version for p in self._parts.values()), default=0)
-
     def _take(self, parts: list[Part], head: Head, before: SnapshotView | None) -> None:
         if head.format != FORMAT:
             raise SnapshotError(

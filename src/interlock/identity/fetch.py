@@ -2,8 +2,8 @@
 
 https only; the name is resolved once, every address checked, and the checked address dialled (so that a name cannot
 change its mind); redirects stay on the same origin; size and time are bounded; proxies from the environment are not
-used. Hosts on private or loopback addresses must be named in a setting (`jwks_hosts_private`); of those, loopback ones
-may use http.
+used. Hosts on private or loopback addresses must be named in a setting (`jwks_hosts_private`, `alerts_hosts_private`);
+of those, loopback ones may use http.
 """
 
 from __future__ import annotations

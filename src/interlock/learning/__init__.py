@@ -1,16 +1,26 @@
 """What models do well, learned from outcomes: pure functions and plain values, on numpy, without I/O.
 
-The story, in order:
+What a learner is made of, in order:
 
 - `prompt`: a text becomes a `Prompt`: hashed words and pairs of words, and what its surface shows.
 - `understanding`: what traffic teaches about prompts without any outcome: rare words, directions of meaning, tasks.
 - `tasks`: capability of each model for each task, with intervals: the first estimate, to be read by people.
 - `linear`: capability as a linear function of a prompt, learned one outcome at a time: the second.
-- `fit`: weights over everything a prompt shows, fitted to a log of outcomes: for learning offline.
-- `choose`: worth of each candidate, and a choice that explores within stated bounds, with its probability.
-- `learner`: the online learner made of these: it chooses, sees the outcome of its own choice, and learns.
-- `evaluation`: all of it on public data: `interlock route eval`.
+- `estimator`: both, and the simpler ones before them: what is expected of each model, from one outcome after the other.
+- `judged`: what a judge's verdicts are worth as outcomes; `remembered`: the last outcomes, those laid aside among them.
+- `trials`: how much of the traffic may try another model; `shared`: what tenants that share give each other.
+- `trainer`: all of it for one tenant's traffic, and the state that is published of it; `quality`: what outcomes show.
+- `published`: that state as integers: what gateways decide by.
 
-Only `interlock route eval` uses this package so far: the gateway decides as `interlock.routing` says.
+`interlock.control.learning` feeds trainers from the ledger; the gateway reads a prompt and expects outcomes by
+`published`, and the choice among candidates is `interlock.routing`'s.
+
+Beside it:
+
+- `offpolicy`: what other decisions would have brought, estimated from logged ones: `interlock route what-if`.
+- `evaluation`: learning on public data: `interlock route eval`. For it alone are `choose`, a choice that explores
+  within stated bounds, `learner`, which learns from its own choices, and `fit` with `letters` and `sparse`: weights
+  over everything a prompt shows, fitted to a log of outcomes.
+
 Nothing here reads a clock or makes random numbers of its own: a generator with a seed is an argument.
 """

@@ -93,8 +93,6 @@ class Fitted:
             ridge(whole, layer - mean, strength)
             for layer, mean, strength in zip(layers, self._means, best, strict=True)
         ]
-        self.strengths = tuple(best)
-        """Chosen shrinkage: of what models share, and of how they differ."""
 
     def predict(self, design: Map) -> NDArray[np.float64]:
         """Expected outcomes, one row per prompt and one column per model."""

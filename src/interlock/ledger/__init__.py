@@ -1,7 +1,7 @@
-"""The record log: nothing is answered that was not written down first.
+"""The record log, and the entries of the ledger that are made of it.
 
-A worker writes every call into its own append-only log, an *epoch*; `docs/record-log.md` is the specification.
-Read the files in this order:
+Nothing is answered that was not written down first. A worker writes every call into its own append-only log, an
+*epoch*; `docs/record-log.md` is the specification. Read the files in this order:
 
     format      bytes of a segment: header, frame, sync mark (pure)
     files       the few system calls the log makes, as one port, so that each can be made to fail
@@ -20,4 +20,14 @@ Read the files in this order:
     reader      read the records of a segment, an epoch, a call, or everything as it is written
     recovery    close the accounts of dead epochs: each interrupted call is found exactly once
     render      a record as JSON or as one line for people
+    trim        remove what is in the ledger
+
+The ledger (`docs/ledger.md`), pure:
+
+    fold            from records to calls that have ended
+    entry           what of a call goes into the tree, and what is encrypted beside it
+    control_entry   entries that the control plane makes; feedback: those of what is said of answers
+    vault           keys of contents: of a subject, wrapped by the tenant's, wrapped by the master key
+    sums, charges   what entries add up to, and what a call is charged to budgets
+    proof/          trees, checkpoints, exports and their verifier
 """

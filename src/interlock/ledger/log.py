@@ -107,7 +107,7 @@ class RecordLog:
         self._next_header = header
         self._space_back = False
         self._open_calls = 0
-        self._writes = self._fsyncs = self._fsync_us = self._fsync_us_sum = self._fsync_us_max = 0
+        self._writes = self._fsyncs = self._fsync_us = self._fsync_us_sum = 0
         self._disk = DiskBudget(folder, files, settings)
         self._closing = False
         self._record_bytes_max = settings.record_bytes_max
@@ -271,15 +271,11 @@ class RecordLog:
             records=self._seq - self._losses.records,
             writes=self._writes,
             fsyncs=self._fsyncs,
-            fsync_us_last=self._fsync_us,
             fsync_us_sum=self._fsync_us_sum,
-            fsync_us_max=self._fsync_us_max,
             pending_bytes=self._appended_total - self._durable_total,
             open_calls=self._open_calls,
             dropped=self._losses.records,
             lost_outcomes=self._losses.lost_outcomes,
-            disk_used_bytes=self._disk.used_bytes,
-            disk_free_bytes=self._disk.free_bytes,
         )
 
     # -- blocking and ending
@@ -469,7 +465,6 @@ class RecordLog:
         self._fsyncs += 1
         self._fsync_us = flushed.sync_us
         self._fsync_us_sum += flushed.sync_us
-        self._fsync_us_max = max(self._fsync_us_max, flushed.sync_us)
         self.durable_seq = max(self.durable_seq, flushed.seq)
         self._durable_total = max(self._durable_total, flushed.total_bytes)
         due = self._due()

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from interlock.ledger.reader import CallRecords, Tailed
+from interlock.ledger.reader import Tailed
 from interlock.types.record import (
     Alive,
     Attempt,
@@ -72,16 +72,6 @@ def as_line(tailed: Tailed, *, content: bool = False) -> str:
     if content:
         words += _content(record)
     return _printable(f"{head} {words}".rstrip())
-
-
-def call_as_dict(call: CallRecords, *, content: bool = False) -> dict[str, Any]:
-    """All records of one call: {"request_id", "state", "records": [...]}."""
-    tailed = [Tailed(call.epoch, stored, _wall_ns(call)) for stored in call.stored]
-    out: dict[str, Any] = {"request_id": request_id(call.epoch, call.call), "state": call.state}
-    out["records"] = [as_dict(each, content=content) for each in tailed]
-    if call.interrupted is not None:
-        out["interrupted"] = _plain(call.interrupted)
-    return out
 
 
 def _words(record: Record) -> str:
@@ -152,11 +142,6 @@ def _call(tailed: Tailed) -> str:
     if isinstance(record, Interrupted):
         return request_id(record.epoch, record.call)
     return request_id(tailed.epoch, record.call)
-
-
-def _wall_ns(call: CallRecords) -> int:
-    first = call.intent or call.refusal
-    return first.wall_ns if first else 0
 
 
 def _time(wall_ns: int) -> str:

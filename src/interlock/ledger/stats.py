@@ -8,7 +8,6 @@ import msgspec
 class LogStats(msgspec.Struct, frozen=True):
     """Figures of one log since it was opened. `pending_bytes`: appended and not durable yet.
 
-    `disk_used_bytes` is over all epochs of the node and `disk_free_bytes` of its disk, both as of the last check.
     `dropped`: records given up on a full disk. `lost_outcomes`: of these, ends of calls that could not be written
     later either; the next start finds them as interrupted.
     """
@@ -19,12 +18,8 @@ class LogStats(msgspec.Struct, frozen=True):
     records: int
     writes: int
     fsyncs: int
-    fsync_us_last: int
     fsync_us_sum: int
-    fsync_us_max: int
     pending_bytes: int
     open_calls: int
     dropped: int
     lost_outcomes: int
-    disk_used_bytes: int
-    disk_free_bytes: int

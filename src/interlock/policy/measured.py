@@ -8,7 +8,7 @@ the decision cache, and a window costs a new decision twice, where it begins and
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 COST, TIME, WEEK = "cost_nusd", "time_s", "week_minute"
@@ -17,9 +17,6 @@ WEEK_MINUTES = 7 * 24 * 60
 _THURSDAY = 3 * 24 * 60
 """1 January 1970 was one; weeks begin on Monday."""
 _COMPARISONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
-
-Thresholds = Mapping[str, tuple[int, ...]]
-"""By attribute, the numbers that policies compare it with, ascending."""
 
 
 class Measured(NamedTuple):

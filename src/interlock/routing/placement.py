@@ -64,16 +64,6 @@ def rank(affinity: int, offer: str) -> int:
     return mixed(affinity, salted(crc32(offer.encode())))
 
 
-def load_at(reading: LoadReading, queue: int, busy: int) -> int:
-    """Calls at a replica, running or waiting, by the engine's figures or ours, whichever has more. `queue`, `busy`:
-    `load.load_of`."""
-    if reading.waiting < 0:
-        return queue + busy
-    running = reading.running
-    there = queue + running if running > 0 else queue
-    return there if there > busy else busy
-
-
 def wait_ms(reading: LoadReading, queue: int) -> int:
     """Predicted wait in the queue, -1 when it is not known.
 

@@ -145,7 +145,7 @@ def _rows(request: Request, able: _Able, shared: Mapping[str, int]) -> list[Row]
             score = (w_quality * quality + w_latency * (MICRO - latency) + rest) // MICRO  # as `weighted`
             if not failure:
                 same[4], same[5] = latency, score
-        # `load.load_of`, `load.saturated` and `placement.load_at` at once:
+        # `load.load_of` and `load.saturated` at once, and the calls there, by the engine's figures or ours, if more:
         busy, queue, full = reading.inflight, reading.waiting, reading.saturated
         if concurrency is not None and busy >= concurrency:
             full = True

@@ -16,7 +16,7 @@ Row = tuple[int, int, bool, int, int, str, Facts, Candidate, bool, int, int, Loa
 7. its `Candidate`: nobody else has it yet, so what becomes known later is set in it;
 8. whether its source is full;
 9. less its rank among its replicas (`placement.rank`); 0: they are not placed;
-10. how many calls are there (`placement.load_at`);
+10. how many calls are there, running or waiting, by the engine's figures or ours, whichever has more;
 11. the reading of its source.
 """
 MERIT = 5

@@ -12,9 +12,15 @@ A call's way out, and the file of each step:
 What is known about a source, off the hot path:
 
     fields        the request fields each kind of source understands
-    discovery     models, context lengths, versions and abilities, asked of the engine itself
+    discovery     models, context lengths, versions and abilities, asked of the engine itself; ollama: of its server
     load          queue depth and KV-cache use read from the engine's metrics, and its health
+    stay          how long calls stay there
+    meters        what the devices under an engine have used in energy
     fetch         one small request over a pool, bounded in time and size
     client        the same for callers without an event loop, as discovery is
-    board         the shared memory through which a node's workers see all this
+
+What a node's workers share, in memory:
+
+    board         load, calls in flight, breakers, the snapshot's age
+    seats         who is next for a seat at a full source
 """

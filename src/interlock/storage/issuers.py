@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from psycopg import Connection, sql
+from psycopg import Connection
 
 from interlock.storage.changes import Author
 from interlock.storage.table import Stored, Table
@@ -53,13 +53,6 @@ def delete(conn: Connection[Any], issuer_id: str, by: Author, *, revision: int |
 def get(conn: Connection[Any], issuer_id: str) -> Stored[Issuer] | None:
     """An issuer by id, or None."""
     return TABLE.get(conn, issuer_id)
-
-
-def by_issuer(conn: Connection[Any], tenant_id: str, issuer: str, audience: str) -> Stored[Issuer] | None:
-    """An issuer of a tenant by its `iss` and audience, or None."""
-    where = sql.SQL("WHERE t.tenant_id = %s AND t.issuer = %s AND t.audience = %s")
-    rows = TABLE.where(conn, where, (tenant_id, issuer, audience))
-    return rows[0] if rows else None
 
 
 def page(

@@ -15,14 +15,12 @@ from interlock.storage.table import Stored, Table
 from interlock.types.identity import ApiKey
 from interlock.types.snapshot import bucket_part
 
-PREFIX_CHARS = 12
-"""How much of a key is kept in clear, so that a person can tell keys apart."""
-
 
 class KeyRow(ApiKey, frozen=True, omit_defaults=True):
     """An API key as administrators see it: what a worker knows of it, and its story.
 
-    `prefix`: the key's first `PREFIX_CHARS` characters. `replaces`: the key id that this one is the rotation of.
+    `prefix`: the key's first characters (`types.apikey.shown`), so that a person can tell keys apart. `replaces`: the
+    key id that this one is the rotation of.
     """
 
     name: str = ""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-MEASURES = ("calls", "tokens", "nusd", "uj")
-"""What budgets count: calls, tokens (prompt and completion), nano-USD, microjoules."""
 KINDS = ("tenant", "team", "principal", "key", "model", "shadow", "judge")
 AMOUNT_MAX = 2**62
 

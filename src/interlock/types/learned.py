@@ -22,7 +22,6 @@ SET = "set"
 SHARED = "shared"
 """The origin of what other tenants have seen."""
 FEW, AGREES, UNVARIED, CHANCE, CONSTANT = "few", "agrees", "unvaried", "chance", "constant"
-JUDGE_REASONS = (FEW, AGREES, UNVARIED, CHANCE, CONSTANT)
 """Why a judge counts: too few words of others yet, its scores go with these, these never vary; or does not: its scores
 go with them no more than chance, or are all the same."""
 JUDGE_COUNTS = frozenset((FEW, AGREES, UNVARIED))
@@ -102,7 +101,7 @@ class Profile(msgspec.Struct, frozen=True, array_like=True):
 class JudgeTrust(msgspec.Struct, frozen=True, array_like=True):
     """How far a judge is believed, to be shown: its scores beside what others said of the same answers.
 
-    `judge`: its model (see `arm_of`). `trusted`: its verdicts count. `why`: of `JUDGE_REASONS`. `origins`: by whom the
+    `judge`: its model (see `arm_of`). `trusted`: its verdicts count. `why`: `FEW` to `CONSTANT`. `origins`: by whom the
     words are that its scores are held against, how many of each. `agreement_milli`: their correlation in thousandths,
     `least_milli`: its lower bound at 95 %; None where it cannot be told. `waiting`: verdicts that wait for controls.
     """

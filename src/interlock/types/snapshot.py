@@ -2,8 +2,8 @@
 
 A snapshot is a set of parts. Each part is a msgpack document with a version (the snapshot version that last
 changed it) and a SHA-256. Small collections are one part each (`SMALL_PARTS`); API keys and principals are split
-into `BUCKETS` parts by the first bits of their lookup digest, so that one revocation changes one part of about
-ten kilobytes whatever the number of keys. What the router has learned is two parts a tenant (`types.learned`). A
+into `BUCKETS` parts by the first bits of their lookup digest, so that one revocation changes one small part
+(about 15 kB at 100,000 keys). What the router has learned is two parts a tenant (`types.learned`). A
 delta is "the parts newer than what I have". The root hash is SHA-256 over the sorted (name, part hash) pairs, so a
 worker can prove that what it assembled is what was compiled.
 """

@@ -152,11 +152,9 @@ class Parsed(msgspec.Struct):
     fields: Fields
     stream: bool
     wants_usage: bool
-    continuous_usage: bool
     n: int
     max_tokens: int
     """As the caller bounded one answer; 0 when it did not."""
-    max_tokens_field: str
     needs: tuple[str, ...]
     actions: tuple[str, ...]
     prompt_tokens_max: int
@@ -368,10 +366,8 @@ def _answers_whole(
         fields=top,
         stream=False,
         wants_usage=True,
-        continuous_usage=False,
         n=0,
         max_tokens=0,
-        max_tokens_field="",
         needs=(operation,),
         actions=_actions(shape, top),
         prompt_tokens_max=tokens,
@@ -436,10 +432,8 @@ def _common(
         top,
         request.stream is True,
         options is not None and options.include_usage is True,
-        options is not None and options.continuous_usage_stats is True,
         n,
         bound or 0,
-        bound_field,
         needs,
         actions,
         prompt_tokens,

@@ -64,6 +64,15 @@ def test_messages_that_are_decoded_are_not_decoded_again() -> None:
     assert raw.features.signals == decoded.features.signals != b""
 
 
+def test_what_was_expected_of_a_decided_call_is_told_again_without_its_prompt() -> None:
+    call, learned = call_of(view_of()), Learned(4)
+    estimates = learned.estimates(call)
+    call.parsed.fields.clear()  # reading it again would find nothing
+    assert learned.estimated(call) == estimates is not None and estimates.task >= 0
+    assert learned.estimated(call_of(view_of(), allowed=(LARGE, LARGE))) is None
+    assert learned.estimated(call_of(view_of("observe"))) is None
+
+
 @pytest.mark.parametrize("recording", [Recording.full, Recording.prompt_only, Recording.metadata])
 def test_a_prompt_that_may_not_be_kept_is_not_read(recording: Recording) -> None:
     call = call_of(view_of(), recording)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from interlock.ledger.reader import Stored, Tailed, find_call
-from interlock.ledger.render import as_dict, as_line, call_as_dict
+from interlock.ledger.render import as_dict, as_line
 from interlock.types.record import (
     AttemptEnd,
     Chunk,
@@ -75,10 +75,10 @@ def test_a_call_is_shown_whole(tmp_path: Path) -> None:
         await written(log)
         found = find_call(tmp_path, request_id(log.epoch, 1))
         assert found is not None
-        shown = call_as_dict(found, content=True)
-        assert shown["state"] == "completed" and [each["kind"] for each in shown["records"]] == ["Intent", "Outcome"]
-        assert shown["records"][0]["body"] == {"base64": "/wA="}
-        assert shown["records"][0]["body_sha256"] == "01" * 32
+        shown = [as_dict(Tailed(found.epoch, stored, 0), content=True) for stored in found.stored]
+        assert found.state == "completed" and [each["kind"] for each in shown] == ["Intent", "Outcome"]
+        assert shown[0]["body"] == {"base64": "/wA="}
+        assert shown[0]["body_sha256"] == "01" * 32
         json.dumps(shown)
         await log.close()
 

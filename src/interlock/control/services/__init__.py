@@ -1,11 +1,17 @@
 """The logic of each aggregate: a declared form becomes a stored value, and back.
 
-`base` holds what they share: the transaction with its author, ids and names. Each other file has the same functions:
+`base` holds what they share: the transaction with its author, ids and names. Those of what is declared (`tenants`,
+`teams`, `principals`, `keys`, `policies`, `aliases` with `canaries`, `budgets`, `issuers`, `roles`, `alert_rules`,
+`sources`) have the same functions: *spec_of* gives the stored value in the form in which it is declared; *create* makes
+ids and times, storage stores them as they are, with the change record; *update* replaces what is stored by the declared
+form; *delete* goes by name.
 
-    spec_of    the stored value in the form in which it is declared
-    create     ids and times are made here; storage stores them as they are, with the change record
-    update     the declared form replaces what is stored
-    delete     by name
+The others report and keep:
+
+    ledger, ledger_follow, evidence, looks, audit, keeping    looks at the ledger, on record; what is destroyed and kept
+    usage, alias_use, live                                    what was used, by whom, and what happens now
+    router, router_quality, router_reports, router_judges, task_words    what the router learned, in figures and words
+    engines                                                   engines that Interlock runs
 
 Permissions are checked before, in `interlock.control.apply` and the routes; references and forms in `validate`.
 """

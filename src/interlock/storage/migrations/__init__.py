@@ -1,1 +1,2 @@
-"""Alembic's environment and the steps of the schema, shipped in the package; `interlock.storage.migrate` runs them."""
+"""Alembic's environment (`env`) and the steps of the schema (`versions`), shipped in the package;
+`interlock.storage.migrate` runs them."""

@@ -122,8 +122,6 @@ class Writer:
         self._blocks = 0
         self._tools: dict[int, int] = {}
         """Tool call of the pivot -> its block."""
-        self._current = -1
-        """The tool call whose block is open."""
         self._end = _End()
         self._usage: object = None
 
@@ -185,7 +183,7 @@ class Writer:
         function = function if isinstance(function, dict) else {}
         if index not in self._tools:
             self._close(out)
-            self._current, self._tools[index] = index, self._blocks
+            self._tools[index] = self._blocks
             block = {
                 "type": "tool_use",
                 "id": _text(call.get("id")) or _tool_id(self._id, len(self._tools) - 1),
