@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import random
 
 import pytest
 from hypothesis import given
@@ -186,6 +187,16 @@ def test_a_content_that_was_changed_or_is_anothers_does_not_open(plain: bytes, a
     ):
         with pytest.raises(VaultError):
             key.open(name, data, bytes_max=1 << 20)
+
+
+@pytest.mark.parametrize("size", [127, 128, 129, 4_096, 65_535, 65_536, 1_000_000])
+def test_contents_of_any_size_open(size: int) -> None:
+    """What does not compress, what does, and both in turn: zlib reads what another library writes."""
+    noise = random.Random(size).randbytes(size)
+    for plain in (noise, b"word " * (size // 5), noise[: size // 2] + TEXT * (size // len(TEXT))):
+        sealed = KEY.seal(plain)
+        assert KEY.open(sealed.id, sealed.data, bytes_max=len(plain)) == plain
+        assert len(sealed.data) <= len(plain) + 29, "nothing grows but by nonce, tag and the byte of its form"
 
 
 def test_a_content_that_inflates_beyond_the_limit_is_refused() -> None:
