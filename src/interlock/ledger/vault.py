@@ -160,9 +160,12 @@ class SubjectKey:
         self._lately = lately
         self._lately_mark = _mac_of(_mac(key, b"interlock content sealed lately"))
 
-    def seal(self, plain: bytes) -> Sealed:
-        """Encrypt a content. The same bytes give the same result, as long as they are compressed in the same way."""
-        if self._lately is None:
+    def seal(self, plain: bytes, *, repeats: bool = True) -> Sealed:
+        """Encrypt a content. The same bytes give the same result, as long as they are compressed in the same way.
+
+        `repeats`: it may come again; else it is neither looked for among what was sealed lately nor remembered.
+        """
+        if self._lately is None or not repeats:
             return self._seal(plain)
         mark = self._lately_mark(plain)
         sealed = self._lately.get(mark)

@@ -37,7 +37,7 @@ def compressing(deflate: Callable[[bytes], bytes]) -> Iterator[None]:
 def naming(named: Callable[[SubjectKey, bytes], bytes]) -> Iterator[None]:
     """Contents are named so, as by an earlier version."""
 
-    def seal(key: SubjectKey, plain: bytes) -> Sealed:
+    def seal(key: SubjectKey, plain: bytes, *, repeats: bool = True) -> Sealed:
         name, form = named(key, plain), vault._form_of(plain)
         nonce = hmac.digest(key._id_key, form, "sha256")[:12]
         data = nonce + key._aead.encrypt(nonce, form, name)

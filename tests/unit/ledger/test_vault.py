@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.ledger import vault
+from interlock.ledger.entry import call_entry
+from interlock.ledger.fold import records_of
 from interlock.ledger.proof.opening import content_id
 from interlock.ledger.vault import (
     LIST_START,
@@ -23,6 +25,7 @@ from interlock.ledger.vault import (
     tenant_context,
 )
 from tests.unit.ledger.compressors import by_a_mac, by_the_text, compressing, level_of
+from tests.unit.ledger.support import attempt, intent, outcome
 
 KEY, OTHER = SubjectKey(bytes(32)), SubjectKey(bytes(31) + b"\x01")
 PLAIN = st.one_of(st.binary(max_size=400), st.binary(max_size=40).map(lambda piece: piece * 2000))
@@ -76,6 +79,22 @@ def test_what_was_sealed_lately_is_not_compressed_again() -> None:
     with compressing(counted):
         first = key.seal(TEXT)
         assert key.seal(TEXT) is first and made == 1
+
+
+def test_answers_and_records_take_no_room_among_what_is_remembered() -> None:
+    """They do not come again; what does is found as long as nothing else pushes it out."""
+    said = b'{"messages":[{"role":"user","content":"hello"}],"model":"m"}'
+    lately = SealedLately(1 << 20)
+    key = SubjectKey(bytes(32), lately)
+    ended = outcome(1, body=b'{"choices":[]}')
+    made = call_entry(records_of("0" * 16, 1, [intent(1, body=said), attempt(1), ended]), 5, key)
+    bare = call_entry(records_of("0" * 16, 1, [intent(1, body=said), attempt(1), ended]), 5, SubjectKey(bytes(32)))
+    assert made == bare
+    roles = {each["role"]: each.get("id") for each in made.leaf["contents"]}
+    assert set(roles) == {"messages", "request", "answer", "record"}
+    remembered = {each.id.hex() for each in lately._known.values()}
+    assert len(remembered) == 2 and roles["request"] in remembered
+    assert remembered.isdisjoint((roles["answer"], roles["record"]))
 
 
 @given(PLAIN)
