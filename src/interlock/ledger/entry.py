@@ -371,11 +371,11 @@ class _Chest:
         self.lists: list[ListNode] = []
         self._key = key
 
-    def put(self, role: str, plain: bytes) -> None:
-        """One content."""
+    def put(self, role: str, plain: bytes, *, repeats: bool = True) -> None:
+        """One content. `repeats`: see `SubjectKey.seal`."""
         if self._key is None:
             return
-        sealed = self._key.seal(plain)
+        sealed = self._key.seal(plain, repeats=repeats)
         self.contents.append(sealed)
         self.references.append(
             {"role": role, "id": sealed.id.hex(), "sha256": sealed.sha256.hex(), "bytes": len(sealed.data)}
@@ -423,10 +423,10 @@ def _prompt_field(chest: _Chest, name: str, value: bytes) -> None:
 def _answer(chest: _Chest, call: CallRecords) -> None:
     """What came back: the answer as it was, or a stream as its text and, in their places, events of another form."""
     if call.outcome is not None and call.outcome.body:
-        chest.put("answer", call.outcome.body)
+        chest.put("answer", call.outcome.body, repeats=False)
     for step in call.step_ends:
         if step.body:
-            chest.put("step", step.body)
+            chest.put("step", step.body, repeats=False)
     if not call.chunks:
         return
     parts: list[str | msgspec.Raw] = []
@@ -441,7 +441,7 @@ def _answer(chest: _Chest, call: CallRecords) -> None:
             parts.append(_event(chunk.raw))
     if text:
         parts.append("".join(text))
-    chest.put("stream", msgspec.json.encode(parts))
+    chest.put("stream", msgspec.json.encode(parts), repeats=False)
 
 
 def _event(raw: bytes) -> str | msgspec.Raw:
@@ -462,7 +462,7 @@ def _records(chest: _Chest, call: CallRecords, intent: Intent) -> None:
         kept.append(_bodiless(call.outcome))
     if call.interrupted is not None:
         kept.append(call.interrupted)
-    chest.put("record", msgspec.json.encode(kept))
+    chest.put("record", msgspec.json.encode(kept), repeats=False)
 
 
 def _bodiless(outcome: Outcome) -> Outcome:

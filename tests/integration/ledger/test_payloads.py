@@ -15,6 +15,7 @@ from interlock.ledger import vault
 from interlock.ledger.vault import SubjectKey
 from tests.integration.gateway.client import CHAT, ask
 from tests.integration.ledger.scene import SECRET, Scene
+from tests.unit.ledger.compressors import by_a_mac, naming
 
 LATER_NS = 9_000_000_000_000_000_000
 
@@ -107,23 +108,15 @@ def test_payloads_take_the_second_grant_and_a_reason(scene: Scene) -> None:
     assert scene.owner.call("GET", path, reason="")[0] == 400
 
 
-def test_contents_from_before_are_read_and_stay_encrypted_in_exports(
-    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contents_from_before_are_read_and_stay_encrypted_in_exports(scene: Scene, tmp_path: Path) -> None:
     """Their names cannot be opened one by one: nothing would show that a plaintext is theirs."""
-    with monkeypatch.context() as before:
-        before.setattr(vault, "content_id", _old_id)
-        before.setattr(SubjectKey, "salt", lambda self, plain: self._id_key)
+    with naming(by_a_mac):
         request = scene.say(SECRET)
         scene.arrive()
     assert json.dumps(scene.contents(request)).count(SECRET) == 1
     exported(scene, tmp_path / "out")
     report = verified(scene, tmp_path / "out")
     assert (report.verdict, report.opened) == ("open tail", 0) and report.contents > 2
-
-
-def _old_id(key: bytes, plain: bytes) -> bytes:
-    return vault._mac(key, plain)
 
 
 def test_no_key_of_a_subject_leaves(scene: Scene, tmp_path: Path) -> None:

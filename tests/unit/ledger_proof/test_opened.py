@@ -25,6 +25,14 @@ def reference(sealed: Sealed) -> dict[str, Any]:
     return {"role": "answer", "id": sealed.id.hex(), "sha256": sealed.sha256.hex(), "bytes": len(sealed.data)}
 
 
+def salt_of(plain: bytes, key: SubjectKey = KEY) -> bytes:
+    """What opens a content."""
+    sealed = key.seal(plain)
+    made = key.opened(sealed.id, sealed.data, bytes_max=len(plain)).salt
+    assert made is not None
+    return made
+
+
 def export(path: Path, *, opened: list[bytes], key: SubjectKey = KEY, items: list[bytes] | None = None) -> Path:
     """An entry with an answer and a list of messages; `items` are those that lists.jsonl tells of."""
     log = Log()
@@ -49,7 +57,7 @@ def export(path: Path, *, opened: list[bytes], key: SubjectKey = KEY, items: lis
             writer.content(sealed.id.hex(), sealed.data)
         writer.list(last.id.hex(), [each.id.hex() for each in messages])
         for plain in opened:
-            writer.opened(key.seal(plain).id.hex(), key.salt(plain), plain)
+            writer.opened(key.seal(plain).id.hex(), salt_of(plain, key), plain)
     return path
 
 
@@ -130,19 +138,19 @@ def test_the_writer_refuses_what_no_verifier_would_take(tmp_path: Path) -> None:
     )
     name = KEY.seal(ANSWER).id.hex()
     with pytest.raises(ProofError, match="names"), ExportWriter(tmp_path / "a", manifest, []) as writer:
-        writer.opened(name, KEY.salt(QUESTION), ANSWER)
+        writer.opened(name, salt_of(QUESTION), ANSWER)
     plain = msgspec.structs.replace(manifest, opened=None)
     with pytest.raises(ProofError, match="no plaintexts"), ExportWriter(tmp_path / "b", plain, []) as writer:
-        writer.opened(name, KEY.salt(ANSWER), ANSWER)
+        writer.opened(name, salt_of(ANSWER), ANSWER)
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
 @example(b"", b"\x00")
 def test_a_salt_opens_its_content_and_no_other(plain: bytes, guess: bytes) -> None:
     sealed = KEY.seal(plain)
-    assert content_id(KEY.salt(plain), plain) == sealed.id
-    assert (content_id(KEY.salt(plain), guess) == sealed.id) == (plain == guess)
-    assert OTHER.salt(plain) != KEY.salt(plain) and OTHER.seal(plain).id != sealed.id
+    assert content_id(salt_of(plain), plain) == sealed.id
+    assert (content_id(salt_of(plain), guess) == sealed.id) == (plain == guess)
+    assert salt_of(plain, OTHER) != salt_of(plain) and OTHER.seal(plain).id != sealed.id
     assert KEY.open(sealed.id, sealed.data, bytes_max=1000) == plain
     with pytest.raises(VaultError):
         KEY.open(OTHER.seal(plain).id, sealed.data, bytes_max=1000)

@@ -14,7 +14,6 @@ from interlock.errors import Conflict, NotFound
 from interlock.ledger import feedback as feedback_entries
 from interlock.ledger.proof.coverage import Coverage
 from interlock.ledger.proof.merkle import inclusion_proof
-from interlock.ledger.proof.opening import content_id
 from interlock.ledger.sums import decode_leaf
 from interlock.ledger.vault import SubjectKey
 from interlock.settings import Settings
@@ -420,9 +419,8 @@ class Export:
         self._sent.add(mark)
         value: dict[str, Any] = {"id": name.hex(), "data": base64.b64encode(data).decode()}
         if opened:
-            plain = key.open(name, data, bytes_max=self._settings.record_bytes_max)
-            salt = key.salt(plain)
-            if content_id(salt, plain) == name:
+            plain, salt = key.opened(name, data, bytes_max=self._settings.record_bytes_max)
+            if salt is not None:
                 value |= {"salt": salt.hex(), "plain": base64.b64encode(plain).decode()}
         return [("content", value)]
 

@@ -1,8 +1,9 @@
 """Openings: how somebody without any key can check that a plaintext is what an entry names.
 
-The id of a content is SHA-256(salt || plaintext), where the salt is a keyed hash of the plaintext under its subject's
-key. Without the key nobody can tell the salt of a guess, so the id gives nothing away; whoever is handed the plaintext
-with its salt can check both against the id in the leaf. A salt opens one content and says nothing about any other.
+The id of a content is SHA-256(salt || plaintext), where the salt is a keyed hash, under its subject's key, of the form
+in which the content is kept: its text, mostly compressed. Without the key nobody can tell the salt of a guess, so the
+id gives nothing away; whoever is handed the plaintext with its salt can check both against the id in the leaf. A salt
+opens one content and says nothing about any other.
 """
 
 from __future__ import annotations
