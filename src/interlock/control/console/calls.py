@@ -48,6 +48,7 @@ class Line(NamedTuple):
     tokens: int
     nusd: int
     us: int
+    alias: str
 
 
 def search(visit: Visit, _: Sessions) -> Response:
@@ -126,6 +127,7 @@ def line_of(leaf: dict[str, Any], names: Names) -> Line:
         int(tokens.get("prompt", 0)) + int(tokens.get("completion", 0)),
         int(leaf.get("cost", {}).get("nusd", 0)),
         int(leaf.get("times", {}).get("total_us", 0)),
+        str(what.get("alias", "")),
     )
 
 
