@@ -21,13 +21,13 @@ _STEPS = r"""
 ALTER TABLE interlock.ledger_entries ADD COLUMN alias text, ADD COLUMN request_class text;
 ALTER TABLE interlock.ledger_entries
     ALTER COLUMN alias TYPE text USING CASE WHEN kind IN ('call', 'refusal') THEN
-        coalesce(substring(convert_from(leaf, 'UTF8') FROM '"what":\{"alias":"([^"]*)"'), '') END,
-    ALTER COLUMN request_class TYPE text USING CASE WHEN kind IN ('call', 'refusal') THEN coalesce(
-        substring(convert_from(leaf, 'UTF8') FROM '"(shadow|judge|challenger)_of":"') || ':' || coalesce(
-            nullif(substring(convert_from(leaf, 'UTF8') FROM '"what":\{"alias":"([^"]*)"'), ''), model),
-        ('"' || substring(convert_from(leaf, 'UTF8')
-            FROM '"what":\{"alias":"[^"]*",(?:"arm":"[^"]*",)?"class":"((?:[^"\\]|\\.)*)"') || '"')::json #>> '{}',
-        '') END;
+        split_part(split_part(convert_from(leaf, 'UTF8'), '"what":{"alias":"', 2), '"', 1) END,
+    ALTER COLUMN request_class TYPE text USING CASE WHEN kind NOT IN ('call', 'refusal') THEN NULL
+        WHEN position('_of":"'::bytea IN leaf) > 0 AND convert_from(leaf, 'UTF8') ~ '"(shadow|judge|challenger)_of":"'
+        THEN substring(convert_from(leaf, 'UTF8') FROM '"(shadow|judge|challenger)_of":"') || ':' || coalesce(
+            nullif(split_part(split_part(convert_from(leaf, 'UTF8'), '"what":{"alias":"', 2), '"', 1), ''), model)
+        ELSE coalesce(('"' || substring(split_part(convert_from(leaf, 'UTF8'), '"what":{"alias":"', 2)
+            FROM '^[^"]*",(?:"arm":"[^"]*",)?"class":"((?:[^"\\]|\\.)*)"') || '"')::json #>> '{}', '') END;
 CREATE INDEX ON interlock.ledger_entries (tenant_id, alias, position, at_ns) WHERE alias IS NOT NULL;
 CREATE INDEX ON interlock.ledger_entries (tenant_id, request_class, position, at_ns) WHERE request_class IS NOT NULL;
 ANALYZE interlock.ledger_entries (alias, request_class);
