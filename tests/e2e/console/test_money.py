@@ -132,7 +132,9 @@ def test_usage_is_told_by_alias_with_its_objectives(admin: Tab, demo: Stack) -> 
     assert page.locator(".report thead").inner_text().lower().count("objectives met") == 1
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
-        wide = page.locator("[role=region][aria-label=Report]").evaluate("table => table.scrollWidth - table.clientWidth")
+        wide = page.locator("[role=region][aria-label=Report]").evaluate(
+            "table => table.scrollWidth - table.clientWidth"
+        )
         assert wide == 0, f"nobody has to push the table aside, at {width}"
 
 
