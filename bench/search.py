@@ -36,14 +36,25 @@ FIRST_S = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
 DAY_NS = 86_400_000_000_000
 PRINCIPALS = 2000
 MODELS = 12
+ALIASES = 40
 _FILL = """
-INSERT INTO interlock.ledger_entries
+INSERT INTO interlock.ledger_entries (tenant_id, position, at_ns, kind, request, team_id, principal_id, subject,
+    source, model, state, leaf, hash, alias, request_class)
 SELECT 'ten_' || n %% 3, n / 3, at, 'call', 'req_' || lpad(to_hex(n / 5000), 16, '0') || '_' || to_hex(n %% 5000),
     'team_' || n %% 20, 'prn_' || n %% %(principals)s, 'prn_' || n %% %(principals)s, 'source-' || n %% 4,
     'model-' || n %% %(models)s, CASE WHEN n %% 200 = 0 THEN 'failed' ELSE 'completed' END,
-    convert_to('{"at":' || at || ',"pad":"' || repeat(md5(n::text), 36) || '"}', 'UTF8'), sha256(int8send(n))
+    convert_to('{"at":' || at || ',"pad":"' || repeat(md5(n::text), 36) || '"}', 'UTF8'), sha256(int8send(n)),
+    CASE WHEN n %% 1000 = 0 THEN '' WHEN n %% 7 < 5 THEN 'often' ELSE 'alias-' || n %% %(aliases)s END,
+    'class-' || n %% 9
 FROM (SELECT n, (%(first)s + n * (%(year)s::float8 / %(count)s))::bigint * 1000000000 AS at
       FROM generate_series(0, %(count)s - 1) AS n) AS made
+"""
+_TEAMS = """
+INSERT INTO interlock.tenants (id, name, time_zone, active, created_at, updated_at)
+    VALUES ('ten_0', 'zero', 'UTC', true, now(), now());
+INSERT INTO interlock.teams (id, tenant_id, name, cost_center, created_at, updated_at)
+    SELECT 'team_' || n, 'ten_0', 't' || n, CASE WHEN n < 20 THEN 'center-' || n % 5 ELSE 'idle' END, now(), now()
+    FROM generate_series(0, 23) AS n
 """
 
 
@@ -54,8 +65,10 @@ def fill(url: str, count: int) -> None:
             ensure_months(conn, datetime(2026, month, 1, tzinfo=UTC))
         conn.execute("SELECT set_config('role', 'interlock_sequencer', false)")
         given = {"count": count, "first": FIRST_S, "year": YEAR_S, "principals": PRINCIPALS, "models": MODELS}
+        given |= {"aliases": ALIASES}
         conn.execute(_FILL, given)
         conn.execute("SELECT set_config('role', 'interlock_migrator', false)")
+        conn.execute(_TEAMS)
         conn.execute("ANALYZE interlock.ledger_entries")
 
 
@@ -78,6 +91,19 @@ def questions(rng: random.Random, count: int) -> dict[str, Callable[[Any], objec
         "newest 100 of a person": search(principal_id=who),
         "a person on one day": search(principal_id=who, since_ns=since, until_ns=since + DAY_NS),
         "a model on one day": search(model=f"model-{rng.randrange(MODELS)}", since_ns=since, until_ns=since + DAY_NS),
+        "newest 100 of an alias": search(alias=f"alias-{rng.randrange(ALIASES)}"),
+        "an alias on one day": search(alias="often", since_ns=since, until_ns=since + DAY_NS),
+        "without an alias": search(without=("alias",)),
+        "an alias of a person": search(alias=f"alias-{rng.randrange(ALIASES)}", principal_id=who),
+        "a request class on one day": search(
+            request_class=f"class-{rng.randrange(9)}", since_ns=since, until_ns=since + DAY_NS
+        ),
+        "a cost centre": search(cost_center=f"center-{rng.randrange(5)}"),
+        "a cost centre on one day": search(
+            cost_center=f"center-{rng.randrange(5)}", since_ns=since, until_ns=since + DAY_NS
+        ),
+        "a cost centre without calls": search(cost_center="idle"),
+        "no such alias": search(alias="nothing"),
         "failures of a week": search(state="failed", since_ns=since, until_ns=since + 7 * DAY_NS),
         "nobody's": search(principal_id="prn_nobody"),
     }

@@ -27,7 +27,7 @@ from interlock.ledger.proof.coverage import Coverage, NodeSeen, OpenEpoch, Settl
 from interlock.ledger.proof.merkle import CompactRange, leaf_hash
 from interlock.ledger.proof.note import Signer, sign_note
 from interlock.ledger.proof.tiles import full_tiles
-from interlock.ledger.sums import NOTHING, Key, Leaf, Sums, decode_leaf, key_of, lines_of, measured
+from interlock.ledger.sums import NOTHING, Key, Leaf, Sums, decode_leaf, key_of, label_of, lines_of, measured
 from interlock.settings import Settings
 from interlock.storage import control_entries, feedback, leases, rotations, sequencing, usage
 from interlock.storage.pool import Store, away
@@ -296,6 +296,7 @@ class _Step:
             leaf = decode_leaf(data)
             if leaf.tree != tenant_id:
                 raise LedgerBroken(f"entry {n} of epoch {entry.epoch} is of {leaf.tree}, not of {tenant_id}")
+            called = leaf.kind in ("call", "refusal")
             placed.append(
                 sequencing.Placed(
                     size + len(placed),
@@ -311,6 +312,8 @@ class _Step:
                     data,
                     leaf_hash(data),
                     bytes.fromhex(leaf.work.document) or None,
+                    leaf.what.alias if called else None,
+                    label_of(leaf) if called else None,
                 )
             )
             leaves.append(leaf)

@@ -217,11 +217,17 @@ def key_of(leaf: Leaf, zone: ZoneInfo) -> Key:
     seconds = leaf.at // 1_000_000_000
     day = datetime.fromtimestamp(seconds, UTC).astimezone(zone).date()
     what, where = leaf.what, leaf.where
-    if leaf.beside:  # nobody asked for it: it is on the account of whoever declared the shadow or the judge
-        label = f"{leaf.beside}:{what.alias or leaf.model}"
-        return Key(day, "", "", where.name, leaf.model, label, what.workload, what.alias)
     team, principal = leaf.who.team, leaf.who.principal
-    return Key(day, team, principal, where.name, leaf.model, what.request_class, what.workload, what.alias)
+    if leaf.beside:  # nobody asked for it: it is on the account of whoever declared the shadow or the judge
+        team = principal = ""
+    return Key(day, team, principal, where.name, leaf.model, label_of(leaf), what.workload, what.alias)
+
+
+def label_of(leaf: Leaf) -> str:
+    """The request class that a call counts under: one of its own for what nobody asked for."""
+    if leaf.beside:
+        return f"{leaf.beside}:{leaf.what.alias or leaf.model}"
+    return leaf.what.request_class
 
 
 def lines_of(leaf: Leaf, zone: ZoneInfo) -> list[tuple[Key, Sums]]:

@@ -17,7 +17,14 @@ from interlock.storage.sequencing import tile
 
 NOT_COMPLETED = "not completed"
 """As a state that is looked for: calls that ended in any other one than `completed`, as reports count failures."""
+WITHOUT = {"alias": "alias", "class": "request_class", "source": "source", "model": "model"}
+"""What calls may be without, as it is asked for, and the column that is empty then."""
 _ENTRY = sql.SQL("SELECT position, at_ns, kind, request, leaf FROM interlock.ledger_entries WHERE ")
+_COLUMNS = (
+    *("kind", "team_id", "principal_id", "subject", "source", "model", "state", "document", "alias"),
+    "request_class",
+)
+"""Columns that entries are found by the values of."""
 _CHECKPOINT = sql.SQL("SELECT at_ns, size, note, coverage, complete_ns FROM interlock.ledger_checkpoints WHERE ")
 
 
@@ -63,19 +70,31 @@ class Filter(NamedTuple):
     state: str = ""
     document: bytes = b""
     """Keyed hash of the name of a document."""
+    alias: str = ""
+    request_class: str = ""
+    """As usage counts it: `shadow:ALIAS` and its like for calls that nobody asked for."""
+    cost_center: str = ""
+    """Calls of the teams that have it now, as usage counts it."""
+    without: tuple[str, ...] = ()
+    """Names in `WITHOUT`: calls and refusals that have none of these."""
 
 
 def search(conn: Connection[Any], tenant_id: str, wanted: Filter, *, before: int = 0, limit: int = 100) -> list[Entry]:
     """At most `limit` entries, the newest places first; `before`: a place, 0 from the end."""
     clauses: list[sql.Composable] = [sql.SQL("tenant_id = %s")]
     args: list[object] = [tenant_id]
-    for name in ("kind", "team_id", "principal_id", "subject", "source", "model", "state", "document"):
+    for name in _COLUMNS:
         value = getattr(wanted, name)
         if name == "state" and value == NOT_COMPLETED:
             clauses.append(sql.SQL("kind = 'call' AND state <> 'completed'"))
         elif value:
             clauses.append(sql.SQL("{} = %s").format(sql.Identifier(name)))
             args.append(value)
+    none = sql.SQL("{} = '' AND alias IS NOT NULL")
+    clauses.extend(none.format(sql.Identifier(WITHOUT[name])) for name in wanted.without)
+    if wanted.cost_center:
+        clauses.append(sql.SQL("team_id = ANY(%s)"))
+        args.append(_teams(conn, tenant_id, wanted.cost_center))
     for words, bound in (("at_ns >= %s", wanted.since_ns), ("at_ns < %s", wanted.until_ns), ("position < %s", before)):
         if bound:
             clauses.append(sql.SQL(words))
@@ -83,6 +102,12 @@ def search(conn: Connection[Any], tenant_id: str, wanted: Filter, *, before: int
     query = _ENTRY + sql.SQL(" AND ").join(clauses) + sql.SQL(" ORDER BY position DESC LIMIT %s")
     with conn.cursor(row_factory=class_row(Entry)) as cursor:
         return list(cursor.execute(query, (*args, limit)))
+
+
+def _teams(conn: Connection[Any], tenant_id: str, cost_center: str) -> list[str]:
+    """Read first, so that the search is planned for how many calls these teams have made."""
+    query = "SELECT id FROM interlock.teams WHERE tenant_id = %s AND cost_center = %s"
+    return [team_id for (team_id,) in conn.execute(query, (tenant_id, cost_center))]
 
 
 def decided(conn: Connection[Any], tenant_id: str, wanted: Filter, *, before: int = 0, limit: int = 100) -> list[Entry]:

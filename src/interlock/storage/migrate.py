@@ -20,7 +20,7 @@ from interlock.storage import roles
 from interlock.storage.faults import first_line, translate
 from interlock.storage.pool import connect
 
-HEAD = "0034"
+HEAD = "0035"
 """The schema version this code works with: the number of the last step in `migrations/versions`."""
 
 MIGRATION_LOCK = 0x494C_0001

@@ -80,9 +80,12 @@ class Placed(NamedTuple):
     leaf: bytes
     hash: bytes
     document: bytes | None = None
+    alias: str | None = None
+    request_class: str | None = None
+    """As usage counts it. This and the alias are "" where a call has none, None of what is no call."""
 
 
-_PLACED = (bigints, bigints, *(texts,) * 8, *(bytestrings,) * 3)
+_PLACED = (bigints, bigints, *(texts,) * 8, *(bytestrings,) * 3, texts, texts)
 
 
 def tenants(conn: Connection[Any]) -> list[str]:
@@ -193,9 +196,9 @@ def place(conn: Connection[Any], tenant_id: str, taken: Sequence[Waiting], place
     conn.execute("DELETE FROM interlock.ledger_inbox WHERE id = ANY(%b::bigint[])", (bigints(gone),))
     conn.execute(
         "INSERT INTO interlock.ledger_entries (tenant_id, position, at_ns, kind, request, team_id, principal_id,"
-        " subject, source, model, state, leaf, hash, document) SELECT %s, * FROM unnest(%b::bigint[], %b::bigint[],"
-        " %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],"
-        " %b::bytea[], %b::bytea[], %b::bytea[])",
+        " subject, source, model, state, leaf, hash, document, alias, request_class) SELECT %s, * FROM unnest("
+        "%b::bigint[], %b::bigint[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],"
+        " %b::text[], %b::text[], %b::bytea[], %b::bytea[], %b::bytea[], %b::text[], %b::text[])",
         (tenant_id, *columns(placed, *_PLACED)),
     )
 

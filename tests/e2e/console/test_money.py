@@ -129,6 +129,55 @@ def test_usage_is_told_by_alias_with_its_objectives(admin: Tab, demo: Stack) -> 
     rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
     assert int(next(row["slo_calls"] for row in rows if row["alias"] == "assistant")) >= 1
     admin.look(shown)
+    assert page.locator(".report thead").inner_text().lower().count("objectives met") == 1
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        wide = page.locator("[role=region][aria-label=Report]").evaluate(
+            "table => table.scrollWidth - table.clientWidth"
+        )
+        assert wide == 0, f"nobody has to push the table aside, at {width}"
+
+
+def test_usage_by_alias_leads_to_its_calls(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    for model in ("assistant", "smollm2"):
+        called(demo, "Where does it stop?", model)
+
+    def just_these(row: str, field: str, value: str) -> bool:
+        """The number of a line of the pivot, and then that of the table, is how many calls it leads to."""
+        told = []
+        for number in (".pivot tbody tr.whole", ".report tbody tr"):
+            admin.go("/console/usage?tenant=acme&figure=calls&rows=alias&by_alias=1")
+            line = page.locator(number).filter(has=page.get_by_text(row, exact=True)).locator("td.num a").first
+            calls = int(line.inner_text().replace("\u202f", ""))
+            line.click()
+            page.wait_for_load_state()
+            assert page.input_value(f"[name={field}]") == value and page.input_value("[name=since]")
+            told.append(page.locator("tbody tr").count() == min(calls, 50) and calls >= 1)
+            row = row if row == "assistant" else "–"
+        return all(told)
+
+    until(lambda: just_these("assistant", "alias", "assistant"), 180, "the calls of the alias, and no others")
+    assert {*page.locator("tbody td .hint-line").all_inner_texts()} == {"by assistant"}
+    until(lambda: just_these("no alias", "without", "alias"), 180, "the calls that went through none")
+    assert "by assistant" not in page.inner_text("main")
+    admin.go("/console/calls?tenant=globex&alias=assistant")
+    assert page.locator("tbody tr").count() == 0, "another tenant's calls are not behind it"
+    admin.look("/console/calls?tenant=acme&alias=assistant")
+
+
+def test_what_the_ledger_is_searched_by_is_inert(admin: Tab, demo: Stack) -> None:
+    page = admin.page
+    called(demo, "Is it late?", "assistant")
+    for name in ("alias", "class", "cost_center"):
+        admin.go(f"/console/calls?tenant=acme&{name}={quote(HOSTILE)}")
+        assert page.input_value(f"[name={name}]") == HOSTILE and page.locator("tbody tr").count() == 0
+        assert page.locator("img[src=x]").count() == 0 and page.title() != "owned"
+        for value in ("x" * 600, "a\x00b", "\u202ea"):
+            answer = page.request.get(f"{demo.control}/console/calls?tenant=acme&{name}={quote(value)}")
+            assert answer.status == 400 and f"{name} is a filter of at most" in answer.text()
+    answer = page.request.get(f"{demo.control}/console/calls?tenant=acme&without={quote(HOSTILE)}")
+    assert answer.status == 400 and "<img" not in answer.text().split("<main")[-1]
 
 
 @pytest.mark.parametrize("shot", ["usage"])

@@ -6,7 +6,8 @@ import datetime
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
-from interlock.control.console.usage_pivot import Links, Pivot, Shown, Sum, pivot, unit_of
+from interlock.control.console.usage_page import BY
+from interlock.control.console.usage_pivot import DEPARTMENTS, FILTERS, Links, Pivot, Shown, Sum, pivot, unit_of
 from interlock.storage.usage import Figures, Part
 
 FIRST, AFTER = datetime.date(2026, 3, 28), datetime.date(2026, 3, 31)
@@ -77,18 +78,46 @@ def test_a_number_leads_to_its_calls_in_the_tenants_days() -> None:
     assert got.lines[1].cells[2].link == "", "nothing is there to be shown"
 
 
-def test_who_may_not_search_and_cost_centres_get_no_links() -> None:
-    for links, department in ((LINKS._replace(allowed=False), "team"), (LINKS, "cost_center"), (LINKS, "alias")):
-        got = pivot([part(1, "a", "m", "2026-03-28")], Shown("cost", department), FIRST, AFTER, links)
-        assert {cell.link for line in got.lines for cell in (*line.cells, line.total)} == {""}
+def test_who_may_not_search_gets_no_links() -> None:
+    for department, _ in DEPARTMENTS:
+        for links, leads in ((LINKS._replace(allowed=False), False), (LINKS, True)):
+            got = pivot([part(1, "a", "m", "2026-03-28")], Shown("cost", department), FIRST, AFTER, links)
+            numbers = [cell.link for line in got.lines for cell in (*line.cells, line.total) if cell.sum.value]
+            assert len(numbers) == 4 and all(bool(link) is leads for link in numbers), department
+
+
+def test_what_is_summed_under_no_alias_leads_to_calls_without_one() -> None:
+    got = pivot([part(1, "", "", "2026-03-28")], Shown("cost", "alias"), FIRST, AFTER, LINKS)
+    whole, model = (parse_qs(urlsplit(line.total.link).query) for line in got.lines)
+    assert (whole["without"], model["without"]) == (["alias"], ["alias,model"])
+    assert {*whole} == {*model} == {"tenant", "kind", "without", "since", "until"}
 
 
 def test_a_line_of_a_report_leads_where_the_ledger_can_say_the_same() -> None:
     asked = parse_qs(urlsplit(LINKS.to({"source": "a b", "day": "2026-03-29"}, FIRST, AFTER, "refusal")).query)
     assert asked["source"] == ["a b"] and asked["kind"] == ["refusal"]
     assert (asked["since"], asked["until"]) == (["2026-03-28T23:00:00"], ["2026-03-29T22:00:00"])
-    assert LINKS.to({"team": "a", "class": "chat"}, FIRST, AFTER) == ""
-    assert LINKS.to({"team": "", "model": "m"}, FIRST, AFTER) == ""
+    every = {
+        "team": "a",
+        "cost_center": "47",
+        "principal": "p",
+        "model": "m",
+        "alias": "x/y",
+        "source": "s",
+        "class": "&=c",
+    }
+    asked = parse_qs(urlsplit(LINKS.to(every, FIRST, AFTER)).query)
+    assert {name: asked[name] for name in every} == {name: [value] for name, value in every.items()}
+    assert "state" not in asked and "without" not in asked
+    asked = parse_qs(urlsplit(LINKS.to({"alias": "", "class": "c"}, FIRST, AFTER, state="not completed")).query)
+    assert (asked["without"], asked["class"], asked["state"]) == (["alias"], ["c"], ["not completed"])
+    for name in ("team", "principal", "cost_center"):
+        assert LINKS.to({name: "", "model": "m"}, FIRST, AFTER) == "", "no filter says: on nobody's account"
+    assert LINKS.to({"workload": "batch"}, FIRST, AFTER) == "", "nothing is searched by it"
+
+
+def test_every_column_of_a_report_leads_to_its_calls() -> None:
+    assert {name for name, _ in BY} == {*FILTERS, "day"} and {name for name, _ in DEPARTMENTS} <= {*FILTERS}
 
 
 def test_a_figure_of_zeroes_still_has_models_under_departments() -> None:

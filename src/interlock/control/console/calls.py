@@ -12,9 +12,9 @@ from interlock.control.apply import Reason
 from interlock.control.console.page import Page
 from interlock.control.console.places import chosen
 from interlock.control.permissions import Action
-from interlock.control.services import ledger, looks
+from interlock.control.services import ledger, ledger_filter, looks
 from interlock.control.services.base import Names
-from interlock.errors import BadRequest, NotFound
+from interlock.errors import BadRequest
 from interlock.storage import ledger_read
 
 if TYPE_CHECKING:
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 ROWS = 50
 MARK_BYTES = 32
-FILTERS = ("since", "until", "kind", "team", "principal", "model", "source", "state", "document")
+FILTERS = (
+    *("since", "until", "kind", "team", "principal", "model", "alias", "class", "cost_center", "source", "state"),
+    *("without", "document"),
+)
 KINDS = (("call", "calls"), ("refusal", "refusals"), ("", "everything"))
 STATES = ("completed", ledger_read.NOT_COMPLETED, "failed", "refused", "cut", "disconnected", "interrupted")
 
@@ -45,10 +48,11 @@ class Line(NamedTuple):
     tokens: int
     nusd: int
     us: int
+    alias: str
 
 
 def search(visit: Visit, _: Sessions) -> Response:
-    """Entries, newest first, by who, when, model, source and state."""
+    """Entries, newest first, by who, when, model, alias, label, source and state."""
     tenant, names = chosen(visit, Action.ledger_read)
     api, actor = visit.api, visit.who()
     tenant_id = looks.allowed_tenant(api.store, actor, tenant, Action.ledger_read)
@@ -58,37 +62,28 @@ def search(visit: Visit, _: Sessions) -> Response:
     before = visit.query.get("before", "")
     with api.store.tenant(tenant_id) as conn:
         known = Names(conn)
-        wanted = _filter(given, known, tenant_id)
+        since_ns, until_ns = instant_of(given["since"], "since"), instant_of(given["until"], "until")
+        words = {name: given[name] for name in ledger_filter.WORDS if name in given}
+        wanted = ledger_filter.filter_of(known, tenant_id, words, since_ns, until_ns, _mark(given["document"]))
         found = ledger.search(conn, tenant_id, wanted, int(before) if before.isdigit() else 0, ROWS)
         leaves = [msgspec.json.decode(entry.leaf) for entry in found]
         known.learn_all(str(leaf.get("who", {}).get(name, "")) for leaf in leaves for name in ("principal", "team"))
         lines = [line_of(leaf, known) for leaf in leaves]
-    asked: dict[str, object] = {name: value for name, value in wanted._asdict().items() if value and name != "document"}
-    if wanted.document:
-        asked["document"] = wanted.document.hex()
-    looks.note(api.store, api.tools, actor, tenant_id, "ledger.search", "", {**asked, "found": len(found)}, Reason(""))
+    asked = {**ledger_filter.asked(wanted), "found": len(found)}
+    looks.note(api.store, api.tools, actor, tenant_id, "ledger.search", "", asked, Reason(""))
     older = ""
     if len(found) == ROWS:
         older = "?" + urlencode({"tenant": tenant, **given, "before": found[-1].position})
     return visit.page(
-        "calls.html", tenant=tenant, tenants=names, given=given, lines=lines, older=older, kinds=KINDS, states=STATES
-    )
-
-
-def _filter(given: dict[str, str], names: Names, tenant_id: str) -> ledger_read.Filter:
-    if any("\0" in value for value in given.values()):
-        raise BadRequest("a filter holds no NUL character")
-    return ledger_read.Filter(
-        instant_of(given["since"], "since"),
-        instant_of(given["until"], "until"),
-        given["kind"],
-        _id(names.team, tenant_id, given["team"]),
-        _id(names.principal, tenant_id, given["principal"]),
-        "",
-        given["source"],
-        given["model"],
-        given["state"],
-        _mark(given["document"]),
+        "calls.html",
+        tenant=tenant,
+        tenants=names,
+        given=given,
+        lines=lines,
+        older=older,
+        kinds=KINDS,
+        states=STATES,
+        without=dict.fromkeys((*ledger_read.WITHOUT, *filter(None, (given["without"],)))),
     )
 
 
@@ -114,13 +109,6 @@ def instant_of(text: str, name: str) -> int:
     return max(0, int(at.replace(tzinfo=at.tzinfo or datetime.UTC).timestamp())) * 1_000_000_000
 
 
-def _id(find: Any, tenant_id: str, name: str) -> str:
-    try:
-        return str(find(tenant_id, name)) if name else ""
-    except NotFound:
-        return name
-
-
 def line_of(leaf: dict[str, Any], names: Names) -> Line:
     """An entry's leaf as a line of the list."""
     who, what, where = leaf.get("who", {}), leaf.get("what", {}), leaf.get("where", {})
@@ -139,6 +127,7 @@ def line_of(leaf: dict[str, Any], names: Names) -> Line:
         int(tokens.get("prompt", 0)) + int(tokens.get("completion", 0)),
         int(leaf.get("cost", {}).get("nusd", 0)),
         int(leaf.get("times", {}).get("total_us", 0)),
+        str(what.get("alias", "")),
     )
 
 

@@ -20,7 +20,7 @@ from interlock.control.live.window import SHADOW
 from interlock.control.permissions import Action
 from interlock.control.services.live import scope_of
 from interlock.errors import InterlockError, Unavailable
-from interlock.storage.ledger_read import NOT_COMPLETED
+from interlock.storage.ledger_read import NOT_COMPLETED, WITHOUT
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -196,7 +196,9 @@ def _given(scope: Scope, view: View) -> dict[str, Any]:
         if not tenant:
             return look.path(by="tenant", **({scope.by: row.name} if row.name else {}))
         named = scope.by in LEDGER_FIELDS and row.name not in ("", SHADOW)
-        return records(tenant, **({scope.by: row.name} if named else {}), **more)
+        none = not row.name and scope.by in WITHOUT
+        narrowed = {scope.by: row.name} if named else {"without": scope.by} if none else {}
+        return records(tenant, **narrowed, **more)
 
     def source_path(name: str) -> str:
         return look.path(by="model" if view.tenant else "tenant", source=name)

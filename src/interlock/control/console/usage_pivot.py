@@ -10,6 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
+from interlock.storage.ledger_read import WITHOUT
 from interlock.storage.usage import Figures, Part
 
 SHARE = "objectives"
@@ -22,8 +23,8 @@ DAYS_MAX = 31
 """Of a longer time than this, months are shown, not days."""
 SHADES = 5
 ROWS_MAX = 500
-FILTERS = ("team", "principal", "model", "source")
-"""Columns of reports that the ledger is searched by."""
+FILTERS = ("team", "cost_center", "principal", "model", "alias", "source", "class")
+"""Columns of reports that the ledger is searched by; calls that have none are found of those in `WITHOUT`."""
 
 
 class Sum(NamedTuple):
@@ -90,21 +91,26 @@ class Links(NamedTuple):
     zone: ZoneInfo
     allowed: bool
 
-    def to(self, by: Mapping[str, str], first: datetime.date, after: datetime.date, kind: str = "call") -> str:
+    def to(
+        self, by: Mapping[str, str], first: datetime.date, after: datetime.date, kind: str = "call", state: str = ""
+    ) -> str:
         """The search for what a line of a report is of, within the days [from, to); "" where no filter of the ledger
-        says the same: of a cost centre, an alias or a request class, and of those without a team."""
+        says the same: of what is on no team's, caller's or cost centre's account."""
         if "day" in by:
             first = datetime.date.fromisoformat(by["day"])
             after = first + datetime.timedelta(days=1)
             by = {name: value for name, value in by.items() if name != "day"}
-        begin = self.begin(by, kind)
+        begin = self.begin(by, kind, state)
         return begin + span(first, after, self.zone) if begin else ""
 
-    def begin(self, by: Mapping[str, str], kind: str = "call") -> str:
+    def begin(self, by: Mapping[str, str], kind: str = "call", state: str = "") -> str:
         """What `to` begins with, to which the `span` of its days is added; "" without a link."""
-        if not self.allowed or any(name not in FILTERS or not value for name, value in by.items()):
+        without = [name for name, value in by.items() if not value]
+        if not self.allowed or not by.keys() <= {*FILTERS} or not {*without} <= WITHOUT.keys():
             return ""
-        return "/console/calls?" + urlencode({"tenant": self.tenant, "kind": kind, **by})
+        said = {name: value for name, value in by.items() if value}
+        ends = {name: value for name, value in (("state", state), ("without", ",".join(without))) if value}
+        return "/console/calls?" + urlencode({"tenant": self.tenant, "kind": kind, **said, **ends})
 
 
 @functools.lru_cache(maxsize=4096)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import datetime
 import secrets
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from interlock.control import replay as past_calls
 from interlock.control.identity import Actor
 from interlock.control.permissions import Action
-from interlock.control.services import audit, keeping, ledger, looks
+from interlock.control.services import audit, keeping, ledger, ledger_filter, looks
 from interlock.control.services.base import Names
-from interlock.control.services.keeping import id_of
 from interlock.control.web import (
     Body,
     Given,
@@ -105,34 +105,28 @@ def entries(
     source: str = "",
     model: str = "",
     state: str = "",
+    alias: str = "",
+    request_class: Annotated[str, Query(alias="class")] = "",
+    cost_center: str = "",
+    without: str = "",
     before: int = 0,
     limit: int = 100,
 ) -> Response:
-    """By time of admission, kind, team and principal (name or id), source, model and state."""
+    """By time of admission, kind, team and principal (name or id), source, model, state, alias, request class and cost
+    centre. `without`: which of alias, class, source and model a call has none of, with commas between."""
     api = api_of(request)
     limit = page_size(request, limit)
     for name, value in (("since_ns", since_ns), ("until_ns", until_ns), ("before", before)):
         if not 0 <= value < NUMBER_MAX:
             raise BadRequest(f"{name} must be from 0 to 2^63", param=name)
-    if "\0" in "".join((kind, team, principal, subject, source, model, state)):
-        raise BadRequest("a filter holds no NUL character")
+    words = (kind, team, principal, subject, source, model, alias, request_class, cost_center, state, without)
+    given = dict(zip(ledger_filter.WORDS, words, strict=True))
+    ledger_filter.check(given)
     tenant_id = tenant_for(request, who, Action.ledger_read)
     with api.store.tenant(tenant_id) as conn:
-        names = Names(conn)
-        wanted = ledger_read.Filter(
-            since_ns,
-            until_ns,
-            kind,
-            id_of(names.team, tenant_id, team),
-            id_of(names.principal, tenant_id, principal),
-            id_of(names.principal, tenant_id, subject),
-            source,
-            model,
-            state,
-        )
+        wanted = ledger_filter.filter_of(Names(conn), tenant_id, given, since_ns, until_ns)
         found = ledger.search(conn, tenant_id, wanted, before, limit)
-    asked = {name: value for name, value in wanted._asdict().items() if value}
-    look(request, who, tenant_id, "ledger.search", "", {**asked, "found": len(found)})
+    look(request, who, tenant_id, "ledger.search", "", {**ledger_filter.asked(wanted), "found": len(found)})
     return Json(EntryPage(found, found[-1].position if len(found) == limit else None))
 
 
