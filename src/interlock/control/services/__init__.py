@@ -8,10 +8,11 @@ form; *delete* goes by name.
 
 The others report and keep:
 
-    ledger, ledger_follow, evidence, looks, audit, keeping    looks at the ledger, on record; what is destroyed and kept
-    usage, alias_use, live                                    what was used, by whom, and what happens now
-    router, router_quality, router_reports, router_judges, task_words    what the router learned, in figures and words
-    engines                                                   engines that Interlock runs
+    ledger, ledger_filter, ledger_follow, evidence, looks, audit    looks at the ledger, on record
+    keeping                                                         what is destroyed and what is kept
+    usage, alias_use, live                                          what was used, by whom, and what happens now
+    router, router_quality, router_reports, router_judges, task_words    what the router learned, figures and words
+    engines                                                         engines that Interlock runs
 
 Permissions are checked before, in `interlock.control.apply` and the routes; references and forms in `validate`.
 """
