@@ -11,7 +11,7 @@ from interlock.cli.common import AsJson, Ca, Home, Url, client_of
 from interlock.cli.output import put, put_json, table
 
 Name = Annotated[str, typer.Argument(help="Name of the alias.")]
-Tenant = Annotated[str, typer.Option("--tenant", help="Name of the tenant whose calls are looked at.")]
+Tenant = Annotated[str, typer.Option("--tenant", "-t", help="Name of the tenant whose calls are looked at.")]
 Days = Annotated[int, typer.Option("--days", min=1, max=366, help="Days to look back.")]
 
 

@@ -23,7 +23,7 @@ canary_app = Commands(help="Try a candidate on a share of an alias's calls.", no
 app.add_typer(canary_app, name="canary")
 
 Name = Annotated[str, typer.Argument(help="Name of the alias.")]
-Tenant = Annotated[str, typer.Option("--tenant", help="Name of the tenant; without one, the platform's aliases.")]
+Tenant = Annotated[str, typer.Option("--tenant", "-t", help="Name of the tenant; without one, the platform's aliases.")]
 Model = Annotated[str, typer.Option("--model", help="Model, or model@version.")]
 Source = Annotated[str, typer.Option("--source", help="Only at this source.")]
 
