@@ -6,6 +6,7 @@ Each rule names what it found and where; exit status 1 when anything was found.
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -30,13 +31,19 @@ def tracked() -> list[Path]:
     return [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
 
 
+@functools.lru_cache(maxsize=1)
+def nodes(text: str) -> list[ast.AST]:
+    """Everything in the syntax tree of a file, for all rules about it."""
+    return list(ast.walk(ast.parse(text)))
+
+
 def sizes(path: Path, text: str) -> list[str]:
     """Files and functions that are too long to be read in one go."""
     found = []
     lines = text.count("\n")
     if lines > FILE_LINES_MAX:
         found.append(f"{path.relative_to(ROOT)}: {lines} lines, at most {FILE_LINES_MAX}")
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > FUNCTION_LINES_MAX:
@@ -47,7 +54,7 @@ def sizes(path: Path, text: str) -> list[str]:
 def dangerous(path: Path, text: str) -> list[str]:
     """Calls that turn data into code, and shells."""
     found = []
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = {alias.name for alias in node.names} | {getattr(node, "module", "") or ""}
             found.extend(f"{path.relative_to(ROOT)}:{node.lineno}: imports {n}" for n in names & {"pickle", "marshal"})

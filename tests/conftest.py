@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -21,6 +22,10 @@ pytest_plugins = ("tests.figures",)
 
 # numpy is loaded later. Its threads wait by spinning, which takes tests on a busy machine three times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Tests start hundreds of processes. Where images of Python forbid bytecode, each would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How long one example takes says nothing where other processes run as well; a test as a whole has its timeout.
 hypothesis.settings.register_profile("interlock", deadline=None)

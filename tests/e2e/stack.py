@@ -209,11 +209,9 @@ class Stack:
         return EmbeddedPostgres(self.home, Settings(home=str(self.home)))
 
 
-def clean_environment(extra: Mapping[str, str] | None = None, program: Path = INTERLOCK) -> dict[str, str]:
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment without settings of whoever runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("INTERLOCK_", "PYTHON"))}
-    if program == INTERLOCK:  # a checkout has no bytecode of its own; an installed Interlock does
-        kept["PYTHONPYCACHEPREFIX"] = str(Path(tempfile.gettempdir()) / f"interlock-e2e-bytecode-{os.geteuid()}")
     return {**kept, **(extra or {})}
 
 
@@ -227,7 +225,7 @@ def command(
     """One run of the installed command."""
     done = subprocess.run(
         [str(program), *arguments],
-        env=clean_environment(environment, program),
+        env=clean_environment(environment),
         cwd="/",
         input=stdin,
         capture_output=True,
@@ -253,7 +251,7 @@ def start(
     with log.open("ab") as output:
         process = subprocess.Popen(
             [str(program), "up", *given, *(["--demo"] if demo else [])],
-            env=clean_environment({**PATIENT, **(environment or {})}, program),
+            env=clean_environment({**PATIENT, **(environment or {})}),
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=output,

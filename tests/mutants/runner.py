@@ -102,9 +102,12 @@ def sample(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
 def _run_copy(tests: Sequence[str], mutant: Mutant | None) -> tuple[int, str]:
     with tempfile.TemporaryDirectory(prefix="interlock-mutant-") as name:
         copy = Path(name) / "interlock"
-        shutil.copytree(SOURCE, copy)
+        shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("*.pyc.*"))  # bytecode that is being written
         if mutant is not None:
-            (copy / mutant.file).write_text(patched(mutant))
+            changed = copy / mutant.file
+            changed.write_text(patched(mutant))
+            for bytecode in changed.parent.glob(f"__pycache__/{changed.stem}.*.pyc"):
+                bytecode.unlink()  # it is told from other bytecode by time and size alone, which may be the same
         paths = [name, str(ROOT)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "INTERLOCK_MUTANT_COPY": str(copy)}
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=line", "-p", "no:cacheprovider"]
