@@ -134,9 +134,7 @@ def _latencies(able: _Able, latencies: Mapping[str, int], placed: bool) -> list[
     """
     out = [latencies.get(often[0], UNKNOWN_MICRO) for often in able.often]
     cold = [
-        at
-        for at, reading in enumerate(able.readings)
-        if reading.loaded >= 0 and not reading.loaded & able.often[at][2]
+        at for at, reading in enumerate(able.readings) if reading.loaded >= 0 and not reading.loaded & able.often[at][2]
     ]
     for at in cold:
         out[at] = MICRO

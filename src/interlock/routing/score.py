@@ -110,7 +110,7 @@ def merits(
         quality = prior
         if estimates is not None:
             quality = qualities.get(arm, prior)
-            per_output = per_output * verbosities.get(arm, 1000) // 1000  # noqa: PLW2901
+            per_output = per_output * verbosities.get(arm, 1000) // 1000
         cost = (per_input * prompt_tokens + per_output * completion_tokens) // tokens
         if cost:
             cost = MICRO * cost // (cost + COST_HALF_NUSD_PER_MTOK)
