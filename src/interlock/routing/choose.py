@@ -27,6 +27,7 @@ count on top of it: only the excess goes elsewhere, and it comes back.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import repeat
 
 from msgspec.structs import force_setattr
 
@@ -226,23 +227,31 @@ def _likely(kept: list[Row], request: Request, estimates: Estimates) -> tuple[li
     quality, doubts, verbosities = request.weights.quality, estimates.doubt_micro, estimates.verbosity_milli
     disfavour = best[0] + best[6].score_micro
     arms: dict[str, int] = {}
-    options: list[tuple[int, int, int]] = []
     for number, row in enumerate(kept):
-        _, _, arm, priced, per_input, per_output, per_call = row[5]
-        if arm in arms:
+        later, one = row[5], row[6]
+        if later[2] in arms:
             continue
-        one = row[6]
-        score = one.score_micro
-        if not number or (row[0] + score == disfavour and not row[7] and not one.overflow and priced):
-            arms[arm] = number
-            tokens = completion * verbosities.get(arm, 1000) // 1000
-            doubt = doubts.get(arm, DOUBT_MAX_MICRO)
-            credit = quality * (doubt if doubt < DOUBT_MAX_MICRO else DOUBT_MAX_MICRO) // MICRO
-            options.append((score, credit, per_input * prompt + per_output * tokens + per_call))
-    if len(options) < 2:
+        if not number or (row[0] + one.score_micro == disfavour and not row[7] and not one.overflow and later[3]):
+            arms[later[2]] = number
+    if len(arms) < 2:
         return [], []
+    places = list(arms.values())
+    options = [
+        (
+            kept[at][6].score_micro,
+            quality * (doubt if doubt < DOUBT_MAX_MICRO else DOUBT_MAX_MICRO) // MICRO,
+            per_input * prompt + per_output * (completion * verbosity // 1000) + per_call,
+        )
+        for at, doubt, verbosity, (_, _, _, _, per_input, per_output, per_call) in zip(
+            places,
+            map(doubts.get, arms, repeat(DOUBT_MAX_MICRO)),
+            map(verbosities.get, arms, repeat(1000)),
+            [kept[at][5] for at in places],
+            strict=True,
+        )
+    ]
     due = [i for i, arm in enumerate(arms) if arm in estimates.due] if estimates.due else ()
-    return list(arms.values()), chances(options, estimates.share_micro, estimates.money_micro, due)
+    return places, chances(options, estimates.share_micro, estimates.money_micro, due)
 
 
 def _overflow_last(rows: list[Row]) -> list[Row]:

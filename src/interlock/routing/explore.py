@@ -28,7 +28,6 @@ DOUBT_MAX_MICRO = 150_000
 DUE_PARTS = 2
 """Of that many parts of the share options that became worse or are new have one."""
 _SALT = 0x6578706C
-_SQUARE = MICRO * MICRO
 
 
 class Option(NamedTuple):
@@ -49,9 +48,9 @@ def chances(
     if share_micro <= 0 or number < 2:
         return [MICRO, *[0] * (number - 1)]
     best_score, _, best_cost = options[0]
-    equal, least, steep = MICRO // number, number * MICRO, number * SHARPNESS
+    equal, part = MICRO // number, MICRO * MICRO // number
     rest = [
-        equal if (gap := best_score - score - credit) <= 0 else _SQUARE // (least + steep * gap)
+        equal if (gap := best_score - score - credit) <= 0 else part // (MICRO + SHARPNESS * gap)
         for score, credit, _ in options
     ]
     beyond = [cost - best_cost if cost > best_cost else 0 for _, _, cost in options]
