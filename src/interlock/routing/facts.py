@@ -8,6 +8,7 @@ offers and `SLATES_MAX` tuples are remembered; then it begins anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 from operator import attrgetter
 from typing import NamedTuple
 from zlib import crc32
@@ -26,7 +27,8 @@ Often = tuple[str, str, int, int, bool, int, int | None, "Later"]
 """What each decision looks up of each offer: (key, kind, bit, context, off-prem, waiting_max, concurrency, later)."""
 Later = tuple[str, int, str, bool, int, int, int]
 """What is asked of an offer when decisions know its place: (kind, salt, arm, whether its price is known, input_nusd,
-output_nusd, call_nusd), prices per million tokens and per million calls."""
+output_nusd, call_nusd), prices per million tokens and per million calls; in a `Slate` in units that all are
+multiples of: prices are often whole cents, and of two that are compared small numbers are the quicker ones."""
 Worth = tuple[str, int, int, int, bool, int, int]
 """(arm, quality_micro, input_nusd, output_nusd, whether its price is known, input_uj, output_uj): where it is equal,
 every request gets the same at the same price and energy, and the same is expected."""
@@ -118,18 +120,24 @@ def facts_of(offer: Offer) -> Facts:
     return found
 
 
+def _in_units(later: Later, unit: int) -> Later:
+    kind, salt, arm, priced, per_input, per_output, per_call = later
+    return kind, salt, arm, priced, per_input // unit, per_output // unit, per_call // unit
+
+
 def slate_of(offers: Sequence[Offer]) -> Slate:
     """What these offers have in common. Remembered per tuple of offers: pass the same tuple."""
     found = _slates.get(id(offers))
     if found is not None:
         return found
     facts = tuple(sorted([facts_of(offer) for offer in offers], key=_by_source))
+    unit = gcd(*[price for each in facts for price in each.often[-1][4:]]) or 1
     numbers: dict[Worth, int] = {}
     worth_of = tuple([numbers.setdefault(each.worth, len(numbers)) for each in facts])
     made = Slate(
         offers,
         facts,
-        tuple([each.often for each in facts]),
+        tuple([(*each.often[:-1], _in_units(each.often[-1], unit)) for each in facts]),
         tuple(numbers),
         worth_of,
         tuple([each.source_id for each in facts]),
