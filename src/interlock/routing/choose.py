@@ -27,6 +27,7 @@ count on top of it: only the excess goes elsewhere, and it comes back.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import repeat
 
 from msgspec.structs import force_setattr
 
@@ -35,7 +36,7 @@ from interlock.routing.explore import DOUBT_MAX_MICRO, chances, drawn
 from interlock.routing.facts import facts_of, slate_of
 from interlock.routing.load import UNKNOWN, load_of
 from interlock.routing.ranking import Request, load_micro, ranked
-from interlock.routing.rows import CLASS_SHIFT, PREFERENCE, Row
+from interlock.routing.rows import CLASS_SHIFT, PREFERENCE, Row, disfavour_of
 from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, scored, weights_of
 from interlock.routing.slo import NO_PACES, Foresight, foresight
 from interlock.types.decision import Candidate, Placement, Reason, RouteDecision
@@ -142,8 +143,8 @@ def spread(
     if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
         places, likely = _likely(kept, request, estimates)
         if places:
-            return tuple((kept[at][5], chance) for at, chance in zip(places, likely, strict=True) if chance)
-    return ((kept[0][5], MICRO),) if kept else ()
+            return tuple((kept[at][4], chance) for at, chance in zip(places, likely, strict=True) if chance)
+    return ((kept[0][4], MICRO),) if kept else ()
 
 
 def _placing(features: Features, offers: Sequence[Offer], placement: Placement | None) -> Placement | None:
@@ -162,7 +163,7 @@ def _decide_many(request: Request, offers: Sequence[Offer], candidates_max: int)
         kept = kept[:candidates_max]
     return RouteDecision(
         _mode(request.features, request.target),
-        tuple([row[7] for row in kept]),
+        tuple([row[6] for row in kept]),
         _bounded(rejected, candidates_max),
         considered,
         estimates.version if estimates is not None else 0,
@@ -171,7 +172,7 @@ def _decide_many(request: Request, offers: Sequence[Offer], candidates_max: int)
         chance,
         best,
         request.placement,
-        () if foreseeing is None else tuple([foreseeing.seen[row[5]] for row in kept]),
+        () if foreseeing is None else tuple([foreseeing.seen[row[4]] for row in kept]),
     )
 
 
@@ -191,8 +192,8 @@ def _in_order(request: Request, rows: list[Row]) -> list[Row]:
     if request.foreseeing is None or not rows:
         return _saturated_last(request, rows)
     out: list[Row] = []
-    for verdict in range(rows[0][0] >> CLASS_SHIFT, (rows[-1][0] >> CLASS_SHIFT) + 1):
-        out += _saturated_last(request, [row for row in rows if row[0] >> CLASS_SHIFT == verdict])
+    for verdict in range(disfavour_of(rows[0]) >> CLASS_SHIFT, (disfavour_of(rows[-1]) >> CLASS_SHIFT) + 1):
+        out += _saturated_last(request, [row for row in rows if disfavour_of(row) >> CLASS_SHIFT == verdict])
     return out
 
 
@@ -208,7 +209,7 @@ def _try_another(kept: list[Row], request: Request, estimates: Estimates) -> tup
     taken = drawn(likely, request.seed)
     if not taken:
         return likely[0], ""
-    before = kept[0][5]
+    before = kept[0][4]
     kept.insert(0, kept.pop(places[taken]))
     return likely[taken], before
 
@@ -220,42 +221,49 @@ def _likely(kept: list[Row], request: Request, estimates: Estimates) -> tuple[li
     that is free itself.
     """
     best = kept[0]
-    if best[8]:
+    if best[7]:
         return [], []
     prompt, completion = request.features.prompt_tokens_max, request.features.completion_tokens_max
     quality, doubts, verbosities = request.weights.quality, estimates.doubt_micro, estimates.verbosity_milli
-    disfavour = best[0]
+    disfavour = best[0] + best[6].score_micro
     arms: dict[str, int] = {}
-    options: list[tuple[int, int, int]] = []
     for number, row in enumerate(kept):
-        facts = row[6]
-        arm = facts.arm
-        if arm in arms:
+        later, one = row[5], row[6]
+        if later[2] in arms:
             continue
-        priced, per_input, per_output, per_call = facts.price
-        if not number or (row[0] == disfavour and not row[8] and not row[7].overflow and priced):
-            arms[arm] = number
-            tokens = completion * verbosities.get(arm, 1000) // 1000
-            cost = per_input * prompt + per_output * tokens + per_call * MICRO
-            doubt = doubts.get(arm, DOUBT_MAX_MICRO)
-            credit = quality * (doubt if doubt < DOUBT_MAX_MICRO else DOUBT_MAX_MICRO) // MICRO
-            options.append((-row[1], credit, cost))
-    if len(options) < 2:
+        if not number or (row[0] + one.score_micro == disfavour and not row[7] and not one.overflow and later[3]):
+            arms[later[2]] = number
+    if len(arms) < 2:
         return [], []
+    places = list(arms.values())
+    options = [
+        (
+            kept[at][6].score_micro,
+            quality * (doubt if doubt < DOUBT_MAX_MICRO else DOUBT_MAX_MICRO) // MICRO,
+            per_input * prompt + per_output * (completion * verbosity // 1000) + per_call,
+        )
+        for at, doubt, verbosity, (_, _, _, _, per_input, per_output, per_call) in zip(
+            places,
+            map(doubts.get, arms, repeat(DOUBT_MAX_MICRO)),
+            map(verbosities.get, arms, repeat(1000)),
+            [kept[at][5] for at in places],
+            strict=True,
+        )
+    ]
     due = [i for i, arm in enumerate(arms) if arm in estimates.due] if estimates.due else ()
-    return list(arms.values()), chances(options, estimates.share_micro, estimates.money_micro, due)
+    return places, chances(options, estimates.share_micro, estimates.money_micro, due)
 
 
 def _overflow_last(rows: list[Row]) -> list[Row]:
     """Free candidates, then saturated ones. A free one that was preferred less than a saturated one is marked."""
-    full = [row for row in rows if row[8]]
+    full = [row for row in rows if row[7]]
     if not full:
         return rows
     best_full = full[0][:PREFERENCE]
-    free = [row for row in rows if not row[8]]
+    free = [row for row in rows if not row[7]]
     for row in free:
         if row[:PREFERENCE] > best_full:
-            force_setattr(row[7], "overflow", True)
+            force_setattr(row[6], "overflow", True)
     return free + full
 
 
@@ -264,17 +272,17 @@ def _own_first(rows: list[Row], weights: Weights) -> list[Row]:
 
     Preferred by all but latency: that a source of one's own is slow because it is busy is no reason to spend.
     """
-    merits = {row[5]: (row[0], -_merit(row[7], weights)) for row in rows}
-    own = min((merits[row[5]] for row in rows if not row[2]), default=None)
+    merits = {row[4]: (disfavour_of(row), -_merit(row[6], weights)) for row in rows}
+    own = min((merits[row[4]] for row in rows if not row[1]), default=None)
     if own is None:
         return _overflow_last(rows)
-    full = min((merits[row[5]] for row in rows if row[8] and not row[2]), default=None)
-    behind = [row for row in rows if row[2] and merits[row[5]] >= own]
-    before = [row for row in rows if not row[2] or merits[row[5]] < own]
+    full = min((merits[row[4]] for row in rows if row[7] and not row[1]), default=None)
+    behind = [row for row in rows if row[1] and merits[row[4]] >= own]
+    before = [row for row in rows if not row[1] or merits[row[4]] < own]
     out = _overflow_last(before) + _overflow_last(behind)
     for row in behind:
-        if full is not None and merits[row[5]] >= full:
-            force_setattr(row[7], "overflow", True)
+        if full is not None and merits[row[4]] >= full:
+            force_setattr(row[6], "overflow", True)
     return out
 
 

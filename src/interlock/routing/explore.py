@@ -15,6 +15,7 @@ than the best is at most `money_micro` of what that costs. Where the best is fre
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from operator import mul
 from typing import NamedTuple
 
 from interlock.routing.draws import mix
@@ -47,15 +48,14 @@ def chances(
     if share_micro <= 0 or number < 2:
         return [MICRO, *[0] * (number - 1)]
     best_score, _, best_cost = options[0]
-    equal = MICRO // number
+    equal, part = MICRO // number, MICRO * MICRO // number
     rest = [
-        0
-        if cost > best_cost and money_micro <= 0
-        else equal
-        if (gap := best_score - score - credit) <= 0
-        else MICRO * MICRO // (number * (MICRO + SHARPNESS * gap))
-        for score, credit, cost in options
+        equal if (gap := best_score - score - credit) <= 0 else part // (MICRO + SHARPNESS * gap)
+        for score, credit, _ in options
     ]
+    beyond = [cost - best_cost if cost > best_cost else 0 for _, _, cost in options]
+    if money_micro <= 0:
+        rest = [0 if more else chance for chance, more in zip(rest, beyond, strict=True)]
     rest[0] = 0
     apart = [i for i in due if rest[i]]
     own = share_micro // DUE_PARTS // len(apart) if apart else 0
@@ -65,14 +65,11 @@ def chances(
         rest = [chance * left // total for chance in rest]
     for i in apart:
         rest[i] += own
-    extra = sum([c * (o[2] - best_cost) for c, o in zip(rest, options, strict=True) if o[2] > best_cost])
+    extra = sum(map(mul, rest, beyond))
     most = money_micro * best_cost
     if extra > most:
-        rest = [
-            chance * most // extra if option[2] > best_cost else chance
-            for chance, option in zip(rest, options, strict=True)
-        ]
-    rest[0] = MICRO - sum(rest[1:])
+        rest = [chance * most // extra if more else chance for chance, more in zip(rest, beyond, strict=True)]
+    rest[0] = MICRO - sum(rest)
     return rest
 
 

@@ -8,6 +8,8 @@ offers and `SLATES_MAX` tuples are remembered; then it begins anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
+from operator import attrgetter
 from typing import NamedTuple
 from zlib import crc32
 
@@ -17,11 +19,24 @@ from interlock.types.source import EngineState, Offer, loaded_bit
 
 FACTS_MAX = 4096
 SLATES_MAX = 512
+PER_CALLS = 1_000_000
+_by_source = attrgetter("source_id")
+
+
+Often = tuple[str, str, int, int, bool, int, int | None, "Later"]
+"""What each decision looks up of each offer: (key, kind, bit, context, off-prem, waiting_max, concurrency, later)."""
+Later = tuple[str, int, str, bool, int, int, int]
+"""What is asked of an offer when decisions know its place: (kind, salt, arm, whether its price is known, input_nusd,
+output_nusd, call_nusd), prices per million tokens and per million calls; in a `Slate` in units that all are
+multiples of: prices are often whole cents, and of two that are compared small numbers are the quicker ones."""
+Worth = tuple[str, int, int, int, bool, int, int]
+"""(arm, quality_micro, input_nusd, output_nusd, whether its price is known, input_uj, output_uj): where it is equal,
+every request gets the same at the same price and energy, and the same is expected."""
 
 
 class Facts(NamedTuple):
     """`resting`: nothing is sent there, whatever its reading says. `kind`: `alike`. `salt`: for the draws between
-    offers. The tuples are what is looked up at once."""
+    offers. The tuples are what is looked up at once, and plain: taking one apart is the quickest way to a field."""
 
     offer: Offer
     key: str
@@ -33,30 +48,30 @@ class Facts(NamedTuple):
     bit: int
     kind: str
     salt: int
-    often: tuple[str, str, str, int, int, bool, int, int | None]
-    """(key, terms, kind, context, bit, off-prem, waiting_max, concurrency). Terms are equal for offers that every
-    request gets from at the same price and energy, and that the same is expected of."""
-    worth: tuple[str, int, int, int, bool, int, int]
-    """(arm, quality_micro, input_nusd, output_nusd, whether its price is known, input_uj, output_uj)."""
-    price: tuple[bool, int, int, int]
-    """(whether it is known, input_nusd, output_nusd, call_nusd): the first three per million tokens."""
+    often: Often
+    worth: Worth
 
 
 class Slate(NamedTuple):
-    """What a set of offers has in common. `source_ids`, `facts`: of each, in their order. `lanes`: their salts
-    (`draws.packed`). `abilities`: what all of them can do. `context`: the smallest that is declared, `ANY_LENGTH` when
-    none is. `resting`: one of them is. `replicated`: a model is among them more than once."""
+    """What a set of offers has in common. `source_ids`, `facts`, `often`: of each, by source id. `worths`: their
+    different ones; `worth_of`: which of these is whose. `lanes`: their salts (`draws.packed`). `twins`: two have the
+    same salt. `abilities`: what all of them can do. `context`: the smallest that is declared, `ANY_LENGTH` when none
+    is. `resting`: one of them is. `replicated`: a model is among them more than once. `single`: no two are of one
+    source."""
 
     offers: Sequence[Offer]
     facts: tuple[Facts, ...]
+    often: tuple[Often, ...]
+    worths: tuple[Worth, ...]
+    worth_of: tuple[int, ...]
     source_ids: tuple[str, ...]
     lanes: int
+    twins: bool
     abilities: frozenset[str]
     context: int
     resting: bool
     replicated: bool
-    sources: tuple[str, ...]
-    """Their ids, each once, in order."""
+    single: bool
     zeros: tuple[int, ...]
     """As many as offers: where no ranks are wanted."""
 
@@ -84,26 +99,30 @@ def facts_of(offer: Offer) -> Facts:
     source, model = offer.source, offer.model
     price, power, limits, arm = model.price, model.power, source.limits, arm_of(model)
     priced = price.origin != "none" or source.labels.on_prem
-    numbers = (model.quality_milli, price.input_nusd_per_mtok, price.output_nusd_per_mtok, priced)
-    terms = f"{arm}\0{numbers}{power.input_uj_per_token} {power.output_uj_per_token}"
     key, kind, off_prem, bit = offer.key, alike(offer), not source.labels.on_prem, loaded_bit(model.name)
     per_input, per_output, quality = price.input_nusd_per_mtok, price.output_nusd_per_mtok, model.quality_milli * 1000
+    salt, context = crc32(key.encode()), model.context_length
+    later = (kind, salt, arm, priced, per_input, per_output, price.call_nusd * PER_CALLS)
     found = _known[id(offer)] = Facts(
         offer,
         key,
         source.id,
         model.abilities,
-        model.context_length,
+        context,
         source.drained or bool(source.engine_state and source.engine_state != EngineState.ready),
         arm,
         bit,
         kind,
-        crc32(key.encode()),
-        (key, terms, kind, model.context_length, bit, off_prem, limits.waiting_max, limits.concurrency),
+        salt,
+        (key, kind, bit, context, off_prem, limits.waiting_max, limits.concurrency, later),
         (arm, quality, per_input, per_output, priced, power.input_uj_per_token, power.output_uj_per_token),
-        (priced, per_input, per_output, price.call_nusd),
     )
     return found
+
+
+def _in_units(later: Later, unit: int) -> Later:
+    kind, salt, arm, priced, per_input, per_output, per_call = later
+    return kind, salt, arm, priced, per_input // unit, per_output // unit, per_call // unit
 
 
 def slate_of(offers: Sequence[Offer]) -> Slate:
@@ -111,17 +130,24 @@ def slate_of(offers: Sequence[Offer]) -> Slate:
     found = _slates.get(id(offers))
     if found is not None:
         return found
-    facts = tuple([facts_of(offer) for offer in offers])
+    facts = tuple(sorted([facts_of(offer) for offer in offers], key=_by_source))
+    unit = gcd(*[price for each in facts for price in each.often[-1][4:]]) or 1
+    numbers: dict[Worth, int] = {}
+    worth_of = tuple([numbers.setdefault(each.worth, len(numbers)) for each in facts])
     made = Slate(
         offers,
         facts,
+        tuple([(*each.often[:-1], _in_units(each.often[-1], unit)) for each in facts]),
+        tuple(numbers),
+        worth_of,
         tuple([each.source_id for each in facts]),
         packed([each.salt for each in facts]),
+        len({each.salt for each in facts}) < len(facts),
         frozenset(facts[0].abilities).intersection(*[each.abilities for each in facts]) if facts else frozenset(),
         min([each.context for each in facts if each.context > 0], default=ANY_LENGTH),
         any(each.resting for each in facts),
         len({each.offer.model.name for each in facts}) < len(facts),
-        tuple(sorted({each.source_id for each in facts})),
+        len({each.source_id for each in facts}) == len(facts),
         (0,) * len(facts),
     )
     if type(offers) is tuple:  # anything else could change and keep its identity

@@ -87,16 +87,16 @@ def place(
     INVARIANT: at least one replica is within the bound on load, for the bound is above the mean.
     """
     order = sorted(replicas, key=home_first)
-    share = -(-bounds.load_factor_milli * (sum([row[10] for row in order]) + 1) // (MILLI * len(order)))
+    share = -(-bounds.load_factor_milli * (sum([row[9] for row in order]) + 1) // (MILLI * len(order)))
     most, kv_max = max(bounds.load_slack, share), bounds.kv_permille_max
     fine: list[Row] = []
     behind: list[tuple[int, int, int, int, Row]] = []
     for number, row in enumerate(order, 1):
-        queue, load, reading = row[3], row[10], row[11]
+        queue, load, reading = row[2], row[9], row[10]
         if numbered:
-            force_setattr(row[7], "place", number)
+            force_setattr(row[6], "place", number)
         if known is not None:
-            beyond = known.get(row[5], FINE)
+            beyond = known.get(row[4], FINE)
         elif load < most and not queue and reading.kv_permille <= kv_max:
             beyond = FINE  # as most are
         else:
@@ -104,9 +104,9 @@ def place(
         if not beyond:
             fine.append(row)
             continue
-        force_setattr(row[7], "beyond", beyond)
+        force_setattr(row[6], "beyond", beyond)
         if beyond == LOAD:
-            behind.append((_SEVERITY[LOAD], queue, row[4], number, row))
+            behind.append((_SEVERITY[LOAD], queue, row[3], number, row))
         else:
             behind.append((_SEVERITY[beyond], 0, 0, number, row))
     if not behind:

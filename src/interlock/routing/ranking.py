@@ -7,28 +7,39 @@ in common from call to call is looked up once (`facts.slate_of`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from interlock.routing.constraints import BYTES_PER_TOKEN_MAX, may_not_fit, out_of_service, unable
 from interlock.routing.draws import mixed_lanes, packed
-from interlock.routing.facts import Facts, Slate, slate_of
+from interlock.routing.facts import Facts, Often, Slate, slate_of
 from interlock.routing.load import UNKNOWN, sent_since, unknown_queue
 from interlock.routing.placement import place
-from interlock.routing.rows import CLASS_SHIFT, MERIT, Row
-from interlock.routing.score import MICRO, UNKNOWN_MICRO, Weights, parts
+from interlock.routing.rows import CLASS_SHIFT, MERIT, SCORE_BITS, Row
+from interlock.routing.score import MICRO, UNKNOWN_MICRO, Weights, failing, merits
 from interlock.routing.slo import Foresight
 from interlock.types.decision import Candidate, Placement, Reason
 from interlock.types.learned import Estimates
 from interlock.types.request import Features, Target
 from interlock.types.source import LoadReading, Offer
 
+_first = itemgetter(0)
 LOAD_HALF = 8
 """Queue depth at which `load_micro` is one half."""
 Readings = tuple[tuple[str, LoadReading], ...]
-_Able = tuple[Sequence[Facts], Sequence[LoadReading], Sequence[int]]
-"""Of each offer that can answer: its facts, its reading, its rank among its replicas."""
 ABOVE_ALL = MICRO + 1
-_NOTHING: Mapping[str, int] = {}
+
+
+class _Able(NamedTuple):
+    """Of each offer that can answer, by number: its facts, the number of its worth, its reading, its rank among its
+    replicas."""
+
+    facts: Sequence[Facts]
+    often: Sequence[Often]
+    worth_of: Sequence[int]
+    readings: Sequence[LoadReading]
+    ranks: Sequence[int]
 
 
 class Request(NamedTuple):
@@ -58,15 +69,26 @@ def ranked(request: Request, offers: Sequence[Offer]) -> tuple[list[Row], list[R
     ranks: Sequence[int] = slate.zeros
     if placement is not None:
         ranks = mixed_lanes(request.features.affinity or request.seed, slate.lanes, len(looked))
+        if slate.twins:
+            ranks = _distinct(ranks, slate.facts)
     able, rejected = _able(request, slate, looked, ranks)
-    shared = _best_latencies(able, request.latencies) if placement is not None else _NOTHING
-    rows = _rows(request, able, shared)
+    rows = _rows(request, slate, able, _latencies(able, request.latencies, placement is not None))
     rows.sort()
     if placement is None:
         _take_turns(rows, request.seed)
     else:
         rows = _placed(rows, request, placement)
-    return rows, rejected, tuple([(source_id, readings.get(source_id, UNKNOWN)) for source_id in slate.sources])
+    considered = zip(slate.source_ids, looked, strict=True)
+    return rows, rejected, tuple(considered if slate.single else dict(considered).items())
+
+
+def _distinct(ranks: Sequence[int], facts: Sequence[Facts]) -> list[int]:
+    """Ranks in the same order, without equals: of these the first by name is the higher one."""
+    ordered = sorted(range(len(ranks)), key=lambda at: (-ranks[at], facts[at].key), reverse=True)
+    out = [0] * len(ranks)
+    for number, at in enumerate(ordered, 1):
+        out[at] = number
+    return out
 
 
 def _able(
@@ -78,10 +100,10 @@ def _able(
     least_context = features.prompt_bytes // BYTES_PER_TOKEN_MAX
     usual = not exacting and operation in slate.abilities and least_context < slate.context and not slate.resting
     if usual and not open_breakers and False not in [reading.healthy for reading in looked]:
-        return (slate.facts, looked, ranks), []
-    able: list[tuple[Facts, LoadReading, int]] = []
+        return _Able(slate.facts, slate.often, slate.worth_of, looked, ranks), []
+    able: list[int] = []
     rejected: list[Reason] = []
-    for facts, reading, rank in zip(slate.facts, looked, ranks, strict=True):
+    for at, (facts, reading) in enumerate(zip(slate.facts, looked, strict=True)):
         reason = None
         if exacting or operation not in facts.abilities or 0 < facts.context <= least_context:
             reason = unable(features, target, facts.offer)
@@ -89,62 +111,61 @@ def _able(
         if reason is None and (broken or facts.resting or not reading.healthy):
             reason = out_of_service(facts.offer, reading, broken)
         if reason is None:
-            able.append((facts, reading, rank))
+            able.append(at)
         else:
             rejected.append(reason)
     rejected.sort(key=_offer_of)
-    return ([each[0] for each in able], [each[1] for each in able], [each[2] for each in able]), rejected
+    found = _Able(
+        [slate.facts[at] for at in able],
+        [slate.often[at] for at in able],
+        [slate.worth_of[at] for at in able],
+        [looked[at] for at in able],
+        [ranks[at] for at in able],
+    )
+    return found, rejected
 
 
-def _best_latencies(able: _Able, latencies: Mapping[str, int]) -> dict[str, int]:
-    """The best latency part among the replicas of each kind, which they all have.
+def _latencies(able: _Able, latencies: Mapping[str, int], placed: bool) -> list[int]:
+    """The latency part of each: what is known of it; where they are placed, the best one among its replicas.
 
     A time to first byte is mostly how much of a prompt was cached and how long the queue was then: it says little about
     a replica, and one that gets no calls for it never gets another one. What waits there now does count (`place`). A
-    model that is known not to be loaded keeps its own.
+    model that is known not to be loaded has its own: it has to be loaded first, whatever the latency was while it was.
     """
-    best: dict[str, int] = {}
-    facts_of_each, readings, _ = able
-    for facts, reading in zip(facts_of_each, readings, strict=True):
-        loaded = reading.loaded
-        if loaded < 0 or loaded & facts.bit:
-            kind, known = facts.kind, latencies.get(facts.key, UNKNOWN_MICRO)
-            if known < best.get(kind, ABOVE_ALL):
-                best[kind] = known
-    return best
+    out = [latencies.get(often[0], UNKNOWN_MICRO) for often in able.often]
+    cold = [
+        at for at, reading in enumerate(able.readings) if reading.loaded >= 0 and not reading.loaded & able.often[at][2]
+    ]
+    for at in cold:
+        out[at] = MICRO
+    if placed:
+        best: dict[str, int] = {}
+        kinds = [often[1] for often in able.often]
+        for kind, latency in zip(kinds, out, strict=True):
+            if latency < best.get(kind, ABOVE_ALL):
+                best[kind] = latency
+        out = [best[kind] for kind in kinds]
+        for at in cold:
+            out[at] = MICRO
+    return out
 
 
-def _rows(request: Request, able: _Able, shared: Mapping[str, int]) -> list[Row]:
-    features, target, latencies, estimates = request.features, request.target, request.latencies, request.estimates
-    w_quality, w_cost, w_latency, w_energy = request.weights
+def _rows(request: Request, slate: Slate, able: _Able, latencies: Sequence[int]) -> list[Row]:
+    features, target, estimates, weights = request.features, request.target, request.estimates, request.weights
     foreseeing, plain = request.foreseeing, not target.preferred_version
     prompt, completion = features.prompt_tokens_max, features.completion_tokens_max
     tokens = prompt + completion
-    failures = estimates.failure_micro if estimates is not None else _NOTHING
-    known: dict[str, list[int]] = {}
+    failures = estimates.failure_micro if estimates is not None else None
+    found = merits(slate.worths, prompt, completion, weights, estimates)
+    w_latency = weights.latency
     rows: list[Row] = []
-    for facts, reading, rank in zip(*able, strict=True):
-        key, terms, kind, context, bit, off_prem, waiting_max, concurrency = facts.often
-        loaded = reading.loaded
-        if loaded >= 0 and not loaded & bit:
-            latency = MICRO  # it has to be loaded first, whatever the latency was while it was
-        elif kind in shared:
-            latency = shared[kind]
-        else:
-            latency = latencies.get(key, UNKNOWN_MICRO)
-        same = known.get(terms)
-        if same is None:
-            quality, cost, energy = parts(facts, prompt, completion, estimates)
-            rest = w_cost * (MICRO - cost) + w_energy * (MICRO - energy)
-            same = known[terms] = [quality, cost, energy, rest, -1, 0]
-        quality, cost, energy, rest, at_latency, score = same
-        failure = failures.get(key) if failures else None
-        if failure:
-            quality = quality * (MICRO - failure) // MICRO
-        if failure or latency != at_latency:
-            score = (w_quality * quality + w_latency * (MICRO - latency) + rest) // MICRO  # as `weighted`
-            if not failure:
-                same[4], same[5] = latency, score
+    columns = (able.facts, able.often, [found[number] for number in able.worth_of], able.readings, latencies)
+    for facts, often, worth, reading, latency, rank in zip(*columns, able.ranks, strict=True):
+        key, _, _, context, off_prem, waiting_max, concurrency, later = often
+        quality, cost, energy, merit = worth
+        if failures and (failure := failures.get(key)):
+            quality, merit = failing(quality, merit, failure, weights.quality)
+        score = (merit - w_latency * latency) // MICRO
         # `load.load_of` and `load.saturated` at once, and the calls there, by the engine's figures or ours, if more:
         busy, queue, full = reading.inflight, reading.waiting, reading.saturated
         if concurrency is not None and busy >= concurrency:
@@ -163,14 +184,14 @@ def _rows(request: Request, able: _Able, shared: Mapping[str, int]) -> list[Row]
                 busy = running
             if busy > load:
                 load = busy
-        disfavour = 0
+        first = -score
         if not plain or (context and tokens > context):
-            disfavour = _disfavour(features, target, facts.offer)
+            first += _disfavour(features, target, facts.offer) << SCORE_BITS
         if foreseeing is not None:
-            disfavour |= foreseeing.verdict(facts.offer, reading, queue) << CLASS_SHIFT
+            first += foreseeing.verdict(facts.offer, reading, queue) << CLASS_SHIFT + SCORE_BITS
         waits = load_micro(queue) if queue else 0
         made = Candidate(key, score, quality, cost, latency, energy, waits)
-        rows.append((disfavour, -score, off_prem, queue, busy, key, facts, made, full, -rank, load, reading))
+        rows.append((first, off_prem, queue, busy, key, later, made, full, -rank, load, reading))
     return rows
 
 
@@ -188,11 +209,13 @@ def _disfavour(features: Features, target: Target, offer: Offer) -> int:
 
 def _take_turns(rows: list[Row], seed: int) -> None:
     """Order each run of candidates of equal merit by the seed, in place, so that idle replicas take turns."""
+    if len({row[0] for row in rows}) == len(rows):
+        return  # there are no equals
     start, count = 0, len(rows)
     for end in range(1, count + 1):
         if end < count:
             one, first = rows[end], rows[start]
-            if one[1] == first[1] and one[4] == first[4] and one[:MERIT] == first[:MERIT]:
+            if one[0] == first[0] and one[3] == first[3] and one[:MERIT] == first[:MERIT]:
                 continue
         if end - start > 1:
             _draw(rows, start, end, seed)
@@ -201,8 +224,8 @@ def _take_turns(rows: list[Row], seed: int) -> None:
 
 def _draw(rows: list[Row], start: int, end: int, seed: int) -> None:
     run = rows[start:end]
-    draws = mixed_lanes(seed, packed([row[6].salt for row in run]), len(run))
-    rows[start:end] = [row for _, _, row in sorted(zip(draws, [row[5] for row in run], run, strict=True))]
+    draws = mixed_lanes(seed, packed([row[5][1] for row in run]), len(run))
+    rows[start:end] = [row for _, _, row in sorted(zip(draws, [row[4] for row in run], run, strict=True))]
 
 
 def _placed(rows: list[Row], request: Request, bounds: Placement) -> list[Row]:
@@ -210,31 +233,23 @@ def _placed(rows: list[Row], request: Request, bounds: Placement) -> list[Row]:
     first of them stood. Models that are equal take turns."""
     numbered, known = request.features.affinity != 0, request.beyond
     out: list[Row] = []
-    start, count = 0, len(rows)
-    for end in range(1, count + 1):
-        first = rows[start]
-        if end < count and rows[end][1] == first[1] and rows[end][0] == first[0]:
+    for _, equals in groupby(rows, _first):
+        run = list(equals)
+        if len(run) == 1:
+            out += run
             continue
-        if end - start == 1:
-            out.append(first)
-            start = end
-            continue
-        for group in _by_kind(rows[start:end], request.seed):
-            if len(group) == 1:
-                out.append(group[0])
-                continue
-            out += place(group, bounds, known, numbered)
-        start = end
+        for group in _by_kind(run, request.seed):
+            out += group if len(group) == 1 else place(group, bounds, known, numbered)
     return out
 
 
 def _by_kind(rows: list[Row], seed: int) -> Iterable[list[Row]]:
-    kind = rows[0][6].kind
-    if not [row for row in rows if row[6].kind != kind]:
+    kind = rows[0][5][0]
+    if not [row for row in rows if row[5][0] != kind]:
         return (rows,)
     groups: dict[str, list[Row]] = {}
     for row in _in_turns(rows, seed):
-        groups.setdefault(row[6].kind, []).append(row)
+        groups.setdefault(row[5][0], []).append(row)
     return groups.values()
 
 
@@ -244,7 +259,7 @@ def _in_turns(rows: list[Row], seed: int) -> list[Row]:
     for end in range(1, count + 1):
         if end < count and rows[end][:MERIT] == rows[start][:MERIT]:
             continue
-        if end - start > 1 and any(row[6].kind != rows[start][6].kind for row in rows[start:end]):
+        if end - start > 1 and any(row[5][0] != rows[start][5][0] for row in rows[start:end]):
             _draw(rows, start, end, seed)
         start = end
     return rows

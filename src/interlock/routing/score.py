@@ -15,9 +15,10 @@ appears or disappears never changes the order of the others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from interlock.routing.facts import Facts
+from interlock.routing.facts import Facts, Worth
 from interlock.types.learned import Estimates
 from interlock.types.request import Features, Target
 
@@ -82,36 +83,42 @@ def scored(
     The token bounds weigh input against output prices. `latency`: already in millionths (`latency_micro`).
     `estimates`: what is known of models for such a prompt; None: their priors.
     """
-    quality, cost, energy = parts(facts, prompt_tokens, completion_tokens, estimates)
+    ((quality, cost, energy, merit),) = merits((facts.worth,), prompt_tokens, completion_tokens, weights, estimates)
     failure = estimates.failure_micro.get(facts.key) if estimates is not None else None
     if failure:
-        quality = quality * (MICRO - failure) // MICRO
-    return weighted(weights, quality, cost, latency, energy), quality, cost, latency, energy
+        quality, merit = failing(quality, merit, failure, weights.quality)
+    return (merit - weights.latency * latency) // MICRO, quality, cost, latency, energy
 
 
-def weighted(weights: Weights, quality: int, cost: int, latency: int, energy: int) -> int:
-    """The score that these parts make."""
+def failing(quality: int, merit: int, failure: int, w_quality: int) -> tuple[int, int]:
+    """(quality, merit) of an offer of which that share of tries fails."""
+    left = quality * (MICRO - failure) // MICRO
+    return left, merit - w_quality * (quality - left)
+
+
+def merits(
+    worths: Sequence[Worth], prompt_tokens: int, completion_tokens: int, weights: Weights, estimates: Estimates | None
+) -> list[tuple[int, int, int, int]]:
+    """Of each: (quality while nothing fails, cost, energy, merit). Its offers' scores are (merit - w_latency * latency)
+    / 1,000,000, rounded down."""
     w_quality, w_cost, w_latency, w_energy = weights
-    parts = w_quality * quality + w_cost * (MICRO - cost) + w_latency * (MICRO - latency)
-    return (parts + w_energy * (MICRO - energy)) // MICRO
-
-
-def parts(
-    facts: Facts, prompt_tokens: int, completion_tokens: int, estimates: Estimates | None
-) -> tuple[int, int, int]:
-    """(quality while nothing fails, cost, energy): what all offers of the same `Facts.terms` have in common."""
-    tokens = (prompt_tokens + completion_tokens) or 1
-    arm, quality, input_nusd, output, priced, energy_in, energy_out = facts.worth
-    if estimates is not None:
-        quality = estimates.quality_micro.get(arm, quality)
-        output = output * estimates.verbosity_milli.get(arm, 1000) // 1000
-    cost = (input_nusd * prompt_tokens + output * completion_tokens) // tokens
-    if cost:
-        cost = MICRO * cost // (cost + COST_HALF_NUSD_PER_MTOK)
-    elif not priced:
-        cost = UNKNOWN_MICRO
-    energy = UNKNOWN_MICRO
-    if energy_in or energy_out:
-        energy = (energy_in * prompt_tokens + energy_out * completion_tokens) // tokens
-        energy = MICRO * energy // (energy + ENERGY_HALF_UJ_PER_TOKEN)
-    return quality, cost, energy
+    most, tokens = (w_cost + w_latency + w_energy) * MICRO, (prompt_tokens + completion_tokens) or 1
+    qualities = estimates.quality_micro if estimates is not None else {}
+    verbosities = estimates.verbosity_milli if estimates is not None else {}
+    found: list[tuple[int, int, int, int]] = []
+    for arm, prior, per_input, per_output, priced, energy_in, energy_out in worths:
+        quality = prior
+        if estimates is not None:
+            quality = qualities.get(arm, prior)
+            per_output = per_output * verbosities.get(arm, 1000) // 1000
+        cost = (per_input * prompt_tokens + per_output * completion_tokens) // tokens
+        if cost:
+            cost = MICRO * cost // (cost + COST_HALF_NUSD_PER_MTOK)
+        elif not priced:
+            cost = UNKNOWN_MICRO
+        energy = UNKNOWN_MICRO
+        if energy_in or energy_out:
+            energy = (energy_in * prompt_tokens + energy_out * completion_tokens) // tokens
+            energy = MICRO * energy // (energy + ENERGY_HALF_UJ_PER_TOKEN)
+        found.append((quality, cost, energy, most + w_quality * quality - w_cost * cost - w_energy * energy))
+    return found

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from interlock.routing.choose import decide, spread
-from interlock.routing.explore import MICRO, Option, chances, drawn
+from interlock.routing.explore import DUE_PARTS, MICRO, SHARPNESS, Option, chances, drawn
 from interlock.routing.load import saturated
 from interlock.routing.replay import replay
 from interlock.types.decision import RouteDecision
@@ -130,6 +130,51 @@ def test_chances_add_up_and_stay_within_share_and_money(
     best = listed[0]
     extra = sum(c * max(o.cost - best.cost, 0) for c, o in zip(likely, listed, strict=True))
     assert extra <= money * best.cost
+
+
+def plainly(listed: list[Option], share: int, money: int, due: list[int]) -> list[int]:
+    """What `chances` says of itself, one option after the other."""
+    best, number, rest = listed[0], len(listed), [0]
+    if number < 2 or share <= 0:
+        return [MICRO, *[0] * (number - 1)]
+    for option in listed[1:]:
+        gap = best.score_micro - option.score_micro - option.credit_micro
+        if option.cost > best.cost and money <= 0:
+            rest.append(0)
+        elif gap <= 0:
+            rest.append(MICRO // number)
+        else:
+            rest.append(MICRO * MICRO // (number * (MICRO + SHARPNESS * gap)))
+    apart = [i for i in due if rest[i]]
+    own = share // DUE_PARTS // len(apart) if apart else 0
+    left, total = share - own * len(apart), sum(rest)
+    if total > left:
+        rest = [chance * left // total for chance in rest]
+    for i in apart:
+        rest[i] += own
+    extra = sum(rest[i] * (listed[i].cost - best.cost) for i in range(number) if listed[i].cost > best.cost)
+    if extra > money * best.cost:
+        for i in range(number):
+            if listed[i].cost > best.cost:
+                rest[i] = rest[i] * money * best.cost // extra
+    return [MICRO - sum(rest), *rest[1:]]
+
+
+@given(
+    st.lists(options, min_size=1, max_size=50),
+    st.sampled_from((0, 1, 20_000, 500_000)),
+    st.sampled_from((0, 1, 50_000, 2_000_000)),
+    st.sets(st.integers(0, 49)),
+)
+@example([Option(900_000, 0, 10), Option(899_000, 0, 1000), Option(899_000, 0, 9)], 20_000, 0, set())
+@example([Option(900_000, 50, 10), Option(899_000, 0, 1000), Option(880_000, 0, 9)], 20_000, 50_000, {0, 2})
+@settings(max_examples=300, deadline=None)
+def test_chances_come_out_to_the_millionth_as_they_are_defined(
+    listed: list[Option], share: int, money: int, due: set[int]
+) -> None:
+    """What is on record is decided again by them: a rounding elsewhere would be another decision."""
+    numbers = [number for number in sorted(due) if number < len(listed)]
+    assert chances(listed, share, money, numbers) == plainly(listed, share, money, numbers)
 
 
 def test_what_became_worse_has_a_part_of_the_share_however_bad_it_is() -> None:

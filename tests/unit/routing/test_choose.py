@@ -9,7 +9,7 @@ from interlock.routing.choose import decide
 from interlock.routing.explain import no_candidate
 from interlock.routing.load import saturated, sent_since
 from interlock.routing.score import latency_micro
-from interlock.types.decision import RouteDecision
+from interlock.types.decision import Placement, RouteDecision
 from interlock.types.identity import Workload
 from interlock.types.request import Target
 from interlock.types.source import LoadReading, Model, Offer, SourceLimits, loaded_bit
@@ -244,6 +244,24 @@ def test_replicas_score_by_their_own_latency_where_they_are_not_placed() -> None
     scores = {c.offer: c.score_micro for c in decision.candidates}
     assert known == latencies and scores["a::m"] == scores["c::m"] > scores["b::m"]
     assert decision.candidates[-1].offer == "b::m"
+
+
+def test_a_replica_that_has_to_load_its_model_first_keeps_that_where_replicas_are_placed() -> None:
+    three = offers(source("a", "m"), source("b", "m"), source("c", "m"))
+    latencies = {"a::m": 500_000, "b::m": 300_000, "c::m": 100_000}
+    cold, warm = LoadReading(loaded=0), LoadReading(loaded=loaded_bit("m"))
+    readings = {"src_a": warm, "src_b": warm, "src_c": cold}
+    bounds = Placement(4, 1250, 950, 2000)
+    decision = decide(features(), MODEL, three, readings, latencies=latencies, placement=bounds)
+    known = {c.offer: c.latency_micro for c in decision.candidates}
+    assert known == {"a::m": 300_000, "b::m": 300_000, "c::m": 1_000_000} and decision.candidates[-1].offer == "c::m"
+
+
+def test_idle_replicas_take_turns_also_beside_another_model() -> None:
+    among = offers(source("a", "m"), source("b", "m"), source("c", priced("dear", 9)))
+    readings = {f"src_{name}": idle() for name in "abc"}
+    first = Counter(order(decide(features(), Target("auto"), among, readings, seed=s))[0] for s in range(400))
+    assert first.keys() == {"a::m", "b::m"} and min(first.values()) > 120
 
 
 def test_what_does_not_answer_its_probe_is_left_out_among_what_is_as_usual() -> None:

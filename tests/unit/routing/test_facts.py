@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+
 from interlock.routing import facts
 from interlock.routing.choose import decide
 from interlock.routing.draws import mix, mixed_lanes, packed
 from interlock.routing.facts import FACTS_MAX, SLATES_MAX, facts_of, slate_of
+from interlock.routing.load import UNKNOWN
+from interlock.types.decision import Placement
 from interlock.types.identity import DataClass
+from interlock.types.learned import Estimates
 from interlock.types.request import Features, Target
-from interlock.types.source import Model, Price
+from interlock.types.source import Model, Power, Price
 
-from .samples import offers, source
+from .samples import idle, offers, queue, source
 
 
 def test_draws_side_by_side_are_those_one_after_the_other() -> None:
@@ -58,3 +63,47 @@ def test_what_is_remembered_of_sets_of_offers_is_bounded() -> None:
     for each in held:
         assert slate_of(each).offers is each
         assert len(facts._slates) <= SLATES_MAX
+
+
+def test_replicas_that_hash_alike_stand_by_name_and_not_by_load() -> None:
+    """Of two equal ranks every node takes the same one first, whatever it has read of their queues."""
+    both = offers(source("r13", "m"), source("r10221900", "m"))
+    assert len({facts_of(offer).salt for offer in both}) == 1 and slate_of(both).twins
+    readings = {"src_r13": idle(), "src_r10221900": queue(0, 2)}
+    for affinity in range(1, 50):
+        asked = Features("chat", "m", DataClass.internal, affinity=affinity)
+        found = decide(asked, Target(kind="model", model="m"), both, readings, placement=Placement(4, 1250, 950, 2000))
+        assert [(c.offer, c.place) for c in found.candidates] == [("r10221900::m", 1), ("r13::m", 2)]
+
+
+def test_the_reading_of_a_source_is_recorded_once_however_many_of_its_models_are_asked() -> None:
+    three = offers(source("t", "m"), source("s", "m", "n"))
+    found = decide(Features("chat", "auto", DataClass.internal), Target(kind="auto"), three, {"src_s": idle()})
+    assert found.readings == (("src_s", idle()), ("src_t", UNKNOWN)) and len(found.candidates) == 3
+    alone = decide(Features("chat", "auto", DataClass.internal), Target(kind="auto"), three[:2], {})
+    assert [name for name, _ in alone.readings] == sorted({offer.source.id for offer in three[:2]})
+
+
+def test_offers_of_one_worth_score_alike_and_others_by_their_own() -> None:
+    """What is worked out once for all offers of one worth holds for these only: price, energy, prior and version."""
+    plain = Model(name="m", price=Price(10**9, 0, 10**9, origin="list"), power=Power(1000, 40_000))
+    others = (
+        msgspec.structs.replace(plain, price=Price(2 * 10**9, 0, 10**9, origin="list")),
+        msgspec.structs.replace(plain, price=Price(10**9, 0, 2 * 10**9, origin="list")),
+        msgspec.structs.replace(plain, power=Power(900_000, 40_000)),
+        msgspec.structs.replace(plain, power=Power(1000, 900_000)),
+        msgspec.structs.replace(plain, quality_milli=700),
+        msgspec.structs.replace(plain, version="2"),
+    )
+    asked, target = (
+        Features("chat", "m", DataClass.internal, prompt_tokens_max=9, completion_tokens_max=9),
+        Target("auto"),
+    )
+    known = Estimates(1, -1, {"m@2": 900_000}, {}, {"m@2": 3000}, {})
+    for other in others:
+        three = offers(source("s", plain), source("t", other), source("u", plain))
+        both = {c.offer: c for c in decide(asked, target, three, {}, estimates=known).candidates}
+        for offer in three:
+            alone = decide(asked, target, (offer,), {}, estimates=known).candidates[0]
+            assert both[offer.key] == alone
+        assert both["s::m"].score_micro == both["u::m"].score_micro != both["t::m"].score_micro
