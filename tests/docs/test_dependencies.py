@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata as metadata
 import re
 import sys
@@ -58,6 +59,7 @@ def _imports() -> Iterator[tuple[str, Path]]:
                 yield node.module.partition(".")[0], file
 
 
+@functools.cache
 def _imported() -> dict[str, set[str]]:
     """Package -> folders of src/interlock that import it, or look for it without importing it."""
     providers = {module: {_canonical(d) for d in dists} for module, dists in metadata.packages_distributions().items()}
