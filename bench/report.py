@@ -26,6 +26,7 @@ TARGETS: dict[str, tuple[float, str]] = {
     "start_warm_s": (2.0, "from start to ready on a warm home, s"),
     "import_interlock_s": (0.2, "`import interlock`, s"),
     "decide_50_us": (150.0, "a decision among 50 candidates, placed, by estimates, with trying others, us of CPU"),
+    "decide_50_different_us": (150.0, "the same among 50 different models, not placed, us of CPU"),
     "understand_and_decide_us": (1000.0, "the same with reading a prompt of 4 KB, us of CPU"),
 }
 RATES: dict[str, tuple[float, str]] = {
@@ -67,6 +68,7 @@ def verdicts(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "start_warm_s": results.get("start", {}).get("warm_s"),
         "import_interlock_s": results.get("imports", {}).get("import interlock"),
         "decide_50_us": results.get("decisions", {}).get("us", {}).get("decide_all"),
+        "decide_50_different_us": results.get("decisions", {}).get("us", {}).get("decide_exploring"),
         "understand_and_decide_us": results.get("decisions", {}).get("us", {}).get("understand_and_decide"),
     }
     found: dict[str, dict[str, Any]] = {

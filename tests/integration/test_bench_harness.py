@@ -29,6 +29,7 @@ def test_a_smoke_run_over_the_probe_writes_every_figure(tmp_path: Path) -> None:
     assert decisions["candidates"] == 50 and decisions["in_sorts"]["sort"] == 1
     assert all(us > 0 for us in decisions["us"].values())
     assert results["targets"]["decide_50_us"]["measured"] == decisions["us"]["decide_all"]
+    assert results["targets"]["decide_50_different_us"]["measured"] == decisions["us"]["decide_exploring"]
 
 
 def test_cpu_time_of_a_process_tree_is_what_it_burns() -> None:

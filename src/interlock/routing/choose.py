@@ -36,7 +36,7 @@ from interlock.routing.explore import DOUBT_MAX_MICRO, chances, drawn
 from interlock.routing.facts import facts_of, slate_of
 from interlock.routing.load import UNKNOWN, load_of
 from interlock.routing.ranking import Request, load_micro, ranked
-from interlock.routing.rows import CLASS_SHIFT, PREFERENCE, Row, disfavour_of
+from interlock.routing.rows import CLASS_SHIFT, Row, disfavour_of, preference
 from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, scored, weights_of
 from interlock.routing.slo import NO_PACES, Foresight, foresight
 from interlock.types.decision import Candidate, Placement, Reason, RouteDecision
@@ -143,8 +143,8 @@ def spread(
     if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
         places, likely = _likely(kept, request, estimates)
         if places:
-            return tuple((kept[at][4], chance) for at, chance in zip(places, likely, strict=True) if chance)
-    return ((kept[0][4], MICRO),) if kept else ()
+            return tuple((kept[at][5], chance) for at, chance in zip(places, likely, strict=True) if chance)
+    return ((kept[0][5], MICRO),) if kept else ()
 
 
 def _placing(features: Features, offers: Sequence[Offer], placement: Placement | None) -> Placement | None:
@@ -163,7 +163,7 @@ def _decide_many(request: Request, offers: Sequence[Offer], candidates_max: int)
         kept = kept[:candidates_max]
     return RouteDecision(
         _mode(request.features, request.target),
-        tuple([row[6] for row in kept]),
+        tuple([row[7] for row in kept]),
         _bounded(rejected, candidates_max),
         considered,
         estimates.version if estimates is not None else 0,
@@ -172,7 +172,7 @@ def _decide_many(request: Request, offers: Sequence[Offer], candidates_max: int)
         chance,
         best,
         request.placement,
-        () if foreseeing is None else tuple([foreseeing.seen[row[4]] for row in kept]),
+        () if foreseeing is None else tuple([foreseeing.seen[row[5]] for row in kept]),
     )
 
 
@@ -209,7 +209,7 @@ def _try_another(kept: list[Row], request: Request, estimates: Estimates) -> tup
     taken = drawn(likely, request.seed)
     if not taken:
         return likely[0], ""
-    before = kept[0][4]
+    before = kept[0][5]
     kept.insert(0, kept.pop(places[taken]))
     return likely[taken], before
 
@@ -221,24 +221,24 @@ def _likely(kept: list[Row], request: Request, estimates: Estimates) -> tuple[li
     that is free itself.
     """
     best = kept[0]
-    if best[7]:
+    if best[8]:
         return [], []
     prompt, completion = request.features.prompt_tokens_max, request.features.completion_tokens_max
     quality, doubts, verbosities = request.weights.quality, estimates.doubt_micro, estimates.verbosity_milli
-    disfavour = best[0] + best[6].score_micro
+    disfavour = best[0] + best[7].score_micro
     arms: dict[str, int] = {}
     for number, row in enumerate(kept):
-        later, one = row[5], row[6]
+        later, one = row[6], row[7]
         if later[2] in arms:
             continue
-        if not number or (row[0] + one.score_micro == disfavour and not row[7] and not one.overflow and later[3]):
+        if not number or (row[0] + one.score_micro == disfavour and not row[8] and not one.overflow and later[3]):
             arms[later[2]] = number
     if len(arms) < 2:
         return [], []
     places = list(arms.values())
     options = [
         (
-            kept[at][6].score_micro,
+            kept[at][7].score_micro,
             quality * (doubt if doubt < DOUBT_MAX_MICRO else DOUBT_MAX_MICRO) // MICRO,
             per_input * prompt + per_output * (completion * verbosity // 1000) + per_call,
         )
@@ -246,7 +246,7 @@ def _likely(kept: list[Row], request: Request, estimates: Estimates) -> tuple[li
             places,
             map(doubts.get, arms, repeat(DOUBT_MAX_MICRO)),
             map(verbosities.get, arms, repeat(1000)),
-            [kept[at][5] for at in places],
+            [kept[at][6] for at in places],
             strict=True,
         )
     ]
@@ -256,14 +256,14 @@ def _likely(kept: list[Row], request: Request, estimates: Estimates) -> tuple[li
 
 def _overflow_last(rows: list[Row]) -> list[Row]:
     """Free candidates, then saturated ones. A free one that was preferred less than a saturated one is marked."""
-    full = [row for row in rows if row[7]]
+    full = [row for row in rows if row[8]]
     if not full:
         return rows
-    best_full = full[0][:PREFERENCE]
-    free = [row for row in rows if not row[7]]
+    best_full = preference(full[0])
+    free = [row for row in rows if not row[8]]
     for row in free:
-        if row[:PREFERENCE] > best_full:
-            force_setattr(row[6], "overflow", True)
+        if preference(row) > best_full:
+            force_setattr(row[7], "overflow", True)
     return free + full
 
 
@@ -272,17 +272,17 @@ def _own_first(rows: list[Row], weights: Weights) -> list[Row]:
 
     Preferred by all but latency: that a source of one's own is slow because it is busy is no reason to spend.
     """
-    merits = {row[4]: (disfavour_of(row), -_merit(row[6], weights)) for row in rows}
-    own = min((merits[row[4]] for row in rows if not row[1]), default=None)
+    merits = {row[5]: (disfavour_of(row), -_merit(row[7], weights)) for row in rows}
+    own = min((merits[row[5]] for row in rows if not row[2]), default=None)
     if own is None:
         return _overflow_last(rows)
-    full = min((merits[row[4]] for row in rows if row[7] and not row[1]), default=None)
-    behind = [row for row in rows if row[1] and merits[row[4]] >= own]
-    before = [row for row in rows if not row[1] or merits[row[4]] < own]
+    full = min((merits[row[5]] for row in rows if row[8] and not row[2]), default=None)
+    behind = [row for row in rows if row[2] and merits[row[5]] >= own]
+    before = [row for row in rows if not row[2] or merits[row[5]] < own]
     out = _overflow_last(before) + _overflow_last(behind)
     for row in behind:
-        if full is not None and merits[row[4]] >= full:
-            force_setattr(row[6], "overflow", True)
+        if full is not None and merits[row[5]] >= full:
+            force_setattr(row[7], "overflow", True)
     return out
 
 

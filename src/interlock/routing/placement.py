@@ -15,14 +15,14 @@ cached in several places by itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 from msgspec.structs import force_setattr
 
 from interlock.routing.draws import mixed, salted
-from interlock.routing.rows import Row, home_first
+from interlock.routing.rows import Row
 from interlock.types.decision import Placement
 from interlock.types.source import LoadReading
 
@@ -75,10 +75,10 @@ def wait_ms(reading: LoadReading, queue: int) -> int:
 
 
 def place(
-    replicas: Iterable[Row], bounds: Placement, known: Mapping[str, str] | None = None, numbered: bool = True
+    order: Sequence[Row], bounds: Placement, known: Mapping[str, str] | None = None, numbered: bool = True
 ) -> list[Row]:
-    """The replicas of one model in the order in which they are tried, all of them. Each `Candidate` is told its place
-    by rank alone, 1 the first, if `numbered`, and why it stands behind others all the same.
+    """The replicas of one model, given by rank, in the order in which they are tried, all of them. Each `Candidate` is
+    told its place by rank alone, 1 the first, if `numbered`, and why it stands behind others all the same.
 
     By rank those within bounds; then those whose KV cache is full, those whose predicted wait is too long, each by
     rank; then those that have more than their share of the load, the least loaded first. `known`: which are beyond
@@ -86,17 +86,16 @@ def place(
 
     INVARIANT: at least one replica is within the bound on load, for the bound is above the mean.
     """
-    order = sorted(replicas, key=home_first)
     share = -(-bounds.load_factor_milli * (sum([row[9] for row in order]) + 1) // (MILLI * len(order)))
     most, kv_max = max(bounds.load_slack, share), bounds.kv_permille_max
     fine: list[Row] = []
     behind: list[tuple[int, int, int, int, Row]] = []
     for number, row in enumerate(order, 1):
-        queue, load, reading = row[2], row[9], row[10]
+        queue, load, reading = row[3], row[9], row[10]
         if numbered:
-            force_setattr(row[6], "place", number)
+            force_setattr(row[7], "place", number)
         if known is not None:
-            beyond = known.get(row[4], FINE)
+            beyond = known.get(row[5], FINE)
         elif load < most and not queue and reading.kv_permille <= kv_max:
             beyond = FINE  # as most are
         else:
@@ -104,9 +103,9 @@ def place(
         if not beyond:
             fine.append(row)
             continue
-        force_setattr(row[6], "beyond", beyond)
+        force_setattr(row[7], "beyond", beyond)
         if beyond == LOAD:
-            behind.append((_SEVERITY[LOAD], queue, row[3], number, row))
+            behind.append((_SEVERITY[LOAD], queue, row[4], number, row))
         else:
             behind.append((_SEVERITY[beyond], 0, 0, number, row))
     if not behind:

@@ -16,7 +16,7 @@ from interlock.routing.draws import mixed_lanes, packed
 from interlock.routing.facts import Facts, Often, Slate, slate_of
 from interlock.routing.load import UNKNOWN, sent_since, unknown_queue
 from interlock.routing.placement import place
-from interlock.routing.rows import CLASS_SHIFT, MERIT, SCORE_BITS, Row
+from interlock.routing.rows import CLASS_SHIFT, MERIT, SCORE_BITS, Row, by_merit, home_first, merit
 from interlock.routing.score import MICRO, UNKNOWN_MICRO, Weights, failing, merits
 from interlock.routing.slo import Foresight
 from interlock.types.decision import Candidate, Placement, Reason
@@ -191,7 +191,7 @@ def _rows(request: Request, slate: Slate, able: _Able, latencies: Sequence[int])
             first += foreseeing.verdict(facts.offer, reading, queue) << CLASS_SHIFT + SCORE_BITS
         waits = load_micro(queue) if queue else 0
         made = Candidate(key, score, quality, cost, latency, energy, waits)
-        rows.append((first, off_prem, queue, busy, key, later, made, full, -rank, load, reading))
+        rows.append((first, -rank, off_prem, queue, busy, key, later, made, full, load, reading))
     return rows
 
 
@@ -215,7 +215,7 @@ def _take_turns(rows: list[Row], seed: int) -> None:
     for end in range(1, count + 1):
         if end < count:
             one, first = rows[end], rows[start]
-            if one[0] == first[0] and one[3] == first[3] and one[:MERIT] == first[:MERIT]:
+            if one[0] == first[0] and one[4] == first[4] and one[:MERIT] == first[:MERIT]:
                 continue
         if end - start > 1:
             _draw(rows, start, end, seed)
@@ -224,8 +224,8 @@ def _take_turns(rows: list[Row], seed: int) -> None:
 
 def _draw(rows: list[Row], start: int, end: int, seed: int) -> None:
     run = rows[start:end]
-    draws = mixed_lanes(seed, packed([row[5][1] for row in run]), len(run))
-    rows[start:end] = [row for _, _, row in sorted(zip(draws, [row[4] for row in run], run, strict=True))]
+    draws = mixed_lanes(seed, packed([row[6][1] for row in run]), len(run))
+    rows[start:end] = [row for _, _, row in sorted(zip(draws, [row[5] for row in run], run, strict=True))]
 
 
 def _placed(rows: list[Row], request: Request, bounds: Placement) -> list[Row]:
@@ -244,22 +244,23 @@ def _placed(rows: list[Row], request: Request, bounds: Placement) -> list[Row]:
 
 
 def _by_kind(rows: list[Row], seed: int) -> Iterable[list[Row]]:
-    kind = rows[0][5][0]
-    if not [row for row in rows if row[5][0] != kind]:
+    """The replicas of each model, by rank as the rows are; the models as the first of each stands by merit."""
+    kind = rows[0][6][0]
+    if not [row for row in rows if row[6][0] != kind]:
         return (rows,)
     groups: dict[str, list[Row]] = {}
-    for row in _in_turns(rows, seed):
-        groups.setdefault(row[5][0], []).append(row)
-    return groups.values()
+    for row in _in_turns(sorted(rows, key=by_merit), seed):
+        groups.setdefault(row[6][0], []).append(row)
+    return [sorted(group, key=home_first) for group in groups.values()]
 
 
 def _in_turns(rows: list[Row], seed: int) -> list[Row]:
     """Runs of equal merit that are not of one model: by the seed."""
     start, count = 0, len(rows)
     for end in range(1, count + 1):
-        if end < count and rows[end][:MERIT] == rows[start][:MERIT]:
+        if end < count and merit(rows[end]) == merit(rows[start]):
             continue
-        if end - start > 1 and any(row[5][0] != rows[start][5][0] for row in rows[start:end]):
+        if end - start > 1 and any(row[6][0] != rows[start][6][0] for row in rows[start:end]):
             _draw(rows, start, end, seed)
         start = end
     return rows

@@ -11,6 +11,7 @@ from interlock.routing.choose import decide
 from interlock.routing.draws import mix, mixed_lanes, packed
 from interlock.routing.facts import FACTS_MAX, SLATES_MAX, facts_of, slate_of
 from interlock.routing.load import UNKNOWN
+from interlock.routing.placement import rank
 from interlock.types.decision import Placement
 from interlock.types.identity import DataClass
 from interlock.types.learned import Estimates
@@ -107,3 +108,37 @@ def test_offers_of_one_worth_score_alike_and_others_by_their_own() -> None:
             alone = decide(asked, target, (offer,), {}, estimates=known).candidates[0]
             assert both[offer.key] == alone
         assert both["s::m"].score_micro == both["u::m"].score_micro != both["t::m"].score_micro
+
+
+def test_prices_of_a_set_of_offers_stand_to_each_other_as_they_are() -> None:
+    """What trials may cost is compared in a unit of the set: all prices are whole in it, and none is rounded."""
+    prices = (
+        Price(10**9, 0, 4 * 10**9, call_nusd=7),
+        Price(25 * 10**7, 0, 10**9),
+        Price(),
+        Price(0, 0, 3, call_nusd=9),
+    )
+    for among in (prices, prices[:2], prices[:3], prices[2:3]):
+        slate = slate_of(offers(*(source(f"s{n}", Model(name="m", price=each)) for n, each in enumerate(among))))
+        exact = [price for facts in slate.facts for price in facts.often[-1][4:]]
+        found = [price for often in slate.often for price in often[-1][4:]]
+        assert [a * b for a in exact for b in found] == [b * a for a in found for b in exact]
+        assert [bool(price) for price in found] == [bool(price) for price in exact]
+
+
+def test_equal_models_stand_by_load_and_their_replicas_by_rank() -> None:
+    among = offers(*(source(f"{model}{n}", model) for model in ("m", "n") for n in range(3)))
+    readings = {offer.source.id: idle(inflight=1) for offer in among}
+    bounds, firsts = Placement(4, 1250, 950, 2000), set()
+    for affinity in range(1, 60):
+        asked = Features("chat", "auto", DataClass.internal, affinity=affinity)
+        even = decide(asked, Target("auto"), among, readings, seed=affinity, placement=bounds).candidates
+        firsts.add(even[0].offer[-1])
+        idlest = {**readings, f"src_n{affinity % 3}": idle()}
+        uneven = decide(asked, Target("auto"), among, idlest, seed=affinity, placement=bounds).candidates
+        assert uneven[0].offer.endswith("::n")
+        for found in (even, uneven):
+            for three in (found[:3], found[3:]):
+                assert [c.place for c in three] == [1, 2, 3] and len({c.offer[-1] for c in three}) == 1
+                assert [c.offer for c in three] == sorted((c.offer for c in three), key=lambda k: -rank(affinity, k))
+    assert firsts == {"m", "n"}, "equal models take turns"
