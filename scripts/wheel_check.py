@@ -75,7 +75,7 @@ def install(wheel: Path, venv: Path, *, offline: bool) -> None:
 
 def import_ms(python: Path, module: str) -> float:
     """Milliseconds that importing `module` takes beyond the interpreter's own start; the best of a few rounds."""
-    environment = clean_environment(program=python)
+    environment = clean_environment()
 
     def one(code: str) -> float:
         began = time.monotonic()
