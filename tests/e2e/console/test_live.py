@@ -235,7 +235,7 @@ def test_shares_of_objectives_are_shown_where_calls_had_any(admin: Tab, demo: St
         assert demo.chat(key, interlock={"slo": {"ttft_ms": 600_000, "latency_ms": latency_ms}}).status == 200
     admin.go("/console/?tenant=acme&by=model")
     shows(page, r"/of [^0-2] calls with any; first byte \d+/.test(document.querySelector('.live-tiles').innerText)")
-    share = re.compile(r"\b\d\d(\.\d)?\s% of [3-9]\b")
+    share = re.compile(r"\b\d\d(\.\d)?\s%\sof [3-9]\b")
     assert share.search(page.inner_text("[aria-label='Figures by model']"))
     admin.look("/console/?tenant=acme&by=model")
     admin.look("/console/usage?tenant=acme&by_team=1&by_model=1&by_day=1")
