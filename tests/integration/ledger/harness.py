@@ -110,8 +110,14 @@ def verified(control: Control, tenant_id: str, folder: Path, to_ns: int, *, from
     """An export of everything of a tenant until then, verified. `how`: for `verify_export`."""
     key = ledger_signer(control.settings).verifier_key
     made = Export(control.store, control.settings, tenant_id, from_ns, to_ns, [key.text])
+    write(made, folder, key.text)
+    return verify_export(folder, [key], **how)
+
+
+def write(made: Export, folder: Path, key: str) -> None:
+    """An export into a new folder."""
     head = {name: value for name, value in made.manifest.items() if name != "keys"}
-    writer = ExportWriter(folder, Manifest.decode(msgspec.json.encode(head)), [key.text])
+    writer = ExportWriter(folder, Manifest.decode(msgspec.json.encode(head)), [key])
     for kind, value in made.lines():
         if kind == "start":
             writer.start(value["size"], [bytes.fromhex(each) for each in value["hashes"]], value["counts"])
@@ -124,4 +130,3 @@ def verified(control: Control, tenant_id: str, folder: Path, to_ns: int, *, from
         elif kind in ("settled", "entry"):
             getattr(writer, kind)(value.encode())
     writer.close()
-    return verify_export(folder, [key], **how)

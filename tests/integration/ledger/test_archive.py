@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -394,9 +395,10 @@ def test_a_range_that_is_not_complete_is_not_archived_unless_it_is_meant(
 def test_what_cannot_be_meant_is_said_at_once(
     shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: tuple[str, ...], words: str
 ) -> None:
-    basic = ["-t", "acme", "--from", "2020-01-01", "--to", "2026-01-01", "--bucket", "worm", "--prefix", "p",
-             "--endpoint", shelf.endpoint, "--home", str(tmp_path)]  # fmt: skip
-    assert main(["ledger", "archive", *basic, *given]) == 1
+    basic = {"-t": "acme", "--from": "2020-01-01", "--to": "2026-01-01", "--bucket": "worm", "--prefix": "p",
+             "--endpoint": shelf.endpoint, "--home": str(tmp_path)}  # fmt: skip
+    options = basic | dict(zip(given[::2], given[1::2], strict=True))
+    assert main(["ledger", "archive", *itertools.chain(*options.items())]) == 1
     said = capsys.readouterr().err
     assert words in said and SECRET not in said
 

@@ -13,6 +13,7 @@ import pytest
 
 from interlock.control.main import ledger_signer
 from interlock.control.sequencer import LedgerBroken, Sequencer
+from interlock.control.services.ledger import Export
 from interlock.errors import Conflict
 from interlock.ledger import control_entry
 from interlock.ledger.entry import encode_leaf
@@ -21,11 +22,12 @@ from interlock.ledger.proof.coverage import Coverage, Settled, settled_digest
 from interlock.ledger.proof.merkle import inclusion_proof as prove
 from interlock.ledger.proof.merkle import leaf_hash, node_hash, root_of, verify_inclusion
 from interlock.ledger.proof.note import open_note
+from interlock.ledger.proof.verify import verify_export
 from interlock.storage import ledger_read, shipping
 from interlock.storage.pool import Store
 from interlock.types.clock import SystemClock
 from tests.integration.gateway.client import eventually
-from tests.integration.ledger.harness import inbox, settings_for, shipper_for
+from tests.integration.ledger.harness import inbox, settings_for, shipper_for, write
 from tests.integration.ledger.history import History
 from tests.unit.ledger.support import open_log, refusal
 
@@ -55,7 +57,7 @@ def put(store: Store, count: int, *, first: int = 1, tenant_id: str = "ten_1", t
             shipping.InboxEntry(
                 tenant_id,
                 n,
-                encode_leaf({"tree": tree or tenant_id, "epoch": EPOCH, "at": n, "kind": "call", "n": n}),
+                encode_leaf({"tree": tree or tenant_id, "epoch": EPOCH, "at": n, "kind": "call", "n": n, "v": 1}),
             )
             for n in range(first, first + count)
         ]
@@ -137,6 +139,33 @@ def test_several_sequencers_at_once_place_each_entry_once(store: Store, tmp_path
     assert [msgspec.json.decode(leaf)["n"] for _, _, leaf in found] == list(range(1, 401))
     assert [position for position, _, _ in found] == list(range(400))
     assert sum(each.placed for each in sequencers) == 400
+
+
+def test_an_export_holds_the_checkpoints_that_it_began_with_though_others_take_their_place(
+    store: Store, tmp_path: Path
+) -> None:
+    sequencer = sequencer_for(store, tmp_path, ledger_quiet_checkpoint_s=0)
+    put(store, 5)
+    sequencer.sequence("ten_1")
+    with store.shipping() as conn:
+        shipping.ship(conn, shipping.Progress(EPOCH, 5, 6, 0, 6, False, True, True), [], [], [])
+        assert shipping.settle(conn, [EPOCH]) == 1
+    sequencer.sequence("ten_1")  # of the same size, and the last: the epoch is among the settled ones
+    key = ledger_signer(settings_for(tmp_path)).verifier_key
+    whole = Export(store, settings_for(tmp_path), "ten_1", 0, 6, [key.text])
+    with store.tenant("ten_1") as conn:
+        last = ledger_read.latest_checkpoint(conn, "ten_1")
+    assert last is not None
+    part = Export(store, settings_for(tmp_path), "ten_1", last.at_ns + 10**12, last.at_ns + 10**13, [key.text])
+    sequencer.sequence("ten_1")
+    with store.tenant("ten_1") as conn:
+        kept = ledger_read.checkpoints(conn, "ten_1", 0, SystemClock().wall_ns(), 10)
+    assert len(kept) == 2 and last not in kept
+    for made, name, count in ((whole, "whole", 2), (part, "part", 1)):
+        write(made, tmp_path / name, key.text)
+        report = verify_export(tmp_path / name, [key])
+        assert report.verdict != "altered" and not report.problems, report.words
+        assert len(list((tmp_path / name / "checkpoints").glob("*.note"))) == count
 
 
 def test_a_growing_tree_is_signed_now_and_then_and_a_quiet_one_too(store: Store, tmp_path: Path) -> None:

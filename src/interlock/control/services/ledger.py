@@ -452,15 +452,29 @@ class Export:
             after = until
 
     def _checkpoints(self) -> Iterator[tuple[str, Any]]:
-        at_ns = self._start.at_ns if self._start is not None else 0
+        """INVARIANT: those at the start and at the end are the ones that all else is read for. They may be gone from
+        the database: of one size the first and the last are kept, and soon another is the last."""
+        at_ns = -1
+        if self._start is not None:
+            yield "checkpoint", _told(self._start)
+            at_ns = self._start.at_ns
         while True:
             with self._store.tenant(self._tenant_id) as conn:
-                found = ledger_read.checkpoints(conn, self._tenant_id, at_ns, self._end.at_ns, CHECKPOINTS_AT_ONCE)
+                found = ledger_read.checkpoints(
+                    conn, self._tenant_id, at_ns + 1, self._end.at_ns - 1, CHECKPOINTS_AT_ONCE
+                )
             for each in found:
-                yield "checkpoint", {"note": each.note, "coverage": each.coverage.decode()}
+                yield "checkpoint", _told(each)
             if len(found) < CHECKPOINTS_AT_ONCE:
-                return
-            at_ns = found[-1].at_ns + 1
+                break
+            at_ns = found[-1].at_ns
+        if self._start is None or self._start.at_ns < self._end.at_ns:
+            yield "checkpoint", _told(self._end)
+
+
+def _told(checkpoint: ledger_read.StoredCheckpoint) -> dict[str, str]:
+    """A checkpoint as it is sent."""
+    return {"note": checkpoint.note, "coverage": checkpoint.coverage.decode()}
 
 
 def _subtrees(size: int) -> Iterator[tuple[int, int]]:
