@@ -104,8 +104,8 @@ def fetch(
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     try:
         connection.request(method or ("GET" if data is None else "POST"), path, body=data, headers=sent)
-        response = connection.getresponse()
-        return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        with connection.getresponse() as response:
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
     finally:
         connection.close()
 

@@ -36,8 +36,8 @@ class Held:
     def ask(self, connection: http.client.HTTPConnection) -> tuple[int, str]:
         """(status, epoch of the worker) of one request."""
         connection.request("POST", "/v1/chat/completions", _UNKNOWN_MODEL, self._headers)
-        answer = connection.getresponse()
-        answer.read()
+        with connection.getresponse() as answer:
+            answer.read()
         return answer.status, (answer.getheader("x-interlock-request-id") or "none_none").split("_")[1]
 
     def close(self) -> None:
@@ -74,12 +74,12 @@ class Reader(threading.Thread):
         headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
         try:
             connection.request("POST", "/v1/chat/completions", self._body, headers)
-            answer = connection.getresponse()
-            self.request_id = answer.getheader("x-interlock-request-id") or ""
-            while part := answer.read1(65_536):
-                self.data += part
-                if self.data.count(b"data:") > 2:
-                    self.started.set()
+            with connection.getresponse() as answer:
+                self.request_id = answer.getheader("x-interlock-request-id") or ""
+                while part := answer.read1(65_536):
+                    self.data += part
+                    if self.data.count(b"data:") > 2:
+                        self.started.set()
         except (http.client.HTTPException, OSError):
             pass  # a stream that is cut off ends like this
         finally:

@@ -66,8 +66,8 @@ def call(stack: tuple[Stack, str], node: str) -> tuple[int, str]:
     try:
         headers = {"authorization": f"Bearer {stack[1]}", "content-type": "application/json"}
         connection.request("POST", "/v1/chat/completions", json.dumps(BODY).encode(), headers)
-        response = connection.getresponse()
-        response.read()
+        with connection.getresponse() as response:
+            response.read()
         return response.status, response.getheader("x-interlock-model") or ""
     finally:
         connection.close()

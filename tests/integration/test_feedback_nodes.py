@@ -33,8 +33,8 @@ class Callers:
         try:
             headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
             connection.request("POST", path, json.dumps(body).encode(), headers)
-            response = connection.getresponse()
-            return response.status, {k.lower(): v for k, v in response.getheaders()}, json.loads(response.read())
+            with connection.getresponse() as response:
+                return response.status, {k.lower(): v for k, v in response.getheaders()}, json.loads(response.read())
         finally:
             connection.close()
 

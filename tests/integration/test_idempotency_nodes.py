@@ -37,9 +37,9 @@ def call(stack: tuple[Stack, str], node: str, name: str, **more: Any) -> tuple[i
     try:
         headers = {"authorization": f"Bearer {stack[1]}", "content-type": "application/json", "idempotency-key": name}
         connection.request("POST", "/v1/chat/completions", json.dumps({**BODY, **more}).encode(), headers)
-        response = connection.getresponse()
-        text = response.read()
-        return response.status, {k.lower(): v for k, v in response.getheaders()}, text
+        with connection.getresponse() as response:
+            text = response.read()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, text
     finally:
         connection.close()
 

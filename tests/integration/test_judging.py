@@ -281,8 +281,8 @@ def test_the_page_of_a_question_to_a_judge_leads_to_what_is_judged_and_has_the_v
         }
         try:
             connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return response.status, response.getheader("set-cookie") or "", response.read().decode()
+            with connection.getresponse() as response:
+                return response.status, response.getheader("set-cookie") or "", response.read().decode()
         finally:
             connection.close()
 

@@ -238,10 +238,10 @@ class _Load:
         try:
             headers = {"authorization": f"Bearer {self._keys[tenant]}", "content-type": "application/json"}
             connection.request("POST", "/v1/chat/completions", json.dumps(body).encode(), headers)
-            answer = connection.getresponse()
-            status, source = answer.status, answer.headers.get("x-interlock-source", "")
-            waited_ms = int(answer.headers.get("x-interlock-waited-ms", "0"))
-            text = answer.read()
+            with connection.getresponse() as answer:
+                status, source = answer.status, answer.headers.get("x-interlock-source", "")
+                waited_ms = int(answer.headers.get("x-interlock-waited-ms", "0"))
+                text = answer.read()
             if status != 200:
                 code = json.loads(text)["error"]["code"]
             elif number % 3 == 0 and not text.rstrip().endswith(b"data: [DONE]"):

@@ -58,17 +58,12 @@ class Learned:
         if known is None or known.expectations is None:
             return None
         if known.reader is not None and parsed.operation in READ and call.recording < _METADATA:
-            features = msgspec.structs.replace(features, signals=known.reader.signals(_asked(parsed)))
-            call.features = features
-        return known.expectations.estimates(features.signals, int(features.data_class))
+            call.features = msgspec.structs.replace(features, signals=known.reader.signals(_asked(parsed)))
+        return _expected(call, known)
 
     def estimated(self, call: Call) -> Estimates | None:
         """The same of a call that was decided, from the signals that were read then: the prompt is not read again."""
-        features, known = call.features, self._choosing(call)
-        assert features is not None  # noqa: S101 - stage order
-        if known is None or known.expectations is None:
-            return None
-        return known.expectations.estimates(features.signals, int(features.data_class))
+        return _expected(call, self._choosing(call))
 
     def _choosing(self, call: Call) -> _Known | None:
         """What is known of its tenant, if that decides calls and this one has several models to choose from."""
@@ -118,6 +113,14 @@ class Learned:
                 self._known.clear()
             known = self._known[tenant_id] = _decoded(view, tenant_id, weights, words, known)
         return known
+
+
+def _expected(call: Call, known: _Known | None) -> Estimates | None:
+    """What is expected of each model by what was read of the call."""
+    assert call.features is not None  # noqa: S101 - stage order
+    if known is None or known.expectations is None:
+        return None
+    return known.expectations.estimates(call.features.signals, int(call.features.data_class))
 
 
 def _asked(parsed: Parsed) -> str:

@@ -54,8 +54,8 @@ class Caller(threading.Thread):
             try:
                 headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
                 connection.request("POST", "/v1/chat/completions", body, headers)
-                answer = connection.getresponse()
-                answer.read()
+                with connection.getresponse() as answer:
+                    answer.read()
                 self.statuses[answer.status] += 1
             except (OSError, http.client.HTTPException):
                 time.sleep(0.02)  # its worker was killed

@@ -82,7 +82,7 @@ def complete(scene: Scene, nodes: dict[Node, Any], folder: Path) -> Report:
         told_until(node.gateway, now_ns)
         node.ship(deflate)
     exported(scene, folder, to_ns=now_ns)
-    return verified(scene, folder)  # type: ignore[no-any-return]
+    return verified(scene, folder)
 
 
 def forms_of(scene: Scene) -> int:

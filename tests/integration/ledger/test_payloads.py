@@ -11,7 +11,10 @@ import msgspec
 import pytest
 from cryptography.exceptions import InvalidTag
 
+from interlock.control.main import ledger_signer
 from interlock.ledger import vault
+from interlock.ledger.proof.findings import Report
+from interlock.ledger.proof.verify import verify_export
 from interlock.ledger.vault import SubjectKey
 from tests.integration.gateway.client import CHAT, ask
 from tests.integration.ledger.scene import SECRET, Scene
@@ -45,10 +48,7 @@ def opened(folder: Path) -> list[str]:
     return [path.read_text() for path in (folder / "opened").rglob("*.txt")]
 
 
-def verified(scene: Scene, folder: Path) -> Any:
-    from interlock.control.main import ledger_signer
-    from interlock.ledger.proof.verify import verify_export
-
+def verified(scene: Scene, folder: Path) -> Report:
     return verify_export(folder, [ledger_signer(scene.running.control.settings).verifier_key])
 
 
