@@ -37,7 +37,11 @@ def following(made: Any, text: str) -> Any:
 
 
 def test_a_conversation_goes_on_at_the_other_node(stack: tuple[Stack, str]) -> None:
-    one, other = (client(stack, node) for node in NODES)
+    with client(stack, NODES[0]) as one, client(stack, NODES[1]) as other:
+        _talk_by_turns(one, other)
+
+
+def _talk_by_turns(one: openai.OpenAI, other: openai.OpenAI) -> None:
     made: Any = None
     previous: Any = None
     tokens = []
@@ -61,18 +65,21 @@ def test_large_turns_of_many_conversations_pass_between_node_and_workers(stack: 
     wrong: list[object] = []
 
     def talk(n: int) -> None:
-        sdk = client(stack, NODES[n % 2])
         text = "".join(chr(0x4E00 + (n * 7919 + i * i * 31) % 20000) for i in range(60_000))
         made: Any = None
         previous: Any = None
         try:
-            for _ in range(3):
-                made = sdk.responses.create(
-                    model="near-model", input=following(made, text), previous_response_id=previous, max_output_tokens=4
-                )
-                if made.to_dict()["store"] is not True:
-                    wrong.append(made)
-                previous = made.id
+            with client(stack, NODES[n % 2]) as sdk:
+                for _ in range(3):
+                    made = sdk.responses.create(
+                        model="near-model",
+                        input=following(made, text),
+                        previous_response_id=previous,
+                        max_output_tokens=4,
+                    )
+                    if made.to_dict()["store"] is not True:
+                        wrong.append(made)
+                    previous = made.id
         except openai.OpenAIError as e:
             wrong.append(e)
 
