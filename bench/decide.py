@@ -10,7 +10,6 @@ that a slow minute of the machine falls on both.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import statistics
@@ -22,7 +21,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from interlock.gateway.worker import GC_THRESHOLD
+from interlock.gateway.garbage import collect_rarely
 from interlock.learning.prompt import read
 from interlock.learning.published import Expectations, Reader
 from interlock.learning.trainer import Arm, Outcome, Plan, Trainer
@@ -175,9 +174,7 @@ def measure(rounds: int = ROUNDS) -> dict[str, object]:
     for do in what.values():
         for _ in range(CALLS):
             do()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)
+    collect_rarely()
     for _ in range(rounds):
         for name, do in what.items():
             begin = time.process_time_ns()

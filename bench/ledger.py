@@ -25,6 +25,7 @@ from interlock.control.main import ledger_signer
 from interlock.control.secrets import ensure_ledger_keys
 from interlock.control.sequencer import Sequencer
 from interlock.control.services.ledger import Export
+from interlock.gateway.garbage import collect_rarely
 from interlock.gateway.shipper import Shipper
 from interlock.ledger.log import RecordLog
 from interlock.ledger.proof.folder import ExportWriter, Manifest
@@ -107,6 +108,8 @@ class Bench:
         prompt = os.urandom(PROMPT_BYTES // 2).hex()
         made = [records(n, [{"role": "user", "content": f"{n} {prompt}"}]) for n in range(1, calls + 1)]
         asyncio.run(fill(self.home / "log", self.settings, made))
+        del made
+        collect_rarely()  # as the shipper's process does
         shipped_s = timed(self.shipper.pass_once)
         sequenced_s = timed(self.sequencer.pass_once)
         signing = dataclasses.replace(self.settings, ledger_checkpoint_s=0)

@@ -38,4 +38,8 @@ The node, its parent, which is off the path of calls:
     canary_keeper, metered      canaries it took back; measured energy
     teller, running             tells of its sources, and of calls that run
     shipper, epoch_shipper      a process of its own: brings the record log to the ledger
+
+Both kinds of process, and those beside them:
+
+    garbage         when the garbage collector looks
 """

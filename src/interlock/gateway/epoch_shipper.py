@@ -41,8 +41,8 @@ TENANTS_KEPT = 65_536
 @dataclass(slots=True)
 class _Batch:
     entries: list[shipping.InboxEntry] = field(default_factory=list)
-    contents: list[shipping.ContentRow] = field(default_factory=list)
-    lists: list[shipping.ListRow] = field(default_factory=list)
+    contents: shipping.Uses = field(default_factory=shipping.Uses)
+    lists: shipping.Uses = field(default_factory=shipping.Uses)
     bytes: int = 0
 
 
@@ -108,7 +108,7 @@ class EpochShipper:
             news = batch.entries or whole or calls_through > self._calls_through
             if not news and watermark_ns - self._watermark_ns < self._settings.ledger_checkpoint_s * 250_000_000:
                 return not at_end  # a quiet epoch: its word that nothing happened need not be brought each time
-            if not shipping.hold_keys(conn, {(row.tenant_id, row.subject) for row in batch.contents}):
+            if not shipping.hold_keys(conn, batch.contents.subjects):
                 self._keys.forget()
                 raise Conflict("a subject was erased while its calls were on their way", code="erased")
             make_durable(self._folder, self.epoch, self._files)
@@ -156,12 +156,16 @@ class EpochShipper:
     def _take(self, conn: Connection[Any], place: Place, batch: _Batch | None) -> None:
         """Fold one record; `batch` None: it is shipped already."""
         try:
-            for at_ns, folded in self._fold.feed(place):
-                self._remember(folded)
-                if batch is not None:
-                    self._put(conn, at_ns, folded, batch)
+            completed = self._fold.feed(place)
         except Unreadable as e:
             self._damage(f"record {place.frame.seq} of epoch {self.epoch} is {e}")
+            return
+        if completed is None:
+            return
+        at_ns, folded = completed
+        self._remember(folded)
+        if batch is not None:
+            self._put(conn, at_ns, folded, batch)
 
     def _put(self, conn: Connection[Any], at_ns: int, folded: Folded, batch: _Batch) -> None:
         draft = self._draft(conn, at_ns, folded)
@@ -172,16 +176,11 @@ class EpochShipper:
         batch.entries.append(shipping.InboxEntry(draft.tenant_id, n, encode_leaf(draft.leaf)))
         if not draft.contents:
             return
-        tenant_id, subject = draft.tenant_id, draft.subject
+        use = draft.tenant_id, draft.subject
         data_class, day = draft.leaf["what"]["data_class"], draft.at_ns // NS_PER_DAY
-        batch.contents += [
-            shipping.ContentRow(tenant_id, subject, each.id, each.data, data_class, day) for each in draft.contents
-        ]
-        batch.bytes += sum(len(each.data) for each in draft.contents)
-        batch.lists += [
-            shipping.ListRow(tenant_id, subject, each.id, each.previous, each.item, data_class, day)
-            for each in draft.lists
-        ]
+        batch.contents.add(*use, [each[:2] for each in draft.contents], data_class, day)
+        batch.lists.add(*use, [each[:3] for each in draft.lists], data_class, day)
+        batch.bytes += sum([len(each.data) for each in draft.contents])
 
     def _put_interrupted(self, conn: Connection[Any], batch: _Batch) -> None:
         """What a dead epoch left open, as the epoch that recovered it says."""

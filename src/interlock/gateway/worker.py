@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import resource
@@ -25,6 +24,7 @@ from interlock.errors import ConfigError, InterlockError, LogError, SnapshotErro
 from interlock.gateway.app import Gateway
 from interlock.gateway.canary_table import CanaryTable
 from interlock.gateway.feedback import Feedbacks
+from interlock.gateway.garbage import collect_rarely
 from interlock.gateway.http.fallback import Fallback
 from interlock.gateway.http.protocol import Server
 from interlock.gateway.idempotency import Claims
@@ -101,8 +101,6 @@ OPEN_FILES_MAX = 1_048_576
 LIMIT_CHANGES_MAX = 64
 """Settled calls that may wait for the next admission, or the next sweep, to be counted down."""
 PEPPER_BYTES_MIN = 32
-GC_THRESHOLD = (20_000, 20, 50)
-"""Calls leave no reference cycles behind, so collecting often only costs; rarely still catches what does."""
 NO_SNAPSHOT = SnapshotView.from_parts([], Head(0, root_hash({}), FORMAT, 0), cache_max=16)
 """What a worker runs on before it has been told anything: nobody is known, nothing is allowed."""
 
@@ -211,9 +209,7 @@ class Worker:
         self._every(settings.log_alive_ms / 1000, self._say_alive)
         if self._tls is not None:
             self._every(settings.tls_reload_interval_ms / 1000, self._check_certificate)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLD)
+        collect_rarely()
         self._tell(Ready(self.view.version))
         self._recovery = self.loop.create_task(self._recover())
 

@@ -27,7 +27,7 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 PROMPT_FIELDS = ("messages", "prompt", "input")
 LARGE_FIELDS = ("tools", "response_format", "system")
 """Fields of a request that are long and repeat from call to call: contents of their own."""
-_RECORDINGS = frozenset(int(each) for each in Recording)
+_RECORDINGS = {int(each): each.name for each in Recording}
 
 
 class Draft(NamedTuple):
@@ -48,7 +48,7 @@ def subject_of(record: Intent | Refusal) -> str:
 
 def recording_name(recording: int) -> str:
     """How a leaf names what was kept of a call."""
-    return Recording(recording).name if recording in _RECORDINGS else str(recording)
+    return _RECORDINGS.get(recording) or str(recording)
 
 
 def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:

@@ -96,8 +96,8 @@ class EpochFold:
         """Where reading must begin again to meet all records of the open calls. `segment`: where it stands now."""
         return min((call.segment for call in self._open.values()), default=segment)
 
-    def feed(self, place: Place) -> Iterator[tuple[int, Folded]]:
-        """(admission instant, what was completed by this record), once or never.
+    def feed(self, place: Place) -> tuple[int, Folded] | None:
+        """(admission instant, what was completed by this record), if anything was.
 
         Raises Unreadable.
         """
@@ -105,25 +105,23 @@ class EpochFold:
         kind = record_kind(body)
         if kind in _OF_A_CALL:
             self._keep(record_call(body), kind, body, place.segment)
-            return
+            return None
         record = _decode(body)
         if isinstance(record, Outcome):
-            found = self._close(record)
-            if found is not None:
-                yield found
-            return
+            return self._close(record)
         if isinstance(record, (Attempt, AttemptEnd, Chunk, Intent, StepEnd)):
-            return  # handled above
+            return None  # handled above
         self.seen_ns = max(self.seen_ns, record.wall_ns)
         match record:
             case Refusal():
-                yield self.seen_ns, CallRecords(self.epoch, record.call, (), refusal=record)
+                return self.seen_ns, CallRecords(self.epoch, record.call, (), refusal=record)
             case Alive():
                 self._calls_said = max(self._calls_said, record.calls)
+                return None
             case Held() | Interrupted():
-                pass  # an interrupted call is its own epoch's; one that is held is made or refused later
+                return None  # an interrupted call is its own epoch's; one that is held is made or refused later
             case _:
-                yield self.seen_ns, record
+                return self.seen_ns, record
 
     def interrupted(self, told: Mapping[int, Interrupted]) -> Iterator[tuple[int, CallRecords]]:
         """The calls that a dead epoch left open, as another epoch tells of them, by number. Ask when all is fed."""

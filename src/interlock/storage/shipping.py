@@ -6,7 +6,8 @@ been overtaken by another one, and stops. What it brought is in the same transac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, LiteralString, NamedTuple
 
@@ -64,27 +65,55 @@ class InboxEntry(NamedTuple):
     leaf: bytes
 
 
-class ContentRow(NamedTuple):
-    """An encrypted content of a subject, and who uses it: a call of that data class, on that day (since 1970, UTC)."""
+class Uses:
+    """Encrypted contents, or lists of them, that a batch uses: each once, with the newest day (since 1970, UTC) of each
+    data class whose calls use it."""
 
-    tenant_id: str
-    subject: str
-    id: bytes
-    data: bytes
-    data_class: int
-    day: int
+    __slots__ = ("_of",)
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, str], dict[bytes, tuple[tuple[bytes, ...], Days]]] = {}
+
+    def add(self, tenant_id: str, subject: str, items: Iterable[tuple[bytes, ...]], data_class: int, day: int) -> None:
+        """What a call of a subject uses. An item is (id, data) of a content, (id, previous, item) of a list."""
+        known = self._of.setdefault((tenant_id, subject), {})
+        days = _days(data_class, day)
+        for item in items:
+            found = known.get(item[0])
+            if found is None:
+                known[item[0]] = item, days
+            elif found[1] is not days:
+                known[item[0]] = found[0], _newest(found[1], days)
+
+    @property
+    def subjects(self) -> Set[tuple[str, str]]:
+        """(tenant, subject) of all that is used."""
+        return self._of.keys()
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """(tenant, subject, *item, *days), in the order of the key: two shippers that bring the same contents must not
+        wait for each other."""
+        return [
+            (*name, *item, *days)
+            for name, known in sorted(self._of.items(), key=itemgetter(0))
+            for _, (item, days) in sorted(known.items(), key=itemgetter(0))
+        ]
 
 
-class ListRow(NamedTuple):
-    """A list of contents as its last item and what was before, and who uses it."""
+Days = tuple[int | None, int | None, int | None, int | None]
+"""The newest day by data class, as `DataClass` numbers them; None where none of that class uses it."""
 
-    tenant_id: str
-    subject: str
-    id: bytes
-    previous: bytes
-    item: bytes
-    data_class: int
-    day: int
+
+@lru_cache(maxsize=64)
+def _days(data_class: int, day: int) -> Days:
+    days: list[int | None] = [None] * 4
+    days[data_class] = day
+    return days[0], days[1], days[2], days[3]
+
+
+def _newest(one: Days, other: Days) -> Days:
+    a, b, c, d = (x if y is None or (x is not None and x > y) else y for x, y in zip(one, other, strict=True))
+    return a, b, c, d
 
 
 def register(conn: Connection[Any], node: str, epochs: Mapping[str, int], at_ns: int) -> list[Epoch]:
@@ -129,8 +158,8 @@ def ship(
     conn: Connection[Any],
     progress: Progress,
     entries: Sequence[InboxEntry],
-    contents: Iterable[ContentRow],
-    lists: Iterable[ListRow],
+    contents: Uses,
+    lists: Uses,
 ) -> None:
     """Bring a batch of one epoch.
 
@@ -227,14 +256,14 @@ def keep_key(conn: Connection[Any], tenant_id: str, subject: str, wrapped: bytes
     )
 
 
-def _contents(conn: Connection[Any], contents: Iterable[ContentRow]) -> None:
-    rows = _used(contents)
+def _contents(conn: Connection[Any], contents: Uses) -> None:
+    rows = contents.rows()
     if rows and (known := _insert(conn, _INSERT_CONTENTS, rows, _CONTENT)):
         conn.execute(_RAISE["ledger_contents"], columns([(*row[:3], *row[4:]) for row in known], *_USED))
 
 
-def _lists(conn: Connection[Any], lists: Iterable[ListRow]) -> None:
-    rows = _used(lists)
+def _lists(conn: Connection[Any], lists: Uses) -> None:
+    rows = lists.rows()
     if rows and (known := _insert(conn, _INSERT_LISTS, rows, _LIST)):
         conn.execute(_RAISE["ledger_lists"], columns([(*row[:3], *row[5:]) for row in known], *_USED))
 
@@ -248,19 +277,6 @@ def _insert(
     """
     new = {id_ for (id_,) in conn.execute(statement, columns(rows, *kinds), binary=True)}
     return [row for row in rows if row[2] not in new]
-
-
-def _used(rows: Iterable[ContentRow] | Iterable[ListRow]) -> list[tuple[Any, ...]]:
-    """Each content once, with the newest day of each data class that uses it; in the order of the key: two shippers
-    that bring the same contents must not wait for each other."""
-    found: dict[tuple[Any, ...], tuple[tuple[Any, ...], list[int | None]]] = {}
-    for row in rows:
-        name = row[:3]
-        if (known := found.get(name)) is None:
-            known = found[name] = (row[:-2], [None] * 4)
-        days = known[1]
-        days[row.data_class] = max(days[row.data_class] or 0, row.day)
-    return [(*row, *days) for _, (row, days) in sorted(found.items(), key=itemgetter(0))]
 
 
 _DAYS = (integers,) * 4

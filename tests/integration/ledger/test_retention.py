@@ -466,9 +466,11 @@ def test_exactly_what_no_use_counts_for_is_removed(
             holds.add(conn, "ten_t", holds.Hold(identifier, subject, "case", BY, at))
     with store.shipping() as conn:
         for subject, data_class, day in uses:
-            shipping._contents(conn, [shipping.ContentRow("ten_t", subject, bytes(32), b"x", data_class, day)])
-            node = shipping.ListRow("ten_t", subject, bytes(32), b"", bytes(32), data_class, day)
-            shipping._lists(conn, [node])
+            contents, lists = shipping.Uses(), shipping.Uses()
+            contents.add("ten_t", subject, [(bytes(32), b"x")], data_class, day)
+            lists.add("ten_t", subject, [(bytes(32), b"", bytes(32))], data_class, day)
+            shipping._contents(conn, contents)
+            shipping._lists(conn, lists)
     place: Place | None = Place()
     while place is not None:
         with store.tenant("ten_t") as conn:

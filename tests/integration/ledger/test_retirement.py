@@ -219,7 +219,7 @@ def test_a_batch_on_its_way_is_refused(cellar: Cellar) -> None:
     cellar.retire()
     progress = shipping.Progress("01m8bvt0mtmxd3pe", 0, 1, 0, 9, False, False, False)
     with pytest.raises(Conflict, match="given up when its node was retired"), cellar.store.shipping() as conn:
-        shipping.ship(conn, progress, [shipping.InboxEntry(cellar.acme, 1, b"{}")], [], [])
+        shipping.ship(conn, progress, [shipping.InboxEntry(cellar.acme, 1, b"{}")], shipping.Uses(), shipping.Uses())
     cellar.sequence()
     assert entries(cellar.store, cellar.acme)[-1:] != [], "only what administrators did"
     assert cellar.calls() == []
@@ -229,7 +229,13 @@ def test_what_has_all_arrived_is_settled_as_it_is(cellar: Cellar, tmp_path: Path
     """A node that ended in good order and died before it could say so: only what it may have begun since is open."""
     with cellar.store.shipping() as conn:
         shipping.register(conn, NODE, {"01m8bvt0mtmxd3pe": 1}, 2)
-        shipping.ship(conn, shipping.Progress("01m8bvt0mtmxd3pe", 0, 1, 0, 9, False, True, True), [], [], [])
+        shipping.ship(
+            conn,
+            shipping.Progress("01m8bvt0mtmxd3pe", 0, 1, 0, 9, False, True, True),
+            [],
+            shipping.Uses(),
+            shipping.Uses(),
+        )
     done = cellar.retire()
     assert done["epochs"] == []
     report = cellar.ask(tmp_path / "out", to_ns=3)

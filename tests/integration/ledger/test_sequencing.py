@@ -64,7 +64,7 @@ def put(store: Store, count: int, *, first: int = 1, tenant_id: str = "ten_1", t
         row = conn.execute("SELECT shipped_seq FROM interlock.ledger_epochs WHERE epoch = %s", (EPOCH,)).fetchone()
         assert row is not None
         progress = shipping.Progress(EPOCH, row[0], row[0] + count, 0, first + count, False, False, False)
-        shipping.ship(conn, progress, made, [], [])
+        shipping.ship(conn, progress, made, shipping.Uses(), shipping.Uses())
 
 
 def mth(leaves: list[bytes]) -> bytes:
@@ -109,7 +109,7 @@ def test_a_shipper_that_was_overtaken_brings_nothing(store: Store, tmp_path: Pat
     stale = shipping.Progress(EPOCH, 0, 3, 0, 4, False, False, False)
     leaf = encode_leaf({"tree": "ten_1", "epoch": EPOCH, "at": 1, "kind": "call", "n": 1})
     with pytest.raises(Conflict), store.shipping() as conn:
-        shipping.ship(conn, stale, [shipping.InboxEntry("ten_1", 1, leaf)], [], [])
+        shipping.ship(conn, stale, [shipping.InboxEntry("ten_1", 1, leaf)], shipping.Uses(), shipping.Uses())
     assert inbox(store) == []
 
 
@@ -148,7 +148,9 @@ def test_an_export_holds_the_checkpoints_that_it_began_with_though_others_take_t
     put(store, 5)
     sequencer.sequence("ten_1")
     with store.shipping() as conn:
-        shipping.ship(conn, shipping.Progress(EPOCH, 5, 6, 0, 6, False, True, True), [], [], [])
+        shipping.ship(
+            conn, shipping.Progress(EPOCH, 5, 6, 0, 6, False, True, True), [], shipping.Uses(), shipping.Uses()
+        )
         assert shipping.settle(conn, [EPOCH]) == 1
     sequencer.sequence("ten_1")  # of the same size, and the last: the epoch is among the settled ones
     key = ledger_signer(settings_for(tmp_path)).verifier_key

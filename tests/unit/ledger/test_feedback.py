@@ -110,7 +110,9 @@ def fed(*records: Record) -> tuple[EpochFold, list[Any]]:
     fold = EpochFold("0123456789abcdef", lambda _: None, floor_ns=0, bytes_max=1 << 20)
     found: list[Any] = []
     for seq, record in enumerate(records, 1):
-        found += [each for _, each in fold.feed(Place(0, Frame(seq, 0, encode(record))))]
+        completed = fold.feed(Place(0, Frame(seq, 0, encode(record))))
+        if completed is not None:
+            found.append(completed[1])
     return fold, found
 
 

@@ -48,7 +48,9 @@ def folded(log: list[Record], calls: dict[int, list[Record]], bytes_max: int) ->
     fold = EpochFold(EPOCH, find, floor_ns=0, bytes_max=bytes_max)
     found: list[Any] = []
     for seq, record in enumerate(log, 1):
-        found += fold.feed(Place(0, Frame(seq, 0, encode(record))))
+        completed = fold.feed(Place(0, Frame(seq, 0, encode(record))))
+        if completed is not None:
+            found.append(completed)
     found += fold.interrupted({})
     return found, asked
 
