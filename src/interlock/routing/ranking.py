@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from interlock.routing.constraints import BYTES_PER_TOKEN_MAX, may_not_fit, out_of_service, unable
 from interlock.routing.draws import mixed_lanes, packed
-from interlock.routing.facts import Facts, Often, Slate, slate_of
+from interlock.routing.facts import Facts, Often, Slate
 from interlock.routing.load import UNKNOWN, sent_since, unknown_queue
 from interlock.routing.placement import place
 from interlock.routing.rows import CLASS_SHIFT, MERIT, SCORE_BITS, Row, by_merit, home_first, merit
-from interlock.routing.score import MICRO, UNKNOWN_MICRO, Weights, failing, merits
+from interlock.routing.score import MICRO, UNKNOWN_MICRO, Weights, failing, merits, merits_at_once
 from interlock.routing.slo import Foresight
 from interlock.types.decision import Candidate, Placement, Reason
 from interlock.types.learned import Estimates
@@ -47,6 +47,7 @@ class Request(NamedTuple):
 
     features: Features
     target: Target
+    slate: Slate
     readings: Mapping[str, LoadReading]
     open_breakers: Collection[str]
     latencies: Mapping[str, int]
@@ -58,21 +59,21 @@ class Request(NamedTuple):
     foreseeing: Foresight | None
 
 
-def ranked(request: Request, offers: Sequence[Offer]) -> tuple[list[Row], list[Reason], Readings]:
+def ranked(request: Request) -> tuple[list[Row], list[Reason], Readings]:
     """(what can answer, by merit; why others cannot, by offer; the reading of each source, by its id).
 
     A call without an affinity has an order of replicas of its own, drawn from the seed: nodes that took the least
     loaded one by readings of the same age would all send there what comes until the next.
     """
-    slate, placement, readings = slate_of(offers), request.placement, request.readings
+    slate, placement, readings = request.slate, request.placement, request.readings
     looked = [readings.get(source_id, UNKNOWN) for source_id in slate.source_ids]
     ranks: Sequence[int] = slate.zeros
     if placement is not None:
         ranks = mixed_lanes(request.features.affinity or request.seed, slate.lanes, len(looked))
         if slate.twins:
             ranks = _distinct(ranks, slate.facts)
-    able, rejected = _able(request, slate, looked, ranks)
-    rows = _rows(request, slate, able, _latencies(able, request.latencies, placement is not None))
+    able, rejected = _able(request, looked, ranks)
+    rows = _rows(request, able, _latencies(able, request.latencies, placement is not None))
     rows.sort()
     if placement is None:
         _take_turns(rows, request.seed)
@@ -91,11 +92,9 @@ def _distinct(ranks: Sequence[int], facts: Sequence[Facts]) -> list[int]:
     return out
 
 
-def _able(
-    request: Request, slate: Slate, looked: Sequence[LoadReading], ranks: Sequence[int]
-) -> tuple[_Able, list[Reason]]:
+def _able(request: Request, looked: Sequence[LoadReading], ranks: Sequence[int]) -> tuple[_Able, list[Reason]]:
     """(what can answer; why others cannot, by offer)."""
-    features, target, open_breakers = request.features, request.target, request.open_breakers
+    features, target, slate, open_breakers = request.features, request.target, request.slate, request.open_breakers
     operation, exacting = features.operation, bool(features.needs or target.version)
     least_context = features.prompt_bytes // BYTES_PER_TOKEN_MAX
     usual = not exacting and operation in slate.abilities and least_context < slate.context and not slate.resting
@@ -150,16 +149,20 @@ def _latencies(able: _Able, latencies: Mapping[str, int], placed: bool) -> list[
     return out
 
 
-def _rows(request: Request, slate: Slate, able: _Able, latencies: Sequence[int]) -> list[Row]:
+def _rows(request: Request, able: _Able, latencies: Sequence[int]) -> list[Row]:
     features, target, estimates, weights = request.features, request.target, request.estimates, request.weights
     foreseeing, plain = request.foreseeing, not target.preferred_version
     prompt, completion = features.prompt_tokens_max, features.completion_tokens_max
     tokens = prompt + completion
     failures = estimates.failure_micro if estimates is not None else None
-    found = merits(slate.worths, prompt, completion, weights, estimates)
+    slate = request.slate
+    found = slate.table and merits_at_once(slate.table, prompt, completion, weights, estimates)
+    found = found or merits(slate.worths, prompt, completion, weights, estimates)
     w_latency = weights.latency
     rows: list[Row] = []
-    columns = (able.facts, able.often, [found[number] for number in able.worth_of], able.readings, latencies)
+    if able.worth_of is not slate.numbers:
+        found = [found[number] for number in able.worth_of]
+    columns = (able.facts, able.often, found, able.readings, latencies)
     for facts, often, worth, reading, latency, rank in zip(*columns, able.ranks, strict=True):
         key, _, _, context, off_prem, waiting_max, concurrency, later = often
         quality, cost, energy, merit = worth

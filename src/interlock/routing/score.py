@@ -15,10 +15,13 @@ appears or disappears never changes the order of the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from interlock.routing.facts import Facts, Worth
+from interlock.routing.table import Table
 from interlock.types.learned import Estimates
 from interlock.types.request import Features, Target
 
@@ -28,6 +31,11 @@ COST_HALF_NUSD_PER_MTOK = 1_000_000_000
 ENERGY_HALF_UJ_PER_TOKEN = 1_000_000
 LATENCY_STEPS = 17
 """Doublings from 1 ms to about two minutes."""
+_HALVES = np.array([[COST_HALF_NUSD_PER_MTOK], [ENERGY_HALF_UJ_PER_TOKEN]])
+_AS_THE_MEAN: Mapping[str, int] = {}
+Merit = tuple[int, int, int, int]
+"""(quality while nothing fails, cost, energy, merit). The scores of its offers are (merit - w_latency * latency) /
+1,000,000, rounded down."""
 
 
 class Weights(NamedTuple):
@@ -98,15 +106,14 @@ def failing(quality: int, merit: int, failure: int, w_quality: int) -> tuple[int
 
 def merits(
     worths: Sequence[Worth], prompt_tokens: int, completion_tokens: int, weights: Weights, estimates: Estimates | None
-) -> list[tuple[int, int, int, int]]:
-    """Of each: (quality while nothing fails, cost, energy, merit). Its offers' scores are (merit - w_latency * latency)
-    / 1,000,000, rounded down."""
+) -> list[Merit]:
+    """Of each, one after the other: what `merits_at_once` is held to."""
     w_quality, w_cost, w_latency, w_energy = weights
     most, tokens = (w_cost + w_latency + w_energy) * MICRO, (prompt_tokens + completion_tokens) or 1
     qualities = estimates.quality_micro if estimates is not None else {}
     verbosities = estimates.verbosity_milli if estimates is not None else {}
-    found: list[tuple[int, int, int, int]] = []
-    for arm, prior, per_input, per_output, priced, energy_in, energy_out in worths:
+    found: list[Merit] = []
+    for arm, prior, per_input, per_output, _, priced, energy_in, energy_out in worths:
         quality = prior
         if estimates is not None:
             quality = qualities.get(arm, prior)
@@ -122,3 +129,36 @@ def merits(
             energy = MICRO * energy // (energy + ENERGY_HALF_UJ_PER_TOKEN)
         found.append((quality, cost, energy, most + w_quality * quality - w_cost * cost - w_energy * energy))
     return found
+
+
+def merits_at_once(
+    table: Table, prompt_tokens: int, completion_tokens: int, weights: Weights, estimates: Estimates | None
+) -> list[Merit] | None:
+    """`merits`, the same to the last digit, by columns; None when a figure might not fit in one."""
+    w_quality, w_cost, w_latency, w_energy = weights
+    tokens = (prompt_tokens + completion_tokens) or 1
+    verbosities = estimates.verbosity_milli if estimates is not None else _AS_THE_MEAN
+    if not table.fits(tokens, weights, verbosities):
+        return None
+    qualities, quality = table.priors, table.prior
+    if estimates is not None:
+        qualities = tuple(map(estimates.quality_micro.get, table.arms, qualities))
+        quality = np.fromiter(qualities, np.int64, len(qualities))
+    parts = table.per_input * prompt_tokens
+    parts += table.lengths(verbosities).per_output * completion_tokens
+    parts //= tokens
+    unpriced = None if table.free is None else table.free & (parts[0] == 0)
+    halves = parts + _HALVES
+    parts *= MICRO
+    parts //= halves
+    cost, energy = parts
+    if unpriced is not None:
+        cost[unpriced] = UNKNOWN_MICRO
+    if table.unmetered is not None:
+        energy[table.unmetered] = UNKNOWN_MICRO
+    merit = quality * w_quality
+    merit += (w_cost + w_latency + w_energy) * MICRO
+    merit -= cost * w_cost
+    merit -= energy * w_energy
+    costs, energies = parts.tolist()
+    return list(zip(qualities, costs, energies, merit.tolist(), strict=True))
