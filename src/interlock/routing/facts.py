@@ -56,11 +56,14 @@ class Facts(NamedTuple):
 
 
 class Slate(NamedTuple):
-    """What a set of offers has in common. `source_ids`, `facts`, `often`: of each, by source id. `worths`: their
-    different ones; `worth_of`: which of these is whose. `lanes`: their salts (`draws.packed`). `twins`: two have the
-    same salt. `abilities`: what all of them can do. `context`: the smallest that is declared, `ANY_LENGTH` when none
-    is. `resting`: one of them is. `replicated`: a model is among them more than once. `single`: no two are of one
-    source."""
+    """What a set of offers has in common.
+
+    `source_ids`, `keys`, `facts`, `often`: of each, by source id. `kinds`: the number of its kind. `leads`: the place
+    of the first of each kind, where all of each are of one worth; else empty. `worths`: their different ones;
+    `worth_of`: which of these is whose. `lanes`: their salts (`draws.packed`). `twins`: two have the same salt.
+    `abilities`: what all of them can do. `context`: the smallest that is declared, `ANY_LENGTH` when none is.
+    `resting`: one of them is. `replicated`: a model is among them more than once. `single`: no two are of one source.
+    """
 
     offers: Sequence[Offer]
     facts: tuple[Facts, ...]
@@ -70,6 +73,9 @@ class Slate(NamedTuple):
     numbers: tuple[int, ...] | None
     """`worth_of`, where each is of a worth of its own, and so they are in their order."""
     source_ids: tuple[str, ...]
+    keys: tuple[str, ...]
+    kinds: tuple[int, ...]
+    leads: tuple[int, ...]
     lanes: int
     twins: bool
     abilities: frozenset[str]
@@ -143,6 +149,9 @@ def slate_of(offers: Sequence[Offer]) -> Slate:
     facts = tuple(sorted([facts_of(offer) for offer in offers], key=_by_source))
     unit = gcd(*[price for each in facts for price in each.often[-1][4:7]]) or 1
     numbers: dict[Worth, int] = {}
+    kinds: dict[str, int] = {}
+    kind_of = tuple([kinds.setdefault(each.kind, len(kinds)) for each in facts])
+    leads = tuple([kind_of.index(kind) for kind in range(len(kinds))])
     worth_of = tuple([numbers.setdefault(each.worth, len(numbers)) for each in facts])
     made = Slate(
         offers,
@@ -157,6 +166,9 @@ def slate_of(offers: Sequence[Offer]) -> Slate:
         worth_of,
         worth_of if len(numbers) == len(facts) else None,
         tuple([each.source_id for each in facts]),
+        tuple([each.key for each in facts]),
+        kind_of,
+        leads if len(leads) == len(set(zip(kind_of, worth_of, strict=True))) else (),
         packed([each.salt for each in facts]),
         len({each.salt for each in facts}) < len(facts),
         frozenset(facts[0].abilities).intersection(*[each.abilities for each in facts]) if facts else frozenset(),

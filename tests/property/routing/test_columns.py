@@ -189,3 +189,34 @@ def test_decisions_among_many_models_are_those_one_by_one(monkeypatch: pytest.Mo
             assert len(likely) < 2 or free.issuperset(name for name, _ in likely)
             others += bool(first.best)
     assert others > 5 and at_once > 50
+
+
+def test_placed_replicas_score_as_each_alone() -> None:
+    """What is worked out once for replicas holds for those of one price and latency: one that costs more, and one that
+    has to load its model first, have a score of their own."""
+    rng = random.Random(3)
+    for _ in range(60):
+        apart, cold = rng.random() < 0.5, rng.random() < 0.5
+        offers = offers_of(
+            Source(
+                id=f"src_{rng.getrandbits(30)}",
+                name=f"s{n}",
+                kind=SourceKind.vllm,
+                base_url="http://x.example",
+                models=(Model(name=f"m{n % 3}", price=Price(10**9 * (1 + n % 3 + (apart and n == 4)), origin="list")),),
+            )
+            for n in range(9)
+        )
+        readings = {offer.source.id: LoadReading(0, 1, 300, loaded=0 if cold and n == 5 else -1)
+                    for n, offer in enumerate(offers)}  # fmt: skip
+        latencies = {f"m{n}": rng.randrange(MICRO) for n in range(3)}
+        asked = Features("chat", "auto", DataClass.internal, prompt_tokens_max=9, completion_tokens_max=9, affinity=5)
+        more = {
+            "latencies": {offer.key: latencies[offer.model.name] for offer in offers},
+            "placement": Placement(4, 1250, 950, 2000),
+        }
+        placed = decide(asked, Target("auto"), offers, readings, **more)  # type: ignore[arg-type]
+        found = {c.offer: (c.score_micro, c.latency_micro) for c in placed.candidates}
+        for offer in offers:
+            (alone,) = decide(asked, Target("auto"), (offer,), readings, **more).candidates  # type: ignore[arg-type]
+            assert found[offer.key] == (alone.score_micro, alone.latency_micro)
