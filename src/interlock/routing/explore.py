@@ -18,9 +18,6 @@ from collections.abc import Collection, Sequence
 from operator import mul
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from interlock.routing.draws import mix
 
 MICRO = 1_000_000
@@ -30,8 +27,6 @@ DOUBT_MAX_MICRO = 150_000
 """The most credit that doubt gives, in quality."""
 DUE_PARTS = 2
 """Of that many parts of the share options that became worse or are new have one."""
-FIT = 1 << 62
-"""What is below fits in a column of 64-bit integers, with something to spare for a sum."""
 _SALT = 0x6578706C
 
 
@@ -76,53 +71,6 @@ def chances(
         rest = [chance * most // extra if more else chance for chance, more in zip(rest, beyond, strict=True)]
     rest[0] = MICRO - sum(rest)
     return rest
-
-
-def chances_at_once(
-    gaps: NDArray[np.int64],
-    costs: NDArray[np.int64],
-    cost_max: int,
-    share_micro: int,
-    money_micro: int,
-    due: Collection[int] = (),
-) -> list[int] | None:
-    """`chances`, the same to the last digit, of many options by columns; None when a figure might not fit in one.
-
-    `gaps`: by how much the best one's score is above that of each with its credit. `cost_max`: none of
-    `costs`, which are at least 0, is above it.
-    """
-    number = len(gaps)
-    if share_micro <= 0 or number < 2:
-        return [MICRO, *[0] * (number - 1)]
-    best_cost = int(costs[0])
-    most = money_micro * best_cost
-    if max(cost_max, most) * MICRO >= FIT or share_micro > MICRO:
-        return None
-    rest = np.maximum(gaps, 0)
-    rest *= SHARPNESS
-    rest += MICRO
-    np.floor_divide(MICRO * MICRO // number, rest, out=rest)
-    beyond = costs - best_cost
-    np.maximum(beyond, 0, out=beyond)
-    if money_micro <= 0:
-        rest[beyond > 0] = 0
-    rest[0] = 0
-    apart = [i for i in due if rest[i]]
-    own = share_micro // DUE_PARTS // len(apart) if apart else 0
-    left, total = share_micro - own * len(apart), int(np.add.reduce(rest))
-    if total > left:
-        rest *= left
-        rest //= total
-    for i in apart:
-        rest[i] += own
-    extra = int(rest.dot(beyond))
-    if extra > most:
-        less = rest * most
-        less //= extra
-        rest = np.where(beyond, less, rest)
-    likely: list[int] = rest.tolist()
-    likely[0] = MICRO - sum(likely)
-    return likely
 
 
 def drawn(probabilities: Sequence[int], seed: int) -> int:

@@ -11,16 +11,20 @@ from collections.abc import Sequence
 from math import gcd
 from operator import attrgetter
 from sys import intern
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from interlock.routing.draws import packed
-from interlock.routing.table import MANY, Table
 from interlock.types.learned import arm_of
 from interlock.types.source import EngineState, Offer, loaded_bit
 
+if TYPE_CHECKING:
+    from interlock.routing.table import Table
+
 FACTS_MAX = 4096
 SLATES_MAX = 512
+MANY = 24
+"""From so many different worths on columns are quicker than a loop (measured; about equal from 18 to 24)."""
 PER_CALLS = 1_000_000
 _by_source = attrgetter("source_id")
 
@@ -141,6 +145,12 @@ def _in_units(later: Later, unit: int, number: int) -> Later:
     return kind, salt, arm, priced, per_input // unit, per_output // unit, per_call // unit, number
 
 
+def _table(worths: tuple[Worth, ...], unit: int) -> Table:
+    from interlock.routing.table import Table  # NumPy takes memory and time to start: for whoever has many models
+
+    return Table(worths, unit)
+
+
 def slate_of(offers: Sequence[Offer]) -> Slate:
     """What these offers have in common. Remembered per tuple of offers: pass the same tuple."""
     found = _slates.get(id(offers))
@@ -177,7 +187,7 @@ def slate_of(offers: Sequence[Offer]) -> Slate:
         len({each.offer.model.name for each in facts}) < len(facts),
         len({each.source_id for each in facts}) == len(facts),
         (0,) * len(facts),
-        Table(tuple(numbers), unit) if len(numbers) >= MANY else None,
+        _table(tuple(numbers), unit) if len(numbers) >= MANY else None,
         len({each.arm for each in facts}) == len(facts) and all(each.often[-1][3] for each in facts),
     )
     if type(offers) is tuple:  # anything else could change and keep its identity

@@ -17,7 +17,7 @@ from interlock.routing.facts import Facts, Often, Slate
 from interlock.routing.load import UNKNOWN, sent_since, unknown_queue
 from interlock.routing.placement import place
 from interlock.routing.rows import CLASS_SHIFT, MERIT, SCORE_BITS, Row, by_merit, home_first, merit
-from interlock.routing.score import MICRO, UNKNOWN_MICRO, Merit, Weights, failing, merits, merits_at_once
+from interlock.routing.score import MICRO, UNKNOWN_MICRO, Merit, Weights, failing, merits
 from interlock.routing.slo import Foresight
 from interlock.types.decision import Candidate, Placement, Reason
 from interlock.types.learned import Estimates
@@ -163,7 +163,7 @@ def _rows(request: Request, able: _Able, latencies: Sequence[int]) -> list[Row]:
     tokens = prompt + completion
     failures = estimates.failure_micro if estimates is not None else None
     slate = request.slate
-    found = slate.table and merits_at_once(slate.table, prompt, completion, weights, estimates)
+    found = slate.table and slate.table.merits(prompt, completion, weights, estimates)
     found = found or merits(slate.worths, prompt, completion, weights, estimates)
     w_latency = weights.latency
     rows: list[Row] = []

@@ -15,13 +15,10 @@ appears or disappears never changes the order of the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from interlock.routing.facts import Facts, Worth
-from interlock.routing.table import Table
 from interlock.types.learned import Estimates
 from interlock.types.request import Features, Target
 
@@ -29,10 +26,10 @@ MICRO = 1_000_000
 UNKNOWN_MICRO = MICRO // 2
 COST_HALF_NUSD_PER_MTOK = 1_000_000_000
 ENERGY_HALF_UJ_PER_TOKEN = 1_000_000
+ALIKE = 1000
+"""The verbosity, in thousandths, of a model whose answers are as long as the mean."""
 LATENCY_STEPS = 17
 """Doublings from 1 ms to about two minutes."""
-_HALVES = np.array([[COST_HALF_NUSD_PER_MTOK], [ENERGY_HALF_UJ_PER_TOKEN]])
-_AS_THE_MEAN: Mapping[str, int] = {}
 Merit = tuple[int, int, int, int]
 """(quality while nothing fails, cost, energy, merit). The scores of its offers are (merit - w_latency * latency) /
 1,000,000, rounded down."""
@@ -107,7 +104,7 @@ def failing(quality: int, merit: int, failure: int, w_quality: int) -> tuple[int
 def merits(
     worths: Sequence[Worth], prompt_tokens: int, completion_tokens: int, weights: Weights, estimates: Estimates | None
 ) -> list[Merit]:
-    """Of each, one after the other: what `merits_at_once` is held to."""
+    """Of each, one after the other: what `table.merits_at_once` is held to."""
     w_quality, w_cost, w_latency, w_energy = weights
     most, tokens = (w_cost + w_latency + w_energy) * MICRO, (prompt_tokens + completion_tokens) or 1
     qualities = estimates.quality_micro if estimates is not None else {}
@@ -117,7 +114,7 @@ def merits(
         quality = prior
         if estimates is not None:
             quality = qualities.get(arm, prior)
-            per_output = per_output * verbosities.get(arm, 1000) // 1000
+            per_output = per_output * verbosities.get(arm, ALIKE) // ALIKE
         cost = (per_input * prompt_tokens + per_output * completion_tokens) // tokens
         if cost:
             cost = MICRO * cost // (cost + COST_HALF_NUSD_PER_MTOK)
@@ -129,36 +126,3 @@ def merits(
             energy = MICRO * energy // (energy + ENERGY_HALF_UJ_PER_TOKEN)
         found.append((quality, cost, energy, most + w_quality * quality - w_cost * cost - w_energy * energy))
     return found
-
-
-def merits_at_once(
-    table: Table, prompt_tokens: int, completion_tokens: int, weights: Weights, estimates: Estimates | None
-) -> list[Merit] | None:
-    """`merits`, the same to the last digit, by columns; None when a figure might not fit in one."""
-    w_quality, w_cost, w_latency, w_energy = weights
-    tokens = (prompt_tokens + completion_tokens) or 1
-    verbosities = estimates.verbosity_milli if estimates is not None else _AS_THE_MEAN
-    if not table.fits(tokens, weights, verbosities):
-        return None
-    qualities, quality = table.priors, table.prior
-    if estimates is not None:
-        qualities = tuple(map(estimates.quality_micro.get, table.arms, qualities))
-        quality = np.fromiter(qualities, np.int64, len(qualities))
-    parts = table.per_input * prompt_tokens
-    parts += table.lengths(verbosities).per_output * completion_tokens
-    parts //= tokens
-    unpriced = None if table.free is None else table.free & (parts[0] == 0)
-    halves = parts + _HALVES
-    parts *= MICRO
-    parts //= halves
-    cost, energy = parts
-    if unpriced is not None:
-        cost[unpriced] = UNKNOWN_MICRO
-    if table.unmetered is not None:
-        energy[table.unmetered] = UNKNOWN_MICRO
-    merit = quality * w_quality
-    merit += (w_cost + w_latency + w_energy) * MICRO
-    merit -= cost * w_cost
-    merit -= energy * w_energy
-    costs, energies = parts.tolist()
-    return list(zip(qualities, costs, energies, merit.tolist(), strict=True))

@@ -6,21 +6,30 @@ round. A column has 64 bits, integers in Python have any number: where a product
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interlock.routing.explore import DOUBT_MAX_MICRO, FIT, MICRO
+from interlock.routing.explore import DOUBT_MAX_MICRO, DUE_PARTS, MICRO, SHARPNESS
+from interlock.routing.score import (
+    ALIKE,
+    COST_HALF_NUSD_PER_MTOK,
+    ENERGY_HALF_UJ_PER_TOKEN,
+    UNKNOWN_MICRO,
+    Merit,
+    Weights,
+)
+from interlock.types.learned import Estimates
 
 if TYPE_CHECKING:
     from interlock.routing.facts import Worth
 
-MANY = 24
-"""From so many different worths on columns are quicker than a loop (measured; about equal from 18 to 24)."""
-ALIKE = 1000
-"""The verbosity, in thousandths, of a model whose answers are as long as the mean."""
+FIT = 1 << 62
+"""What is below fits in a column of 64-bit integers, with something to spare for a sum."""
+_HALVES = np.array([[COST_HALF_NUSD_PER_MTOK], [ENERGY_HALF_UJ_PER_TOKEN]])
+_AS_THE_MEAN: Mapping[str, int] = {}
 Column = NDArray[np.int64]
 
 
@@ -105,3 +114,113 @@ class Table:
             rates[0] = rates[0] * column // ALIKE
             kept = self._lengths = Lengths(verbosities, column, rates, most)
         return kept
+
+    def merits(self, prompt: int, completion: int, weights: Weights, estimates: Estimates | None) -> list[Merit] | None:
+        """`merits_at_once` of this table."""
+        return merits_at_once(self, prompt, completion, weights, estimates)
+
+    def chances(
+        self,
+        keys: Sequence[int],
+        numbers: Sequence[int],
+        prompt: int,
+        completion: int,
+        weights: Weights,
+        estimates: Estimates,
+        due: Collection[int],
+    ) -> list[int] | None:
+        """The chances of options, by their worths' `numbers`, the best one first; None when a figure might not fit.
+
+        `keys`: how far the score of each is below one figure of all.
+        """
+        tokens, verbosities = prompt + completion, estimates.verbosity_milli
+        if not self.fits(tokens, weights, verbosities):
+            return None
+        whose = np.fromiter(numbers, np.int64, len(numbers))
+        gaps = np.fromiter(keys, np.int64, len(keys))
+        gaps -= keys[0]
+        gaps -= self.credited(estimates.doubt_micro, weights.quality).take(whose)
+        costs = self.costs(prompt, completion, verbosities).take(whose)
+        most = self.cost_max(tokens, verbosities)
+        return chances_at_once(gaps, costs, most, estimates.share_micro, estimates.money_micro, due)
+
+
+def merits_at_once(
+    table: Table, prompt_tokens: int, completion_tokens: int, weights: Weights, estimates: Estimates | None
+) -> list[Merit] | None:
+    """`score.merits`, the same to the last digit, by columns; None when a figure might not fit in one."""
+    w_quality, w_cost, w_latency, w_energy = weights
+    tokens = (prompt_tokens + completion_tokens) or 1
+    verbosities = estimates.verbosity_milli if estimates is not None else _AS_THE_MEAN
+    if not table.fits(tokens, weights, verbosities):
+        return None
+    qualities, quality = table.priors, table.prior
+    if estimates is not None:
+        qualities = tuple(map(estimates.quality_micro.get, table.arms, qualities))
+        quality = np.fromiter(qualities, np.int64, len(qualities))
+    parts = table.per_input * prompt_tokens
+    parts += table.lengths(verbosities).per_output * completion_tokens
+    parts //= tokens
+    unpriced = None if table.free is None else table.free & (parts[0] == 0)
+    halves = parts + _HALVES
+    parts *= MICRO
+    parts //= halves
+    cost, energy = parts
+    if unpriced is not None:
+        cost[unpriced] = UNKNOWN_MICRO
+    if table.unmetered is not None:
+        energy[table.unmetered] = UNKNOWN_MICRO
+    merit = quality * w_quality
+    merit += (w_cost + w_latency + w_energy) * MICRO
+    merit -= cost * w_cost
+    merit -= energy * w_energy
+    costs, energies = parts.tolist()
+    return list(zip(qualities, costs, energies, merit.tolist(), strict=True))
+
+
+def chances_at_once(
+    gaps: NDArray[np.int64],
+    costs: NDArray[np.int64],
+    cost_max: int,
+    share_micro: int,
+    money_micro: int,
+    due: Collection[int] = (),
+) -> list[int] | None:
+    """`explore.chances`, the same to the last digit, of many options by columns; None when a figure might not
+    fit in one.
+
+    `gaps`: by how much the best one's score is above that of each with its credit. `cost_max`: none of
+    `costs`, which are at least 0, is above it.
+    """
+    number = len(gaps)
+    if share_micro <= 0 or number < 2:
+        return [MICRO, *[0] * (number - 1)]
+    best_cost = int(costs[0])
+    most = money_micro * best_cost
+    if max(cost_max, most) * MICRO >= FIT or share_micro > MICRO:
+        return None
+    rest = np.maximum(gaps, 0)
+    rest *= SHARPNESS
+    rest += MICRO
+    np.floor_divide(MICRO * MICRO // number, rest, out=rest)
+    beyond = costs - best_cost
+    np.maximum(beyond, 0, out=beyond)
+    if money_micro <= 0:
+        rest[beyond > 0] = 0
+    rest[0] = 0
+    apart = [i for i in due if rest[i]]
+    own = share_micro // DUE_PARTS // len(apart) if apart else 0
+    left, total = share_micro - own * len(apart), int(np.add.reduce(rest))
+    if total > left:
+        rest *= left
+        rest //= total
+    for i in apart:
+        rest[i] += own
+    extra = int(rest.dot(beyond))
+    if extra > most:
+        less = rest * most
+        less //= extra
+        rest = np.where(beyond, less, rest)
+    likely: list[int] = rest.tolist()
+    likely[0] = MICRO - sum(likely)
+    return likely

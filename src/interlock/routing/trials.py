@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
-from interlock.routing.explore import DOUBT_MAX_MICRO, chances, chances_at_once
+from interlock.routing.explore import DOUBT_MAX_MICRO, chances
+from interlock.routing.facts import MANY
 from interlock.routing.ranking import Request
 from interlock.routing.rows import SCORE_BITS, Row
-from interlock.routing.score import MICRO
-from interlock.routing.table import ALIKE, MANY
+from interlock.routing.score import ALIKE, MICRO
 from interlock.types.learned import Estimates
 
 
@@ -62,18 +60,13 @@ def _firsts(kept: Sequence[Row], least: int, disfavour: int) -> list[int]:
 
 def _at_once(rows: Sequence[Row], request: Request, estimates: Estimates, due: Collection[int]) -> list[int] | None:
     """The chances of these, by columns of what is known of all; None where these are not to be had."""
-    table, verbosities = request.slate.table, estimates.verbosity_milli
-    prompt, completion = request.features.prompt_tokens_max, request.features.completion_tokens_max
-    if table is None or not table.fits(prompt + completion, request.weights, verbosities):
+    table, features = request.slate.table, request.features
+    if table is None:
         return None
-    number = len(rows)
-    whose = np.fromiter([row[6][7] for row in rows], np.int64, number)
-    gaps = np.fromiter([row[0] for row in rows], np.int64, number)
-    gaps -= rows[0][0]
-    gaps -= table.credited(estimates.doubt_micro, request.weights.quality).take(whose)
-    costs = table.costs(prompt, completion, verbosities).take(whose)
-    most = table.cost_max(prompt + completion, verbosities)
-    return chances_at_once(gaps, costs, most, estimates.share_micro, estimates.money_micro, due)
+    tokens = features.prompt_tokens_max, features.completion_tokens_max
+    return table.chances(
+        [row[0] for row in rows], [row[6][7] for row in rows], *tokens, request.weights, estimates, due
+    )
 
 
 def _one_by_one(rows: Sequence[Row], request: Request, estimates: Estimates, due: Collection[int]) -> list[int]:

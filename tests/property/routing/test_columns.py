@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlock.routing import facts, trials
+from interlock.routing import facts, table
 from interlock.routing.catalog import offers_of
 from interlock.routing.choose import decide, spread
-from interlock.routing.explore import FIT, chances, chances_at_once
-from interlock.routing.facts import slate_of
+from interlock.routing.explore import chances
+from interlock.routing.facts import MANY, slate_of
 from interlock.routing.load import saturated
-from interlock.routing.score import MICRO, WEIGHTS, Weights, merits, merits_at_once
-from interlock.routing.table import MANY, Table
+from interlock.routing.score import MICRO, WEIGHTS, Weights, merits
+from interlock.routing.table import FIT, Table, chances_at_once, merits_at_once
 from interlock.types.decision import Placement
 from interlock.types.identity import DataClass, Workload
 from interlock.types.learned import Estimates
@@ -147,7 +147,7 @@ def test_decisions_among_many_models_are_those_one_by_one(monkeypatch: pytest.Mo
     """The same offers, readings and estimates, with and without columns; two publications in turn, for what is kept of
     one holds for no other."""
     rng, others, at_once = random.Random(7), 0, 0
-    real = trials.chances_at_once
+    real = table.chances_at_once
 
     def counted(*given: object) -> list[int] | None:
         nonlocal at_once
@@ -177,7 +177,7 @@ def test_decisions_among_many_models_are_those_one_by_one(monkeypatch: pytest.Mo
             }  # fmt: skip
             target = Target("auto", mode=rng.choice(("eco", "balanced", "quality")))
             with monkeypatch.context() as patched:
-                patched.setattr(trials, "chances_at_once", counted)
+                patched.setattr(table, "chances_at_once", counted)
                 first = decide(asked, target, offers, readings, **more)  # type: ignore[arg-type]
                 likely = spread(asked, target, offers, readings, **more)  # type: ignore[arg-type]
             with monkeypatch.context() as patched:
