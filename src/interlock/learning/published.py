@@ -68,6 +68,9 @@ class Expectations:
         self._verbosity = {arm.arm: arm.verbosity_milli for arm in weights.arms}
         self.paces = {p.offer: Pace(p.first_byte_us, p.token_us, p.completion_tokens) for p in weights.profiles}
         """How quickly each offer answers."""
+        self._doubts: dict[int, dict[str, int]] = {}
+        """By task, made when it is first met: what decisions work out of it is kept for the same mapping
+        (`routing.table`)."""
         self._due = frozenset(arm.arm for arm in weights.arms if arm.due)
         self._failures = {p.offer: p.failure_micro for p in weights.profiles if p.failure_micro}
 
@@ -83,9 +86,12 @@ class Expectations:
             quality = dict(zip(self._names, np.clip(raw, LEAST_MICRO, MOST_MICRO).tolist(), strict=True))
         else:
             quality = {arm.arm: _mean(weights, arm.capabilities, task) for arm in weights.arms}
-        doubt = {
-            arm.arm: arm.doubts_micro[task] if task >= 0 else max(arm.doubts_micro, default=0) for arm in weights.arms
-        }
+        doubt = self._doubts.get(task)
+        if doubt is None:
+            doubt = self._doubts[task] = {
+                arm.arm: arm.doubts_micro[task] if task >= 0 else max(arm.doubts_micro, default=0)
+                for arm in weights.arms
+            }
         open_to = data_class <= weights.data_class_max
         return Estimates(
             weights.version,

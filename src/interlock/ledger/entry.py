@@ -299,6 +299,8 @@ def _end(call: CallRecords, intent: Intent) -> dict[str, Any]:
         "off_prem": any(each.off_prem for each in call.attempts),
         "served": outcome.served_model if outcome is not None else "",
     }
+    if attempt is not None and _overflowed(intent, attempt):
+        where["overflow"] = True
     if outcome is not None:
         result: dict[str, Any] = {
             "state": outcome.state,
@@ -340,6 +342,12 @@ def _where(call: CallRecords) -> Attempt | None:
             if each.number == call.outcome.attempt:
                 return each
     return call.attempts[-1] if call.attempts else None
+
+
+def _overflowed(intent: Intent, attempt: Attempt) -> bool:
+    """Whether its candidate took the excess of a saturated one, as the response's `x-interlock-decision` said."""
+    key = f"{attempt.source}::{attempt.model}"
+    return any(candidate.overflow and candidate.offer == key for candidate in intent.route.candidates)
 
 
 def _took(usage: Usage, cost: Cost, energy: Energy) -> dict[str, Any]:

@@ -7,8 +7,10 @@ The story, in order:
 - `constraints`: which offers cannot answer this request at all, and why.
 - `score`: how well an offer suits a mode (`eco`, `balanced`, `quality`) or weights, in millionths; `load`: how busy a
   source is; `slo`: what a call is predicted to take there, against its objectives.
-- `ranking`: offers by merit, as `rows`; `facts`: what decisions need of an offer whatever the request.
-- `placement`: which of a model's replicas comes first; `explore`: now and then another model, to learn about it.
+- `ranking`: offers by merit, as `rows`; `facts`: what decisions need of an offer whatever the request; `table`: of
+  many models, by columns.
+- `placement`: which of a model's replicas comes first; `explore`: now and then another model, to learn about it;
+  `trials`: which ones may be tried.
 - `choose`: filter, score, order by load, put saturated sources behind free ones: a `RouteDecision`; `steps`: of a
   cascade.
 - `room`: how many calls a source may have before another one waits for its seat.

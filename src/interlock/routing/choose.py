@@ -27,18 +27,18 @@ count on top of it: only the excess goes elsewhere, and it comes back.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import repeat
 
 from msgspec.structs import force_setattr
 
 from interlock.routing.constraints import out_of_service, unable
-from interlock.routing.explore import DOUBT_MAX_MICRO, chances, drawn
+from interlock.routing.explore import drawn
 from interlock.routing.facts import facts_of, slate_of
 from interlock.routing.load import UNKNOWN, load_of
 from interlock.routing.ranking import Request, load_micro, ranked
 from interlock.routing.rows import CLASS_SHIFT, Row, disfavour_of, preference
 from interlock.routing.score import MICRO, OWN, UNKNOWN_MICRO, Weights, scored, weights_of
 from interlock.routing.slo import NO_PACES, Foresight, foresight
+from interlock.routing.trials import likely
 from interlock.types.decision import Candidate, Placement, Reason, RouteDecision
 from interlock.types.learned import Estimates
 from interlock.types.request import Features, Target
@@ -110,11 +110,13 @@ def decide(
         foreseeing.verdict(offer, reading, queue)
         seen = (foreseeing.seen[offer.key],)
         return RouteDecision(mode, (candidate,), (), considered, version, seed, task, foreseen=seen)
-    placement = _placing(features, offers, placement)
+    slate = slate_of(offers)
+    placement = placement if features.affinity or slate.replicated else None
     request = Request(
-        features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, beyond, foreseeing
-    )
-    return _decide_many(request, offers, candidates_max)
+        features, target, slate, readings, open_breakers, latencies, weights, estimates, seed, placement, beyond,
+        foreseeing,
+    )  # fmt: skip
+    return _decide_many(request, candidates_max)
 
 
 def spread(
@@ -134,26 +136,23 @@ def spread(
     """(offer, probability in millionths) of every candidate that `decide` may put first, the best one first; together
     one million. `seed` orders equals, as in `decide`; which one is tried is not drawn. Empty: there is no candidate."""
     weights = weights or weights_of(features, target)
-    placement = _placing(features, offers, placement)
-    foreseeing = _foreseeing(features, target, paces)
+    slate, foreseeing = slate_of(offers), _foreseeing(features, target, paces)
+    placement = placement if features.affinity or slate.replicated else None
     request = Request(
-        features, target, readings, open_breakers, latencies, weights, estimates, seed, placement, None, foreseeing
-    )
-    kept = _in_order(request, ranked(request, offers)[0])
+        features, target, slate, readings, open_breakers, latencies, weights, estimates, seed, placement, None,
+        foreseeing,
+    )  # fmt: skip
+    kept = _in_order(request, ranked(request)[0])
     if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
-        places, likely = _likely(kept, request, estimates)
+        places, chances = likely(kept, request, estimates)
         if places:
-            return tuple((kept[at][5], chance) for at, chance in zip(places, likely, strict=True) if chance)
+            return tuple((kept[at][5], chance) for at, chance in zip(places, chances, strict=True) if chance)
     return ((kept[0][5], MICRO),) if kept else ()
 
 
-def _placing(features: Features, offers: Sequence[Offer], placement: Placement | None) -> Placement | None:
-    return placement if features.affinity or slate_of(offers).replicated else None
-
-
-def _decide_many(request: Request, offers: Sequence[Offer], candidates_max: int) -> RouteDecision:
+def _decide_many(request: Request, candidates_max: int) -> RouteDecision:
     estimates, seed, foreseeing = request.estimates, request.seed, request.foreseeing
-    rows, rejected, considered = ranked(request, offers)
+    rows, rejected, considered = ranked(request)
     kept = _in_order(request, rows)
     chance, best = MICRO, ""
     if estimates is not None and estimates.share_micro > 0 and len(kept) > 1:
@@ -203,55 +202,15 @@ def _saturated_last(request: Request, rows: list[Row]) -> list[Row]:
 
 def _try_another(kept: list[Row], request: Request, estimates: Estimates) -> tuple[int, str]:
     """Maybe put the first candidate of another model before all, in place: (its probability, who was the best)."""
-    places, likely = _likely(kept, request, estimates)
+    places, chances = likely(kept, request, estimates)
     if not places:
         return MICRO, ""
-    taken = drawn(likely, request.seed)
+    taken = drawn(chances, request.seed)
     if not taken:
-        return likely[0], ""
+        return chances[0], ""
     before = kept[0][5]
     kept.insert(0, kept.pop(places[taken]))
-    return likely[taken], before
-
-
-def _likely(kept: list[Row], request: Request, estimates: Estimates) -> tuple[list[int], list[int]]:
-    """(places of the first candidates of models that may come first, how likely each is); empty: the best alone may.
-
-    Only among free candidates that fit, and are predicted to meet what is asked, as well as the best one does, and when
-    that is free itself.
-    """
-    best = kept[0]
-    if best[8]:
-        return [], []
-    prompt, completion = request.features.prompt_tokens_max, request.features.completion_tokens_max
-    quality, doubts, verbosities = request.weights.quality, estimates.doubt_micro, estimates.verbosity_milli
-    disfavour = best[0] + best[7].score_micro
-    arms: dict[str, int] = {}
-    for number, row in enumerate(kept):
-        later, one = row[6], row[7]
-        if later[2] in arms:
-            continue
-        if not number or (row[0] + one.score_micro == disfavour and not row[8] and not one.overflow and later[3]):
-            arms[later[2]] = number
-    if len(arms) < 2:
-        return [], []
-    places = list(arms.values())
-    options = [
-        (
-            kept[at][7].score_micro,
-            quality * (doubt if doubt < DOUBT_MAX_MICRO else DOUBT_MAX_MICRO) // MICRO,
-            per_input * prompt + per_output * (completion * verbosity // 1000) + per_call,
-        )
-        for at, doubt, verbosity, (_, _, _, _, per_input, per_output, per_call) in zip(
-            places,
-            map(doubts.get, arms, repeat(DOUBT_MAX_MICRO)),
-            map(verbosities.get, arms, repeat(1000)),
-            [kept[at][6] for at in places],
-            strict=True,
-        )
-    ]
-    due = [i for i, arm in enumerate(arms) if arm in estimates.due] if estimates.due else ()
-    return places, chances(options, estimates.share_micro, estimates.money_micro, due)
+    return chances[taken], before
 
 
 def _overflow_last(rows: list[Row]) -> list[Row]:

@@ -35,15 +35,17 @@ def packed(salts: Iterable[int]) -> int:
     return int.from_bytes(b"".join(salted(salt).to_bytes(_LANE_BYTES, "little") for salt in salts), "little")
 
 
-def mixed_lanes(seed: int, lanes: int, count: int) -> Sequence[int]:
+def mixed_lanes(seed: int, lanes: int, count: int, falling: bool = False) -> Sequence[int]:
     """`mix` of one seed and each of `count` salts (`packed`), side by side in the lanes of one number: for many,
     several times as fast as one after the other. A lane is as wide as a product of two 64-bit numbers, so that none
-    spills over."""
+    spills over. `falling`: how far each is below 2^64 - 1, so that the highest comes first in a sort."""
     ones, low = _lanes(count)
     z = (lanes + (seed & _MASK) * ones) & low
     z = ((z ^ ((z >> 30) & low)) * _FIRST) & low
     z = ((z ^ ((z >> 27) & low)) * _SECOND) & low
     z ^= (z >> 31) & low
+    if falling:
+        z ^= low
     return unpack(f"<{2 * count}Q", z.to_bytes(_LANE_BYTES * count, "little"))[::2]
 
 

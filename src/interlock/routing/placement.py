@@ -91,32 +91,32 @@ def place(
     fine: list[Row] = []
     behind: list[tuple[int, int, int, int, Row]] = []
     for number, row in enumerate(order, 1):
-        queue, load, reading = row[3], row[9], row[10]
+        made, load = row[7], row[9]
         if numbered:
-            force_setattr(row[7], "place", number)
+            force_setattr(made, "place", number)
         if known is not None:
             beyond = known.get(row[5], FINE)
-        elif load < most and not queue and reading.kv_permille <= kv_max:
-            beyond = FINE  # as most are
+        elif load < most:
+            queue, reading = row[3], row[10]
+            beyond = _beyond(reading, queue, bounds) if queue or reading.kv_permille > kv_max else FINE
         else:
-            beyond = _beyond(reading, queue, load, most, bounds)
+            beyond = LOAD
         if not beyond:
             fine.append(row)
             continue
-        force_setattr(row[7], "beyond", beyond)
+        force_setattr(made, "beyond", beyond)
         if beyond == LOAD:
-            behind.append((_SEVERITY[LOAD], queue, row[4], number, row))
+            behind.append((_SEVERITY[LOAD], row[3], row[4], number, row))
         else:
             behind.append((_SEVERITY[beyond], 0, 0, number, row))
-    if not behind:
-        return fine
-    behind.sort()
-    return [*fine, *[each[-1] for each in behind]]
+    if behind:
+        behind.sort()
+        fine += [each[-1] for each in behind]
+    return fine
 
 
-def _beyond(reading: LoadReading, queue: int, load: int, most: int, bounds: Placement) -> str:
-    if load >= most:
-        return LOAD
+def _beyond(reading: LoadReading, queue: int, bounds: Placement) -> str:
+    """Why a replica that has no more than its share of the load is passed over all the same, or that it is not."""
     if queue and bounds.wait_ms_max and wait_ms(reading, queue) > bounds.wait_ms_max:
         return WAIT
     return KV if reading.kv_permille > bounds.kv_permille_max else FINE

@@ -6,25 +6,24 @@ in common from call to call is looked up once (`facts.slate_of`).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
+from itertools import repeat
 from typing import NamedTuple
 
 from interlock.routing.constraints import BYTES_PER_TOKEN_MAX, may_not_fit, out_of_service, unable
 from interlock.routing.draws import mixed_lanes, packed
-from interlock.routing.facts import Facts, Often, Slate, slate_of
+from interlock.routing.facts import Facts, Often, Slate
 from interlock.routing.load import UNKNOWN, sent_since, unknown_queue
 from interlock.routing.placement import place
 from interlock.routing.rows import CLASS_SHIFT, MERIT, SCORE_BITS, Row, by_merit, home_first, merit
-from interlock.routing.score import MICRO, UNKNOWN_MICRO, Weights, failing, merits
+from interlock.routing.score import MICRO, UNKNOWN_MICRO, Merit, Weights, failing, merits
 from interlock.routing.slo import Foresight
 from interlock.types.decision import Candidate, Placement, Reason
 from interlock.types.learned import Estimates
 from interlock.types.request import Features, Target
 from interlock.types.source import LoadReading, Offer
 
-_first = itemgetter(0)
 LOAD_HALF = 8
 """Queue depth at which `load_micro` is one half."""
 Readings = tuple[tuple[str, LoadReading], ...]
@@ -32,14 +31,17 @@ ABOVE_ALL = MICRO + 1
 
 
 class _Able(NamedTuple):
-    """Of each offer that can answer, by number: its facts, the number of its worth, its reading, its rank among its
-    replicas."""
+    """Of each offer that can answer: its facts, its key, the numbers of its kind and its worth, its reading, its
+    falling rank among its replicas. `told`: a source among them says which models it has loaded."""
 
     facts: Sequence[Facts]
     often: Sequence[Often]
+    keys: Sequence[str]
+    kinds: Sequence[int]
     worth_of: Sequence[int]
     readings: Sequence[LoadReading]
     ranks: Sequence[int]
+    told: bool
 
 
 class Request(NamedTuple):
@@ -47,6 +49,7 @@ class Request(NamedTuple):
 
     features: Features
     target: Target
+    slate: Slate
     readings: Mapping[str, LoadReading]
     open_breakers: Collection[str]
     latencies: Mapping[str, int]
@@ -58,21 +61,21 @@ class Request(NamedTuple):
     foreseeing: Foresight | None
 
 
-def ranked(request: Request, offers: Sequence[Offer]) -> tuple[list[Row], list[Reason], Readings]:
+def ranked(request: Request) -> tuple[list[Row], list[Reason], Readings]:
     """(what can answer, by merit; why others cannot, by offer; the reading of each source, by its id).
 
     A call without an affinity has an order of replicas of its own, drawn from the seed: nodes that took the least
     loaded one by readings of the same age would all send there what comes until the next.
     """
-    slate, placement, readings = slate_of(offers), request.placement, request.readings
-    looked = [readings.get(source_id, UNKNOWN) for source_id in slate.source_ids]
+    slate, placement, readings = request.slate, request.placement, request.readings
+    looked = list(map(readings.get, slate.source_ids, repeat(UNKNOWN)))
     ranks: Sequence[int] = slate.zeros
     if placement is not None:
-        ranks = mixed_lanes(request.features.affinity or request.seed, slate.lanes, len(looked))
+        ranks = mixed_lanes(request.features.affinity or request.seed, slate.lanes, len(looked), falling=True)
         if slate.twins:
             ranks = _distinct(ranks, slate.facts)
-    able, rejected = _able(request, slate, looked, ranks)
-    rows = _rows(request, slate, able, _latencies(able, request.latencies, placement is not None))
+    able, rejected = _able(request, looked, ranks)
+    rows = _rows(request, able, _latencies(able, request.latencies, placement is not None, len(looked)))
     rows.sort()
     if placement is None:
         _take_turns(rows, request.seed)
@@ -82,25 +85,25 @@ def ranked(request: Request, offers: Sequence[Offer]) -> tuple[list[Row], list[R
     return rows, rejected, tuple(considered if slate.single else dict(considered).items())
 
 
-def _distinct(ranks: Sequence[int], facts: Sequence[Facts]) -> list[int]:
-    """Ranks in the same order, without equals: of these the first by name is the higher one."""
-    ordered = sorted(range(len(ranks)), key=lambda at: (-ranks[at], facts[at].key), reverse=True)
-    out = [0] * len(ranks)
-    for number, at in enumerate(ordered, 1):
+def _distinct(falling: Sequence[int], facts: Sequence[Facts]) -> list[int]:
+    """Falling ranks in the same order, without equals: of these the first by name is the higher one."""
+    ordered = sorted(range(len(falling)), key=lambda at: (falling[at], facts[at].key))
+    out = [0] * len(falling)
+    for number, at in enumerate(ordered):
         out[at] = number
     return out
 
 
-def _able(
-    request: Request, slate: Slate, looked: Sequence[LoadReading], ranks: Sequence[int]
-) -> tuple[_Able, list[Reason]]:
+def _able(request: Request, looked: Sequence[LoadReading], ranks: Sequence[int]) -> tuple[_Able, list[Reason]]:
     """(what can answer; why others cannot, by offer)."""
-    features, target, open_breakers = request.features, request.target, request.open_breakers
+    features, target, slate, open_breakers = request.features, request.target, request.slate, request.open_breakers
     operation, exacting = features.operation, bool(features.needs or target.version)
     least_context = features.prompt_bytes // BYTES_PER_TOKEN_MAX
     usual = not exacting and operation in slate.abilities and least_context < slate.context and not slate.resting
-    if usual and not open_breakers and False not in [reading.healthy for reading in looked]:
-        return _Able(slate.facts, slate.often, slate.worth_of, looked, ranks), []
+    unlike = [reading for reading in looked if reading.loaded >= 0 or not reading.healthy]
+    if usual and not open_breakers and False not in [reading.healthy for reading in unlike]:
+        mine = slate.facts, slate.often, slate.keys, slate.kinds, slate.worth_of
+        return _Able(*mine, looked, ranks, bool(unlike)), []
     able: list[int] = []
     rejected: list[Reason] = []
     for at, (facts, reading) in enumerate(zip(slate.facts, looked, strict=True)):
@@ -118,31 +121,34 @@ def _able(
     found = _Able(
         [slate.facts[at] for at in able],
         [slate.often[at] for at in able],
+        [slate.keys[at] for at in able],
+        [slate.kinds[at] for at in able],
         [slate.worth_of[at] for at in able],
         [looked[at] for at in able],
         [ranks[at] for at in able],
+        bool(unlike),
     )
     return found, rejected
 
 
-def _latencies(able: _Able, latencies: Mapping[str, int], placed: bool) -> list[int]:
+def _latencies(able: _Able, latencies: Mapping[str, int], placed: bool, kinds_max: int) -> list[int]:
     """The latency part of each: what is known of it; where they are placed, the best one among its replicas.
 
     A time to first byte is mostly how much of a prompt was cached and how long the queue was then: it says little about
     a replica, and one that gets no calls for it never gets another one. What waits there now does count (`place`). A
     model that is known not to be loaded has its own: it has to be loaded first, whatever the latency was while it was.
     """
-    out = [latencies.get(often[0], UNKNOWN_MICRO) for often in able.often]
-    cold = [
-        at for at, reading in enumerate(able.readings) if reading.loaded >= 0 and not reading.loaded & able.often[at][2]
-    ]
+    out = list(map(latencies.get, able.keys, repeat(UNKNOWN_MICRO)))
+    cold: list[int] = []
+    if able.told:
+        told = [at for at, reading in enumerate(able.readings) if reading.loaded >= 0]
+        cold = [at for at in told if not able.readings[at].loaded & able.often[at][2]]
     for at in cold:
         out[at] = MICRO
     if placed:
-        best: dict[str, int] = {}
-        kinds = [often[1] for often in able.often]
+        best, kinds = [ABOVE_ALL] * kinds_max, able.kinds
         for kind, latency in zip(kinds, out, strict=True):
-            if latency < best.get(kind, ABOVE_ALL):
+            if latency < best[kind]:
                 best[kind] = latency
         out = [best[kind] for kind in kinds]
         for at in cold:
@@ -150,22 +156,28 @@ def _latencies(able: _Able, latencies: Mapping[str, int], placed: bool) -> list[
     return out
 
 
-def _rows(request: Request, slate: Slate, able: _Able, latencies: Sequence[int]) -> list[Row]:
+def _rows(request: Request, able: _Able, latencies: Sequence[int]) -> list[Row]:
     features, target, estimates, weights = request.features, request.target, request.estimates, request.weights
     foreseeing, plain = request.foreseeing, not target.preferred_version
     prompt, completion = features.prompt_tokens_max, features.completion_tokens_max
     tokens = prompt + completion
     failures = estimates.failure_micro if estimates is not None else None
-    found = merits(slate.worths, prompt, completion, weights, estimates)
+    slate = request.slate
+    found = slate.table and slate.table.merits(prompt, completion, weights, estimates)
+    found = found or merits(slate.worths, prompt, completion, weights, estimates)
     w_latency = weights.latency
     rows: list[Row] = []
-    columns = (able.facts, able.often, [found[number] for number in able.worth_of], able.readings, latencies)
-    for facts, often, worth, reading, latency, rank in zip(*columns, able.ranks, strict=True):
+    if able.worth_of is not slate.numbers:
+        found = [found[number] for number in able.worth_of]
+    scores = _scores(able, found, latencies, request)
+    bare = plain and foreseeing is None and tokens <= slate.context
+    columns = (able.facts, able.often, found, scores, able.readings, latencies)
+    for facts, often, worth, score, reading, latency, rank in zip(*columns, able.ranks, strict=True):
         key, _, _, context, off_prem, waiting_max, concurrency, later = often
         quality, cost, energy, merit = worth
         if failures and (failure := failures.get(key)):
             quality, merit = failing(quality, merit, failure, weights.quality)
-        score = (merit - w_latency * latency) // MICRO
+            score = (merit - w_latency * latency) // MICRO
         # `load.load_of` and `load.saturated` at once, and the calls there, by the engine's figures or ours, if more:
         busy, queue, full = reading.inflight, reading.waiting, reading.saturated
         if concurrency is not None and busy >= concurrency:
@@ -185,14 +197,25 @@ def _rows(request: Request, slate: Slate, able: _Able, latencies: Sequence[int])
             if busy > load:
                 load = busy
         first = -score
-        if not plain or (context and tokens > context):
-            first += _disfavour(features, target, facts.offer) << SCORE_BITS
-        if foreseeing is not None:
-            first += foreseeing.verdict(facts.offer, reading, queue) << CLASS_SHIFT + SCORE_BITS
+        if not bare:
+            if not plain or (context and tokens > context):
+                first += _disfavour(features, target, facts.offer) << SCORE_BITS
+            if foreseeing is not None:
+                first += foreseeing.verdict(facts.offer, reading, queue) << CLASS_SHIFT + SCORE_BITS
         waits = load_micro(queue) if queue else 0
         made = Candidate(key, score, quality, cost, latency, energy, waits)
-        rows.append((first, -rank, off_prem, queue, busy, key, later, made, full, load, reading))
+        rows.append((first, rank, off_prem, queue, busy, key, later, made, full, load, reading))
     return rows
+
+
+def _scores(able: _Able, found: Sequence[Merit], latencies: Sequence[int], request: Request) -> list[int]:
+    """The score of each, as if none of its tries failed: placed replicas of one worth have the same, unless a source
+    says which models it has loaded."""
+    w_latency, slate = request.weights.latency, request.slate
+    if request.placement is None or able.told or not slate.leads or able.kinds is not slate.kinds:
+        return [(worth[3] - w_latency * latency) // MICRO for worth, latency in zip(found, latencies, strict=True)]
+    of_kind = [(found[at][3] - w_latency * latencies[at]) // MICRO for at in slate.leads]
+    return [of_kind[kind] for kind in able.kinds]
 
 
 def load_micro(queue: int) -> int:
@@ -232,22 +255,26 @@ def _placed(rows: list[Row], request: Request, bounds: Placement) -> list[Row]:
     """Replicas of one model that are equal by preference and score: together, in the order of their ranks, where the
     first of them stood. Models that are equal take turns."""
     numbered, known = request.features.affinity != 0, request.beyond
+    firsts, kinds = [row[0] for row in rows], [row[6][0] for row in rows]
     out: list[Row] = []
-    for _, equals in groupby(rows, _first):
-        run = list(equals)
-        if len(run) == 1:
+    start, count = 0, len(rows)
+    while start < count:
+        end = bisect_right(firsts, firsts[start], start)
+        run = rows[start:end]
+        if end - start == 1:
             out += run
-            continue
-        for group in _by_kind(run, request.seed):
-            out += group if len(group) == 1 else place(group, bounds, known, numbered)
+        elif kinds[start:end].count(kinds[start]) == end - start:
+            out += place(run, bounds, known, numbered)
+        else:
+            for group in _by_kind(run, request.seed):
+                out += group if len(group) == 1 else place(group, bounds, known, numbered)
+        start = end
     return out
 
 
 def _by_kind(rows: list[Row], seed: int) -> Iterable[list[Row]]:
-    """The replicas of each model, by rank as the rows are; the models as the first of each stands by merit."""
-    kind = rows[0][6][0]
-    if not [row for row in rows if row[6][0] != kind]:
-        return (rows,)
+    """The replicas of each of several models, by rank as the rows are; the models as the first of each stands by
+    merit."""
     groups: dict[str, list[Row]] = {}
     for row in _in_turns(sorted(rows, key=by_merit), seed):
         groups.setdefault(row[6][0], []).append(row)

@@ -12,7 +12,8 @@ Row = tuple[int, int, bool, int, int, str, Later, Candidate, bool, int, LoadRead
 """By number:
 
 0. disfavour above the score (`SCORE_BITS`);
-1. less its rank among its replicas (`placement.rank`), which no other row has; 0: they are not placed;
+1. how far its rank among its replicas (`placement.rank`) is below the highest there could be, which no other row has;
+   0: they are not placed;
 2 to 5. off-prem, queue, busy (`load.load_of`), `Offer.key`; with 0 and 1 the sort key, total;
 6. what is asked of it once it has its place (`facts.Later`);
 7. its `Candidate`: nobody else has it yet, so what becomes known later is set in it;

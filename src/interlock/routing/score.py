@@ -26,8 +26,13 @@ MICRO = 1_000_000
 UNKNOWN_MICRO = MICRO // 2
 COST_HALF_NUSD_PER_MTOK = 1_000_000_000
 ENERGY_HALF_UJ_PER_TOKEN = 1_000_000
+ALIKE = 1000
+"""The verbosity, in thousandths, of a model whose answers are as long as the mean."""
 LATENCY_STEPS = 17
 """Doublings from 1 ms to about two minutes."""
+Merit = tuple[int, int, int, int]
+"""(quality while nothing fails, cost, energy, merit). The scores of its offers are (merit - w_latency * latency) /
+1,000,000, rounded down."""
 
 
 class Weights(NamedTuple):
@@ -98,19 +103,18 @@ def failing(quality: int, merit: int, failure: int, w_quality: int) -> tuple[int
 
 def merits(
     worths: Sequence[Worth], prompt_tokens: int, completion_tokens: int, weights: Weights, estimates: Estimates | None
-) -> list[tuple[int, int, int, int]]:
-    """Of each: (quality while nothing fails, cost, energy, merit). Its offers' scores are (merit - w_latency * latency)
-    / 1,000,000, rounded down."""
+) -> list[Merit]:
+    """Of each, one after the other: what `table.merits_at_once` is held to."""
     w_quality, w_cost, w_latency, w_energy = weights
     most, tokens = (w_cost + w_latency + w_energy) * MICRO, (prompt_tokens + completion_tokens) or 1
     qualities = estimates.quality_micro if estimates is not None else {}
     verbosities = estimates.verbosity_milli if estimates is not None else {}
-    found: list[tuple[int, int, int, int]] = []
-    for arm, prior, per_input, per_output, priced, energy_in, energy_out in worths:
+    found: list[Merit] = []
+    for arm, prior, per_input, per_output, _, priced, energy_in, energy_out in worths:
         quality = prior
         if estimates is not None:
             quality = qualities.get(arm, prior)
-            per_output = per_output * verbosities.get(arm, 1000) // 1000
+            per_output = per_output * verbosities.get(arm, ALIKE) // ALIKE
         cost = (per_input * prompt_tokens + per_output * completion_tokens) // tokens
         if cost:
             cost = MICRO * cost // (cost + COST_HALF_NUSD_PER_MTOK)

@@ -12,10 +12,13 @@ from typing import Any
 import msgspec
 
 from interlock.routing.choose import decide
+from interlock.routing.facts import SLATES_MAX
 from interlock.routing.score import MICRO
 from interlock.types.decision import RouteDecision
 from interlock.types.request import Features, Target, TargetStep
 from interlock.types.source import LoadReading, Offer
+
+_split: dict[tuple[int, tuple[TargetStep, ...]], tuple[Sequence[Offer], tuple[tuple[Offer, ...], ...]]] = {}
 
 
 def step_of(steps: Sequence[TargetStep], offer: Offer) -> int:
@@ -24,6 +27,26 @@ def step_of(steps: Sequence[TargetStep], offer: Offer) -> int:
         if step.model == offer.model.name and step.source in ("", offer.source.name):
             return number
     return -1
+
+
+def split(steps: tuple[TargetStep, ...], offers: Sequence[Offer]) -> tuple[tuple[Offer, ...], ...]:
+    """The offers of each step. Remembered per tuple of offers, at most `SLATES_MAX` at a time, so that each step's are
+    the same tuple from call to call, and what decisions remember of it (`facts.slate_of`) is found again."""
+    found = _split.get((id(offers), steps))
+    if found is not None:
+        return found[1]
+    numbers = [step_of(steps, offer) for offer in offers]
+    made = tuple(
+        [
+            tuple([offer for offer, of in zip(offers, numbers, strict=True) if of == number])
+            for number in range(len(steps))
+        ]
+    )
+    if type(offers) is tuple:  # anything else could change and keep its identity
+        if len(_split) >= SLATES_MAX:
+            _split.clear()
+        _split[id(offers), steps] = offers, made
+    return made
 
 
 def decide_steps(
@@ -41,8 +64,7 @@ def decide_steps(
         return decide(features, target, offers, readings, candidates_max=candidates_max, **more)
     most = max(1, candidates_max // len(steps))
     parts = []
-    for number, step in enumerate(steps):
-        own = [offer for offer in offers if step_of(steps, offer) == number]
+    for step, own in zip(steps, split(steps, offers), strict=True):
         if own:
             single = msgspec.structs.replace(
                 target, model=step.model, source=step.source, version=step.version, steps=()

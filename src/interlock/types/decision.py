@@ -38,7 +38,7 @@ class Tried(msgspec.Struct, frozen=True, array_like=True):
     tenant_id: str = ""
 
 
-class Candidate(msgspec.Struct, frozen=True, array_like=True):
+class Candidate(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One place the call may go. Lower `rank` first. `score_micro` and its parts are in millionths."""
 
     offer: str

@@ -146,6 +146,8 @@ class Estimates(NamedTuple):
     beside the mean, thousandths. An arm that is in none of them is new: its model's prior counts. `failure_micro`: by
     offer, the share of tries that failed. `share_micro`, `money_micro`: how much may be tried (`routing.explore`).
     `due`: arms that became worse or are new, and have a part of that share.
+
+    INVARIANT: a mapping here never changes once it was given to a decision, which keeps what follows from it.
     """
 
     version: int

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from interlock.ledger.entry import call_entry
+from interlock.control.live.window import Window
+from interlock.ledger.entry import call_entry, encode_leaf
+from interlock.ledger.proof import shape
 from interlock.ledger.reader import find_call
 from interlock.testing import answers
 from interlock.testing.engine import ScriptedEngine
@@ -378,6 +380,14 @@ def test_an_interactive_call_overflows_at_once() -> None:
         answer = ask(gateway, say("x"))
         assert (answer.status, answer.headers["x-interlock-source"]) == (200, "cloud")
         assert len(other.calls) == 1
+        assert "; overflow;" in answer.headers["x-interlock-decision"]
+        call = find_call(gateway.folder / "log", answer.headers["x-request-id"])
+        assert call is not None
+        leaf = encode_leaf({**call_entry(call, 1, None).leaf, "epoch": "ab", "n": 1})
+        assert json.loads(leaf)["where"]["overflow"] is True and shape.read(leaf + b"\n") is not None
+        window = Window(10, 10**9)
+        window.add(leaf)
+        assert window.newest(1)[0].how == "chosen: balanced, overflow"
 
 
 def test_a_batch_call_waits_for_its_own_sources_before_it_overflows() -> None:

@@ -76,6 +76,21 @@ def test_reading_is_the_same_every_time_and_any_text_can_be_read() -> None:
         assert reader.signals(text) == reader.signals(text)
 
 
+def test_calls_of_one_task_share_what_is_doubted_of_each_model() -> None:
+    """One mapping per task and publication: decisions keep what follows from it for as long as they are given it."""
+    expectations, reader = sent(taught(900).state(1, 1000))
+    texts = (
+        "the court of appeal found the clause void",
+        "whisk butter and flour, roast the onion",
+        "the clause is void",
+    )
+    for text in texts:
+        first, again = (expectations.estimates(reader.signals(text), 1) for _ in range(2))
+        assert first.doubt_micro is again.doubt_micro and first.verbosity_milli is again.verbosity_milli
+        assert first.doubt_micro == {a.arm: a.doubts_micro[first.task] for a in expectations.weights.arms}
+    assert expectations.estimates(b"", 1).doubt_micro == {a.arm: max(a.doubts_micro) for a in expectations.weights.arms}
+
+
 def test_without_signals_all_prompts_are_as_one_and_nothing_is_tried_above_the_class() -> None:
     trainer = taught(900)
     expectations, _reader = sent(trainer.state(1, 1000))

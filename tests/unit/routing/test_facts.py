@@ -6,16 +6,17 @@ import random
 
 import msgspec
 
-from interlock.routing import facts
+from interlock.routing import facts, steps
 from interlock.routing.choose import decide
 from interlock.routing.draws import mix, mixed_lanes, packed
 from interlock.routing.facts import FACTS_MAX, SLATES_MAX, facts_of, slate_of
 from interlock.routing.load import UNKNOWN
 from interlock.routing.placement import rank
+from interlock.routing.steps import split
 from interlock.types.decision import Placement
 from interlock.types.identity import DataClass
 from interlock.types.learned import Estimates
-from interlock.types.request import Features, Target
+from interlock.types.request import Features, Target, TargetStep
 from interlock.types.source import Model, Power, Price
 
 from .samples import idle, offers, queue, source
@@ -64,6 +65,26 @@ def test_what_is_remembered_of_sets_of_offers_is_bounded() -> None:
     for each in held:
         assert slate_of(each).offers is each
         assert len(facts._slates) <= SLATES_MAX
+
+
+def test_the_offers_of_a_cascades_steps_are_split_once() -> None:
+    """The same tuples at each call, and other steps or offers have their own; a list is looked at each time."""
+    many = offers(*(source(f"s{n}", f"m{n % 3}") for n in range(9)))
+    one, two = (TargetStep("m0"), TargetStep("m1")), (TargetStep("m1"), TargetStep("m1", "s4"), TargetStep("m2"))
+    first, again = split(one, many), split(one, many)
+    assert all(a is b for a, b in zip(first, again, strict=True))
+    assert [[offer.key for offer in part] for part in first] == [
+        ["s0::m0", "s3::m0", "s6::m0"],
+        ["s1::m1", "s4::m1", "s7::m1"],
+    ]
+    assert [len(part) for part in split(two, many)] == [3, 0, 3] and split(one, many[:2]) == (many[:1], many[1:2])
+    changing = list(many[:1])
+    assert split(one, changing) == (many[:1], ())
+    changing[0] = many[1]
+    assert split(one, changing) == ((), many[1:2])
+    held = [(many[0], many[1]) for _ in range(SLATES_MAX + 50)]
+    for each in held:
+        assert split(one, each)[0] == many[:1] and len(steps._split) <= SLATES_MAX
 
 
 def test_replicas_that_hash_alike_stand_by_name_and_not_by_load() -> None:
@@ -120,8 +141,8 @@ def test_prices_of_a_set_of_offers_stand_to_each_other_as_they_are() -> None:
     )
     for among in (prices, prices[:2], prices[:3], prices[2:3]):
         slate = slate_of(offers(*(source(f"s{n}", Model(name="m", price=each)) for n, each in enumerate(among))))
-        exact = [price for facts in slate.facts for price in facts.often[-1][4:]]
-        found = [price for often in slate.often for price in often[-1][4:]]
+        exact = [price for facts in slate.facts for price in facts.often[-1][4:7]]
+        found = [price for often in slate.often for price in often[-1][4:7]]
         assert [a * b for a in exact for b in found] == [b * a for a in found for b in exact]
         assert [bool(price) for price in found] == [bool(price) for price in exact]
 

@@ -76,6 +76,7 @@ class _What(sums.What, frozen=True):
 
 class _Where(sums.Where, frozen=True):
     attempts: int = 0
+    overflow: bool = False
 
 
 class _Result(sums.Result, frozen=True):
@@ -254,6 +255,8 @@ def _how(entry: _Leaf) -> str:
         words += f", {what.arm}"
     if entry.beside:
         words += f", {entry.beside}"
+    if entry.where.overflow:
+        words += ", overflow"
     if entry.where.attempts > 1:
         words += f", attempt {entry.where.attempts}"
     return words

@@ -111,7 +111,11 @@ Entry: Any = _shape(
             stream=bool,
         ),
         "where": _object(
-            "Where", texts="engine engine_version model name served source version", numbers="attempts", off_prem=bool
+            "Where",
+            texts="engine engine_version model name served source version",
+            numbers="attempts",
+            off_prem=bool,
+            overflow=bool,
         ),
         "who": _object("Who", texts="auth credential delegation delegator key kind principal subject team"),
         "work": _object("WorkTold", texts="batch document", numbers="chunk chunks"),

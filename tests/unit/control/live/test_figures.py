@@ -186,6 +186,9 @@ def test_the_newest_call_is_first(two: dict[str, Window]) -> None:
     lines = view.newest(view.counted(two, Scope("", "tenant"), {}, 0), names())
     assert (lines[0].request, lines[0].tenant, lines[0].who) == ("req_9", "globex", "rosa")
     assert lines[0].how == "alias fast, canary, attempt 2"
+    two["ten_b"].add(leaf(10, NOW_S - 0.5, what__mode="balanced", where__overflow=True))
+    lines = view.newest(view.counted(two, Scope("", "tenant"), {}, 0), names())
+    assert (lines[0].request, lines[0].how) == ("req_10", "chosen: balanced, overflow")
 
 
 @pytest.mark.parametrize("field", ["shadow_of", "judge_of", "challenger_of"])
