@@ -346,8 +346,8 @@ def _where(call: CallRecords) -> Attempt | None:
 
 def _overflowed(intent: Intent, attempt: Attempt) -> bool:
     """Whether its candidate took the excess of a saturated one, as the response's `x-interlock-decision` said."""
-    key = f"{attempt.source}::{attempt.model}"
-    return any(candidate.overflow and candidate.offer == key for candidate in intent.route.candidates)
+    excess = [candidate.offer for candidate in intent.route.candidates if candidate.overflow]
+    return bool(excess) and f"{attempt.source}::{attempt.model}" in excess
 
 
 def _took(usage: Usage, cost: Cost, energy: Energy) -> dict[str, Any]:
