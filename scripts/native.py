@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib.metadata
 import subprocess
@@ -83,10 +84,20 @@ def _compile(source: Path, scratch: Path, name: str, target: str, processor: str
         raise SystemExit(f"native: {name} could not be compiled:\n{ran.stderr}")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--try", dest="attempt", action="store_true", help="say what is missing, and go on")
+    parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the source")
+    parser.add_argument("--only", default="", choices=TARGETS, help="one target")
+    given = parser.parse_args()
     try:
-        build()
+        build(given.source, given.only)
     except SystemExit as e:
-        if "--try" not in sys.argv[1:]:
+        if not given.attempt:
             raise
         print(e.code, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

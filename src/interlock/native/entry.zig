@@ -128,10 +128,8 @@ pub noinline fn read(line: []const u8, quotes: *const Quotes, tree: []const u8, 
             quote += 2;
             const first = sortable(line, begin, end);
             const before = &keys[depth];
-            if (first <= before.first) {
-                if (first < before.first) return null;
-                if (std.mem.order(u8, line[before.begin..before.end], line[begin..end]) != .lt) return null;
-            }
+            if (first <= before.first and
+                std.mem.order(u8, line[before.begin..before.end], line[begin..end]) != .lt) return null;
             before.* = .{ .first = first, .begin = begin, .end = end };
             if (line[end + 1] != ':') return null;
             at = end + 2;
