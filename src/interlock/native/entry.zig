@@ -25,7 +25,7 @@ inline fn sortable(line: []const u8, begin: usize, end: usize) u64 {
 }
 
 /// The last key of an object so far.
-const Key = struct { first: u64, begin: u32, end: u32 };
+const Key = struct { first: u64, begin: usize, end: usize };
 const NO_KEY: Key = .{ .first = 0, .begin = 0, .end = 0 };
 
 pub const Field = enum(u3) { at, epoch, kind, n, tree, v, other };
@@ -110,11 +110,9 @@ const Next = enum { key, value, end_of_value };
 /// the newline.
 pub noinline fn read(line: []const u8, quotes: *const Quotes, tree: []const u8, shape: *Shape) ?Head {
     shape.begin(line, quotes);
-    if (quotes.count % 2 != 0 or line[0] != '{') return null;
-    const places = &quotes.places;
+    if (line[0] != '{') return null;
     var known: Known = .{};
     var at: usize = 1;
-    var quote: usize = 0;
     var depth: usize = 1;
     var objects: u32 = 1 << 1; // which depths are objects; all else are lists
     var keys: [DEPTH_MAX + 1]Key = undefined;
@@ -122,10 +120,9 @@ pub noinline fn read(line: []const u8, quotes: *const Quotes, tree: []const u8, 
     var field: Field = .other;
     state: switch (Next.key) {
         .key => {
-            if (places[quote] != at) return null;
-            const begin: u32 = @intCast(at + 1);
-            const end = places[quote + 1];
-            quote += 2;
+            if (line[at] != '"') return null;
+            const begin = at + 1;
+            const end = quotes.next(begin) orelse return null;
             const first = sortable(line, begin, end);
             const before = &keys[depth];
             if (first <= before.first and
@@ -140,10 +137,8 @@ pub noinline fn read(line: []const u8, quotes: *const Quotes, tree: []const u8, 
             const first = line[at];
             switch (first) {
                 '"' => {
-                    if (places[quote] != at) return null;
-                    const end = places[quote + 1];
-                    shape.add(.text, at + 1, end, quote, field);
-                    quote += 2;
+                    const end = quotes.next(at + 1) orelse return null;
+                    shape.add(.text, at + 1, end, field);
                     if (field != .other) {
                         if (!known.text(field, line[at + 1 .. end], tree)) return null;
                     }
@@ -151,7 +146,7 @@ pub noinline fn read(line: []const u8, quotes: *const Quotes, tree: []const u8, 
                 },
                 '0'...'9' => {
                     const found = integer(line, at) orelse return null;
-                    shape.add(.integer, at, found.end, 0, field);
+                    shape.add(.integer, at, found.end, field);
                     if (field != .other) {
                         if (!known.integer(field, found.amount)) return null;
                     }

@@ -2,37 +2,35 @@
 
 const std = @import("std");
 
-const QUOTES_MAX = 4096;
-const LINE_BYTES_MAX = 1 << 20;
 const BLOCK = 64;
-/// How many quotes are noted at a time: most blocks have fewer.
-const NOTE = 12;
+const BLOCKS_MAX = 4096;
 
 const Bytes = @Vector(BLOCK, u8);
 const Signed = @Vector(BLOCK, i8);
 
-/// Where the quotes of a line are, from its beginning. What is noted too much stands behind them, and is written over.
-///
-/// INVARIANT: behind the last there are two that are at no place of a line.
+/// Where the quotes of a line are: a bit for each byte. `count`: how many there are.
 pub const Quotes = struct {
-    places: [QUOTES_MAX + 2 * BLOCK]u32,
+    masks: [BLOCKS_MAX]u64,
+    blocks: usize,
     count: usize,
 
-    /// Note the set bits of `mask`, which stand for bytes from `base` on.
-    inline fn note(self: *Quotes, base: u32, mask: u64) void {
-        const more = @popCount(mask);
-        const room = self.places[self.count..][0 .. BLOCK + NOTE];
-        var left = mask;
-        var done: usize = 0;
-        while (true) {
-            inline for (0..NOTE) |at| {
-                room[done + at] = base +% @ctz(left);
-                left &= left -% 1;
-            }
-            done += NOTE;
-            if (done >= more) break;
+    inline fn add(self: *Quotes, mask: u64) void {
+        self.masks[self.blocks] = mask;
+        self.blocks += 1;
+        self.count += @popCount(mask);
+    }
+
+    /// The place of the first quote from `at` on; null if there is none.
+    pub inline fn next(self: *const Quotes, at: usize) ?usize {
+        var block = at / BLOCK;
+        if (block >= self.blocks) return null;
+        const mask = self.masks[block] >> @intCast(at % BLOCK);
+        if (mask != 0) return at + @ctz(mask);
+        block += 1;
+        while (block < self.blocks) : (block += 1) {
+            if (self.masks[block] != 0) return block * BLOCK + @ctz(self.masks[block]);
         }
-        self.count += more;
+        return null;
     }
 };
 
@@ -77,25 +75,23 @@ pub fn count(data: []const u8) usize {
 /// The line that `data` begins with, and its newline; `quotes` are those in it. Null unless each other byte is printable
 /// ASCII and no backslash.
 pub fn plain(data: []const u8, quotes: *Quotes) ?[]const u8 {
+    quotes.blocks = 0;
     quotes.count = 0;
-    var at: usize = 0;
-    while (at < @min(data.len, LINE_BYTES_MAX)) : (at += BLOCK) {
+    while (quotes.blocks < BLOCKS_MAX and BLOCK * quotes.blocks < data.len) {
+        const at = BLOCK * quotes.blocks;
         const bytes = load(data, at);
         // As numbers with a sign, bytes above 0x7f are below 0.
         const usual = bits(@as(Signed, @bitCast(bytes)) > @as(Signed, @splat(0x1f))) &
             bits(bytes != @as(Bytes, @splat('\\')));
         const quoted = bits(bytes == @as(Bytes, @splat('"')));
         if (usual == std.math.maxInt(u64)) {
-            quotes.note(@intCast(at), quoted);
-            if (quotes.count > QUOTES_MAX) return null;
+            quotes.add(quoted);
             continue;
         }
         const first: u6 = @intCast(@ctz(~usual));
         const newline = at + first;
         if (newline >= data.len or data[newline] != '\n') return null;
-        quotes.note(@intCast(at), quoted & ((@as(u64, 1) << first) - 1));
-        if (quotes.count > QUOTES_MAX) return null;
-        quotes.places[quotes.count..][0..2].* = @splat(std.math.maxInt(u32));
+        quotes.add(quoted & ((@as(u64, 1) << first) - 1));
         return data[0 .. newline + 1];
     }
     return null;

@@ -16,7 +16,7 @@ const Bytes = @Vector(BLOCK, u8);
 pub const Kind = enum(u8) { text, integer };
 
 /// A value, and the bytes of the line that stand between it and the value before it. Text is without its quotes.
-const Value = struct { begin: u32, size: u32, quote: u16, kind: Kind, field: entry.Field };
+const Value = struct { begin: u32, size: u32, kind: Kind, field: entry.Field };
 
 pub const Shape = struct {
     line: []const u8,
@@ -35,13 +35,12 @@ pub const Shape = struct {
         self.whole = false;
     }
 
-    /// The value in [from, to). `quote`: which quote is before it, if it is text.
-    pub fn add(self: *Shape, kind: Kind, from: usize, to: usize, quote: usize, field: entry.Field) void {
+    /// The value in [from, to).
+    pub fn add(self: *Shape, kind: Kind, from: usize, to: usize, field: entry.Field) void {
         if (self.count < VALUES_MAX) {
             self.values[self.count] = .{
                 .begin = @intCast(self.rest),
                 .size = @intCast(from - self.rest),
-                .quote = @intCast(quote),
                 .kind = kind,
                 .field = field,
             };
@@ -64,8 +63,7 @@ pub const Shape = struct {
             at += value.size;
             switch (value.kind) {
                 .text => {
-                    if (quotes.places[value.quote] != at - 1) return null;
-                    const close = quotes.places[value.quote + 1];
+                    const close = quotes.next(at) orelse return null;
                     if (value.field != .other and !known.text(value.field, line[at..close], tree)) return null;
                     at = close;
                 },

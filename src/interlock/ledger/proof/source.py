@@ -12,7 +12,6 @@ from interlock.ledger.proof.entry import LEAF_BYTES_MAX
 from interlock.ledger.proof.errors import ProofError
 
 _READ = 256 << 10
-_READ_LINES = 1 << 20
 
 
 class Missing(ProofError):
@@ -70,11 +69,11 @@ class Source:
             pieces.append(piece)
         return b"".join(pieces)
 
-    def pieces(self, *parts: str, size: int = _READ) -> Iterator[bytes]:
-        """A file in pieces of at most `size` bytes. Missing or ProofError if it cannot be read."""
+    def pieces(self, *parts: str) -> Iterator[bytes]:
+        """A file in pieces of at most 256 KiB. Missing or ProofError if it cannot be read."""
         descriptor = self.open(*parts)
         try:
-            while piece := os.read(descriptor, size):
+            while piece := os.read(descriptor, _READ):
                 yield piece
         except OSError as error:
             raise ProofError(f"{'/'.join(parts)} cannot be read: {_reason(error)}") from None
@@ -104,7 +103,7 @@ class Source:
         """
         name, size = "/".join(parts), 0
         begun: list[bytes] = []
-        for piece in self.pieces(*parts, size=_READ_LINES):
+        for piece in self.pieces(*parts):
             end = piece.rfind(b"\n") + 1
             if end:
                 yield b"".join([*begun, memoryview(piece)[:end]])
