@@ -27,6 +27,17 @@ def test_the_native_part_is_there_and_of_this_source() -> None:
     assert found.name == variants()[0].name
 
 
+def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
+    """In whatever folder. So what the wheel carries can be compiled again and compared."""
+    if why := expected():
+        pytest.skip(why)
+    name = variants()[0].name
+    for file in library.FOLDER.parent.glob("*.zig"):
+        shutil.copy(file, tmp_path)
+    assert build_script().build(tmp_path, name)
+    assert (tmp_path / "lib" / f"{name}.so").read_bytes() == (library.FOLDER / f"{name}.so").read_bytes()
+
+
 def test_each_variant_is_compiled() -> None:
     assert {each.name for each in library.VARIANTS} == set(build_script().TARGETS)
 
