@@ -25,6 +25,7 @@ setup: .venv/.ready assets
 
 assets: .venv/.ready
 	$(BIN)/python scripts/assets.py --tests --try
+	$(BIN)/python scripts/native.py --try
 
 lock:
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --all-extras --group dev pyproject.toml -o requirements/dev.txt

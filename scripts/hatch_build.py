@@ -1,4 +1,5 @@
-"""The build of a wheel brings the console's assets in; an editable install does not (`make assets` does)."""
+"""The build of a wheel brings the console's assets in and compiles the native part; an editable install does not
+(`make assets` does)."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ class AssetsHook(BuildHookInterface[Any]):
         if version == "editable":
             return
         sys.path.insert(0, str(Path(self.root) / "scripts"))
-        from assets import build
+        import assets
+        import native
 
-        build()
+        assets.build()
+        native.build()

@@ -2,8 +2,9 @@
 
     .venv/bin/python scripts/wheel_check.py [--offline] [--json]
 
-Installs the pinned dependencies and the wheel, runs `interlock version`, starts `interlock up` behind TLS, registers an
-engine that Interlock did not start, makes a call, stops everything, and prints what it measured. Exit codes: 0 done,
+Installs the pinned dependencies and the wheel, loads its native part, runs `interlock version`, starts `interlock up`
+behind TLS, registers an engine that Interlock did not start, makes a call, stops everything, and prints what it
+measured. Exit codes: 0 done,
 1 something does not work, 4 the dependencies cannot be had (no package registry and nothing in uv's cache).
 """
 
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +28,9 @@ from tests.e2e.certificates import make  # noqa: E402
 from tests.e2e.documents import MODEL, one_engine, written  # noqa: E402
 from tests.e2e.stack import clean_environment, command, fetch, running, temporary_home, until  # noqa: E402
 from tests.engines import llamacpp_engine  # noqa: E402
+from tests.native import expected  # noqa: E402
+
+from interlock.native.library import VARIANTS  # noqa: E402
 
 UV = Path(sys.executable).with_name("uv")
 NO_REGISTRY = 4
@@ -86,6 +91,22 @@ def import_ms(python: Path, module: str) -> float:
     return round(1000 * max(best, 0.0), 1)
 
 
+def native_part(wheel: Path, python: Path) -> str:
+    """Which file of the native part the installed package loads; "" where there is none for this machine.
+
+    Raises AssertionError when the wheel lacks one, or is for one machine only.
+    """
+    assert wheel.name.endswith("-py3-none-any.whl"), wheel.name
+    with zipfile.ZipFile(wheel) as packed:
+        held = {Path(name).stem for name in packed.namelist() if name.startswith("interlock/native/lib/")}
+    assert held == {each.name for each in VARIANTS}, held
+    code = "from interlock.native.scan import native; found = native(); print(found.name if found else '')"
+    ran = subprocess.run([str(python), "-c", code], env=clean_environment(), cwd="/", capture_output=True, text=True)
+    loaded = ran.stdout.strip()
+    assert ran.returncode == 0 and (loaded or expected()), ran.stderr
+    return loaded
+
+
 def use(program: Path, folder: Path) -> dict[str, float]:
     """Run the installed command as its user would; returns what was measured."""
     cert, key_file = folder / "cert.pem", folder / "key.pem"
@@ -121,6 +142,7 @@ def check(*, offline: bool) -> dict[str, object]:
         install(wheel, venv, offline=offline)
         found: dict[str, object] = {"wheel": wheel.name, "wheel_bytes": wheel.stat().st_size}
         found["install_s"] = round(time.monotonic() - began, 1)
+        found["native"] = native_part(wheel, venv / "bin" / "python")
         program = venv / "bin" / "interlock"
         found["version"] = command("version", "--json", program=program).json()["version"]
         for module in ("interlock", "interlock.cli.main", "interlock.gateway.worker"):

@@ -12,6 +12,7 @@ import pytest
 import typer.main
 
 from interlock.cli.main import app as cli
+from interlock.native.library import SWITCH
 from interlock.settings import Settings
 from tests.docs.test_monitoring import known
 
@@ -86,7 +87,7 @@ def test_files_of_ours_are_there(page: Path) -> None:
 
 def test_environment_variables_are_settings_or_of_the_command_line() -> None:
     known_names = {f"INTERLOCK_{name.upper()}" for name in Settings.__dataclass_fields__}
-    known_names |= {"INTERLOCK_CONTROL_URL", "INTERLOCK_ADMIN_KEY"}
+    known_names |= {"INTERLOCK_CONTROL_URL", "INTERLOCK_ADMIN_KEY", SWITCH}
     for page in PAGES:
         named = set(re.findall(r"\bINTERLOCK_[A-Z0-9_]*[A-Z0-9]\b", page.read_text(encoding="utf-8")))
         assert named - known_names == set(), page.name

@@ -11,6 +11,7 @@ import pytest
 
 import interlock
 from tests.figures import note
+from tests.native import expected
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "wheel_check.py"
 NO_REGISTRY = 4
@@ -25,5 +26,6 @@ def test_the_wheel_works_on_its_own() -> None:
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(done.stdout)
     assert found["version"] == interlock.__version__
+    assert found["native"] or expected()
     for name, value in found.items():
         note(f"wheel: {name} {value}")

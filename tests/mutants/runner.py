@@ -6,7 +6,8 @@
 
 A mutant is a textual patch: in `file` (below `src/interlock`) the one place that reads `old` becomes `new`, in a copy
 of the source in a temporary folder; then the pytest node `test` must fail. The list is data, in `mutants.toml`. An
-`old` that is not found exactly once is an error: the code has moved on and the mutant has to follow.
+`old` that is not found exactly once is an error: the code has moved on and the mutant has to follow. A mutant of the
+native part is compiled, for this machine; where there is no native part nothing can be said about it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.native import expected, variants
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "interlock"
@@ -108,6 +111,8 @@ def _run_copy(tests: Sequence[str], mutant: Mutant | None) -> tuple[int, str]:
             changed.write_text(patched(mutant))
             for bytecode in changed.parent.glob(f"__pycache__/{changed.stem}.*.pyc"):
                 bytecode.unlink()  # it is told from other bytecode by time and size alone, which may be the same
+            if changed.suffix == ".zig":
+                _compile(mutant, changed.parent)
         paths = [name, str(ROOT)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "INTERLOCK_MUTANT_COPY": str(copy)}
         command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=line", "-p", "no:cacheprovider"]
@@ -125,6 +130,16 @@ def _run_copy(tests: Sequence[str], mutant: Mutant | None) -> tuple[int, str]:
         except subprocess.TimeoutExpired:
             return FAILED, "the test did not end"  # a test that hangs has noticed
         return ran.returncode, ran.stdout[-4000:]
+
+
+def _compile(mutant: Mutant, source: Path) -> None:
+    """The native part of the copy. Raises MutantError when there is none here, or the mutant is no program."""
+    if why := expected():
+        raise MutantError(f"{mutant.name}: {why}")
+    command = [sys.executable, str(ROOT / "scripts" / "native.py"), "--source", str(source)]
+    ran = subprocess.run([*command, "--only", variants()[0].name], capture_output=True, text=True, timeout=TIMEOUT_S)
+    if ran.returncode:
+        raise MutantError(f"{mutant.name}: {ran.stderr}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

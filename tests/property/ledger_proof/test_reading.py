@@ -12,6 +12,7 @@ import pytest
 from interlock.ledger.proof import entry, shape
 from interlock.ledger.proof.entry import Block, Rules, scan
 from interlock.ledger.proof.merkle import leaf_hash, subtrees
+from tests.native import use
 from tests.property.ledger_proof.test_tampering import edits, swapped, without
 from tests.unit.ledger_proof.exports import E1, E2, E3, E4, FROM, TREE, Log, check, grown
 
@@ -26,9 +27,15 @@ def _any_shape(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(shape, "read", lambda lines: None)
 
 
+def _in_python(patch: pytest.MonkeyPatch) -> None:
+    use(patch, None)
+
+
 def _ways(start: int, data: bytes) -> Iterator[Block]:
-    """Read together, with heads looked at one by one, without the usual shape, and without either."""
-    for how in ((), (_alone,), (_any_shape,), (_alone, _any_shape)):
+    """By the native part. In Python: read together, with heads looked at one by one, without the usual shape, and
+    without either."""
+    python = _in_python
+    for how in ((), (python,), (python, _alone), (python, _any_shape), (python, _alone, _any_shape)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(entry, "_PIECE_BYTES", 512)  # some are of one epoch, others are not
             for change in how:
@@ -39,7 +46,7 @@ def _ways(start: int, data: bytes) -> Iterator[Block]:
 def _same(start: int, lines: list[bytes]) -> Block:
     """What all ways find; the hashes are those of the lines, one at a time."""
     first, *others = _ways(start, b"".join(lines))
-    assert others == [first] * 3
+    assert others == [first] * 4
     whole = b"".join(lines).split(b"\n")[:-1]
     assert first.roots == subtrees(start, [leaf_hash(line) for line in whole])
     return first
@@ -104,6 +111,8 @@ def test_reports_are_the_same_whichever_way(tmp_path: Path) -> None:
         file.write_bytes(b"".join(each))
         together = check(made)
         with pytest.MonkeyPatch.context() as patch:
+            _in_python(patch)
+            assert check(made) == together
             _alone(patch)
             _any_shape(patch)
             assert check(made) == together

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.ledger.proof.findings import Report
+from tests.native import use
 from tests.unit.ledger_proof.exports import E4, FROM, OTHER, TO, Log, check, grown
 
 UNSIGNED = {"README.txt", "keys.txt", "manifest.json"}
@@ -80,9 +81,12 @@ def edits(line: bytes) -> Iterator[bytes]:
     yield line[:-1] + b" }"
 
 
+@pytest.mark.parametrize("reader", ["as installed", "in python"])
 @pytest.mark.parametrize("file", ["entries.jsonl", "settled.jsonl"])
-def test_every_change_of_a_record(plain: Path, file: str) -> None:
+def test_every_change_of_a_record(plain: Path, file: str, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each record changed, deleted, doubled, moved, swapped with each other one, and the tail cut at each place."""
+    if reader == "in python":
+        use(monkeypatch, None)
     lines = (plain / file).read_bytes().splitlines(keepends=True)
     assert len(lines) >= 2
 
@@ -106,8 +110,13 @@ def test_every_change_of_a_record(plain: Path, file: str) -> None:
     altered([*lines, b"\n"], "an empty line")
 
 
-def test_a_forgery_that_fits_in_all_else_has_another_root(plain: Path) -> None:
+@pytest.mark.parametrize("reader", ["as installed", "in python"])
+def test_a_forgery_that_fits_in_all_else_has_another_root(
+    plain: Path, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An entry with another request, or two of the same epoch that change places and numbers: the root tells."""
+    if reader == "in python":
+        use(monkeypatch, None)
     values = [msgspec.json.decode(line) for line in (plain / "entries.jsonl").read_bytes().splitlines()]
     forged = [[*values[:at], {**each, "request": "req_x"}, *values[at + 1 :]] for at, each in enumerate(values)]
     for at, (one, two) in enumerate(pairwise(values)):
