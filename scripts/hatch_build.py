@@ -19,6 +19,7 @@ class AssetsHook(BuildHookInterface[Any]):
             return
         sys.path.insert(0, str(Path(self.root) / "scripts"))
         import assets
+
         import native
 
         assets.build()
