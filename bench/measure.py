@@ -38,19 +38,20 @@ class Plan:
     many_interval_ms: int = 200
     starts: int = 5
     ledger_calls: int = 20_000
+    verify_entries: int = 1_000_000
     search_entries: int = 1_000_000
     decide_rounds: int = 15
 
 
 QUICK = Plan(
     rounds=4, requests=4_000, events=40, latency_seconds=2.0, latency_rounds=1, memory_requests=20_000, many_events=20,
-    starts=3, ledger_calls=3_000, search_entries=100_000, decide_rounds=7,
+    starts=3, ledger_calls=3_000, verify_entries=200_000, search_entries=100_000, decide_rounds=7,
 )  # fmt: skip
 
 SMOKE = Plan(
     rounds=1, requests=200, connections=4, streams=10, events=5, latency_seconds=0.2, latency_rounds=1,
     memory_requests=200, many_streams=20, many_events=3, many_interval_ms=20, starts=1,
-    ledger_calls=50, search_entries=2_000, decide_rounds=1,
+    ledger_calls=50, verify_entries=500, search_entries=2_000, decide_rounds=1,
 )  # fmt: skip
 """Enough to see that everything works; the figures mean nothing."""
 
@@ -209,6 +210,14 @@ def ledger(calls: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.ledger", str(calls)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=600)
     found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def verifying(entries: int) -> dict[str, Any]:
+    """How fast an export of so many entries is verified, measured in a process of its own: see `bench.verify`."""
+    command = [sys.executable, "-m", "bench.verify", str(entries)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=900)
+    found: dict[str, Any] = json.loads(ran.stdout)
     return found
 
 

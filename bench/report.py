@@ -29,11 +29,11 @@ TARGETS: dict[str, tuple[float, str]] = {
     "decide_50_different_us": (150.0, "the same among 50 different models, not placed, us of CPU"),
     "understand_and_decide_us": (1000.0, "the same with reading a prompt of 4 KB, us of CPU"),
 }
-RATES: dict[str, tuple[float, str]] = {
-    "records_shipped_per_cpu_s": (20_000, "records of the log shipped to the database, a second of the shipper's CPU"),
-    "entries_verified_per_cpu_s": (400_000, "entries of an export verified, a second of CPU"),
+RATES: dict[tuple[str, str], tuple[float, str]] = {
+    ("ledger", "records_shipped_per_cpu_s"): (20_000, "records of the log shipped, a second of the shipper's CPU"),
+    ("ledger_verify", "verified_per_s"): (400_000, "entries of a large export verified, a second, on all cores"),
 }
-"""Targets that are met from below."""
+"""Where they are in the results. Targets that are met from below."""
 
 
 def summary(rounds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
@@ -76,8 +76,8 @@ def verdicts(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
         for name, (target, words) in TARGETS.items()
         for value in (measured[name],)
     }
-    for name, (target, words) in RATES.items():
-        value = results.get("ledger", {}).get(name)
+    for (part, name), (target, words) in RATES.items():
+        value = results.get(part, {}).get(name)
         met = None if value is None else value >= target
         found[name] = {"target": target, "measured": value, "met": met, "what": words}
     return found

@@ -86,6 +86,8 @@ def measure_all(bench: Bench, subjects: list[Subject], folder: Path, skipped: li
     results["decisions"] = measure.decisions(bench.plan.decide_rounds)
     say("the ledger")
     results["ledger"] = measure.ledger(bench.plan.ledger_calls)
+    say("verifying an export")
+    results["ledger_verify"] = measure.verifying(bench.plan.verify_entries)
     say("searching the ledger")
     results["ledger_search"] = measure.search(bench.plan.search_entries)
     results["targets"] = report.verdicts(results)

@@ -25,6 +25,11 @@ def test_a_smoke_run_over_the_probe_writes_every_figure(tmp_path: Path) -> None:
     assert results["many_streams"]["probe"] | {"seconds": 0} and not results["many_streams"]["probe"]["faults"]
     assert results["latency"]["probe"]["p99_ms"] >= results["latency"]["probe"]["p50_ms"] > 0
 
+    verified = results["ledger_verify"]
+    assert verified["entries"] == 500 and verified["verified_per_cpu_s"] > 0
+    assert results["targets"]["verified_per_s"]["measured"] == verified["verified_per_s"] > 0
+    assert results["targets"]["records_shipped_per_cpu_s"]["measured"] > 0
+
     decisions = results["decisions"]
     assert decisions["candidates"] == 50 and decisions["in_sorts"]["sort"] == 1
     assert all(us > 0 for us in decisions["us"].values())
