@@ -78,9 +78,12 @@ app.add_typer(records.ledger_app, name="ledger")
 
 @app.command()
 def version(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Print the version."""
+    """Print the version. In JSON also which file of the native part is used here, or null."""
     if as_json:
-        put_json({"version": __version__})
+        from interlock.native.scan import native
+
+        found = native()
+        put_json({"version": __version__, "native": None if found is None else found.name})
     else:
         put(__version__)
 

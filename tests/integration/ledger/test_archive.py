@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from moto.s3.models import S3Backend
 from moto.server import ThreadedMotoServer
 
 from interlock.cli import ledger_archive
@@ -210,7 +212,17 @@ def test_an_archive_that_broke_off_is_visibly_none_and_is_finished_by_the_same_c
     assert len(archive.shelf.versions()) == total
 
 
-def test_a_process_that_is_killed_again_and_again_archives_once(archive: Archive, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_again_and_again_archives_once(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = S3Backend.put_object
+
+    def slowly(*args: Any, **how: Any) -> Any:
+        """So that no process is done before it is killed."""
+        time.sleep(0.1)
+        return put(*args, **how)
+
+    monkeypatch.setattr(S3Backend, "put_object", slowly)
     chance = random.Random(3)
     environment = {k: v for k, v in os.environ.items() if k.startswith("AWS_")}
     kills = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from interlock.cli.main import main
 from interlock.native import library
 from interlock.native.library import SWITCH, choose, load, processor_flags
 from interlock.native.scan import native
@@ -137,3 +139,15 @@ def test_a_machine_that_does_not_tell_its_flags_has_none(
 ) -> None:
     monkeypatch.setattr(library, "CPUINFO", tmp_path / "none")
     assert load({}, folder) is None
+
+
+def test_the_command_line_says_which_file_is_used(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given in ("", "0"):
+        native.cache_clear()
+        monkeypatch.setenv(SWITCH, given)
+        assert main(["version", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)["native"]
+        assert told == (None if given == "0" or not variants() else variants()[0].name)
+    native.cache_clear()
