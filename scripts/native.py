@@ -12,6 +12,7 @@ import importlib.metadata
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,17 +67,19 @@ def build(source: Path = SOURCE, only: str = "") -> bool:
     library = source / "lib"
     library.mkdir(exist_ok=True)
     (library / STAMP).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="interlock-native-") as scratch:
-        for name, (target, processor) in TARGETS.items():
-            if only in {"", name}:
-                _compile(source, Path(scratch), name, target, processor)
-                (Path(scratch) / f"{name}.so").replace(library / f"{name}.so")
+    names = [only] if only else list(TARGETS)
+    with tempfile.TemporaryDirectory(prefix="interlock-native-") as scratch, ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: _compile(source, Path(scratch) / name, name), names))
+        for name in names:
+            (Path(scratch) / name / f"{name}.so").replace(library / f"{name}.so")
     if not only:
         (library / STAMP).write_text(wanted(source, compiler))
     return True
 
 
-def _compile(source: Path, scratch: Path, name: str, target: str, processor: str) -> None:
+def _compile(source: Path, scratch: Path, name: str) -> None:
+    scratch.mkdir()
+    target, processor = TARGETS[name]
     command = [sys.executable, "-m", "ziglang", "build-lib", *OPTIONS, "-target", target, f"-mcpu={processor}"]
     command += [f"-femit-bin={scratch / name}.so", "--cache-dir", str(scratch), "--global-cache-dir", str(scratch)]
     ran = subprocess.run([*command, "native.zig"], cwd=source, capture_output=True, text=True, check=False)

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import platform
 import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from interlock.ledger.proof import entry, verify
 from interlock.native import library
 from interlock.native.scan import Native
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def build_script() -> ModuleType:
-    """scripts/native.py."""
-    spec = importlib.util.spec_from_file_location("scripts_native", ROOT / "scripts" / "native.py")
-    assert spec is not None and spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+from tests.scripts import script
 
 
 def expected() -> str:
     """Why there need be no native part here; "" where there must be one."""
     if sys.platform != "linux" or platform.machine() not in {each.machine for each in library.VARIANTS}:
         return f"there is no native part for {sys.platform} on {platform.machine()}"
-    return "" if build_script().compiler_version() else "the compiler is not installed (ziglang)"
+    return "" if script("native").compiler_version() else "the compiler is not installed (ziglang)"
 
 
 def variants() -> list[Native]:

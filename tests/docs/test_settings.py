@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from interlock.settings import Settings, load
+from tests.scripts import ROOT, script
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "settings.md"
-
-
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("settings_doc", ROOT / "scripts" / "settings_doc.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_page_is_what_the_metadata_says() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert _script().page(text) == text, "run scripts/settings_doc.py"
+    assert script("settings_doc").page(text) == text, "run scripts/settings_doc.py"
 
 
 def test_every_setting_has_a_row_with_its_variable() -> None:

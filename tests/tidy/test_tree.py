@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.scripts import ROOT, script
 
 
 @pytest.fixture(scope="module")
 def check_tree() -> ModuleType:
     """The script `scripts/check_tree.py` as a module."""
-    spec = importlib.util.spec_from_file_location("check_tree", ROOT / "scripts" / "check_tree.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("check_tree")
 
 
 def test_the_tree_is_in_order(check_tree: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

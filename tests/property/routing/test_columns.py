@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,10 +150,10 @@ def test_decisions_among_many_models_are_those_one_by_one(monkeypatch: pytest.Mo
     rng, others, at_once = random.Random(7), 0, 0
     real = table.chances_at_once
 
-    def counted(*given: object) -> list[int] | None:
+    def counted(*given: Any) -> list[int] | None:
         nonlocal at_once
         at_once += 1
-        return real(*given)  # type: ignore[arg-type]
+        return real(*given)
 
     for _ in range(40):
         offers = many(rng)
@@ -170,7 +171,7 @@ def test_decisions_among_many_models_are_those_one_by_one(monkeypatch: pytest.Mo
                 offer.source.id: LoadReading(0, rng.randrange(4), 300, rng.randrange(4), saturated=rng.random() < full)
                 for offer in offers
             }
-            more = {
+            more: dict[str, Any] = {
                 "estimates": rng.choice(published), "seed": rng.getrandbits(62),
                 "placement": Placement(4, 1250, 950, 2000),
                 "latencies": {offer.key: rng.randrange(MICRO) for offer in offers},
@@ -178,13 +179,13 @@ def test_decisions_among_many_models_are_those_one_by_one(monkeypatch: pytest.Mo
             target = Target("auto", mode=rng.choice(("eco", "balanced", "quality")))
             with monkeypatch.context() as patched:
                 patched.setattr(table, "chances_at_once", counted)
-                first = decide(asked, target, offers, readings, **more)  # type: ignore[arg-type]
-                likely = spread(asked, target, offers, readings, **more)  # type: ignore[arg-type]
+                first = decide(asked, target, offers, readings, **more)
+                likely = spread(asked, target, offers, readings, **more)
             with monkeypatch.context() as patched:
                 patched.setattr(facts, "MANY", 1000)
-                plain = decide(asked, target, twin, readings, **more)  # type: ignore[arg-type]
+                plain = decide(asked, target, twin, readings, **more)
                 assert slate_of(twin).table is None and slate_of(offers).table is not None
-                assert first == plain and likely == spread(asked, target, twin, readings, **more)  # type: ignore[arg-type]
+                assert first == plain and likely == spread(asked, target, twin, readings, **more)
             free = {offer.key for offer in offers if not saturated(offer, readings[offer.source.id])}
             assert len(likely) < 2 or free.issuperset(name for name, _ in likely)
             others += bool(first.best)
@@ -211,12 +212,12 @@ def test_placed_replicas_score_as_each_alone() -> None:
                     for n, offer in enumerate(offers)}  # fmt: skip
         latencies = {f"m{n}": rng.randrange(MICRO) for n in range(3)}
         asked = Features("chat", "auto", DataClass.internal, prompt_tokens_max=9, completion_tokens_max=9, affinity=5)
-        more = {
+        more: dict[str, Any] = {
             "latencies": {offer.key: latencies[offer.model.name] for offer in offers},
             "placement": Placement(4, 1250, 950, 2000),
         }
-        placed = decide(asked, Target("auto"), offers, readings, **more)  # type: ignore[arg-type]
+        placed = decide(asked, Target("auto"), offers, readings, **more)
         found = {c.offer: (c.score_micro, c.latency_micro) for c in placed.candidates}
         for offer in offers:
-            (alone,) = decide(asked, Target("auto"), (offer,), readings, **more).candidates  # type: ignore[arg-type]
+            (alone,) = decide(asked, Target("auto"), (offer,), readings, **more).candidates
             assert found[offer.key] == (alone.score_micro, alone.latency_micro)

@@ -14,7 +14,8 @@ from interlock.cli.main import main
 from interlock.native import library
 from interlock.native.library import SWITCH, choose, load, processor_flags
 from interlock.native.scan import native
-from tests.native import build_script, expected, variants
+from tests.native import expected, variants
+from tests.scripts import script
 
 SHA = next(each for each in library.VARIANTS if each.name == "linux-x86_64-sha").flags
 
@@ -23,7 +24,7 @@ def test_the_native_part_is_there_and_of_this_source() -> None:
     """Without this, a run of the tests could test the code in Python twice and the native part not at all."""
     if why := expected():
         pytest.skip(why)
-    assert build_script().is_current(), "make assets"
+    assert script("native").is_current(), "make assets"
     found = native()
     assert found is not None, f"is {SWITCH} set to 0?"
     assert found.name == variants()[0].name
@@ -36,12 +37,12 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
     name = variants()[0].name
     for file in library.FOLDER.parent.glob("*.zig"):
         shutil.copy(file, tmp_path)
-    assert build_script().build(tmp_path, name)
+    assert script("native").build(tmp_path, name)
     assert (tmp_path / "lib" / f"{name}.so").read_bytes() == (library.FOLDER / f"{name}.so").read_bytes()
 
 
 def test_each_variant_is_compiled() -> None:
-    assert {each.name for each in library.VARIANTS} == set(build_script().TARGETS)
+    assert {each.name for each in library.VARIANTS} == set(script("native").TARGETS)
 
 
 @pytest.mark.parametrize(
