@@ -29,6 +29,7 @@ A worker, the process that serves:
     links           its connections to sources
     link            its line to the node
     worked          what it did at sources that have a meter
+    columns         starts what decisions need for many models
 
 The node, its parent, which is off the path of calls:
 

@@ -23,6 +23,7 @@ from interlock import __version__
 from interlock.errors import ConfigError, InterlockError, LogError, SnapshotError, Unauthenticated
 from interlock.gateway.app import Gateway
 from interlock.gateway.canary_table import CanaryTable
+from interlock.gateway.columns import Columns, missing, start_columns
 from interlock.gateway.feedback import Feedbacks
 from interlock.gateway.garbage import collect_rarely
 from interlock.gateway.http.fallback import Fallback
@@ -143,6 +144,7 @@ class Worker:
         self._tls: ServerTls | None = None
         self._stopping = False
         self._recovery: asyncio.Task[None] | None = None
+        self._columns = Columns(loop, self._take, self._refuse)
         self._tracer: Tracer | None = None
         self._swept_ns = clock.mono_ns()
         self._lag_us = 0
@@ -167,6 +169,8 @@ class Worker:
         )
         self.record_log.on_failure(self._log_failed)
         self.view = self.snapshots.load(settings.principal_cache_max) or NO_SNAPSHOT
+        if missing(self.view):
+            start_columns()
         self.treasury = Treasury(
             self.record_log.epoch, settings, self.clock, lambda message: self.send(message), self._when_durable
         )
@@ -304,13 +308,11 @@ class Worker:
             view = self.snapshots.advance(self.view, message.file, self.settings.principal_cache_max)
             if view is None:
                 raise SnapshotError(f"{message.file} does not hold snapshot {message.version}")
+            if self._columns.must_wait(view, message):
+                return
             state = self._state(view, runtime.state)
         except (InterlockError, OSError, ValueError) as e:
-            self.metrics.snapshot_rejected.add()
-            log.error(
-                "snapshot rejected", extra={"version": message.version, "keeps": self.view.version, "why": str(e)}
-            )
-            self._tell(Rejected(message.version, self.view.version, str(e)))
+            self._refuse(message, str(e))
             return
         old = self.view
         if view is old:
@@ -326,6 +328,12 @@ class Worker:
         runtime.seats.recheck(state)
         self._retire_links(before, state)
         self._tell(Runs(view.version))
+
+    def _refuse(self, message: NewSnapshot, why: str) -> None:
+        assert self.view is not None  # noqa: S101 - snapshots are taken after start
+        self.metrics.snapshot_rejected.add()
+        log.error("snapshot rejected", extra={"version": message.version, "keeps": self.view.version, "why": why})
+        self._tell(Rejected(message.version, self.view.version, why))
 
     def _state(self, view: SnapshotView, before: State | None) -> State:
         by_id = {source.id: source for source in view.sources}

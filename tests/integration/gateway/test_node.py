@@ -49,7 +49,12 @@ class Case:
     """A running node over a fake database."""
 
     def __init__(
-        self, home: Path, workers: int = 2, compiler: Compiler | None = None, silent_ms_max: int = 30_000
+        self,
+        home: Path,
+        workers: int = 2,
+        compiler: Compiler | None = None,
+        silent_ms_max: int = 30_000,
+        worker_module: str = FAKE_WORKER,
     ) -> None:
         self.compiler = compiler or small()
         self.store = FakeStore(self.compiler)
@@ -68,7 +73,7 @@ class Case:
             store=self.store,
             watcher=lambda *_: self.watcher,
             ready=self.told.append,
-            worker_module=FAKE_WORKER,
+            worker_module=worker_module,
         )
 
     def pids(self) -> list[int]:
