@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from interlock.ledger.proof import entry, verify
+from interlock.ledger.proof import entry, parts
 from interlock.ledger.proof.checkpoint import Checkpoint
 from interlock.ledger.proof.coverage import SETTLED_START, Coverage, NodeSeen, OpenEpoch, SettledHead
 from interlock.ledger.proof.entry import encode_leaf
@@ -129,7 +129,7 @@ def lines(folder: Path) -> Iterator[bytes]:
 
 def without(check: Callable[[], None]) -> None:
     """`check` without the native part."""
-    with patch.object(entry, "native", lambda: None), patch.object(verify, "native", lambda: None):
+    with patch.object(entry, "native", lambda: None), patch.object(parts, "native", lambda: None):
         check()
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from interlock.ledger.proof import entry, verify
+from interlock.ledger.proof import entry, parts
 from interlock.native import library
 from interlock.native.scan import Native
 from tests.scripts import script
@@ -34,5 +34,5 @@ def variants() -> list[Native]:
 
 def use(patch: pytest.MonkeyPatch, native: Native | None) -> None:
     """Let entries be read by this one, or by none."""
-    for module in (entry, verify):
+    for module in (entry, parts):
         patch.setattr(module, "native", lambda: native)

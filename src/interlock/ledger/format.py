@@ -19,6 +19,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 import msgspec
+from isal.isal_zlib import crc32 as crc32_of_large
 
 from interlock.types.record import Record
 
@@ -26,6 +27,8 @@ MAGIC = b"ILOCKLOG"
 FORMAT = 1
 MARK = 0xFFFF_FFFF
 MARK_BYTES = b"\xff\xff\xff\xff"
+LARGE_BYTES = 512
+"""From so many bytes on ISA-L computes the same checksum in a fraction of the time; of few it takes longer."""
 BODY_BYTES_MAX = 1 << 30
 """A longer length field is damage, whatever the settings of the writer were."""
 
@@ -83,7 +86,12 @@ def decode_header(data: bytes) -> SegmentHeader:
 
 def frame(seq: int, body: bytes) -> bytes:
     """One frame. (The log's hot path does the same inline.)"""
-    return pack_head(len(body), crc32(body, crc32(pack_seq(seq))), seq) + body
+    return pack_head(len(body), checksum(seq, body), seq) + body
+
+
+def checksum(seq: int, body: bytes) -> int:
+    """What a frame's head says of the rest."""
+    return (crc32 if len(body) < LARGE_BYTES else crc32_of_large)(body, crc32(pack_seq(seq)))
 
 
 def mark(seq: int, salt: int) -> bytes:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import NoReturn
 from zlib import crc32
 
+from isal.isal_zlib import crc32 as crc32_of_large
+
 from interlock.errors import LogError
 from interlock.ledger.birth import begin_epoch, new_salt
 from interlock.ledger.disk import DiskBudget
@@ -28,6 +30,7 @@ from interlock.ledger.folder import CLOSED
 from interlock.ledger.format import (
     HEAD_BYTES,
     HEADER_BYTES,
+    LARGE_BYTES,
     SegmentHeader,
     encode,
     mark,
@@ -187,7 +190,8 @@ class RecordLog:
         elif kind is Outcome:
             self._open_calls -= 1
         seq = self._seq = self._seq + 1
-        self._parts += pack_head(size, crc32(body, crc32(pack_seq(seq))), seq), body
+        summed = (crc32 if size < LARGE_BYTES else crc32_of_large)(body, crc32(pack_seq(seq)))
+        self._parts += pack_head(size, summed, seq), body
         self._appended_total += size + HEAD_BYTES
         if not self._scheduled:
             self._scheduled = True

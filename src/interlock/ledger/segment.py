@@ -15,6 +15,7 @@ from interlock.ledger.format import (
     HEADER_BYTES,
     MARK,
     SegmentHeader,
+    checksum,
     decode_header,
     find_mark,
     pack_seq,
@@ -106,7 +107,7 @@ class SegmentReader:
                     self.stop = Stop(self.offset, False, f"a frame of {length} bytes is cut off")
                     return
             body = buffer[at + HEAD_BYTES : at + size]
-            if crc32(body, crc32(buffer[at + 8 : at + HEAD_BYTES])) != crc:
+            if checksum(seq, body) != crc:
                 self.stop = Stop(self.offset, False, "the checksum of a frame does not match")
                 return
             frame = Frame(seq, self.offset, body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 from interlock.errors import LogError
 from interlock.ledger.files import Files
-from interlock.ledger.folder import CLOSED, epoch_ms, is_epoch, segments, take_lock
+from interlock.ledger.folder import CLOSED, epoch_ms, is_epoch, segment_path, segments, take_lock
+from interlock.ledger.format import HEAD_BYTES, HEADER_BYTES, LARGE_BYTES, MARK, frame, unpack_head
 from interlock.ledger.reader import read_epoch
 from interlock.types.record import Chunk, EpochClose, EpochOpen, Outcome, Record
 
@@ -38,6 +40,31 @@ def test_an_epoch_opens_durable_and_closes_in_order(tmp_path: Path) -> None:
         assert got[1:-1] == sent
         assert isinstance(got[-1], EpochClose) and got[-1].last_seq == last
         assert (tmp_path / "log" / log.epoch / CLOSED).exists()
+
+    run(main)
+
+
+def test_the_checksum_of_a_frame_of_any_size_is_that_of_zlib(tmp_path: Path) -> None:
+    """Of large ones another library computes it."""
+    around = (0, 1, LARGE_BYTES - 100, LARGE_BYTES - 1, LARGE_BYTES, LARGE_BYTES + 1, 3 * LARGE_BYTES, 100_000)
+
+    async def main() -> None:
+        log = open_log(tmp_path)
+        for size in around:
+            log.append(outcome(1, body=b"x" * size))
+            log.append_chunk(1, 0, "y" * size, b"")
+        await written(log)
+        data = segment_path(tmp_path, log.epoch, 0).read_bytes()[HEADER_BYTES:]
+        sizes = []
+        while data:
+            length, told, seq = unpack_head(data, 0)
+            rest = data[8 : HEAD_BYTES + (0 if length == MARK else length)]
+            if length != MARK:
+                sizes.append(length)
+                assert told == zlib.crc32(rest) and frame(seq, rest[8:]) == data[: HEAD_BYTES + length]
+            data = data[8 + len(rest) :]
+        assert len(sizes) == 1 + 2 * len(around) and min(sizes) < LARGE_BYTES < max(sizes)
+        await log.close()
 
     run(main)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ import msgspec
 import pytest
 
 from interlock.errors import BadRequest
-from interlock.ledger.proof import verify
 from interlock.ledger.proof.coverage import Settled, SettledHead, settled_digest
-from interlock.ledger.proof.entry import Block, Rules, encode_leaf
+from interlock.ledger.proof.entry import encode_leaf
 from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.proof.folder import ExportWriter, Manifest
 from interlock.ledger.proof.note import sign_note
@@ -588,70 +586,3 @@ def test_settled_lines_are_written_one_way(tmp_path: Path) -> None:
     assert (line.epoch, line.state) == (E2, "recovered")
     assert E1 not in (made / "settled.jsonl").read_text()
     assert E3 in (made / "settled.jsonl").read_text()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda data: data[: data.rindex(b"\n", 0, -1) + 1],
-        lambda data: data[:-1] + b" ",
-        lambda data: data.replace(b"\n", b"\n\n", 1)[: len(data)],
-        lambda data: data.replace(b"}\n{", b"},{", 1) + b"\n",
-        lambda data: None,
-    ],
-    ids=["shorter", "no-line-end", "more-lines", "fewer-lines", "gone"],
-)
-def test_a_file_that_changes_before_a_worker_process_reads_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes | None]
-) -> None:
-    """The workers read the entries themselves: what was counted and what they read must be of the same file."""
-    made = grown().export(tmp_path / "out", start=1)
-    entries = made / "entries.jsonl"
-    before = entries.read_bytes()
-
-    def changed(path: str, part: Any, rules: Rules) -> Block | str:
-        data = change(before)
-        if data is None:
-            entries.unlink()
-        else:
-            entries.write_bytes(data)
-        return scan_part(path, part, rules)
-
-    scan_part = verify._scan_part
-    monkeypatch.setattr(verify, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
-    monkeypatch.setattr(verify, "_scan_part", lambda path, part, rules: scan_part(path, part, rules))
-    assert check(made, processes=2).verdict == "complete"
-    monkeypatch.setattr(verify, "_scan_part", changed)
-    report = check(made, processes=2)
-    assert report.verdict == "altered"
-    said = "is missing" if change(before) is None else "was changed while it was read"
-    assert f"entries.jsonl {said}" in report.problems  # the first process may still have been reading, and tells more
-
-
-def test_a_part_of_other_lines_than_were_counted_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same size, with one line more or fewer."""
-    asked: list[tuple[str, Any, Rules]] = []
-    scan_part = verify._scan_part
-
-    def noted(path: str, part: Any, rules: Rules) -> Block | str:
-        asked.append((path, part, rules))
-        return scan_part(path, part, rules)
-
-    monkeypatch.setattr(verify, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
-    monkeypatch.setattr(verify, "_scan_part", noted)
-    made = grown().export(tmp_path / "out", start=1)
-    assert check(made, processes=2).verdict == "complete"
-    path, part, rules = next(each for each in asked if each[1].count > 1)
-    assert isinstance(scan_part(path, part, rules), Block)
-    entries = made / "entries.jsonl"
-    before = entries.read_bytes()
-    inside = before.index(b"\n", part.offset)
-    entries.write_bytes(before[:inside] + b" " + before[inside + 1 :])
-    assert scan_part(path, part, rules) == "entries.jsonl was changed while it was read"
-
-
-def test_parts_end_where_a_root_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "PART_BYTES", 10)
-    blocks = [(7, 2, b"a\nb\n"), (9, 1, b"cc\n"), (10, 1, b"dddddddd\n"), (11, 1, b"e\n")]
-    found = [(each.index, each.offset, each.size, each.count) for each in verify._parts(iter(blocks), {9, 12})]
-    assert found == [(7, 0, 4, 2), (9, 4, 12, 2), (11, 16, 2, 1)]

@@ -10,19 +10,14 @@ import hashlib
 import re
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Set
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from interlock.errors import InterlockError
 from interlock.ledger.proof.checkpoint import Checkpoint
 from interlock.ledger.proof.contents import Contents
 from interlock.ledger.proof.coverage import SETTLED_START, Coverage, Settled, settled_digest
-from interlock.ledger.proof.entry import Block, Rules, scan
+from interlock.ledger.proof.entry import Rules
 from interlock.ledger.proof.epochs import Epochs
 from interlock.ledger.proof.errors import ProofError
 from interlock.ledger.proof.findings import Findings, Report, words
@@ -45,6 +40,7 @@ from interlock.ledger.proof.folder import (
     decode_json,
 )
 from interlock.ledger.proof.note import NOTE_BYTES_MAX, Verifier
+from interlock.ledger.proof.parts import Lines, count_lines, cut_lines, scanned, scanned_by
 from interlock.ledger.proof.pruned import Pruned, PrunedState
 from interlock.ledger.proof.pruned import parse as parse_pruned
 from interlock.ledger.proof.receipt import Signed
@@ -53,11 +49,8 @@ from interlock.ledger.proof.rotation import LINE_BYTES_MAX, ROTATIONS_MAX, Told,
 from interlock.ledger.proof.seen import Seen
 from interlock.ledger.proof.source import Missing, Source
 from interlock.ledger.proof.trust import Trust
-from interlock.native.scan import native
 
 Progress = Callable[[int, int], None]
-PART_BYTES = 2 << 20
-"""What a worker process is given at a time, about."""
 _NAME = re.compile(r"([0-9]{20}-[0-9]{20})\.(note|coverage\.json)")
 
 
@@ -83,8 +76,8 @@ def verify_export(
     `keys` are those the auditor trusts, from which changes of keys lead to others (see `trust`); without any,
     signatures are not checked and the report says so. `seen` are checkpoint notes kept from before: they must lie on
     this tree. `receipts` are held against it, and do not change the verdict on the export. `progress(done, total)`
-    counts entries. With `processes` above 1, entries are read by as many worker processes. Never raises for what
-    is in the folder; InterlockError when one of these is killed.
+    counts entries. With `processes` above 1, entries are read by as many processes, this one among them. Never raises
+    for what is in the folder; InterlockError when one of the others is killed.
     """
     findings, held = Findings(), Receipts(receipts)
     try:
@@ -379,10 +372,10 @@ class _Export:
         self._skip_pruned()
         blocks = self._blocks(sorted(sizes))
         if processes > 1:
-            scanned = _scanned_by(processes, self._path, blocks, sizes, rules)
+            read = scanned_by(processes, self._path, blocks, sizes, rules)
         else:
-            scanned = _scanned(blocks, rules)
-        for block in scanned:
+            read = scanned(blocks, rules)
+        for block in read:
             for index, problem in block.problems:
                 line = index - manifest.first + 1
                 findings.altered(f"{ENTRIES}:{line}: the entry at index {index} {problem}")
@@ -400,19 +393,19 @@ class _Export:
             found = self._range.size - manifest.first
             findings.altered(f"{ENTRIES}: has {found} entries, the manifest says {total}")
 
-    def _blocks(self, sizes: Sequence[int]) -> Iterator[_Lines]:
+    def _blocks(self, sizes: Sequence[int]) -> Iterator[Lines]:
         """The entries in blocks that end where a root must be compared."""
         index, end = self._manifest.first, self._manifest.end_size
         bounds = deque(size for size in [*sizes, end] if size > index)
         try:
             for chunk in self._source.chunks(ENTRIES):
-                rest, count = chunk, _count(chunk)
+                rest, count = chunk, count_lines(chunk)
                 while count:
                     if index >= end:
                         raise ProofError(f"has more entries than the {end - self._manifest.first} of the manifest")
                     take = min(bounds[0] - index, count)
-                    block, rest = (rest, b"") if take == count else _cut(rest, take)
-                    yield index, take, block
+                    block, rest = (rest, b"") if take == count else cut_lines(rest, take)
+                    yield Lines(index, take, block)
                     count -= take
                     index += take
                     while bounds and bounds[0] <= index:
@@ -434,97 +427,6 @@ class _Export:
                 pass
             self._findings.altered(f"{name}: is there, but the manifest says that the export has no payloads")
         return 0
-
-
-_Lines = tuple[int, int, bytes]
-"""Consecutive entries: the index of the first, how many, their lines."""
-
-
-@dataclass(slots=True)
-class _Part:
-    """Consecutive entries of `entries.jsonl`: the index of the first, where its line begins, how much follows."""
-
-    index: int
-    offset: int
-    size: int = 0
-    count: int = 0
-
-
-def _scanned(blocks: Iterator[_Lines], rules: Rules) -> Iterator[Block]:
-    """Scan blocks, in order, in this process."""
-    for index, _, data in blocks:
-        yield scan(index, data, rules)
-
-
-def _scanned_by(processes: int, path: Path, blocks: Iterator[_Lines], ends: Set[int], rules: Rules) -> Iterator[Block]:
-    """The same by worker processes, a few parts ahead. Each reads its parts itself: what is sent is where they lie.
-
-    INVARIANT: what a worker says is of the bytes that it read itself, and of as many entries as were counted here. A
-    file that is changed meanwhile is one that was changed. ProofError then.
-    """
-    ahead: deque[Future[Block | str]] = deque()
-    try:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            for part in _parts(blocks, ends):
-                ahead.append(pool.submit(_scan_part, str(path), part, rules))
-                if len(ahead) > 2 * processes:
-                    yield _block(ahead.popleft().result())
-            while ahead:
-                yield _block(ahead.popleft().result())
-    except BrokenProcessPool:
-        raise InterlockError("A process that reads the export was killed; try again with one process.") from None
-
-
-def _parts(blocks: Iterator[_Lines], ends: Set[int]) -> Iterator[_Part]:
-    """Blocks joined to parts of about `PART_BYTES`, each of which ends with a block, at the latest at one of `ends`."""
-    part = _Part(0, 0)
-    for index, count, data in blocks:
-        if not part.count:
-            part = _Part(index, part.offset + part.size)
-        part.size += len(data)
-        part.count += count
-        if part.size >= PART_BYTES or part.index + part.count in ends:
-            yield part
-            part = _Part(0, part.offset + part.size)
-    if part.count:
-        yield part
-
-
-def _scan_part(path: str, part: _Part, rules: Rules) -> Block | str:
-    """In a worker process: the part, or what is wrong with the file as a whole."""
-    try:
-        with Source(Path(path)) as source:
-            data = source.read_at(part.offset, part.size, ENTRIES)
-    except ProofError as error:
-        return str(error)
-    if data.endswith(b"\n"):
-        block = scan(part.index, data, rules)
-        if sum(1 << level for level, _ in block.roots) == part.count:
-            return block
-    return f"{ENTRIES} was changed while it was read"
-
-
-def _block(result: Block | str) -> Block:
-    if isinstance(result, str):
-        raise ProofError(result)
-    return result
-
-
-def _count(lines: bytes) -> int:
-    """How many lines. `bytes.count` looks at each byte alone, which takes three times as long for lines of entries."""
-    fast = native()
-    if fast is not None:
-        return fast.lines(lines)
-    count, end = 0, -1
-    while (end := lines.find(b"\n", end + 1)) >= 0:
-        count += 1
-    return count
-
-
-def _cut(data: bytes, lines: int) -> tuple[bytes, bytes]:
-    """The first lines, and the rest, which is not empty."""
-    rest = data.split(b"\n", lines)[lines]
-    return data[: -len(rest)], rest
 
 
 def _text(note: bytes) -> str:
