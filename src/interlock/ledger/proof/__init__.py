@@ -18,6 +18,7 @@ than its signer lives. Read the files in this order:
     written       an export as the admin API sends it becomes such a folder
     readme        the page for people that lies in each export
     source        read an export folder that may be hostile
+    parts         entries scanned by several processes, in order
     findings      what the verifier found, and the verdict that follows
     trust         which keys may have signed what, from those that the auditor trusts
     epochs        what the coverage said so far, held against the entries and against itself
