@@ -2,10 +2,11 @@
 
     .venv/bin/python -m bench.decide [ROUNDS]
 
-Prints JSON. Microseconds of CPU (user and system, this process alone), the median over rounds; in every round all
-figures are taken one after the other, beside `sort`: the same 50 offers sorted by the load of their engines, the least
-that a router could do. Garbage is collected as in a worker. `in_sorts` is the median of each round's ratio to that, so
-that a slow minute of the machine falls on both.
+Prints JSON. Microseconds of CPU (user and system, this process alone), the median over rounds, and over those that
+nobody disturbed (`bench.quiet`), for which they are half a second apart. In every round all figures are taken one after
+the other, beside `sort`: the same 50 offers sorted by the load of their engines, the least that a router could do.
+Garbage is collected as in a worker. `in_sorts` is the median of each round's ratio to that, so that a slow minute of a
+machine falls on both.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from bench.quiet import undisturbed
 from interlock.gateway.garbage import collect_rarely
 from interlock.learning.prompt import read
 from interlock.learning.published import Expectations, Reader
@@ -38,7 +40,8 @@ MODELS, REPLICAS = 10, 5
 BOUNDS = Placement(4, 1250, 950, 2000)
 """As the settings have it."""
 OUTCOMES = 1500
-ROUNDS = 15
+ROUNDS = 40
+PAUSE_S = 0.5
 CALLS = 40
 SLOTS_USED = 64
 """Conversations that placed decisions are about."""
@@ -167,7 +170,7 @@ def scenes(rng: np.random.Generator) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(rounds: int = ROUNDS) -> dict[str, object]:
+def measure(rounds: int = ROUNDS, pause_s: float = PAUSE_S) -> dict[str, object]:
     """All figures."""
     what = scenes(np.random.default_rng(1))
     took: dict[str, list[float]] = {name: [] for name in what}
@@ -176,6 +179,7 @@ def measure(rounds: int = ROUNDS) -> dict[str, object]:
             do()
     collect_rarely()
     for _ in range(rounds):
+        time.sleep(pause_s)
         for name, do in what.items():
             begin = time.process_time_ns()
             for _ in range(CALLS):
@@ -184,7 +188,7 @@ def measure(rounds: int = ROUNDS) -> dict[str, object]:
     return {
         "candidates": CANDIDATES,
         "us": {name: round(statistics.median(each), 1) for name, each in took.items()},
-        "us_least": {name: round(min(each), 1) for name, each in took.items()},
+        "us_undisturbed": {name: round(undisturbed(each), 1) for name, each in took.items()},
         "in_sorts": {
             name: round(statistics.median(a / b for a, b in zip(each, took["sort"], strict=True)), 2)
             for name, each in took.items()

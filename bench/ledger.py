@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from bench.quiet import undisturbed
 from interlock.control.main import ledger_signer
 from interlock.control.secrets import ensure_ledger_keys
 from interlock.control.sequencer import Sequencer
@@ -45,7 +46,7 @@ from interlock.types.usage import Cost, Usage
 RECORDS_PER_CALL = 3
 PROMPT_BYTES = 1024
 TURNS = (1, 10, 40)
-ROUNDS = 10
+ROUNDS = 20
 TENANT = "ten_bench"
 
 
@@ -106,7 +107,7 @@ class Bench:
         self.sequencer = Sequencer(self.store, self.settings, SystemClock(), [self.signer])
 
     def rates(self, calls: int) -> dict[str, float]:
-        """Records a second of CPU shipped, and entries sequenced: the median of the rounds, and the most of one."""
+        """Records a second of CPU shipped, and entries sequenced: the median of the rounds, and of the undisturbed."""
         prompt = os.urandom(PROMPT_BYTES // 2).hex()
         each, shipping_s, sequencing_s = max(calls // ROUNDS, 1), [], []
         collect_rarely()  # as the shipper's process does
@@ -122,9 +123,9 @@ class Bench:
         shipped_s, sequenced_s = statistics.median(shipping_s), statistics.median(sequencing_s)
         return {
             "records_shipped_per_cpu_s": round(RECORDS_PER_CALL / shipped_s),
-            "records_shipped_per_cpu_s_most": round(RECORDS_PER_CALL / min(shipping_s)),
+            "records_shipped_per_cpu_s_undisturbed": round(RECORDS_PER_CALL / undisturbed(shipping_s)),
             "entries_sequenced_per_cpu_s": round(1 / sequenced_s),
-            "entries_sequenced_per_cpu_s_most": round(1 / min(sequencing_s)),
+            "entries_sequenced_per_cpu_s_undisturbed": round(1 / undisturbed(sequencing_s)),
             "ship_cpu_us_per_call": round(shipped_s * 1e6, 1),
             "sequence_cpu_us_per_call": round(sequenced_s * 1e6, 1),
         }

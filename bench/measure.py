@@ -40,12 +40,12 @@ class Plan:
     ledger_calls: int = 20_000
     verify_entries: int = 1_000_000
     search_entries: int = 1_000_000
-    decide_rounds: int = 15
+    decide_rounds: int = 40
 
 
 QUICK = Plan(
     rounds=4, requests=4_000, events=40, latency_seconds=2.0, latency_rounds=1, memory_requests=20_000, many_events=20,
-    starts=3, ledger_calls=3_000, verify_entries=200_000, search_entries=100_000, decide_rounds=7,
+    starts=3, ledger_calls=3_000, verify_entries=200_000, search_entries=100_000, decide_rounds=12,
 )  # fmt: skip
 
 SMOKE = Plan(

@@ -103,13 +103,13 @@ class EpochBook:
         if self._ended:
             return
         try:
-            for place in self._reader.frames():
-                seq, offset, body = place.frame
+            for frame in self._reader.frames():
+                seq, offset, body = frame.seq, frame.offset, frame.body
                 if seq != self.last_seq + 1:
                     self.problems.append(f"epoch {self.epoch}: record {seq} follows {self.last_seq}")
                 self.last_seq = seq
                 self.records += 1
-                self._take(decode(body), (place.segment, offset + HEAD_BYTES + len(body)))
+                self._take(decode(body), (frame.segment, offset + HEAD_BYTES + len(body)))
             if over:
                 self._reader.end()
                 self.torn_bytes = self._reader.torn_bytes

@@ -17,13 +17,14 @@ from psycopg import Connection
 
 from interlock.errors import Conflict, LogCorrupt
 from interlock.ledger.entry import Draft, call_entry, encode_leaf, energy_entry, subject_of
-from interlock.ledger.epoch import EpochReader, Place
+from interlock.ledger.epoch import EpochReader
 from interlock.ledger.feedback import content_of, feedback_entry
 from interlock.ledger.files import Files
 from interlock.ledger.fold import EpochFold, FindCall, Folded, Unreadable
 from interlock.ledger.folder import CLOSED, RECOVERED, segment_path, segments
 from interlock.ledger.reader import CallRecords, interrupted_of
 from interlock.ledger.recovery import make_durable
+from interlock.ledger.segment import Frame
 from interlock.settings import Settings
 from interlock.storage import shipping
 from interlock.storage.ledger_keys import Held, LedgerKeys
@@ -131,19 +132,19 @@ class EpochShipper:
 
     def _read(self, conn: Connection[Any], batch: _Batch, over: bool) -> tuple[int, bool]:
         """Fill a batch: (sequence number of the last record in it, whether the end of the log was reached)."""
-        seq = self.shipped_seq
+        seq = shipped = self.shipped_seq
+        entries_max, bytes_max = self._settings.ledger_batch_entries, self._settings.ledger_batch_bytes
         while True:
             try:
-                for place in self._reader.frames():
-                    self._segment = place.segment
-                    new = place.frame.seq > self.shipped_seq
-                    self._take(conn, place, batch if new else None)
-                    if new:
-                        seq = place.frame.seq
-                    if (
-                        len(batch.entries) >= self._settings.ledger_batch_entries
-                        or batch.bytes >= self._settings.ledger_batch_bytes
-                    ):
+                for frame in self._reader.frames():
+                    self._segment = frame.segment
+                    if frame.seq <= shipped:
+                        self._take(conn, frame, None)
+                        continue
+                    seq = frame.seq
+                    if not self._take(conn, frame, batch):
+                        continue
+                    if len(batch.entries) >= entries_max or batch.bytes >= bytes_max:
                         return seq, False
                 if over:
                     self._reader.end()
@@ -153,19 +154,20 @@ class EpochShipper:
                 if not self._reader.salvage():
                     return seq, True
 
-    def _take(self, conn: Connection[Any], place: Place, batch: _Batch | None) -> None:
-        """Fold one record; `batch` None: it is shipped already."""
+    def _take(self, conn: Connection[Any], frame: Frame, batch: _Batch | None) -> bool:
+        """Fold one record; `batch` None: it is shipped already. Whether it completed anything."""
         try:
-            completed = self._fold.feed(place)
+            completed = self._fold.feed(frame)
         except Unreadable as e:
-            self._damage(f"record {place.frame.seq} of epoch {self.epoch} is {e}")
-            return
+            self._damage(f"record {frame.seq} of epoch {self.epoch} is {e}")
+            return False
         if completed is None:
-            return
+            return False
         at_ns, folded = completed
         self._remember(folded)
         if batch is not None:
             self._put(conn, at_ns, folded, batch)
+        return True
 
     def _put(self, conn: Connection[Any], at_ns: int, folded: Folded, batch: _Batch) -> None:
         draft = self._draft(conn, at_ns, folded)
@@ -178,8 +180,9 @@ class EpochShipper:
             return
         use = draft.tenant_id, draft.subject
         data_class, day = draft.leaf["what"]["data_class"], draft.at_ns // NS_PER_DAY
-        batch.contents.add(*use, [each[:2] for each in draft.contents], data_class, day)
-        batch.lists.add(*use, [each[:3] for each in draft.lists], data_class, day)
+        batch.contents.add(*use, draft.contents, data_class, day)
+        if draft.lists:
+            batch.lists.add(*use, draft.lists, data_class, day)
         batch.bytes += sum([len(each.data) for each in draft.contents])
 
     def _put_interrupted(self, conn: Connection[Any], batch: _Batch) -> None:

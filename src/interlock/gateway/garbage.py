@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-THRESHOLD = (20_000, 20, 50)
+THRESHOLD = (50_000, 20, 50)
 """Calls leave no reference cycles behind, so collecting often only costs; rarely still catches what does."""
 
 

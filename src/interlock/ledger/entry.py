@@ -14,7 +14,7 @@ import msgspec
 from interlock.ledger.charges import energy_of, interrupted, usage_of
 from interlock.ledger.reader import CallRecords
 from interlock.ledger.vault import ListNode, Sealed, SubjectKey
-from interlock.types.identity import Recording
+from interlock.types.identity import Recording, Workload
 from interlock.types.record import Attempt, EnergyMeasured, Intent, Outcome, Refusal, Work, request_id
 from interlock.types.slo import NOT_KNOWN, VERDICTS, Foreseen, altogether, measured, tighter
 from interlock.types.usage import Cost, Energy, Usage
@@ -28,6 +28,7 @@ PROMPT_FIELDS = ("messages", "prompt", "input")
 LARGE_FIELDS = ("tools", "response_format", "system")
 """Fields of a request that are long and repeat from call to call: contents of their own."""
 _RECORDINGS = {int(each): each.name for each in Recording}
+_WORKLOADS = {each: each.name for each in Workload}
 
 
 class Draft(NamedTuple):
@@ -89,7 +90,7 @@ def call_entry(call: CallRecords, at_ns: int, key: SubjectKey | None) -> Draft:
             "class": intent.request_class,
             "dialect": intent.dialect,
             "recording": recording_name(intent.recording),
-            "workload": intent.features.workload.name,
+            "workload": _WORKLOADS[intent.features.workload],
         },
         "decided": {
             "snapshot": intent.snapshot_version,

@@ -10,18 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from interlock.errors import LogCorrupt
 from interlock.ledger.folder import first_segment, segment_path, segments
 from interlock.ledger.segment import Frame, SegmentReader
-
-
-class Place(NamedTuple):
-    """A frame with the index of its segment."""
-
-    segment: int
-    frame: Frame
 
 
 class EpochReader:
@@ -52,7 +44,7 @@ class EpochReader:
             self._segment.close()
             self._segment = None
 
-    def frames(self) -> Iterator[Place]:
+    def frames(self) -> Iterator[Frame]:
         """All whole frames from where the last pass stopped up to what is written now.
 
         Raises LogCorrupt for damage that has a successor; call `end` for the rest.
@@ -117,10 +109,8 @@ class EpochReader:
         self.close()
         self._index += 1
 
-    def _pass(self, segment: SegmentReader) -> Iterator[Place]:
-        index = self._index
-        for frame in segment.frames():
-            yield Place(index, frame)
+    def _pass(self, segment: SegmentReader) -> Iterator[Frame]:
+        yield from segment.frames()
         if segment.header is not None:
             self.last_seq = segment.last_seq
 

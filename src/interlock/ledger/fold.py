@@ -7,12 +7,13 @@ shipper that begins again finds what it has shipped before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from interlock.ledger.epoch import Place
-from interlock.ledger.format import decode, record_call, record_kind
+import msgspec
+
+from interlock.ledger.format import decode_record, not_known, record_call, record_kind
 from interlock.ledger.reader import CallRecords
+from interlock.ledger.segment import Frame
 from interlock.types.record import (
     Alive,
     Attempt,
@@ -96,15 +97,15 @@ class EpochFold:
         """Where reading must begin again to meet all records of the open calls. `segment`: where it stands now."""
         return min((call.segment for call in self._open.values()), default=segment)
 
-    def feed(self, place: Place) -> tuple[int, Folded] | None:
+    def feed(self, frame: Frame) -> tuple[int, Folded] | None:
         """(admission instant, what was completed by this record), if anything was.
 
         Raises Unreadable.
         """
-        body = place.frame.body
+        body = frame.body
         kind = record_kind(body)
         if kind in _OF_A_CALL:
-            self._keep(record_call(body), kind, body, place.segment)
+            self._keep(record_call(body), kind, body, frame.segment)
             return None
         record = _decode(body)
         if isinstance(record, Outcome):
@@ -172,27 +173,42 @@ class EpochFold:
 
 def _decode(body: bytes) -> Record:
     try:
-        return decode(body)
-    except ValueError as e:
-        raise Unreadable(str(e)) from None
+        return decode_record(body)
+    except msgspec.MsgspecError as e:
+        raise Unreadable(not_known(e)) from None
 
 
-def records_of(epoch: str, call: int, records: list[Record]) -> CallRecords:
-    """The records of one call, sorted by kind."""
-    of: dict[type[Record], list[Any]] = {kind: [] for kind in (Intent, Attempt, AttemptEnd, Chunk, StepEnd, Outcome)}
+def records_of(epoch: str, call: int, records: Iterable[Record]) -> CallRecords:
+    """The records of one call, sorted by kind. Of several intents or outcomes the first one counts."""
+    intent: Intent | None = None
+    outcome: Outcome | None = None
+    attempts: list[Attempt] = []
+    ends: list[AttemptEnd] = []
+    chunks: list[Chunk] = []
+    steps: list[StepEnd] = []
     for record in records:
-        if (same := of.get(type(record))) is not None:
-            same.append(record)
+        if type(record) is Chunk:
+            chunks.append(record)
+        elif type(record) is Attempt:
+            attempts.append(record)
+        elif type(record) is Intent:
+            intent = intent or record
+        elif type(record) is Outcome:
+            outcome = outcome or record
+        elif type(record) is AttemptEnd:
+            ends.append(record)
+        elif type(record) is StepEnd:
+            steps.append(record)
     return CallRecords(
         epoch,
         call,
         (),
-        intent=next(iter(of[Intent]), None),
-        attempts=tuple(of[Attempt]),
-        attempt_ends=tuple(of[AttemptEnd]),
-        chunks=tuple(of[Chunk]),
-        outcome=next(iter(of[Outcome]), None),
-        step_ends=tuple(of[StepEnd]),
+        intent=intent,
+        attempts=tuple(attempts),
+        attempt_ends=tuple(ends),
+        chunks=tuple(chunks),
+        outcome=outcome,
+        step_ends=tuple(steps),
     )
 
 

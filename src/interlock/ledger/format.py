@@ -45,6 +45,8 @@ pack_seq = _SEQ.pack
 
 encode = msgspec.msgpack.Encoder().encode
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+decode_record = _decoder.decode
+"""`decode`, but for its errors, which are msgspec's."""
 
 
 class SegmentHeader(NamedTuple):
@@ -102,9 +104,14 @@ def mark(seq: int, salt: int) -> bytes:
 def decode(body: bytes) -> Record:
     """The record of a frame's body. Raises ValueError when it is none that this version knows."""
     try:
-        return _decoder.decode(body)
+        return decode_record(body)
     except msgspec.MsgspecError as e:
-        raise ValueError(f"not a record that this version knows: {e}") from None
+        raise ValueError(not_known(e)) from None
+
+
+def not_known(error: msgspec.MsgspecError) -> str:
+    """What is wrong with a body that `decode_record` does not take."""
+    return f"not a record that this version knows: {error}"
 
 
 def record_kind(body: bytes) -> int:

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import msgspec
 
 from interlock.errors import LogCorrupt
-from interlock.ledger.epoch import EpochReader, Place
+from interlock.ledger.epoch import EpochReader
 from interlock.ledger.folder import CLOSED, RECOVERED, epoch_ms, epochs, is_epoch, recovering_in, segment_path, segments
 from interlock.ledger.format import call_prefix, decode, encode, record_call, record_kind
+from interlock.ledger.segment import Frame
 from interlock.types.record import (
     Alive,
     Attempt,
@@ -85,18 +86,18 @@ class CallRecords(msgspec.Struct, frozen=True):
 def read_segment(folder: Path, epoch: str, segment: int) -> Iterator[Stored]:
     """Whole records of one segment. A torn tail ends it, if it is the last one. Raises LogCorrupt."""
     with EpochReader(folder, epoch, from_segment=segment) as reader:
-        for place in reader.frames():
-            if place.segment != segment:
+        for frame in reader.frames():
+            if frame.segment != segment:
                 return
-            yield _stored(epoch, place)
+            yield _stored(epoch, frame)
         reader.end()
 
 
 def read_epoch(folder: Path, epoch: str, *, from_segment: int = 0) -> Iterator[Stored]:
     """Whole records of an epoch, up to what is written now. A torn tail ends it. Raises LogCorrupt with the place."""
     with EpochReader(folder, epoch, from_segment=from_segment) as reader:
-        for place in reader.frames():
-            yield _stored(epoch, place)
+        for frame in reader.frames():
+            yield _stored(epoch, frame)
         reader.end()
 
 
@@ -181,8 +182,8 @@ class _EpochTail:
         """What was written since the last pass; `last`: there will be no other."""
         over = last or self._over()
         try:
-            for place in self._reader.frames():
-                stored = _stored(self.epoch, place)
+            for frame in self._reader.frames():
+                stored = _stored(self.epoch, frame)
                 self._see(stored.record)
                 yield Tailed(self.epoch, stored, self._wall_ns)
             if over:
@@ -242,14 +243,13 @@ def _push(heads: list[tuple[int, str, Tailed, Iterator[Tailed]]], records: Itera
         return
 
 
-def _stored(epoch: str, place: Place) -> Stored:
-    seq, offset, body = place.frame
+def _stored(epoch: str, frame: Frame) -> Stored:
     try:
-        return Stored(seq, decode(body), place.segment, offset)
+        return Stored(frame.seq, decode(frame.body), frame.segment, frame.offset)
     except ValueError as e:
         raise LogCorrupt(
-            f"Record {seq} of epoch {epoch} (segment {place.segment}, offset {offset}) is {e}.",
-            param=f"{place.segment}:{offset}",
+            f"Record {frame.seq} of epoch {epoch} (segment {frame.segment}, offset {frame.offset}) is {e}.",
+            param=f"{frame.segment}:{frame.offset}",
         ) from None
 
 
@@ -258,10 +258,10 @@ def _call_from(folder: Path, epoch: str, call: int, segment: int) -> list[Stored
     wanted = encode(call)
     found = []
     with EpochReader(folder, epoch, from_segment=segment) as reader:
-        for place in reader.frames():
-            body = place.frame.body
+        for frame in reader.frames():
+            body = frame.body
             if call_prefix(body).startswith(wanted) and record_kind(body) in CALL_KINDS:
-                stored = _stored(epoch, place)
+                stored = _stored(epoch, frame)
                 found.append(stored)
                 if isinstance(stored.record, (Outcome, Refusal)):
                     return found
@@ -285,11 +285,11 @@ def _likely_segment(folder: Path, epoch: str, call: int) -> int:
 
 def _first_call(folder: Path, epoch: str, segment: int) -> int | None:
     with EpochReader(folder, epoch, from_segment=segment) as reader:
-        for place in reader.frames():
-            if place.segment != segment:
+        for frame in reader.frames():
+            if frame.segment != segment:
                 return None
-            if record_kind(place.frame.body) in (2, 3):
-                return record_call(place.frame.body)
+            if record_kind(frame.body) in (2, 3):
+                return record_call(frame.body)
     return None
 
 

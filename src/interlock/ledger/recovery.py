@@ -138,9 +138,9 @@ def scan_epoch(folder: Path, epoch: str) -> EpochScan:
     with EpochReader(folder, epoch) as reader:
         while True:
             try:
-                for place in reader.frames():
-                    scan.last_seq = place.frame.seq
-                    scan.closed = _see(bodies, place.frame.body) == _CLOSE
+                for frame in reader.frames():
+                    scan.last_seq = frame.seq
+                    scan.closed = _see(bodies, frame.body) == _CLOSE
                 reader.end()
                 break
             except LogCorrupt as e:
@@ -238,10 +238,10 @@ def _find_written(folder: Path, other: str, takeover: _Takeover, files: Files) -
     """What epoch `other` wrote of this one before it died."""
     make_durable(folder, other, files)
     with EpochReader(folder, other) as reader:
-        for place in reader.frames():
-            if record_kind(place.frame.body) not in (9, 10):
+        for frame in reader.frames():
+            if record_kind(frame.body) not in (9, 10):
                 continue
-            record = decode(place.frame.body)
+            record = decode(frame.body)
             if isinstance(record, Interrupted) and record.epoch == takeover.scan.epoch:
                 takeover.written[record.call] = record
             elif isinstance(record, EpochRecovered) and record.epoch == takeover.scan.epoch:

@@ -147,7 +147,7 @@ class SealedLately:
 class SubjectKey:
     """What seals and opens the contents of one subject. `lately`: contents that need not be sealed again."""
 
-    __slots__ = ("_aead", "_id_key", "_lately", "_lately_mark", "_mark_key", "_salt", "_salt_of_text")
+    __slots__ = ("_aead", "_id_key", "_lately", "_lately_begun", "_mark_key", "_salt", "_salt_of_text")
 
     def __init__(self, key: bytes, lately: SealedLately | None = None) -> None:
         if len(key) != KEY_BYTES:
@@ -158,7 +158,7 @@ class SubjectKey:
         self._salt = _mac_of(_mac(key, b"interlock content salt of a form"))
         self._salt_of_text = _mac_of(_mac(key, b"interlock content salt"))
         self._lately = lately
-        self._lately_mark = _mac_of(_mac(key, b"interlock content sealed lately"))
+        self._lately_begun = hashlib.sha256(_mac(key, b"interlock content sealed lately").ljust(64, b"\x00")).copy
 
     def seal(self, plain: bytes, *, repeats: bool = True) -> Sealed:
         """Encrypt a content. The same bytes give the same result, as long as they are compressed in the same way.
@@ -167,7 +167,9 @@ class SubjectKey:
         """
         if self._lately is None or not repeats:
             return self._seal(plain)
-        mark = self._lately_mark(plain)
+        begun = self._lately_begun()  # hashed behind a secret: enough where nobody else ever sees the result
+        begun.update(plain)
+        mark = begun.digest()
         sealed = self._lately.get(mark)
         if sealed is None:
             sealed = self._seal(plain)

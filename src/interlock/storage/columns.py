@@ -89,7 +89,8 @@ def _numbers(type_: int, values: Sequence[int | None], element: Callable[[int], 
 
 def _repeating(type_: int, values: Sequence[T | None], element: Callable[[T], bytes]) -> Column:
     made = {value: _NULL if value is None else element(value) for value in set(values)}
-    return _column(type_, len(values), None in made, map(made.__getitem__, values))
+    each = map(made.__getitem__, values) if len(made) > 1 else list(made.values()) * len(values)
+    return _column(type_, len(values), None in made, each)
 
 
 def _text(value: str) -> bytes:

@@ -72,10 +72,10 @@ class Uses:
     __slots__ = ("_of",)
 
     def __init__(self) -> None:
-        self._of: dict[tuple[str, str], dict[bytes, tuple[tuple[bytes, ...], Days]]] = {}
+        self._of: dict[tuple[str, str], dict[bytes, tuple[tuple[Any, ...], Days]]] = {}
 
-    def add(self, tenant_id: str, subject: str, items: Iterable[tuple[bytes, ...]], data_class: int, day: int) -> None:
-        """What a call of a subject uses. An item is (id, data) of a content, (id, previous, item) of a list."""
+    def add(self, tenant_id: str, subject: str, items: Iterable[tuple[Any, ...]], data_class: int, day: int) -> None:
+        """What a call of a subject uses: items beginning with (id, data) of contents, (id, previous, item) of lists."""
         known = self._of.setdefault((tenant_id, subject), {})
         days = _days(data_class, day)
         for item in items:
@@ -90,11 +90,11 @@ class Uses:
         """(tenant, subject) of all that is used."""
         return self._of.keys()
 
-    def rows(self) -> list[tuple[Any, ...]]:
-        """(tenant, subject, *item, *days), in the order of the key: two shippers that bring the same contents must not
-        wait for each other."""
+    def rows(self, fields: int) -> list[tuple[Any, ...]]:
+        """(tenant, subject, *the first `fields` of the item, *days), in the order of the key: two shippers that bring
+        the same contents must not wait for each other."""
         return [
-            (*name, *item, *days)
+            (*name, *item[:fields], *days)
             for name, known in sorted(self._of.items(), key=itemgetter(0))
             for _, (item, days) in sorted(known.items(), key=itemgetter(0))
         ]
@@ -257,13 +257,13 @@ def keep_key(conn: Connection[Any], tenant_id: str, subject: str, wrapped: bytes
 
 
 def _contents(conn: Connection[Any], contents: Uses) -> None:
-    rows = contents.rows()
+    rows = contents.rows(2)
     if rows and (known := _insert(conn, _INSERT_CONTENTS, rows, _CONTENT)):
         conn.execute(_RAISE["ledger_contents"], columns([(*row[:3], *row[4:]) for row in known], *_USED))
 
 
 def _lists(conn: Connection[Any], lists: Uses) -> None:
-    rows = lists.rows()
+    rows = lists.rows(3)
     if rows and (known := _insert(conn, _INSERT_LISTS, rows, _LIST)):
         conn.execute(_RAISE["ledger_lists"], columns([(*row[:3], *row[5:]) for row in known], *_USED))
 
@@ -275,25 +275,29 @@ def _insert(
 
     INVARIANT: an id belongs to one subject, because it is made under the subject's key.
     """
-    new = {id_ for (id_,) in conn.execute(statement, columns(rows, *kinds), binary=True)}
-    return [row for row in rows if row[2] not in new]
+    given = {str(number): column for number, column in enumerate(columns(rows, *kinds))}
+    known = {id_ for (id_,) in conn.execute(statement, given, binary=True)}
+    return [row for row in rows if row[2] in known] if known else []
 
 
 _DAYS = (integers,) * 4
 _USED = (texts, texts, bytestrings, *_DAYS)
 _CONTENT = (texts, texts, bytestrings, bytestrings, *_DAYS)
 _LIST = (texts, texts, bytestrings, bytestrings, bytestrings, *_DAYS)
+# What they give is what was there before, which mostly is little.
 _INSERT_CONTENTS = (
-    "INSERT INTO interlock.ledger_contents"
+    "WITH new AS (INSERT INTO interlock.ledger_contents"
     " (tenant_id, subject, id, data, public_day, internal_day, confidential_day, restricted_day)"
-    " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::bytea[],"
-    " %b::integer[], %b::integer[], %b::integer[], %b::integer[]) ON CONFLICT DO NOTHING RETURNING id"
+    " SELECT * FROM unnest(%(0)b::text[], %(1)b::text[], %(2)b::bytea[], %(3)b::bytea[],"
+    " %(4)b::integer[], %(5)b::integer[], %(6)b::integer[], %(7)b::integer[]) ON CONFLICT DO NOTHING RETURNING id)"
+    " SELECT id FROM unnest(%(2)b::bytea[]) AS given (id) WHERE id NOT IN (SELECT id FROM new)"
 )
 _INSERT_LISTS = (
-    "INSERT INTO interlock.ledger_lists"
+    "WITH new AS (INSERT INTO interlock.ledger_lists"
     " (tenant_id, subject, id, previous, item, public_day, internal_day, confidential_day, restricted_day)"
-    " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::bytea[], %b::bytea[],"
-    " %b::integer[], %b::integer[], %b::integer[], %b::integer[]) ON CONFLICT DO NOTHING RETURNING id"
+    " SELECT * FROM unnest(%(0)b::text[], %(1)b::text[], %(2)b::bytea[], %(3)b::bytea[], %(4)b::bytea[],"
+    " %(5)b::integer[], %(6)b::integer[], %(7)b::integer[], %(8)b::integer[]) ON CONFLICT DO NOTHING RETURNING id)"
+    " SELECT id FROM unnest(%(2)b::bytea[]) AS given (id) WHERE id NOT IN (SELECT id FROM new)"
 )
 _RAISE = {
     name: sql.SQL(

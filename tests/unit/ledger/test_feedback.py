@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from interlock.ledger.entry import encode_leaf
-from interlock.ledger.epoch import Place
 from interlock.ledger.feedback import feedback_entry, judge, rows
 from interlock.ledger.fold import EpochFold
 from interlock.ledger.format import decode, encode
@@ -110,7 +109,7 @@ def fed(*records: Record) -> tuple[EpochFold, list[Any]]:
     fold = EpochFold("0123456789abcdef", lambda _: None, floor_ns=0, bytes_max=1 << 20)
     found: list[Any] = []
     for seq, record in enumerate(records, 1):
-        completed = fold.feed(Place(0, Frame(seq, 0, encode(record))))
+        completed = fold.feed(Frame(0, seq, 0, encode(record)))
         if completed is not None:
             found.append(completed[1])
     return fold, found

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from interlock.ledger.epoch import Place
 from interlock.ledger.fold import INTENT_BYTES, EpochFold, records_of
 from interlock.ledger.format import encode
 from interlock.ledger.reader import CallRecords
@@ -48,7 +47,7 @@ def folded(log: list[Record], calls: dict[int, list[Record]], bytes_max: int) ->
     fold = EpochFold(EPOCH, find, floor_ns=0, bytes_max=bytes_max)
     found: list[Any] = []
     for seq, record in enumerate(log, 1):
-        completed = fold.feed(Place(0, Frame(seq, 0, encode(record))))
+        completed = fold.feed(Frame(0, seq, 0, encode(record)))
         if completed is not None:
             found.append(completed)
     found += fold.interrupted({})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from interlock.errors import LogError
+from interlock.errors import LogCorrupt, LogError
 from interlock.ledger.files import Files
 from interlock.ledger.folder import CLOSED, epoch_ms, is_epoch, segment_path, segments, take_lock
 from interlock.ledger.format import HEAD_BYTES, HEADER_BYTES, LARGE_BYTES, MARK, frame, unpack_head
@@ -65,6 +65,22 @@ def test_the_checksum_of_a_frame_of_any_size_is_that_of_zlib(tmp_path: Path) -> 
             data = data[8 + len(rest) :]
         assert len(sizes) == 1 + 2 * len(around) and min(sizes) < LARGE_BYTES < max(sizes)
         await log.close()
+
+    run(main)
+
+
+def test_a_large_frame_that_was_changed_is_damage(tmp_path: Path) -> None:
+    async def main() -> None:
+        log = open_log(tmp_path)
+        await durable(log, log.append(outcome(1, body=b"x" * 2 * LARGE_BYTES)))
+        await log.close()
+        file = segment_path(tmp_path, log.epoch, 0)
+        data = file.read_bytes()
+        assert len(records(tmp_path, log.epoch)) == 3
+        at = data.index(b"x" * LARGE_BYTES) + LARGE_BYTES
+        file.write_bytes(data[:at] + b"y" + data[at + 1 :])
+        with pytest.raises(LogCorrupt, match="damaged"):
+            records(tmp_path, log.epoch)
 
     run(main)
 

@@ -23,11 +23,11 @@ def test_each_once_with_the_newest_day_of_each_class(
     made = Uses()
     expected: dict[tuple[str, str, bytes, bytes], dict[int, int]] = {}
     for tenant_id, subject, items, data_class, day in uses:
-        made.add(tenant_id, subject, items, data_class, day)
+        made.add(tenant_id, subject, [(*item, b"more") for item in items], data_class, day)
         for item in items:
             days = expected.setdefault((tenant_id, subject, *item), {})
             days[data_class] = max(day, days.get(data_class, 0))
-    rows = made.rows()
+    rows = made.rows(2)
     assert rows == sorted(rows, key=lambda row: row[:3])
     assert rows == [(*key, *map(days.get, range(4))) for key, days in sorted(expected.items())]
     assert {row[:2] for row in rows} <= made.subjects
