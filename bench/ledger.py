@@ -1,4 +1,4 @@
-"""What the ledger costs: records shipped and entries sequenced a second of CPU, bytes a conversation.
+"""What the ledger costs: CPU of a call, records shipped and entries sequenced a second of CPU, bytes a conversation.
 
 A record log of calls (1 KB prompts, an Intent, an Attempt and an Outcome each) is shipped to a PostgreSQL of its own
 and sequenced, in rounds, all on one core, with the settings' defaults; an export of it must verify in the end. CPU is
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,25 +110,27 @@ class Bench:
     def rates(self, calls: int) -> dict[str, float]:
         """Records a second of CPU shipped, and entries sequenced: the median of the rounds, and of the undisturbed."""
         prompt = os.urandom(PROMPT_BYTES // 2).hex()
-        each, shipping_s, sequencing_s = max(calls // ROUNDS, 1), [], []
+        each, recording_s, shipping_s, sequencing_s = max(calls // ROUNDS, 1), [], [], []
         collect_rarely()  # as the shipper's process does
         for number in range(ROUNDS):
             first = number * each + 1
             said = [[{"role": "user", "content": f"{n} {prompt}"}] for n in range(first, first + each)]
             made = [records(n, messages) for n, messages in enumerate(said, first)]
-            asyncio.run(fill(self.home / "log", self.settings, made))
+            recording_s.append(timed(partial(asyncio.run, fill(self.home / "log", self.settings, made))) / each)
             del made, said
             shipping_s.append(timed(self.shipper.pass_once) / each)
             sequencing_s.append(timed(self.sequencer.pass_once) / each)
         self.check(ROUNDS * each)
-        shipped_s, sequenced_s = statistics.median(shipping_s), statistics.median(sequencing_s)
+        recorded_s, shipped_s, sequenced_s = map(statistics.median, (recording_s, shipping_s, sequencing_s))
         return {
             "records_shipped_per_cpu_s": round(RECORDS_PER_CALL / shipped_s),
             "records_shipped_per_cpu_s_undisturbed": round(RECORDS_PER_CALL / undisturbed(shipping_s)),
             "entries_sequenced_per_cpu_s": round(1 / sequenced_s),
             "entries_sequenced_per_cpu_s_undisturbed": round(1 / undisturbed(sequencing_s)),
+            "record_cpu_us_per_call": round(recorded_s * 1e6, 1),
             "ship_cpu_us_per_call": round(shipped_s * 1e6, 1),
             "sequence_cpu_us_per_call": round(sequenced_s * 1e6, 1),
+            "ledger_cpu_us_per_call": round((recorded_s + shipped_s + sequenced_s) * 1e6, 1),
         }
 
     def check(self, calls: int) -> None:
