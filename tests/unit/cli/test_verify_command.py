@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from interlock.cli import ledger
 from interlock.cli.main import app
 from interlock.errors import InterlockError
-from interlock.ledger.proof import verify
+from interlock.ledger.proof import parts, verify
 from interlock.ledger.proof.receipt import commit
 from tests.unit.ledger_proof.exports import KEYS, grown
 from tests.unit.ledger_proof.test_receipts import BLIND, BODY, FROM, TO, log_with, text
@@ -65,11 +65,11 @@ def test_many_processes_are_for_large_exports(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_process_that_is_killed_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(verify.ProcessPoolExecutor):
+    class Killed(parts.ProcessPoolExecutor):
         def submit(self, *_: Any, **__: Any) -> Any:
             raise BrokenProcessPool
 
-    monkeypatch.setattr(verify, "ProcessPoolExecutor", Killed)
+    monkeypatch.setattr(parts, "ProcessPoolExecutor", Killed)
     folder = grown().export(tmp_path / "out", start=1)
     with pytest.raises(InterlockError, match="killed"):
         verify.verify_export(folder, KEYS, processes=2)
