@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import random
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -108,10 +109,8 @@ def plus(a: Figures, b: Figures) -> Figures:
     return Figures(*[x + y for x, y in zip(a, b, strict=True)])
 
 
-@pytest.mark.parametrize("unit", ["day", "month"])
-@pytest.mark.parametrize("department", ["team", "cost_center", "alias"])
-def test_parts_days_and_the_time_before_are_those_of_the_reports(scene: Scene, department: str, unit: str) -> None:
-    for tenant in scene.tenants:
+def test_parts_days_and_the_time_before_are_those_of_the_reports(scene: Scene) -> None:
+    for tenant, department, unit in product(scene.tenants, ("team", "cost_center", "alias"), ("day", "month")):
         with scene.store.tenant(tenant) as conn:
             got = usage.parts(conn, tenant, department, unit, FIRST, AFTER, EARLIER)
             now = usage.report(conn, tenant, [department, "model", unit], FIRST, AFTER)
