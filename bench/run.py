@@ -82,6 +82,8 @@ def measure_all(bench: Bench, subjects: list[Subject], folder: Path, skipped: li
         bench.order(gateway, "forget")
         warm = sorted(gateway.restart() for _ in range(bench.plan.starts))
         results["start"] = {"cold_s": round(gateway.start_s, 2), "warm_s": round(warm[len(warm) // 2], 2)}
+    for subject in subjects:
+        subject.stop()  # the gateway's shipper would still be at work on what was called: what follows is alone
     say("decisions")
     results["decisions"] = measure.decisions(bench.plan.decide_rounds)
     say("the ledger")
