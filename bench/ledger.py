@@ -28,7 +28,7 @@ from interlock.control.main import ledger_signer
 from interlock.control.secrets import ensure_ledger_keys
 from interlock.control.sequencer import Sequencer
 from interlock.control.services.ledger import Export
-from interlock.gateway.garbage import collect_rarely
+from interlock.gateway.garbage import NEW_OF_A_BATCH, collect_rarely
 from interlock.gateway.shipper import Shipper
 from interlock.ledger.log import RecordLog
 from interlock.ledger.proof.folder import ExportWriter, Manifest
@@ -111,7 +111,7 @@ class Bench:
         """Records a second of CPU shipped, and entries sequenced: the median of the rounds, and of the undisturbed."""
         prompt = os.urandom(PROMPT_BYTES // 2).hex()
         each, recording_s, shipping_s, sequencing_s = max(calls // ROUNDS, 1), [], [], []
-        collect_rarely()  # as the shipper's process does
+        collect_rarely(NEW_OF_A_BATCH)  # as the shipper's process does
         for number in range(ROUNDS):
             first = number * each + 1
             said = [[{"role": "user", "content": f"{n} {prompt}"}] for n in range(first, first + each)]

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from interlock.errors import ConfigError, Conflict, InterlockError
 from interlock.gateway.epoch_shipper import EpochShipper, finder
-from interlock.gateway.garbage import collect_rarely
+from interlock.gateway.garbage import NEW_OF_A_BATCH, collect_rarely
 from interlock.gateway.slots import RETIRED_EXIT
 from interlock.ledger.files import Files
 from interlock.ledger.folder import (
@@ -195,7 +195,7 @@ def run(settings: Settings, stop: threading.Event, clock: Clock) -> int:
     node = settings.node or socket.gethostname()
     folder = settings.home_path("node", "log")
     metrics = Metrics(settings.home_path("node", "run"), "shipper", settings, clock)
-    collect_rarely()
+    collect_rarely(NEW_OF_A_BATCH)
     with Store(settings.database_url, settings, name="shipper") as store:
         shipper: Shipper | None = None
         failing = False
