@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -212,33 +213,50 @@ def test_an_archive_that_broke_off_is_visibly_none_and_is_finished_by_the_same_c
     assert len(archive.shelf.versions()) == total
 
 
+class _Gate:
+    """What the store takes from one process: so many objects. Of one more it is asked in vain until that is killed."""
+
+    def __init__(self, puts: int) -> None:
+        self.stuck, self.killed = threading.Event(), threading.Event()
+        self._puts = iter(range(puts))
+
+    def passed(self) -> bool:
+        """Whether the object is taken."""
+        if next(self._puts, None) is not None:
+            return True
+        self.stuck.set()
+        assert self.killed.wait(300)
+        return False
+
+
 def test_a_process_that_is_killed_again_and_again_archives_once(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = S3Backend.put_object
+    put, gates = S3Backend.put_object, list[_Gate]()
 
-    def slowly(*args: Any, **how: Any) -> Any:
-        """So that no process is done before it is killed."""
-        time.sleep(0.1)
+    def gated(*args: Any, **how: Any) -> Any:
+        if not gates[-1].passed():
+            raise ConnectionError("who asked is gone")
         return put(*args, **how)
 
-    monkeypatch.setattr(S3Backend, "put_object", slowly)
+    monkeypatch.setattr(S3Backend, "put_object", gated)
     chance = random.Random(3)
     environment = {k: v for k, v in os.environ.items() if k.startswith("AWS_")}
     kills = 0
     while True:
-        more = len(archive.shelf.versions()) + chance.randrange(3)
+        gates.append(_Gate(1 + chance.randrange(3)))
         words = [str(INTERLOCK), *archive.words()]
         process = subprocess.Popen(
             words, env=clean_environment(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        until(lambda p=process, m=more: p.poll() is not None or len(archive.shelf.versions()) > m, 60, "objects", 0.002)  # type: ignore[misc]
+        until(lambda p=process: p.poll() is not None or gates[-1].stuck.is_set(), 120, "objects", 0.01)  # type: ignore[misc]
+        time.sleep(chance.random() / 20)  # it is about something else by then, if it is not waiting
         process.send_signal(signal.SIGKILL)
         _, said = process.communicate()
-        whole = "acme/2026/manifest.json" in archive.shelf.versions() and not archive.kept()
-        if process.returncode == 0 or whole:  # it was done, and perhaps killed before it said so
+        gates[-1].killed.set()
+        if process.returncode == 0:
             break
-        assert process.returncode == -signal.SIGKILL, said.decode()
+        assert process.returncode == -signal.SIGKILL and gates[-1].stuck.is_set(), said.decode()
         kills += 1
     assert kills >= 2 and "acme/2026/manifest.json" in archive.shelf.versions()
     assert all(len(ids) == 1 for ids in archive.shelf.versions().values())
