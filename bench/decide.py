@@ -42,6 +42,7 @@ BOUNDS = Placement(4, 1250, 950, 2000)
 OUTCOMES = 1500
 ROUNDS = 40
 PAUSE_S = 0.5
+"""Between rounds. Without it all of them are over in three seconds, and all disturbed or none (see `bench.quiet`)."""
 CALLS = 40
 SLOTS_USED = 64
 """Conversations that placed decisions are about."""

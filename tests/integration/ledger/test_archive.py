@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -228,6 +227,10 @@ class _Gate:
         assert self.killed.wait(300)
         return False
 
+    def until_stuck_or_over(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until the process waits for the store, or has ended."""
+        until(lambda: self.stuck.is_set() or process.poll() is not None, 120, "objects")
+
 
 def test_a_process_that_is_killed_again_and_again_archives_once(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -244,19 +247,19 @@ def test_a_process_that_is_killed_again_and_again_archives_once(
     environment = {k: v for k, v in os.environ.items() if k.startswith("AWS_")}
     kills = 0
     while True:
-        gates.append(_Gate(1 + chance.randrange(3)))
+        gate = _Gate(1 + chance.randrange(3))
+        gates.append(gate)
         words = [str(INTERLOCK), *archive.words()]
         process = subprocess.Popen(
             words, env=clean_environment(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        until(lambda p=process: p.poll() is not None or gates[-1].stuck.is_set(), 120, "objects", 0.01)  # type: ignore[misc]
-        time.sleep(chance.random() / 20)  # it is about something else by then, if it is not waiting
+        gate.until_stuck_or_over(process)
         process.send_signal(signal.SIGKILL)
         _, said = process.communicate()
-        gates[-1].killed.set()
+        gate.killed.set()
         if process.returncode == 0:
             break
-        assert process.returncode == -signal.SIGKILL and gates[-1].stuck.is_set(), said.decode()
+        assert process.returncode == -signal.SIGKILL and gate.stuck.is_set(), said.decode()
         kills += 1
     assert kills >= 2 and "acme/2026/manifest.json" in archive.shelf.versions()
     assert all(len(ids) == 1 for ids in archive.shelf.versions().values())
