@@ -19,8 +19,8 @@ Beside it:
 
 - `offpolicy`: what other decisions would have brought, estimated from logged ones: `interlock route what-if`.
 - `evaluation`: learning on public data: `interlock route eval`. For it alone are `choose`, a choice that explores
-  within stated bounds, `learner`, which learns from its own choices, and `fit` with `letters` and `sparse`: weights
-  over everything a prompt shows, fitted to a log of outcomes.
+  within stated bounds, `learner`, which learns from its own choices, `fit` with `letters` and `sparse`: weights
+  over everything a prompt shows, fitted to a log of outcomes, and `costs`: the same to what calls cost.
 
 Nothing here reads a clock or makes random numbers of its own: a generator with a seed is an argument.
 """

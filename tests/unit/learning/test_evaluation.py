@@ -11,12 +11,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from interlock.cli.main import main
 from interlock.cli.route_eval import decided
 from interlock.errors import ConfigError
 from interlock.learning.estimator import Estimator
-from interlock.learning.evaluation import gateway
+from interlock.learning.evaluation import gateway, run
 from interlock.learning.evaluation.data import load
 from interlock.learning.evaluation.drift import Drift, Moved, with_better
 from interlock.learning.evaluation.gateway import GatewayDrift, Offered, Taken, gateway_drift
@@ -168,13 +169,37 @@ def test_the_command_finds_the_topics_of_a_made_up_folder(tmp_path: Path, capsys
     score = {name: row["measures"]["aiq"]["mean"] for name, row in told["methods"].items()}
     assert score["oracle"] > score["true tasks"] > score["single models"] + 0.1 > score["random"]
     assert abs(score["published"] - score["online"]) < 0.02, "what gateways decide by is what was learned"
-    for name in ("tasks", "fitted", "online", "online tasks", "published"):
+    for name in ("tasks", "fitted words", "fitted outcomes", "fitted", "online", "online tasks", "published"):
         assert score[name] > score["single models"] + 0.5 * (score["true tasks"] - score["single models"]), name
     assert told["aiq"] == told["methods"]["fitted"]["measures"]["aiq"]
     assert abs(sum(t["share"] for t in told["tasks"]) - 1) < 0.01
     assert told["online"]["online"]["explored"]["mean"] < 0.05 + 20 * 4 / 600
     assert main(arguments) == 0
     assert capsys.readouterr().out == first
+
+
+def test_what_calls_are_expected_to_cost_is_of_the_log_alone(tmp_path: Path) -> None:
+    data = load(folder(tmp_path / "made", 200), 1)
+    prompts = [read(text) for text in data.texts]
+
+    def expected(cost: NDArray[np.float64]) -> dict[str, Any]:
+        told = data._replace(cost=cost)
+        now = run._divide(told, prompts, 1, np.random.default_rng(1))
+        return {name: each.cost for (_, name), each in run._offline(told, now, np.random.default_rng(2))[0].items()}
+
+    tested = run._divide(data, prompts, 1, np.random.default_rng(1)).test
+    other = data.cost.copy()
+    other[tested] = other[tested][::-1] * 7
+    as_it_is, changed = expected(data.cost), expected(other)
+    of_each = {name for name, cost in as_it_is.items() if cost is not None}
+    assert of_each == {"true tasks and their costs", "fitted", "oracle"}, "the others expect each model's mean"
+    for name in of_each - {"oracle"}:
+        assert (as_it_is[name] == changed[name]).all() and np.ptp(as_it_is[name], 0).min() > 0, name
+    assert (changed["oracle"] == other[tested]).all()
+    unpriced = run._offline(
+        data._replace(priced=False), run._divide(data, prompts, 1, np.random.default_rng(1)), np.random.default_rng(2)
+    )[0]
+    assert unpriced["learned", "fitted"].cost is None and ("baseline", "true tasks and their costs") not in unpriced
 
 
 def test_how_quickly_changes_are_noticed_is_measured(

@@ -15,6 +15,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from interlock.learning.choose import worth
+from interlock.learning.costs import FittedCosts
 from interlock.learning.evaluation import baselines
 from interlock.learning.evaluation.data import Data, Numbers
 from interlock.learning.evaluation.drift import MODES, Drift, drift
@@ -30,8 +31,10 @@ from interlock.learning.tasks import Capability, Tasks
 from interlock.learning.understanding import Understanding
 
 COMPARED_WITH = "logistic regression"
-FITTED_WORDS = "fitted words"
-"""The method that is `fitted` without runs of letters."""
+TRUE_TASKS_AND_COSTS = "true tasks and their costs"
+"""The baseline that is told the true task of a prompt, and expects of each model the mean cost of that task."""
+FITTED_WORDS, FITTED_OUTCOMES, FITTED = "fitted words", "fitted outcomes", "fitted"
+"""Outcomes by words alone; by runs of letters too; and the same beside what each call is expected to cost."""
 PUBLISHED = "published"
 """The method that is `online` as gateways have it: through the published state, in integers."""
 EARLY = 250
@@ -97,6 +100,13 @@ class _Split(NamedTuple):
     known_texts: list[str]
 
 
+class _Expected(NamedTuple):
+    """What a method expects, one row per tested prompt and one column per model. `cost` None: each model's mean."""
+
+    quality: Numbers
+    cost: Numbers | None = None
+
+
 class _Online(NamedTuple):
     lost_early: float
     lost: float
@@ -120,12 +130,13 @@ def run(data: Data, requests: int, progress: Callable[[str], None], *, gateway: 
         expected, tasks = _offline(data, now, rng)
         for name, linear in (("online tasks", False), ("online", True)):
             learner, told = _online(data, now, min(requests, len(now.learn)), linear, np.random.default_rng(seed))
-            expected["learned", name] = learner.expected(now.tested)
+            expected["learned", name] = _Expected(learner.expected(now.tested))
             starts.setdefault(name, []).append(told)
             if linear:
-                expected["learned", PUBLISHED] = expected_as_published(learner.estimator, data.models, now.texts)
-        for key, quality in expected.items():
-            found.setdefault(key, []).append(_measure(data, now, key[1], quality))
+                published = expected_as_published(learner.estimator, data.models, now.texts)
+                expected["learned", PUBLISHED] = _Expected(published)
+        for key, each in expected.items():
+            found.setdefault(key, []).append(_measure(data, now, each))
     share = data.plan.test_share
     against = [m["aiq"] for m in found["baseline", COMPARED_WITH]]
     rows = [_row(key, measures, against, share) for key, measures in found.items()]
@@ -149,40 +160,58 @@ def _divide(data: Data, prompts: list[Prompt], seed: int, rng: Generator) -> _Sp
     return _Split(learn, test, known, tested, data.quality[learn], price, understanding, texts, known_texts)
 
 
-def _offline(data: Data, now: _Split, rng: Generator) -> tuple[dict[tuple[str, str], Numbers], list[TaskRow]]:
+def _offline(data: Data, now: _Split, rng: Generator) -> tuple[dict[tuple[str, str], _Expected], list[TaskRow]]:
     """(what each method expects of each tested prompt and model, the learned tasks)."""
-    shape = (len(now.test), len(data.models))
-    singles = np.broadcast_to(now.quality.mean(0), shape)
-    ends = np.full(len(data.models), -1.0)
-    ends[[int(now.price.argmin()), int(now.quality.mean(0).argmax())]] = now.quality.mean(0)[
-        [int(now.price.argmin()), int(now.quality.mean(0).argmax())]
-    ]
-    expected = {("baseline", "random"): np.broadcast_to(ends, shape), ("baseline", "single models"): singles}
-    if data.groups is not None:
-        expected["baseline", "true tasks"] = baselines.table(data.groups[now.learn], now.quality, data.groups[now.test])
-    expected["baseline", COMPARED_WITH] = baselines.logistic(now.understanding, now.prompts, now.quality, now.tested)
-    expected["baseline", "oracle"] = data.quality[now.test]
     views = now.understanding.views(now.prompts)
     table = Tasks(len(data.models), len(now.understanding.tasks), now.price, 0.0)
     table.learn_all(views.task, now.quality)
-    expected["learned", "tasks"] = table.expected()[:, now.understanding.views(now.tested).task].T
-    expected |= _fitted(now, rng)
+    expected = _baselines(data, now)
+    expected["learned", "tasks"] = _Expected(table.expected()[:, now.understanding.views(now.tested).task].T)
+    expected |= _fitted(data, now, rng)
     shares = np.bincount(views.task, minlength=len(now.understanding.tasks)) / len(now.prompts)
     rows = [TaskRow(float(s), [table.capability(m, k) for m in range(len(data.models))]) for k, s in enumerate(shares)]
     return expected, rows
 
 
-def _fitted(now: _Split, rng: Generator) -> dict[tuple[str, str], Numbers]:
-    """By words alone, and the mean of that and of what is fitted by runs of letters apart."""
+def _baselines(data: Data, now: _Split) -> dict[tuple[str, str], _Expected]:
+    shape, means = (len(now.test), len(data.models)), now.quality.mean(0)
+    ends = np.full(len(data.models), -1.0)
+    for end in (int(now.price.argmin()), int(means.argmax())):
+        ends[end] = means[end]
+    found = {
+        "random": _Expected(np.broadcast_to(ends, shape)),
+        "single models": _Expected(np.broadcast_to(means, shape)),
+    }
+    if data.groups is not None:
+        known, tested = data.groups[now.learn], data.groups[now.test]
+        by_task = baselines.table(known, now.quality, tested)
+        found["true tasks"] = _Expected(by_task)
+        if data.priced:
+            found[TRUE_TASKS_AND_COSTS] = _Expected(by_task, baselines.table(known, data.cost[now.learn], tested))
+    by_words = baselines.logistic(now.understanding, now.prompts, now.quality, now.tested)
+    found[COMPARED_WITH] = _Expected(by_words)
+    found["oracle"] = _Expected(data.quality[now.test], data.cost[now.test])
+    return {("baseline", name): each for name, each in found.items()}
+
+
+def _fitted(data: Data, now: _Split, rng: Generator) -> dict[tuple[str, str], _Expected]:
+    """By words alone, the mean of that and of what is fitted by runs of letters apart, and that beside costs."""
 
     def words(prompts: Sequence[Prompt]) -> Design:
         return Design(now.understanding, prompts)
 
     known, tested = [runs(text) for text in now.known_texts], [runs(text) for text in now.texts]
-    letters = Letters(known)
-    by_words = Fitted(words, now.prompts, now.quality, rng).predict(words(now.tested))
+    letters, seen = Letters(known), words(now.tested)
+    by_words = Fitted(words, now.prompts, now.quality, rng).predict(seen)
     by_letters = Fitted(letters.rows, known, now.quality, rng).predict(letters.rows(tested))
-    return {("learned", FITTED_WORDS): by_words, ("learned", "fitted"): (by_words + by_letters) / 2}
+    outcomes, costs = (by_words + by_letters) / 2, None
+    if data.priced:
+        costs = FittedCosts(words, now.prompts, data.cost[now.learn], rng).predict(seen)
+    return {
+        ("learned", FITTED_WORDS): _Expected(by_words),
+        ("learned", FITTED_OUTCOMES): _Expected(outcomes),
+        ("learned", FITTED): _Expected(outcomes, costs),
+    }
 
 
 def _online(data: Data, now: _Split, requests: int, linear: bool, rng: Generator) -> tuple[Learner, _Online]:
@@ -202,9 +231,10 @@ def _online(data: Data, now: _Split, requests: int, linear: bool, rng: Generator
     return learner, told
 
 
-def _measure(data: Data, now: _Split, name: str, quality: Numbers) -> dict[str, float]:
-    real, paid = data.quality[now.test], data.cost[now.test]
-    points = curve(quality, paid if name == "oracle" else np.broadcast_to(now.price, paid.shape), real, paid)
+def _measure(data: Data, now: _Split, expected: _Expected) -> dict[str, float]:
+    real, paid, quality = data.quality[now.test], data.cost[now.test], expected.quality
+    cost = np.broadcast_to(now.price, paid.shape) if expected.cost is None else expected.cost
+    points = curve(quality, cost, real, paid)
     out = {"aiq": aiq(points, paid), "cost_at_95": cost_at_95(points, real, paid)}
     if len(data.models) == 2:
         strong = int(now.quality.mean(0).argmax())
