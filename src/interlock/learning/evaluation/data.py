@@ -27,6 +27,8 @@ ROWS_MAX = 1_000_000
 ROWS_MIN = 50
 MODELS_MAX = 200
 LINE_CHARS_MAX = 4_000_000
+COST_MAX = 1e9
+"""Of one call, in the unit of the folder."""
 Numbers = NDArray[np.float64]
 
 
@@ -67,7 +69,7 @@ def load(folder: Path, splits: int | None = None, seed: int | None = None) -> Da
     models = [names[c] for c in columns]
     priced = _find(folder, "cost.csv") is not None
     if priced:
-        cost_names, cost = _matrix(folder, "cost.csv", len(rows), highest=None)
+        cost_names, cost = _matrix(folder, "cost.csv", len(rows), highest=COST_MAX)
         missing = [m for m in models if m not in cost_names]
         if missing:
             raise ConfigError(f"{folder}: cost.csv has no column {missing[0]!r}", param="cost.csv")
@@ -153,7 +155,7 @@ def _prompts(folder: Path, group: str | None) -> Iterator[tuple[str, str, bool]]
         yield row["prompt"], task, row.get("contaminated") is True
 
 
-def _matrix(folder: Path, name: str, rows: int, highest: float | None) -> tuple[list[str], Numbers]:
+def _matrix(folder: Path, name: str, rows: int, highest: float) -> tuple[list[str], Numbers]:
     """(names, values) of a table with one line per prompt, values from 0 to `highest`."""
     found = _lines(folder, name)
     place, head = next(found, ("", ""))
@@ -170,8 +172,8 @@ def _matrix(folder: Path, name: str, rows: int, highest: float | None) -> tuple[
             raise ConfigError(f"{place}: not a row of numbers", param=name) from None
         if len(row) != len(names):
             raise ConfigError(f"{place}: {len(row)} values for {len(names)} models", param=name)
-        if not all(0 <= v < float("inf") and (highest is None or v <= highest) for v in row):
-            raise ConfigError(f"{place}: a value is outside its range", param=name)
+        if not all(0 <= v <= highest for v in row):
+            raise ConfigError(f"{place}: a value is not from 0 to {highest:g}", param=name)
         values.append(row)
     if len(values) != rows:
         raise ConfigError(f"{folder}: {name} has {len(values)} rows for {rows} prompts", param=name)
