@@ -156,7 +156,11 @@ def _limits(given: dict[str, Any]) -> str:
 
 
 def _offer(offer: dict[str, Any]) -> str:
+    from interlock.types.model_names import parameters_words
+
     parent = f"adapter of {offer['parent']}; " if offer["parent"] else ""
     version = f"version {offer['version']}; " if offer["version"] else ""
     length = offer["context_length"] or "unknown"
-    return f"{offer['name']} ({parent}{version}context {length}; {', '.join(offer['abilities'])})"
+    size = parameters_words(offer.get("parameters_m", 0))
+    kin = f"{' '.join(filter(None, (offer.get('family', ''), size)))}; " if size or offer.get("family") else ""
+    return f"{offer['name']} ({parent}{version}{kin}context {length}; {', '.join(offer['abilities'])})"

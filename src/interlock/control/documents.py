@@ -405,6 +405,8 @@ class ModelSpec(Spec, frozen=True):
     parent: str | None = None
     version: str | None = None
     quality_milli: Share | None = None
+    parameters_m: Count | None = None
+    family: str | None = None
     price: PriceSpec | None = None
     power: PowerSpec | None = None
 

@@ -54,7 +54,7 @@ ALGORITHMS = frozenset(
 DAYS_MAX = 3650
 HOUR_NUSD_MAX = RATE_MAX
 WORDS_MAX = 200
-CLASS_CHARS_MAX = 64
+CLASS_CHARS_MAX = FAMILY_CHARS_MAX = 64
 """Longest request class, as the gateway takes it from callers too."""
 
 CASCADE_STEPS_MAX = 8
@@ -451,6 +451,8 @@ def _source(spec: SourceSpec) -> Iterator[Fault]:
         if model.name in seen:
             yield ("models", i, "name"), f"model {model.name!r} is declared twice"
         seen.add(model.name)
+        if model.family is not None and (len(model.family) > FAMILY_CHARS_MAX or not model.family.isprintable()):
+            yield ("models", i, "family"), f"a family is a printable name of at most {FAMILY_CHARS_MAX} characters"
         yield from _price(("models", i, "price"), model.price)
 
 

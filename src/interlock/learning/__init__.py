@@ -4,6 +4,7 @@ What a learner is made of, in order:
 
 - `prompt`: a text becomes a `Prompt`: hashed words and pairs of words, and what its surface shows.
 - `understanding`: what traffic teaches about prompts without any outcome: rare words, directions of meaning, tasks.
+- `kin`: what a model is likely to do, by others of its price, size and family, before it has done anything.
 - `tasks`: capability of each model for each task, with intervals: the first estimate, to be read by people.
 - `linear`: capability as a linear function of a prompt, learned one outcome at a time: the second.
 - `estimator`: both, and the simpler ones before them: what is expected of each model, from one outcome after the other.

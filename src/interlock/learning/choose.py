@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from interlock.learning.tasks import Numbers
+from interlock.learning.kin import Numbers
 
 OPTIMISM = 1.0
 """Standard deviations of doubt that a candidate is given credit for, when others are tried."""

@@ -19,9 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from interlock.learning.linear import NOISE, Linear, features
+from interlock.learning.kin import Kin, Numbers
+from interlock.learning.linear import NOISE, OF_OWN, WIDTH, Linear, features
 from interlock.learning.prompt import SURFACE, Prompt
-from interlock.learning.tasks import Numbers, Tasks
+from interlock.learning.tasks import Tasks
 from interlock.learning.understanding import Understanding
 
 REMEMBERED = 4096
@@ -39,6 +40,8 @@ BACK = 6.0
 are expected now, before they are taken for that: one in four hundred would seem so by chance."""
 BACK_WHOLLY = 2.0
 """The same, than half way between: one that is better than it was last, and not as it was, is learned anew instead."""
+LITTLE = 0.05
+"""A part below that of what is expected of a model beforehand is none."""
 SURE = 0.98
 """The most that an outcome is taken to be certain in this."""
 
@@ -105,7 +108,7 @@ class Estimator:
 
     def __init__(
         self,
-        prices: Numbers,
+        kin: Kin,
         rng: Generator,
         *,
         linear: bool = True,
@@ -113,22 +116,25 @@ class Estimator:
         priors: Numbers | None = None,
         remembered: int = REMEMBERED,
     ) -> None:
-        """`prices`: expected cost of a request per model, any unit. `linear`: False stops at the table of tasks.
-        `priors`: what to expect of each model before it is known, NaN where its price is to tell."""
-        self._prices = prices
+        """`kin`: of each model. `linear`: False stops at the table of tasks. `priors`: what to expect of each model
+        before it is known, NaN where its kin are to tell."""
+        models = len(kin.prices)
+        self._kin, self._models = kin, models
         self._priors = priors
         self._rng = rng
         self._fade = fade
         self._with_linear = linear
-        self.tasks = Tasks(len(prices), 1, prices, fade, priors)
+        self.tasks = Tasks(kin, 1, fade, priors)
         self.linear: Linear | None = None
         self.understanding: Understanding | None = None
         self._remembered: deque[Seen] = deque(maxlen=remembered)
         self._next_look = FIRST_LOOK
-        self._off = np.zeros(len(prices))
-        self._watched = np.zeros(len(prices))
+        self._off = np.zeros(models)
+        self._watched = np.zeros(models)
         self._away: dict[int, _Away] = {}
         self._surfaces, self._read = np.zeros((1, len(SURFACE))), np.zeros(1)
+        self._features, self._featured = np.zeros(WIDTH), 0
+        """Sum of the features that the linear estimate has learned from, and of how many prompts."""
         self.outcomes = 0
         self.looks = 0
         """How often prompts were looked at anew."""
@@ -167,7 +173,24 @@ class Estimator:
             task = self.understanding.task_of(meaning)
             return self.tasks.expected()[:, task], self.tasks.doubt()[:, task]
         seen = features(meaning, surface)
-        return self.linear.expected(seen), self.linear.doubt(seen)
+        return self.linear.expected(seen) + self._by_kin(self.linear), self.linear.doubt(seen)
+
+    def weights(self) -> Numbers | None:
+        """What is expected as a linear map: one row of `WIDTH` values per model; None while tasks alone tell."""
+        if self.linear is None:
+            return None
+        found = self.linear.weights()
+        found[:, 0] += self._by_kin(self.linear)
+        return found
+
+    def _by_kin(self, linear: Linear) -> Numbers:
+        """What is added to the linear estimate of each model, which knows nothing of one but its outcomes: how far what
+        its kin or its source make expect is from what all models do; less of it the more outcomes there are."""
+        part = OF_OWN / (self.tasks.counts().sum(1) + OF_OWN)
+        if part.max() < LITTLE:
+            return np.zeros(self._models)
+        lead: Numbers = part * (self.tasks.beforehand() - linear.shared(self._features / max(self._featured, 1)))
+        return lead
 
     def surfaces(self) -> Numbers:
         """The mean standardised surface of each task's prompts, tasks by `SURFACE`."""
@@ -190,7 +213,10 @@ class Estimator:
         self._read[task] += 1
         self.tasks.learn(seen.model, task, seen.outcome, seen.weight)
         if self.linear is not None:
-            self.linear.learn(seen.model, features(meaning, surface), seen.outcome, seen.weight)
+            shown = features(meaning, surface)
+            self._features += shown
+            self._featured += 1
+            self.linear.learn(seen.model, shown, seen.outcome, seen.weight)
 
     def _look_again(self) -> None:
         self._next_look = min(self._next_look * 2, self._next_look + REMEMBERED)
@@ -202,10 +228,11 @@ class Estimator:
     def _learn_over(self) -> None:
         """What is expected is learned from what is remembered alone."""
         if self._with_linear and self.understanding is not None:
-            self.linear = Linear(len(self._prices), self._fade)
+            self.linear = Linear(self._models, self._fade)
         number = len(self.understanding.tasks) if self.understanding is not None else 1
-        self.tasks = Tasks(len(self._prices), number, self._prices, self._fade, self._priors)
+        self.tasks = Tasks(self._kin, number, self._fade, self._priors)
         self._surfaces, self._read = np.zeros((number, len(SURFACE))), np.zeros(number)
+        self._features, self._featured = np.zeros(WIDTH), 0
         for seen in self._remembered:
             self._take_in(seen)
 
@@ -254,7 +281,7 @@ class Estimator:
 
     def _share(self) -> int:
         """Outcomes of one model that may come back into memory."""
-        return max(1, (self._remembered.maxlen or REMEMBERED) // (2 * len(self._prices)))
+        return max(1, (self._remembered.maxlen or REMEMBERED) // (2 * self._models))
 
     def _of_others(self, model: int) -> list[Seen]:
         return [seen for seen in self._remembered if seen.model != model]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from interlock.learning.choose import Choice, choose, worth
 from interlock.learning.estimator import Estimator, expected_of
+from interlock.learning.kin import Kin, Numbers
 from interlock.learning.prompt import Prompt
-from interlock.learning.tasks import Numbers
 
 _COST_OUTCOMES = 2.0
 """Outcomes that a model's price counts for in its mean cost."""
@@ -40,7 +40,7 @@ class Learner:
         self, prices: Numbers, rng: Generator, bounds: Bounds = BOUNDS, *, linear: bool = True, fade: float = 1e-4
     ) -> None:
         """`prices`: expected cost of a request per model, USD. `linear`: False stops at the table of tasks."""
-        self.estimator = Estimator(prices, rng, linear=linear, fade=fade)
+        self.estimator = Estimator(Kin.of_prices(prices), rng, linear=linear, fade=fade)
         self._rng = rng
         self._bounds = bounds
         self._cost_sum = _COST_OUTCOMES * prices

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from interlock.learning.kin import UNKNOWN, Numbers
 from interlock.learning.prompt import SURFACE, Floats
-from interlock.learning.tasks import UNKNOWN, Numbers
 from interlock.learning.understanding import MEANINGS
 
 WIDTH = 1 + MEANINGS + len(SURFACE)
@@ -20,6 +20,8 @@ SURFACE_WEIGHT = 0.45
 """How much the surface counts beside the meaning."""
 _SHARED_LEVEL, _SHARED = 0.1, 0.02
 _OWN_LEVEL, _OWN = 0.04, 0.008
+OF_OWN = NOISE / _OWN_LEVEL
+"""Outcomes that what is expected of a model beforehand counts for."""
 
 
 def features(meaning: Floats, surface: Floats) -> Numbers:
@@ -60,6 +62,10 @@ class Linear:
     def expected(self, seen: Numbers) -> Numbers:
         """Expected outcomes: one value per model; for rows of features, one row each."""
         return seen @ (self._own + self._shared).T
+
+    def shared(self, seen: Numbers) -> float:
+        """What all models together make expect."""
+        return float(seen @ self._shared)
 
     def doubt_again(self, model: int) -> None:
         """What is expected of this model is as uncertain as at first."""

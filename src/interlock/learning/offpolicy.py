@@ -24,7 +24,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from interlock.learning.tasks import Numbers
+from interlock.learning.kin import Numbers
 
 WEIGHT_MAX = 50.0
 """The most that one call counts for; beyond it an estimate is drawn towards the logged decisions."""

@@ -1,9 +1,9 @@
 """Capability of each model for each task, as a table that people can read.
 
 An outcome counts for its cell. What a cell has not seen, it borrows: from its model's mean over all tasks and from
-how hard its task is for all models; and a model that has seen nothing borrows from what models of its price do.
+how hard its task is for all models; and a model that has seen nothing borrows from what its kin do (`kin`).
 
-    price line -> model's mean -> plus the task's deviation -> the cell
+    kin -> model's mean -> plus the task's deviation -> the cell
 """
 
 from __future__ import annotations
@@ -13,12 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Numbers = NDArray[np.float64]
+from interlock.learning.kin import OF_KIN, UNKNOWN, Kin, Likeness, Numbers
 
-UNKNOWN = 0.5
-"""Capability of a model while nothing at all is known."""
-OF_PRICE = 8.0
-"""Outcomes that a model's price counts for."""
 OF_MODEL = 30.0
 """Outcomes that a model's mean and a task's deviation count for."""
 Z95 = 1.96
@@ -36,18 +32,17 @@ class Capability(NamedTuple):
 class Tasks:
     """Sums of outcomes per model and task; memory is models x tasks, whatever the traffic."""
 
-    def __init__(self, models: int, tasks: int, prices: Numbers, fade: float, priors: Numbers | None = None) -> None:
-        """`prices`: one figure per model, any unit; 0: free, which tells nothing. `fade`: share of the old that one
-        outcome displaces. `priors`: what to expect of each model before it is known, NaN where its price is to tell."""
+    def __init__(self, kin: Kin, tasks: int, fade: float, priors: Numbers | None = None) -> None:
+        """`kin`: of each model. `fade`: share of the old that one outcome displaces. `priors`: what to expect of each
+        model before it is known, NaN where its kin are to tell."""
+        models = len(kin.prices)
         self._priors: Numbers = np.full(models, np.nan) if priors is None else priors
-        priced = prices > 0
-        logs = np.log(np.where(priced, prices, 1.0))
-        centre, spread = (logs[priced].mean(), logs[priced].std()) if priced.any() else (0.0, 0.0)
-        self._price: Numbers = np.where(priced, (logs - centre) / (spread + 1e-9), 0.0)
+        self._likeness = Likeness(kin)
         self._keep = 1.0 - fade
         self._count = np.zeros((models, tasks))
         self._sum = np.zeros((models, tasks))
         self._mean: Numbers = np.full((models, tasks), UNKNOWN)
+        self._beforehand: Numbers = np.full(models, UNKNOWN)
         self._stale = True  # priors count before there is any outcome
 
     def learn(self, model: int, task: int, outcome: float, weight: float = 1.0) -> None:
@@ -88,6 +83,11 @@ class Tasks:
             self._stale = False
         return self._mean
 
+    def beforehand(self) -> Numbers:
+        """What is expected of each model without what it has done: as its source says, or else by its kin."""
+        self.expected()
+        return self._beforehand
+
     def doubt(self) -> Numbers:
         """Standard deviation of what is expected of every cell."""
         mean = self.expected()
@@ -106,7 +106,9 @@ class Tasks:
 
     def _estimate(self) -> Numbers:
         seen, won = self._count.sum(1), self._sum.sum(1)
-        model = (won + OF_PRICE * self._price_line(seen, won)) / (seen + OF_PRICE)
+        of_kin = self._likeness.expected(seen, won)
+        known = self._beforehand = np.where(np.isnan(self._priors), of_kin, self._priors)
+        model = (won + OF_KIN * known) / (seen + OF_KIN)
         surplus = (self._sum - self._count * model[:, None]).sum(0)
         task = surplus / (self._count.sum(0) + OF_MODEL)
         prior = np.clip(model[:, None] + task, 0.01, 0.99)
@@ -114,13 +116,3 @@ class Tasks:
         # An outcome that a preference stands for lies in [-1, 2]: what a few of them add up to is no share of anything.
         bounded: Numbers = np.clip(mean, 0.0, 1.0)
         return bounded
-
-    def _price_line(self, seen: Numbers, won: Numbers) -> Numbers:
-        """What models of each price do: a line through the models' means, level while little is known."""
-        weight = seen / (seen + OF_PRICE)
-        mean = won / np.maximum(seen, 1e-9)
-        level = (weight @ mean + UNKNOWN) / (weight.sum() + 1)
-        slope = weight @ (self._price * (mean - level)) / (weight @ self._price**2 + 1)
-        line = np.clip(level + slope * self._price, 0.02, 0.98)
-        known: Numbers = np.where(np.isnan(self._priors), line, self._priors)
-        return known

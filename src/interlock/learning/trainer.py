@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +19,14 @@ from numpy.random import Generator
 from interlock.learning.estimator import Estimator
 from interlock.learning.judged import ORIGIN as JUDGE
 from interlock.learning.judged import Judges, Verdict
+from interlock.learning.kin import UNKNOWN, Kin, Numbers
 from interlock.learning.linear import WIDTH
 from interlock.learning.prompt import Prompt
 from interlock.learning.published import MICRO, centres_of, linear_of, surfaces_of, words_of
 from interlock.learning.quality import QualityWindow
 from interlock.learning.remembered import Remembered
 from interlock.learning.shared import Given, OwnOutcomes
-from interlock.learning.tasks import OF_MODEL, UNKNOWN, Z95, Numbers
+from interlock.learning.tasks import OF_MODEL, Z95
 from interlock.learning.trials import Limits, Trials
 from interlock.types.learned import SET, ArmWeights, Capability, JudgeTrust, Profile, Weights, Words
 from interlock.types.quality import Qualities
@@ -35,7 +36,7 @@ KEEP = 0.998
 ARMS_KEPT = 8
 """How many times as many arms, and offers, as there may be at a time are remembered: they come back."""
 VERBOSITY_RANGE = (0.1, 10.0)
-OF_FAMILY = 10
+OF_VERSIONS = 10
 """Outcomes of other versions of a model that tell what to expect of a new one."""
 _NO_ORIGINS: Mapping[str, int] = {}
 
@@ -55,10 +56,12 @@ class Plan(NamedTuple):
 
 class Arm(NamedTuple):
     """A model that there is. `price`: USD per million tokens, mean of both ways, 0: free. `prior`: what to expect of
-    it, None: nobody said."""
+    it, None: nobody said. `parameters`: how many, in any unit, 0: not known. `family`: "": not known."""
 
     price: float
     prior: float | None = None
+    parameters: float = 0.0
+    family: str = ""
 
 
 class Said(NamedTuple):
@@ -311,10 +314,10 @@ class Trainer:
 
     def _of_others(self, name: str) -> Said:
         """What other tenants say of an arm, where neither its source nor another version of it tells what to expect."""
-        family = sum(
-            sum(known.values()) for arm, known in self._origins.items() if arm != name and _family(arm) == _family(name)
+        versions = sum(
+            sum(known.values()) for arm, known in self._origins.items() if arm != name and _model(arm) == _model(name)
         )
-        if self._arms[name].prior is not None or family >= OF_FAMILY:
+        if self._arms[name].prior is not None or versions >= OF_VERSIONS:
             return NOTHING_SAID
         return self._shared.get(name, NOTHING_SAID)
 
@@ -332,7 +335,7 @@ class Trainer:
         """A new estimator for the models that there are, from what is remembered."""
         names = list(self._arms)
         self._estimator = Estimator(
-            np.array([self._arms[name].price for name in names], float),
+            _kin([self._arms[name] for name in names]),
             copy.deepcopy(self._rng),  # what is learned over is learned as it was
             priors=self._priors(names),
             remembered=self._plan.outcomes_max,
@@ -358,11 +361,11 @@ class Trainer:
         priors = np.full(len(names), np.nan)
         for number, name in enumerate(names):
             prior = self._arms[name].prior
-            family = [sums for arm, sums in done.items() if arm != name and _family(arm) == _family(name)]
-            outcomes, rewards = (sum(sums[i] for sums in family) for i in (0, 1))
+            versions = [sums for arm, sums in done.items() if arm != name and _model(arm) == _model(name)]
+            outcomes, rewards = (sum(sums[i] for sums in versions) for i in (0, 1))
             if prior is not None:
                 priors[number] = prior
-            elif outcomes >= OF_FAMILY:
+            elif outcomes >= OF_VERSIONS:
                 priors[number] = min(max(rewards / outcomes, 0.0), 1.0)  # a judge's preferences may lie beyond
         return priors
 
@@ -390,10 +393,10 @@ def arm_weights(
     mean = (1 - part) * estimator.tasks.expected()[number] + part * said.quality
     borrowed = min(float(counts.sum()), OF_MODEL) + 1 + said.outcomes
     doubts = np.sqrt(mean * (1 - mean) / (counts + borrowed))
-    linear = b""
-    if estimator.linear is not None:
+    linear, weights = b"", estimator.weights()
+    if weights is not None:
         constant = np.eye(1, WIDTH)[0] * said.quality
-        linear = linear_of((1 - part) * estimator.linear.weights()[number] + part * constant)
+        linear = linear_of((1 - part) * weights[number] + part * constant)
     known = Counter(origins) + Counter({said.origin: said.outcomes} if said.outcomes else {})
     return ArmWeights(
         name,
@@ -412,5 +415,13 @@ def _micro(value: float) -> int:
     return round(MICRO * float(value))
 
 
-def _family(arm: str) -> str:
+def _kin(arms: Sequence[Arm]) -> Kin:
+    return Kin(
+        np.array([arm.price for arm in arms], float),
+        np.array([arm.parameters for arm in arms], float),
+        tuple(arm.family for arm in arms),
+    )
+
+
+def _model(arm: str) -> str:
     return arm.partition("@")[0]

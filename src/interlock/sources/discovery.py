@@ -28,6 +28,7 @@ from interlock.sources import ollama
 from interlock.sources.client import SourceClient
 from interlock.sources.credentials import CredentialStore
 from interlock.sources.fetch import Answer
+from interlock.types.model_names import parameters_told
 from interlock.types.source import Ability, Model, Source, SourceKind
 
 MODEL_NAME_CHARS_MAX = 256
@@ -160,7 +161,8 @@ class _Look:
             meta = entry.get("meta")
             facts = meta if isinstance(meta, dict) else {}
             length = slot_length or _number(facts.get("n_ctx")) or _number(facts.get("n_ctx_train"))
-            models.append(_model(entry["id"], abilities, length))
+            parameters_m = parameters_told(facts.get("n_params"))
+            models.append(msgspec.structs.replace(_model(entry["id"], abilities, length), parameters_m=parameters_m))
         return Discovered("llama.cpp", _text(props.get("build_info")), tuple(models), tuple(self.warnings))
 
     def _llamacpp_abilities(self, props: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from interlock.types.model_names import parameters_named, parameters_told
 from interlock.types.source import Ability, Model
 
 ABILITIES: dict[str, tuple[str, ...]] = {
@@ -35,7 +36,16 @@ def model_of(name: str, digest: str, shown: Mapping[str, Any], server: str, cont
         _abilities(shown, server),
         context_length(shown, context_tokens),
         version=digest.removeprefix("sha256:"),
+        parameters_m=_parameters_m(shown),
     )
+
+
+def _parameters_m(shown: Mapping[str, Any]) -> int:
+    """Millions of parameters; 0: it does not tell."""
+    info, details = shown.get("model_info"), shown.get("details")
+    counted = parameters_told(info.get("general.parameter_count")) if isinstance(info, dict) else 0
+    told = details.get("parameter_size") if isinstance(details, dict) else None
+    return counted or (parameters_named(told) if isinstance(told, str) else 0)
 
 
 def _abilities(shown: Mapping[str, Any], server: str) -> tuple[str, ...]:

@@ -190,7 +190,9 @@ class TlsRef(msgspec.Struct, frozen=True, omit_defaults=True):
 class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     """One model as a source serves it. `parent` is the base model of a LoRA adapter.
 
-    `context_length` in tokens, 0 when unknown. `quality_milli` is a prior in [0, 1000].
+    `context_length` in tokens, 0 when unknown. `quality_milli` is a prior in [0, 1000]. `parameters_m`: millions of
+    parameters, of a mixture all experts', 0 when unknown; `family`: what it is a size or a version of, "" when unknown:
+    what a new model is likely to do is learned from others by these.
     """
 
     name: str
@@ -201,6 +203,8 @@ class Model(msgspec.Struct, frozen=True, omit_defaults=True):
     quality_milli: int = 500
     price: Price = Price()
     power: Power = Power()
+    parameters_m: int = 0
+    family: str = ""
 
 
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -43,6 +43,32 @@ def test_pins_replace_only_what_they_name() -> None:
     assert warnings == ("model 'absent' is declared and the engine does not serve it",)
 
 
+def test_size_and_family_are_as_declared_else_as_found_else_as_the_name_says() -> None:
+    pins = (
+        ModelSpec("tuned", parameters_m=8030, family="ours"),
+        ModelSpec("adapter", parent="Qwen/Qwen2.5-7B-Instruct"),
+    )
+    found = (
+        Model("tuned", parameters_m=1),
+        Model("adapter"),
+        Model("SmolLM2-135M-Instruct", parameters_m=134),
+        Model("Meta-Llama-3.1-70B"),
+        Model("house-model"),
+    )
+    models = {
+        m.name: m
+        for m in offered(SourceSpec("s", SourceKind.vllm, "http://x", models=pins), found, listed=True, at=AT)[0]
+    }
+    kin = {name: (model.parameters_m, model.family) for name, model in models.items()}
+    assert kin == {
+        "tuned": (8030, "ours"),
+        "adapter": (7000, "qwen"),
+        "SmolLM2-135M-Instruct": (134, "smollm"),
+        "Meta-Llama-3.1-70B": (70_000, "meta-llama"),
+        "house-model": (0, "house"),
+    }
+
+
 @pytest.mark.parametrize(("kind", "listed"), [(SourceKind.openai, True), (SourceKind.vllm, False)])
 def test_a_model_that_may_be_served_unlisted_is_offered(kind: SourceKind, listed: bool) -> None:
     models, warnings = offered(_spec(kind), FOUND, listed=listed, at=AT)

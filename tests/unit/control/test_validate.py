@@ -35,6 +35,16 @@ def test_the_full_document_is_sound() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        (
+            "quality_milli: 900",
+            f"family: {'f' * 65}",
+            "models[0].family: a family is a printable name of at most 64",
+        ),
+        (
+            "quality_milli: 900",
+            'family: "a\\tb"',
+            "models[0].family: a family is a printable name of at most 64",
+        ),
         ("name: globex", "name: platform", "x.yaml:36: tenants[1].name: 'platform' is reserved"),
         ("name: globex", "name: 'a b'", "x.yaml:36: tenants[1].name: 'a b' is no name"),
         ("Europe/Berlin", "Europe/Nowhere", "x.yaml:4: tenants[0].time_zone: 'Europe/Nowhere' is no IANA time zone"),

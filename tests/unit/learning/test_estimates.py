@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from interlock.learning.fit import Design, Fitted
+from interlock.learning.kin import UNKNOWN, Kin
 from interlock.learning.linear import WIDTH, Linear, features
 from interlock.learning.prompt import Prompt, read
-from interlock.learning.tasks import OF_MODEL, UNKNOWN, Tasks
+from interlock.learning.tasks import OF_MODEL, Tasks
 from interlock.learning.understanding import Understanding, unit
 from tests.unit.learning.samples import SKILL, TOPICS, texts
 
@@ -54,7 +55,7 @@ def test_one_prompt_and_a_batch_are_understood_alike(understood: tuple[Understan
 
 
 def test_a_cell_without_outcomes_borrows_from_its_model_and_its_task() -> None:
-    table = Tasks(3, 2, np.array([1.0, 1.0, 1.0]), 0.0)
+    table = Tasks(Kin.of_prices([1.0, 1.0, 1.0]), 2, 0.0)
     assert (table.expected() == UNKNOWN).all()
     for _ in range(200):
         table.learn(0, 0, 1.0)  # model 0 is good at task 0,
@@ -69,7 +70,7 @@ def test_a_cell_without_outcomes_borrows_from_its_model_and_its_task() -> None:
 
 
 def test_a_new_model_is_expected_to_do_what_models_of_its_price_do() -> None:
-    table = Tasks(6, 1, np.array([0.1, 0.2, 0.4, 4.0, 8.0, 6.0]), 0.0)
+    table = Tasks(Kin.of_prices([0.1, 0.2, 0.4, 4.0, 8.0, 6.0]), 1, 0.0)
     for _ in range(300):
         for model, outcome in enumerate((0.3, 0.35, 0.4, 0.8, 0.85)):
             table.learn(model, 0, outcome)
@@ -81,7 +82,7 @@ def test_intervals_hold_what_they_promise() -> None:
     held = 0
     for _ in range(200):
         truth = rng.uniform(0.2, 0.8)
-        table = Tasks(2, 1, np.array([1.0, 1.0]), 0.0)
+        table = Tasks(Kin.of_prices([1.0, 1.0]), 1, 0.0)
         for _ in range(int(3 * OF_MODEL)):
             table.learn(0, 0, float(rng.random() < truth))
         cell = table.capability(0, 0)
@@ -92,7 +93,7 @@ def test_intervals_hold_what_they_promise() -> None:
 @pytest.mark.parametrize("kind", ["tasks", "linear"])
 def test_a_model_that_changes_is_learned_anew(kind: str) -> None:
     def after(fade: float) -> float:
-        table, linear = Tasks(2, 1, np.array([1.0, 1.0]), fade), Linear(2, fade)
+        table, linear = Tasks(Kin.of_prices([1.0, 1.0]), 1, fade), Linear(2, fade)
         seen = np.zeros(WIDTH)
         seen[0] = 1
         for n in range(3000):

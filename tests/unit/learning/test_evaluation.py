@@ -26,6 +26,7 @@ from interlock.learning.evaluation.published import expected_as_published
 from interlock.learning.evaluation.report import drift_words
 from interlock.learning.evaluation.run import Report
 from interlock.learning.evaluation.splits import split
+from interlock.learning.kin import Kin
 from interlock.learning.prompt import read
 from tests.unit.learning.samples import folder
 
@@ -264,7 +265,7 @@ def test_what_was_never_noticed_is_said_so() -> None:
 
 
 def test_what_is_published_before_any_prompt_is_read_is_the_models_means() -> None:
-    estimator = Estimator(np.array([1.0, 2.0]), np.random.default_rng(1))
+    estimator = Estimator(Kin.of_prices([1.0, 2.0]), np.random.default_rng(1))
     for number in range(100):
         estimator.learn(read("x"), number % 2, float(number % 2))
     found = expected_as_published(estimator, ["a", "b"], ["x", "something else"])

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.learning import offpolicy
+from interlock.learning.kin import Numbers
 from interlock.learning.offpolicy import Quality, Rewarded, Side
-from interlock.learning.tasks import Numbers
 
 GOOD = np.array([[0.9, 0.5, 0.2], [0.3, 0.6, 0.8]])
 """Chance of a good answer, by task and model."""

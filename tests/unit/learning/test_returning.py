@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from interlock.learning.estimator import REMEMBERED, Estimator
+from interlock.learning.kin import Kin
 from interlock.learning.prompt import read
 
 BEFORE = 0.8
@@ -19,7 +20,7 @@ def outcomes(estimator: Estimator, rng: np.random.Generator, model: int, share: 
 
 
 def degraded(rng: np.random.Generator, *, to: float = 0.0, remembered: int = REMEMBERED) -> Estimator:
-    estimator = Estimator(np.ones(2), rng, remembered=remembered)
+    estimator = Estimator(Kin.of_prices([1.0, 1.0]), rng, remembered=remembered)
     for _ in range(150):
         outcomes(estimator, rng, 0, BEFORE, 1)
         outcomes(estimator, rng, 1, 0.5, 1)

@@ -116,7 +116,7 @@ def test_llamacpp() -> None:
         assert [r.method for r in engine.requests] == ["GET", "GET", "POST", "POST"]
         assert {r.body for r in engine.requests[2:]} == {b"{}"}, "nothing that makes the model work"
     assert (found.engine, found.engine_version) == ("llama.cpp", "b6000-scripted")
-    assert found.models[0].context_length == 8192
+    assert (found.models[0].context_length, found.models[0].parameters_m) == (8192, 135)
     assert set(found.models[0].abilities) == {"chat", "completions", "tools", "json_schema", "logprobs"}
 
 

@@ -90,6 +90,20 @@ def test_context(shown: dict[str, Any], declared: int, length: int) -> None:
     assert context_length(shown, declared) == length
 
 
+@pytest.mark.parametrize(
+    ("shown", "millions"),
+    [
+        ({"model_info": {"general.parameter_count": 8_030_261_248}, "details": {"parameter_size": "1B"}}, 8030),
+        ({"model_info": {"general.parameter_count": "many"}, "details": {"parameter_size": "134.52M"}}, 135),
+        ({"details": {"parameter_size": 8}, "model_info": []}, 0),
+        ({"details": "8B"}, 0),
+        ({}, 0),
+    ],
+)
+def test_how_many_parameters(shown: dict[str, Any], millions: int) -> None:
+    assert model_of("m", "", shown, "0.12.11", 0).parameters_m == millions
+
+
 def test_what_is_no_ollama_and_what_does_not_show() -> None:
     with ScriptedEngine(kind="vllm").in_thread() as engine:
         engine.pages["/api/version"] = page({"detail": "Not Found"}, 404)

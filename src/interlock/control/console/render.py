@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from interlock import __version__
 from interlock.control.console.assets import Assets
 from interlock.metering.words import price_words
+from interlock.types.model_names import parameters_words
 from interlock.types.slo import attained_permille
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -31,6 +32,7 @@ def environment(assets: Assets) -> Environment:
     out.globals.update(asset=assets.url, app_version=__version__)
     out.filters.update(count=count, ago=ago, moment=moment, duration=duration, usd=usd, joules=joules)
     out.filters.update(rate=rate, percent=percent, about=about, grams=grams, price=price)
+    out.filters.update(parameters=parameters_words)
     out.filters.update(amount=amount, figure=figure, change=change, attained=attained)
     return out
 

@@ -347,5 +347,5 @@ def _arms(offers: Iterable[Offer]) -> Mapping[str, Arm]:
         prior = model.quality_milli / 1000 if model.quality_milli != UNSAID_MILLI else None
         name, known = arm_of(model), arms.get(arm_of(model))
         if known is None or price < known.price:
-            arms[name] = Arm(price, prior)
+            arms[name] = Arm(price, prior, model.parameters_m, model.family)
     return arms

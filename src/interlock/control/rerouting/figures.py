@@ -14,8 +14,8 @@ from interlock.control.rerouting.deciding import Choice
 from interlock.control.rerouting.report import Estimate, Figure, Method, Quality, Untried
 from interlock.control.rerouting.tally import Row, Tally
 from interlock.learning import offpolicy
+from interlock.learning.kin import Numbers
 from interlock.learning.offpolicy import CALLS_MIN, CELL_MIN, Interval, Rewarded, Side
-from interlock.learning.tasks import Numbers
 from interlock.metering.cost import Rates
 from interlock.routing.explore import MICRO
 from interlock.types.source import Offer

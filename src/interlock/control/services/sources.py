@@ -19,6 +19,7 @@ from interlock.storage import aliases, sources
 from interlock.storage.sources import SourceRow
 from interlock.storage.table import Stored
 from interlock.types.identity import DataClass
+from interlock.types.model_names import family_named, parameters_named
 from interlock.types.source import (
     CLOUD_KINDS,
     CredentialRef,
@@ -184,13 +185,23 @@ def _pinned(
         "power": power_of(spec, model.name, pin, known, factors),
     }
     if pin is not None:
-        for field in ("context_length", "parent", "version", "quality_milli"):
+        for field in ("context_length", "parent", "version", "quality_milli", "parameters_m", "family"):
             value = getattr(pin, field)
             if value is not None:
                 changed[field] = value
         if pin.abilities is not None:
             changed["abilities"] = tuple(sorted(a.value for a in pin.abilities))
-    return msgspec.structs.replace(model, **changed)
+    return _with_kin(msgspec.structs.replace(model, **changed))
+
+
+def _with_kin(model: Model) -> Model:
+    """What nobody told of its size and family: as its name says, or of an adapter that of its base model."""
+    named = model.parent or model.name
+    return msgspec.structs.replace(
+        model,
+        parameters_m=model.parameters_m or parameters_named(named),
+        family=model.family or family_named(named),
+    )
 
 
 def _with(tx: Tx, row: SourceRow, spec: SourceSpec) -> SourceRow:

@@ -35,6 +35,9 @@ def as_dict(report: Report) -> dict[str, Any]:
             }
             for name, s in report.starts.items()
         },
+        "newcomers": None
+        if report.newcomers is None
+        else {k: _plain(v) for k, v in report.newcomers._asdict().items()},
         "tasks": [
             {
                 "share": round(task.share, _DIGITS),
@@ -77,6 +80,18 @@ def online_words(report: Report) -> list[str]:
         f"{s.lost_early.mean:.3f} a request at first, {s.lost.mean:.3f} over all. Others tried in "
         f"{s.explored.mean:.1%} of requests, for {s.extra.mean:.1%} of what was spent."
         for name, s in report.starts.items()
+    ]
+
+
+def newcomer_words(report: Report) -> list[str]:
+    """How near what is expected of a model comes before it has done anything."""
+    told = report.newcomers
+    if told is None:
+        return []
+    return [
+        f"What is expected of a new model is off what it does by {told.alone:.3f}, by the others' mean; "
+        f"{told.by_price:.3f}, by those of its price; {told.by_kin:.3f}, by price, size and family: "
+        "means over the models, each left out."
     ]
 
 

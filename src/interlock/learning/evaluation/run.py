@@ -21,9 +21,11 @@ from interlock.learning.evaluation.data import Data, Numbers
 from interlock.learning.evaluation.drift import MODES, Drift, drift
 from interlock.learning.evaluation.gateway import Decide, GatewayDrift, gateway_drift
 from interlock.learning.evaluation.metrics import Interval, aiq, cost_at_95, curve, gap_recovered, interval
+from interlock.learning.evaluation.newcomers import Newcomers, newcomers
 from interlock.learning.evaluation.published import expected_as_published
 from interlock.learning.evaluation.splits import split
 from interlock.learning.fit import Design, Fitted
+from interlock.learning.kin import Kin
 from interlock.learning.learner import Learner
 from interlock.learning.letters import Letters, runs
 from interlock.learning.prompt import Prompt, read
@@ -83,6 +85,7 @@ class Report(NamedTuple):
     tasks: list[TaskRow]
     drift: Drift | None = None
     gateway: list[GatewayDrift] | None = None
+    newcomers: Newcomers | None = None
 
 
 class _Split(NamedTuple):
@@ -144,7 +147,7 @@ def run(data: Data, requests: int, progress: Callable[[str], None], *, gateway: 
         name: Start(min(requests, sizes[0]), *(interval([s[i] for s in all_], share) for i in range(4)))
         for name, all_ in starts.items()
     }
-    report = Report(data, *sizes, rows, told_starts, tasks)
+    report = Report(data, *sizes, rows, told_starts, tasks, newcomers=newcomers(data))
     if gateway is None:
         return report
     there = gateway_drift(data, prompts, requests, gateway, progress)
@@ -163,7 +166,7 @@ def _divide(data: Data, prompts: list[Prompt], seed: int, rng: Generator) -> _Sp
 def _offline(data: Data, now: _Split, rng: Generator) -> tuple[dict[tuple[str, str], _Expected], list[TaskRow]]:
     """(what each method expects of each tested prompt and model, the learned tasks)."""
     views = now.understanding.views(now.prompts)
-    table = Tasks(len(data.models), len(now.understanding.tasks), now.price, 0.0)
+    table = Tasks(Kin.of_prices(now.price), len(now.understanding.tasks), 0.0)
     table.learn_all(views.task, now.quality)
     expected = _baselines(data, now)
     expected["learned", "tasks"] = _Expected(table.expected()[:, now.understanding.views(now.tested).task].T)
