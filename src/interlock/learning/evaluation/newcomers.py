@@ -20,8 +20,14 @@ class Newcomers(NamedTuple):
     by_kin: float
 
 
-def newcomers(data: Data) -> Newcomers:
-    """Of a folder. What is known of the others are the outcomes of all prompts."""
+OTHERS_MIN = 3
+"""Of fewer models nothing is to be learned about another."""
+
+
+def newcomers(data: Data) -> Newcomers | None:
+    """Of a folder; None where it has too few models. What is known of the others are the outcomes of all prompts."""
+    if len(data.models) <= OTHERS_MIN:
+        return None
     nothing = np.zeros(len(data.models))
     prices = data.cost.mean(0) if data.priced else nothing
     sizes = np.array([parameters_named(name) for name in data.models], float)
