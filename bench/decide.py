@@ -1,4 +1,5 @@
-"""What a decision costs a gateway: CPU of ordering 50 candidates, of reading a prompt, of expectations of 50 models.
+"""What a decision costs a gateway: CPU of ordering 50 candidates, of reading the load of their sources, of reading a
+prompt, of expectations of 50 models.
 
     .venv/bin/python -m bench.decide [ROUNDS]
 
@@ -15,8 +16,10 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -29,6 +32,7 @@ from interlock.learning.published import Expectations, Reader
 from interlock.learning.trainer import Arm, Outcome, Plan, Trainer
 from interlock.routing.catalog import offers_of
 from interlock.routing.choose import decide
+from interlock.sources.board import Board
 from interlock.types.decision import Placement
 from interlock.types.identity import DataClass
 from interlock.types.learned import Estimates
@@ -47,6 +51,8 @@ CALLS = 40
 SLOTS_USED = 64
 """Conversations that placed decisions are about."""
 WORDS = 20_000
+LOOK_NS = 700_000
+"""Between looks at the load of sources."""
 
 
 def offers_made(replicas: int) -> tuple[Offer, ...]:
@@ -141,6 +147,31 @@ class Scene:
         return sorted(self._offers, key=lambda o: (readings[o.source.id].waiting, readings[o.source.id].running))
 
 
+class Sight:
+    """The load of `CANDIDATES` sources, read again and again, a while later each time, and a call has come and gone."""
+
+    def __init__(self) -> None:
+        ids = [f"src_{n}" for n in range(CANDIDATES)]
+        with tempfile.TemporaryDirectory() as folder:
+            self._board = Board.create(Path(folder) / "board.shm", rows=CANDIDATES, workers=2)
+        self._rows = self._board.rows_of(map(self._board.row, ids))
+        self._ids = tuple(ids)
+        self._now_ns = 10**15
+        for row in self._rows.numbers:
+            self._board.publish(
+                row, waiting=0, running=3, kv_permille=300, healthy=True, saturated=False, stay_ms=900,
+                read_at_ns=self._now_ns - row * 2_345_678,
+            )  # fmt: skip
+
+    def __call__(self) -> None:
+        """One look at all of them."""
+        row = self._now_ns // LOOK_NS % CANDIDATES
+        self._board.enter(row, None)
+        self._board.leave(row)
+        self._now_ns += LOOK_NS
+        dict(zip(self._ids, self._board.look(self._rows, self._now_ns)[0], strict=True))
+
+
 def scenes(rng: np.random.Generator) -> dict[str, Callable[[], object]]:
     """What is measured, by name."""
     single, many = offers_made(1), offers_made(REPLICAS)
@@ -164,6 +195,7 @@ def scenes(rng: np.random.Generator) -> dict[str, Callable[[], object]]:
         "decide_exploring": Scene(single, rng, known, affinity=False),
         "decide_placement": Scene(many, rng, None, affinity=True),
         "decide_all": everything,
+        "look_50_sources": Sight(),
         "read_1_kb": lambda: reader.signals(short),
         "read_4_kb": lambda: reader.signals(long),
         "estimate_50_models": lambda: expectations.estimates(signals, 1),

@@ -15,7 +15,12 @@ from interlock.policy.trial import Trials
 if TYPE_CHECKING:
     from interlock.gateway.snapshot import SnapshotView
     from interlock.settings import Settings
+    from interlock.sources.board import Board, Rows
     from interlock.types.snapshot import PolicyText
+    from interlock.types.source import Offer
+
+ROWS_MAX = 512
+"""Tuples of offers of which the rows are remembered."""
 
 
 class State:
@@ -43,6 +48,22 @@ class State:
         """What conversations are hashed under: the same on all nodes of the installation."""
         self._salts: dict[str, str] = {}
         self._salts_max = salts_max
+        self._rows: dict[int, tuple[Sequence[Offer], tuple[str, ...], Rows]] = {}
+
+    def rows(self, offers: Sequence[Offer], board: Board) -> tuple[tuple[str, ...], Rows]:
+        """(ids of the sources of these offers, their rows on the board) in one order. Remembered per tuple of offers:
+        pass the same tuple, and the worker's one board. It is of these links, and goes with them."""
+        found = self._rows.get(id(offers))
+        if found is not None:
+            return found[1:]
+        by_row = {self.links[offer.source.id].row: offer.source.id for offer in offers}
+        rows = board.rows_of(by_row)
+        ids = tuple([by_row[row] for row in rows.numbers])
+        if type(offers) is tuple:  # anything else could change and keep its identity
+            if len(self._rows) >= ROWS_MAX:
+                self._rows.clear()
+            self._rows[id(offers)] = offers, ids, rows
+        return ids, rows
 
     def cache_salt(self, tenant_id: str) -> str:
         """The tenant's prefix-cache salt: same tenant, same cache; another tenant cannot guess or share it."""

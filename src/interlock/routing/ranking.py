@@ -17,7 +17,7 @@ from interlock.routing.facts import Facts, Often, Slate
 from interlock.routing.load import UNKNOWN, sent_since, unknown_queue
 from interlock.routing.placement import place
 from interlock.routing.rows import CLASS_SHIFT, MERIT, SCORE_BITS, Row, by_merit, home_first, merit
-from interlock.routing.score import MICRO, UNKNOWN_MICRO, Merit, Weights, failing, merits
+from interlock.routing.score import MICRO, UNKNOWN_MICRO, Parts, Weights, failing, merit_of, merits
 from interlock.routing.slo import Foresight
 from interlock.types.decision import Candidate, Placement, Reason
 from interlock.types.learned import Estimates
@@ -162,20 +162,16 @@ def _rows(request: Request, able: _Able, latencies: Sequence[int]) -> list[Row]:
     prompt, completion = features.prompt_tokens_max, features.completion_tokens_max
     tokens = prompt + completion
     failures = estimates.failure_micro if estimates is not None else None
-    slate = request.slate
-    found = slate.table and slate.table.merits(prompt, completion, weights, estimates)
-    found = found or merits(slate.worths, prompt, completion, weights, estimates)
-    w_latency = weights.latency
+    slate, w_latency = request.slate, weights.latency
     rows: list[Row] = []
-    if able.worth_of is not slate.numbers:
-        found = [found[number] for number in able.worth_of]
-    scores = _scores(able, found, latencies, request)
+    found, scores = _scores(able, latencies, request)
     bare = plain and foreseeing is None and tokens <= slate.context
     columns = (able.facts, able.often, found, scores, able.readings, latencies)
     for facts, often, worth, score, reading, latency, rank in zip(*columns, able.ranks, strict=True):
         key, _, _, context, off_prem, waiting_max, concurrency, later = often
-        quality, cost, energy, merit = worth
+        quality, cost, energy = worth
         if failures and (failure := failures.get(key)):
+            merit = merit_of(quality, cost, energy, weights)
             quality, merit = failing(quality, merit, failure, weights.quality)
             score = (merit - w_latency * latency) // MICRO
         # `load.load_of` and `load.saturated` at once, and the calls there, by the engine's figures or ours, if more:
@@ -208,14 +204,24 @@ def _rows(request: Request, able: _Able, latencies: Sequence[int]) -> list[Row]:
     return rows
 
 
-def _scores(able: _Able, found: Sequence[Merit], latencies: Sequence[int], request: Request) -> list[int]:
-    """The score of each, as if none of its tries failed: placed replicas of one worth have the same, unless a source
-    says which models it has loaded."""
-    w_latency, slate = request.weights.latency, request.slate
+def _scores(able: _Able, latencies: Sequence[int], request: Request) -> tuple[Sequence[Parts], Sequence[int]]:
+    """(the parts of each, its score), as if none of its tries failed: placed replicas of one worth have the same score,
+    unless a source says which models it has loaded."""
+    features, slate, weights = request.features, request.slate, request.weights
+    asked = features.prompt_tokens_max, features.completion_tokens_max, weights, request.estimates
+    whose = able.worth_of
+    if slate.table is not None and latencies:
+        at_once = slate.table.scores(*asked, None if whose is slate.numbers else whose, latencies)
+        if at_once is not None:
+            return at_once
+    found, w_latency = merits(slate.worths, *asked), weights.latency
     if request.placement is None or able.told or not slate.leads or able.kinds is not slate.kinds:
-        return [(worth[3] - w_latency * latency) // MICRO for worth, latency in zip(found, latencies, strict=True)]
-    of_kind = [(found[at][3] - w_latency * latencies[at]) // MICRO for at in slate.leads]
-    return [of_kind[kind] for kind in able.kinds]
+        scores = [(found[at][3] - w_latency * latency) // MICRO for at, latency in zip(whose, latencies, strict=True)]
+    else:
+        of_kind = [(found[whose[at]][3] - w_latency * latencies[at]) // MICRO for at in slate.leads]
+        scores = [of_kind[kind] for kind in able.kinds]
+    parts = [worth[:3] for worth in found]
+    return [parts[number] for number in whose], scores
 
 
 def load_micro(queue: int) -> int:

@@ -34,6 +34,9 @@ Merit = tuple[int, int, int, int]
 """(quality while nothing fails, cost, energy, merit). The scores of its offers are (merit - w_latency * latency) /
 1,000,000, rounded down."""
 
+Parts = tuple[int, int, int]
+"""Of a `Merit`: quality, cost, energy."""
+
 
 class Weights(NamedTuple):
     """Weights of one mode, in millionths; they add up to one million."""
@@ -95,6 +98,12 @@ def scored(
     return (merit - weights.latency * latency) // MICRO, quality, cost, latency, energy
 
 
+def merit_of(quality: int, cost: int, energy: int, weights: Weights) -> int:
+    """The merit that these make."""
+    w_quality, w_cost, w_latency, w_energy = weights
+    return (w_cost + w_latency + w_energy) * MICRO + w_quality * quality - w_cost * cost - w_energy * energy
+
+
 def failing(quality: int, merit: int, failure: int, w_quality: int) -> tuple[int, int]:
     """(quality, merit) of an offer of which that share of tries fails."""
     left = quality * (MICRO - failure) // MICRO
@@ -104,7 +113,7 @@ def failing(quality: int, merit: int, failure: int, w_quality: int) -> tuple[int
 def merits(
     worths: Sequence[Worth], prompt_tokens: int, completion_tokens: int, weights: Weights, estimates: Estimates | None
 ) -> list[Merit]:
-    """Of each, one after the other: what `table.merits_at_once` is held to."""
+    """Of each, one after the other: what `table.scores_at_once` is held to."""
     w_quality, w_cost, w_latency, w_energy = weights
     most, tokens = (w_cost + w_latency + w_energy) * MICRO, (prompt_tokens + completion_tokens) or 1
     qualities = estimates.quality_micro if estimates is not None else {}

@@ -7,6 +7,8 @@ round. A column has 64 bits, integers in Python have any number: where a product
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from struct import pack_into
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ from interlock.routing.score import (
     COST_HALF_NUSD_PER_MTOK,
     ENERGY_HALF_UJ_PER_TOKEN,
     UNKNOWN_MICRO,
-    Merit,
+    Parts,
     Weights,
 )
 from interlock.types.learned import Estimates
@@ -28,18 +30,22 @@ if TYPE_CHECKING:
 
 FIT = 1 << 62
 """What is below fits in a column of 64-bit integers, with something to spare for a sum."""
-_HALVES = np.array([[COST_HALF_NUSD_PER_MTOK], [ENERGY_HALF_UJ_PER_TOKEN]])
 _AS_THE_MEAN: Mapping[str, int] = {}
 Column = NDArray[np.int64]
+_NONE, _ONE, _ALIKE, _SHARPNESS = np.array(0), np.array(MICRO), np.array(ALIKE), np.array(SHARPNESS)
+"""Numbers as arrays without a dimension: NumPy takes twice as long for a column and an integer of Python."""
+Scores = tuple[list[Parts], list[int]]
+"""Of each offer the parts of its merit, and the score that it and its latency make."""
 
 
 class Lengths(NamedTuple):
-    """`milli`: of the answers of each model beside the mean, in thousandths. `per_output`: the table's, with prices by
-    that. `most`: none of its rates, and of these figures, is above it; from `FIT` on the others mean nothing."""
+    """`milli`: of the answers of each model beside the mean, in thousandths. `rates`: the table's, by input and by
+    output, with prices by that. `most`: none of its rates, and of these figures, is above it; from `FIT` on the others
+    mean nothing."""
 
     verbosities: Mapping[str, int]
     milli: Column
-    per_output: Column
+    rates: Column
     most: int
 
 
@@ -48,7 +54,7 @@ class Table:
     `unmetered`: where no price and no energy is known, None where all are."""
 
     __slots__ = (
-        "_credited", "_lengths", "_most", "_trial", "_unit", "arms", "free", "per_input", "per_output", "prior",
+        "_credited", "_lengths", "_most", "_trial", "_unit", "arms", "free", "halves", "per_input", "per_output",
         "priors", "unmetered",
     )  # fmt: skip
 
@@ -61,7 +67,7 @@ class Table:
         fit = min(rates) >= 0 and max(rates) < FIT and 0 <= min(priors) <= max(priors) <= MICRO
         self._most = max(rates) if fit else FIT
         zeros = (0,) * len(arms)
-        self.prior = np.array(priors if fit else zeros, np.int64)
+        self.halves = np.array([[COST_HALF_NUSD_PER_MTOK], [ENERGY_HALF_UJ_PER_TOKEN]]).repeat(len(arms), 1)
         self.per_input = np.array((prices_in, energies_in) if fit else (zeros, zeros), np.int64)
         self.per_output = np.array((prices_out, energies_out) if fit else (zeros, zeros), np.int64)
         self._unit = unit
@@ -80,10 +86,10 @@ class Table:
     def costs(self, prompt: int, completion: int, verbosities: Mapping[str, int]) -> Column:
         """What a call is expected to cost at each, in a unit of all of them. Only where such figures fit."""
         per_input, per_output, per_call = self._trial
-        length = self.lengths(verbosities).milli * completion
-        length //= ALIKE
+        length: Column = self.lengths(verbosities).milli * np.array(completion)
+        length //= _ALIKE
         length *= per_output
-        length += per_input * prompt
+        length += per_input * np.array(prompt)
         if per_call is not None:
             length += per_call
         return length
@@ -112,12 +118,21 @@ class Table:
             column = np.array(milli, np.int64)
             rates = self.per_output.copy()
             rates[0] = rates[0] * column // ALIKE
+            rates = np.stack((self.per_input, rates)).reshape(2, -1)
             kept = self._lengths = Lengths(verbosities, column, rates, most)
         return kept
 
-    def merits(self, prompt: int, completion: int, weights: Weights, estimates: Estimates | None) -> list[Merit] | None:
-        """`merits_at_once` of this table."""
-        return merits_at_once(self, prompt, completion, weights, estimates)
+    def scores(
+        self,
+        prompt: int,
+        completion: int,
+        weights: Weights,
+        estimates: Estimates | None,
+        numbers: Sequence[int] | None,
+        latencies: Sequence[int],
+    ) -> Scores | None:
+        """`scores_at_once` of this table."""
+        return scores_at_once(self, prompt, completion, weights, estimates, numbers, latencies)
 
     def chances(
         self,
@@ -136,46 +151,68 @@ class Table:
         tokens, verbosities = prompt + completion, estimates.verbosity_milli
         if not self.fits(tokens, weights, verbosities):
             return None
-        whose = np.fromiter(numbers, np.int64, len(numbers))
-        gaps = np.fromiter(keys, np.int64, len(keys))
-        gaps -= keys[0]
-        gaps -= self.credited(estimates.doubt_micro, weights.quality).take(whose)
-        costs = self.costs(prompt, completion, verbosities).take(whose)
+        gaps, whose = _filled(keys, numbers)
+        gaps -= np.array(keys[0])
+        gaps -= self.credited(estimates.doubt_micro, weights.quality)[whose]
+        costs = self.costs(prompt, completion, verbosities)[whose]
         most = self.cost_max(tokens, verbosities)
         return chances_at_once(gaps, costs, most, estimates.share_micro, estimates.money_micro, due)
 
 
-def merits_at_once(
-    table: Table, prompt_tokens: int, completion_tokens: int, weights: Weights, estimates: Estimates | None
-) -> list[Merit] | None:
-    """`score.merits`, the same to the last digit, by columns; None when a figure might not fit in one."""
-    w_quality, w_cost, w_latency, w_energy = weights
+def _filled(first: Sequence[int], second: Sequence[int], more: int = 0) -> Column:
+    """An array of these two rows, as long as each other, and so many to be filled."""
+    made = np.empty((2 + more, len(first)), np.int64)
+    pack_into(f"@{2 * len(first)}q", made.data, 0, *first, *second)
+    return made
+
+
+@lru_cache(maxsize=64)
+def _weighed(weights: Weights) -> tuple[Column, Column]:
+    """(what latency, quality, cost and energy count for, what a score is without them)."""
+    quality, cost, latency, energy = weights
+    return np.array((-latency, quality, -cost, -energy)), np.array((cost + latency + energy) * MICRO)
+
+
+def scores_at_once(
+    table: Table,
+    prompt_tokens: int,
+    completion_tokens: int,
+    weights: Weights,
+    estimates: Estimates | None,
+    numbers: Sequence[int] | None,
+    latencies: Sequence[int],
+) -> Scores | None:
+    """What `score.merits` and latencies make, the same to the last digit, by columns; None when a figure might not fit
+    in one. `numbers`: whose worth each offer has, as many as latencies; None: each its own, in order."""
     tokens = (prompt_tokens + completion_tokens) or 1
     verbosities = estimates.verbosity_milli if estimates is not None else _AS_THE_MEAN
-    if not table.fits(tokens, weights, verbosities):
+    if not table.fits(tokens, weights, verbosities) or min(latencies) < 0 or max(latencies) > MICRO:
         return None
-    qualities, quality = table.priors, table.prior
+    qualities = table.priors
     if estimates is not None:
         qualities = tuple(map(estimates.quality_micro.get, table.arms, qualities))
-        quality = np.fromiter(qualities, np.int64, len(qualities))
-    parts = table.per_input * prompt_tokens
-    parts += table.lengths(verbosities).per_output * completion_tokens
-    parts //= tokens
+    if numbers is not None:
+        qualities = tuple([qualities[number] for number in numbers])
+    whole = _filled(latencies, qualities, 2)
+    parts = whole[2:] if numbers is None else np.empty_like(table.halves)
+    np.array((prompt_tokens, completion_tokens)).dot(table.lengths(verbosities).rates, out=parts.reshape(-1))
+    parts //= np.array(tokens)
     unpriced = None if table.free is None else table.free & (parts[0] == 0)
-    halves = parts + _HALVES
-    parts *= MICRO
+    halves = parts + table.halves
+    parts *= _ONE
     parts //= halves
-    cost, energy = parts
     if unpriced is not None:
-        cost[unpriced] = UNKNOWN_MICRO
+        parts[0, unpriced] = UNKNOWN_MICRO
     if table.unmetered is not None:
-        energy[table.unmetered] = UNKNOWN_MICRO
-    merit = quality * w_quality
-    merit += (w_cost + w_latency + w_energy) * MICRO
-    merit -= cost * w_cost
-    merit -= energy * w_energy
-    costs, energies = parts.tolist()
-    return list(zip(qualities, costs, energies, merit.tolist(), strict=True))
+        parts[1, table.unmetered] = UNKNOWN_MICRO
+    if numbers is not None:
+        whole[2:] = parts[:, numbers]
+    counts, most = _weighed(weights)
+    score = counts.dot(whole)
+    score += most
+    score //= _ONE
+    costs, energies = whole[2:].tolist()
+    return list(zip(qualities, costs, energies, strict=True)), score.tolist()
 
 
 def chances_at_once(
@@ -199,12 +236,12 @@ def chances_at_once(
     most = money_micro * best_cost
     if max(cost_max, most) * MICRO >= FIT or share_micro > MICRO:
         return None
-    rest = np.maximum(gaps, 0)
-    rest *= SHARPNESS
-    rest += MICRO
-    np.floor_divide(MICRO * MICRO // number, rest, out=rest)
-    beyond = costs - best_cost
-    np.maximum(beyond, 0, out=beyond)
+    rest = np.maximum(gaps, _NONE)
+    rest *= _SHARPNESS
+    rest += _ONE
+    np.floor_divide(np.array(MICRO * MICRO // number), rest, out=rest)
+    beyond = costs - np.array(best_cost)
+    np.maximum(beyond, _NONE, out=beyond)
     if money_micro <= 0:
         rest[beyond > 0] = 0
     rest[0] = 0
@@ -212,14 +249,14 @@ def chances_at_once(
     own = share_micro // DUE_PARTS // len(apart) if apart else 0
     left, total = share_micro - own * len(apart), int(np.add.reduce(rest))
     if total > left:
-        rest *= left
-        rest //= total
+        rest *= np.array(left)
+        rest //= np.array(total)
     for i in apart:
         rest[i] += own
     extra = int(rest.dot(beyond))
     if extra > most:
-        less = rest * most
-        less //= extra
+        less = rest * np.array(most)
+        less //= np.array(extra)
         rest = np.where(beyond, less, rest)
     likely: list[int] = rest.tolist()
     likely[0] = MICRO - sum(likely)

@@ -20,8 +20,9 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from fcntl import flock
+from mmap import mmap
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -62,10 +63,22 @@ READ_TRIES = 16
 NS_PER_MS = 1_000_000
 
 
-Load = tuple[int, int, int, int, bool, bool, int, int, int, int]
+Load = tuple[int, int, int, int, bool, bool, int, int, int, int, int, int]
 """Sequence, waiting, running, KV cache permille, healthy, saturated, read at (monotonic ns), calls entered by then,
-models loaded, stay (ms)."""
-UNKNOWN: Load = (0, -1, -1, -1, True, False, 0, 0, -1, -1)
+models loaded, stay (ms); read at once more: whole ms (`NEVER_MS`: it never was), and ns beyond."""
+NEVER_MS = -(1 << 62)
+"""Ages from then on are above every bound."""
+UNKNOWN: Load = (0, -1, -1, -1, True, False, 0, 0, -1, -1, NEVER_MS, 0)
+Seen = tuple[bytes, int, int, int, Load]
+"""What a row says whatever the time: its words from `OPEN_UNTIL` on, until when nothing is sent there, calls in flight,
+of these not in the figures, load."""
+
+
+class Rows(NamedTuple):
+    """Rows that are looked at together (`Board.rows_of`), ascending. `take`: the words of each from `OPEN_UNTIL` on."""
+
+    numbers: tuple[int, ...]
+    take: Callable[[mmap, int], tuple[bytes, ...]]
 
 
 class WorkerState(NamedTuple):
@@ -101,7 +114,9 @@ class Board:
         self._read = struct.Struct("@Q3q3QqQ").unpack_from
         self._write = struct.Struct("@3q3QqQ").pack_into
         self._columns = struct.Struct(f"@{self.workers}Q").unpack_from
+        self._turns = struct.Struct(f"@Q16xQ8xQ72x{self.workers}Q").unpack_from
         self._loads: dict[int, Load] = {}
+        self._seen: list[Seen] = [(b"", 0, 0, 0, UNKNOWN)] * self.rows
         self._known: dict[str, tuple[int, int, int]] = {}
 
     @classmethod
@@ -214,7 +229,7 @@ class Board:
         load = self._loads.get(row)
         if load is None or self._words[base + LOAD] != load[0]:
             load = self._load(row)
-        _, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark, loaded, stay_ms = load
+        _, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark, loaded, stay_ms, _, _ = load
         calls = sum(self._columns(self._buffer, (base + COLUMNS) * WORD))
         inflight = calls & INFLIGHT_MASK
         since = (calls >> INFLIGHT_BITS) - mark
@@ -238,6 +253,63 @@ class Board:
             stay_ms,
         )
 
+    def rows_of(self, rows: Iterable[int]) -> Rows:
+        """What `look` takes for these rows: worth keeping for as long as they are those of the same sources."""
+        numbers, size = tuple(sorted(set(rows))), (self._stride - OPEN_UNTIL) * WORD
+        gaps = [after - before - 1 for before, after in zip((-1, *numbers), numbers, strict=False)]
+        spans = "".join(f"{gap * self._stride * WORD + OPEN_UNTIL * WORD}x{size}s" for gap in gaps)
+        return Rows(numbers, struct.Struct(spans).unpack_from)
+
+    def look(self, rows: Rows, now_ns: int) -> tuple[list[LoadReading], list[int]]:
+        """(the `reading` of each, the places among them of those with `open_until` after now).
+
+        Of most nothing has changed since the last look but the age of figures: what a row's words say is kept until
+        they are others, whichever rows it was looked at together with.
+        """
+        seen, age_ms_max = self._seen, self._age_ms_max
+        now_ms, now_beyond = divmod(now_ns, NS_PER_MS)
+        readings: list[LoadReading] = []
+        shut: list[int] = []
+        for row, words in zip(rows.numbers, rows.take(self._buffer, self._first * WORD), strict=True):
+            one = seen[row]
+            if one[0] != words:
+                one = self._look_again(row, words)
+            _, until_ns, inflight, since, load = one
+            _, waiting, running, kv, healthy, saturated, _, _, loaded, stay_ms, ms, beyond = load
+            if until_ns > now_ns:
+                shut.append(len(readings))
+            age_ms = now_ms - ms
+            if now_beyond < beyond:
+                age_ms -= 1
+            if age_ms > age_ms_max:
+                age_ms = age_ms if ms != NEVER_MS else -1
+                readings.append(LoadReading(-1, -1, -1, inflight, since, age_ms, healthy, False))
+                continue
+            if age_ms < 0:
+                age_ms = 0
+            readings.append(
+                LoadReading(waiting, running, kv, inflight, since, age_ms, healthy, saturated, loaded, stay_ms)
+            )
+        return readings, shut
+
+    def _look_again(self, row: int, words: bytes) -> Seen:
+        """What a row says now. Kept when it is what `words` say: not while it changes."""
+        base = self._first + row * self._stride
+        load = self._loads.get(row)
+        if load is None or self._words[base + LOAD] != load[0]:
+            load = self._load(row)
+        # Calls after load: what had entered is never less than what the load has of it.
+        now: tuple[int, ...] = self._turns(self._buffer, (base + OPEN_UNTIL) * WORD)
+        open_until, cool_until, sequence, *columns = now
+        calls = sum(columns)
+        inflight = calls & INFLIGHT_MASK
+        since = (calls >> INFLIGHT_BITS) - load[7]
+        until_ns = open_until if open_until > cool_until else cool_until
+        made: Seen = words, until_ns, inflight, since if since < inflight else inflight, load
+        if sequence == load[0] and self._turns(words) == now:
+            self._seen[row] = made
+        return made
+
     def _load(self, row: int) -> Load:
         """The load of a row, read whole and remembered until its sequence changes."""
         at = self._first + row * self._stride + LOAD
@@ -247,7 +319,10 @@ class Board:
             if not sequence & 1 and sequence == self._words[at] and sum(words[:8]) & MASK == check:
                 healthy, saturated = flags & HEALTHY != 0, flags & SATURATED != 0
                 loaded = flags >> LOADED_SHIFT if flags & LOADED_KNOWN else -1
-                load = sequence, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark, loaded, stay_ms
+                load: Load = (
+                    sequence, waiting, running, kv_permille, healthy, saturated, read_at_ns, mark, loaded, stay_ms,
+                    *(divmod(read_at_ns, NS_PER_MS) if read_at_ns else (NEVER_MS, 0)),
+                )  # fmt: skip
                 self._loads[row] = load
                 return load
         return UNKNOWN

@@ -253,7 +253,7 @@ class Offer(msgspec.Struct, frozen=True):
     key: str
 
 
-class LoadReading(msgspec.Struct, frozen=True, array_like=True):
+class LoadReading(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What was known of a source's load when a decision was made. -1 means unknown, never idle.
 
     `waiting`, `running`: requests at the engine. `kv_permille`: KV cache in use. `inflight`: our own calls on this

@@ -17,8 +17,8 @@ from interlock.routing.choose import decide, spread
 from interlock.routing.explore import chances
 from interlock.routing.facts import MANY, slate_of
 from interlock.routing.load import saturated
-from interlock.routing.score import MICRO, WEIGHTS, Weights, merits
-from interlock.routing.table import FIT, Table, chances_at_once, merits_at_once
+from interlock.routing.score import MICRO, WEIGHTS, Weights, merit_of, merits
+from interlock.routing.table import FIT, Table, chances_at_once, scores_at_once
 from interlock.types.decision import Placement
 from interlock.types.identity import DataClass, Workload
 from interlock.types.learned import Estimates
@@ -64,8 +64,16 @@ def test_merits_by_columns_are_those_one_by_one(
 ) -> None:
     """Where they fit: what does not is left to the loop, and never comes out otherwise."""
     estimates = None if verbosities is None else known(verbosities, rng)
-    found = merits_at_once(Table(listed, 1), prompt, completion, weights, estimates)
-    assert found is None or found == merits(listed, prompt, completion, weights, estimates)
+    numbers = rng.choice((None, [rng.randrange(len(listed)) for _ in range(30)]))
+    whose = range(len(listed)) if numbers is None else numbers
+    latencies = [rng.choice((0, 58_823, rng.randrange(MICRO), MICRO)) for _ in whose]
+    found = scores_at_once(Table(listed, 1), prompt, completion, weights, estimates, numbers, latencies)
+    if found is not None:
+        each = merits(listed, prompt, completion, weights, estimates)
+        plain = [each[number] for number in whose]
+        made = [(one[3] - weights.latency * late) // MICRO for one, late in zip(plain, latencies, strict=True)]
+        assert found == ([one[:3] for one in plain], made)
+        assert [merit_of(*one[:3], weights) for one in plain] == [one[3] for one in plain]
     usual = max(max(each[2:5]) for each in listed) <= 30 * 10**9 and weights.quality <= MICRO
     if usual and prompt + completion <= 201_024 and max((verbosities or {}).values(), default=0) < 2**62:
         assert found is not None
@@ -92,6 +100,9 @@ def test_chances_by_columns_are_those_one_by_one(
 
 
 def test_what_may_not_fit_is_not_worked_out_by_columns() -> None:
+    plain = Table([("m", 0, 1, 1, 0, True, 0, 0)], 1)
+    for latency, fits in ((-1, False), (0, True), (MICRO, True), (MICRO + 1, False), (2**70, False)):
+        assert (scores_at_once(plain, 1, 1, WEIGHTS["balanced"], None, None, [latency]) is not None) == fits
     gaps, costs = np.array([0, 1000]), np.array([2**40, 2**42])
     assert chances_at_once(gaps, costs, 2**42, 20_000, 50_000) is None
     dear = Table([("m", 0, FIT, FIT, 0, True, 0, 0)], 1)

@@ -10,6 +10,8 @@ import struct
 import time
 from pathlib import Path
 
+import pytest
+
 from interlock.sources.board import Board
 
 WORKERS = 4
@@ -37,17 +39,20 @@ def write(path: Path, stop: Path) -> None:
                 return
 
 
-def test_a_reader_never_sees_half_of_a_reading(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_a_reader_never_sees_half_of_a_reading(tmp_path: Path, together: bool) -> None:
     path, stop = tmp_path / "board.shm", tmp_path / "stop"
     with Board.create(path, rows=4, workers=WORKERS) as board, Board.open(path, worker=0) as reader:
         row = board.row("src_a")
+        rows = reader.rows_of([board.row("src_b"), row])
+        at = rows.numbers.index(row)
         process = multiprocessing.get_context("spawn").Process(target=write, args=(path, stop))
         process.start()
         try:
             seen: set[int] = set()
             deadline = time.monotonic() + 120
             while time.monotonic() < deadline and (len(seen) < 2000):
-                reading = reader.reading(row, 0)
+                reading = reader.look(rows, 0)[0][at] if together else reader.reading(row, 0)
                 i = reading.waiting
                 if i > 0:
                     seen.add(i)

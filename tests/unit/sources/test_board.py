@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from interlock.errors import Unavailable
+from interlock.metering.shared import WORD
 from interlock.settings import Settings
-from interlock.sources.board import LOAD, Board, WorkerState
+from interlock.sources.board import LOAD, OPEN_UNTIL, Board, WorkerState
 from interlock.types.source import LoadReading
 
 MS = 1_000_000
@@ -111,6 +112,18 @@ def test_a_value_left_half_written_is_unknown_until_it_is_published_again(node: 
     assert node.one.reading(row, NOW).waiting == -1
     publish(node.board, row, waiting=9)
     assert node.one.reading(row, NOW).waiting == 9
+
+
+def test_what_changes_while_it_is_looked_at_is_not_kept_as_what_it_was(node: Node) -> None:
+    row = node.board.row("src_a")
+    rows = node.one.rows_of([row])
+    publish(node.board, row, waiting=3)
+    (words,) = rows.take(node.one._buffer, node.one._first * WORD)
+    publish(node.board, row, waiting=9)
+    assert node.one._look_again(row, words)[-1][1] == 9
+    at = (node.board._first + row * node.board._stride + OPEN_UNTIL) * WORD
+    node.board._buffer[at : at + len(words)] = words
+    assert node.one.look(rows, NOW)[0][0].waiting == 3
 
 
 def test_a_cap_holds_over_workers_and_a_dead_one_gives_back(node: Node) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 COLD_RETRY_AFTER_S = 10
 """When to ask again for an engine that is starting: within what client libraries wait by themselves."""
+TOGETHER = 5
+"""From so many offers on, looking at their sources together is quicker than one by one (measured)."""
 
 
 def route(call: Call, runtime: Runtime) -> None:
@@ -42,17 +44,7 @@ def route(call: Call, runtime: Runtime) -> None:
     if text_bytes_max and len(offers) > 1 and not features.affinity and slate_of(offers).replicated:
         affinity = affinity_of(call, text_bytes_max)
         features = call.features = msgspec.structs.replace(features, affinity=affinity)
-    now_ns = runtime.clock.mono_ns()
-    board, links = runtime.board, call.state.links
-    readings: dict[str, LoadReading] = {}
-    open_breakers: list[str] = []
-    for offer in offers:
-        source_id = offer.source.id
-        if source_id not in readings:
-            row = links[source_id].row
-            readings[source_id] = board.reading(row, now_ns)
-            if board.open_until(row) > now_ns:
-                open_breakers.append(source_id)
+    readings, open_breakers = _look(call, runtime, offers)
     decision = (decide_steps if target.steps else decide)(
         features,
         target,
@@ -81,6 +73,26 @@ def route(call: Call, runtime: Runtime) -> None:
         raise _nowhere(error, decision, offers)
     authorize(call, runtime)
     route(call, runtime)
+
+
+def _look(call: Call, runtime: Runtime, offers: Sequence[Offer]) -> tuple[dict[str, LoadReading], list[str]]:
+    """(what is known of the load of each source, those that get nothing now), by source id."""
+    board, now_ns = runtime.board, runtime.clock.mono_ns()
+    if len(offers) >= TOGETHER:
+        source_ids, rows = call.state.rows(offers, board)
+        looked, shut = board.look(rows, now_ns)
+        return dict(zip(source_ids, looked, strict=True)), [source_ids[at] for at in shut]
+    links = call.state.links
+    readings: dict[str, LoadReading] = {}
+    open_breakers: list[str] = []
+    for offer in offers:
+        source_id = offer.source.id
+        if source_id not in readings:
+            row = links[source_id].row
+            readings[source_id] = board.reading(row, now_ns)
+            if board.open_until(row) > now_ns:
+                open_breakers.append(source_id)
+    return readings, open_breakers
 
 
 def _paces(call: Call, runtime: Runtime) -> Mapping[str, Pace]:
