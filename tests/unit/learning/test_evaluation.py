@@ -22,6 +22,7 @@ from interlock.learning.evaluation.data import load
 from interlock.learning.evaluation.drift import Drift, Moved, with_better
 from interlock.learning.evaluation.gateway import GatewayDrift, Offered, Taken, gateway_drift
 from interlock.learning.evaluation.metrics import aiq, cost_at_95, gap_recovered, hull, interval
+from interlock.learning.evaluation.newcomers import newcomers
 from interlock.learning.evaluation.published import expected_as_published
 from interlock.learning.evaluation.report import drift_words
 from interlock.learning.evaluation.run import Report
@@ -176,6 +177,7 @@ def test_the_command_finds_the_topics_of_a_made_up_folder(tmp_path: Path, capsys
     assert told["aiq"] == told["methods"]["fitted"]["measures"]["aiq"]
     assert abs(sum(t["share"] for t in told["tasks"]) - 1) < 0.01
     assert told["online"]["online"]["explored"]["mean"] < 0.05 + 20 * 4 / 600
+    assert set(told["newcomers"]) == {"alone", "by_price", "by_kin"} and 0 < told["newcomers"]["by_kin"] < 0.5
     assert main(arguments) == 0
     assert capsys.readouterr().out == first
 
@@ -271,6 +273,19 @@ def test_what_is_published_before_any_prompt_is_read_is_the_models_means() -> No
     found = expected_as_published(estimator, ["a", "b"], ["x", "something else"])
     assert found.shape == (2, 2) and (found[0] == found[1]).all()
     assert np.abs(found[0] - estimator.expected(read("x"))[0]).max() < 1e-5
+
+
+def test_names_that_tell_sizes_bring_what_is_expected_of_a_new_model_nearer(tmp_path: Path) -> None:
+    data = load(folder(tmp_path / "made", 200), 1)
+    rng = np.random.default_rng(3)
+    sizes = (1, 3, 8, 14, 32, 70)
+    quality = (rng.random((200, 6)) < np.array([0.2, 0.3, 0.42, 0.5, 0.6, 0.7])).astype(float)
+    made = data._replace(models=[f"m-{size}b" for size in sizes], quality=quality, cost=np.ones((200, 6)))
+    told = newcomers(made)
+    assert (
+        told is not None and told.by_kin < 0.6 * told.by_price and told.by_price == pytest.approx(told.alone, abs=1e-9)
+    )
+    assert newcomers(made._replace(models=made.models[:3], quality=quality[:, :3])) is None
 
 
 def test_a_new_model_that_is_better_and_cheaper_is_so() -> None:
