@@ -1,7 +1,8 @@
 """What can be seen of a prompt by itself, in well under a millisecond and in bounded memory.
 
-Words and pairs of neighbouring words are hashed, so no vocabulary grows with traffic and no text is kept. Surface
-signals tell form from topic: length, digits, code, lists of options, questions, scripts.
+Words and pairs of neighbouring words are hashed, so no vocabulary grows with traffic and no text is kept. Where words
+are written without blanks (Chinese, Japanese, Thai and others) each character is a word, and so each two are a pair.
+Surface signals tell form from topic: length, digits, code, lists of options, questions, scripts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,22 @@ HEAD_CHARS = 3_000
 TAIL_CHARS = 1_000
 """Of a longer text only its head and its tail are read."""
 
+ALONE_MAX = 640
+"""Of so many characters without blanks each is a word; those after them are in words as blanks and others make them."""
 _WORD = re.compile(r"\w+")
+_ALONE_RANGES = (
+    (0x0E00, 0x0F00),  # Thai, Lao
+    (0x1000, 0x10A0),  # Burmese
+    (0x1780, 0x1800),  # Khmer
+    (0x3040, 0x3100),  # Japanese syllables
+    (0x31F0, 0x3200),
+    (0x3400, 0x4DC0),  # Chinese characters
+    (0x4E00, 0xA000),
+    (0xF900, 0xFB00),
+    (0xFF66, 0xFFA0),  # narrow Japanese syllables
+    (0x20000, 0x32400),  # rarer Chinese characters
+)
+"""Scripts that put no blanks between words: [first, end)."""
 _DIGIT = re.compile(r"\d+")
 _CODE_SIGNS = b"{};<>[]`|"
 _CODE_WORDS = (b"def", b"return")
@@ -100,22 +116,26 @@ class _Told(NamedTuple):
 
 _CODES = 1 << 18
 """No character from this one on is of a word."""
-_BLANK, _DOT, _ZERO, _IN_WORD = b" .0w"
+_BLANK, _DOT, _ZERO, _ALONE, _IN_WORD = b" .0uw"
 
 
 def _kinds() -> NDArray[np.uint8]:
-    """Of each character: `_ZERO` for a digit, `_IN_WORD` for another one of words, `_DOT` for a dot or comma."""
+    """Of each character: `_ZERO` for a digit, `_ALONE` for one that is a word, `_IN_WORD` for another one of words,
+    `_DOT` for a dot or comma."""
     kinds = np.full(_CODES, _BLANK, np.uint8)
     every = np.arange(_CODES, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
     for pattern, kind in ((_WORD, _IN_WORD), (_DIGIT, _ZERO)):
         for run in pattern.finditer(every):
             kinds[run.start() : run.end()] = kind
+    for first, end in _ALONE_RANGES:
+        some = kinds[first:end]
+        some[some == _IN_WORD] = _ALONE
     kinds[[ord("."), ord(",")]] = _DOT
     return kinds
 
 
 _KINDS = _kinds()
-_NO_WORD = bytes.maketrans(bytes([_IN_WORD]), bytes([_BLANK]))
+_NO_WORD = bytes.maketrans(bytes([_IN_WORD, _ALONE]), bytes([_BLANK, _BLANK]))
 _ASCII = _KINDS[:128].tobytes()
 _ASCII_LINE = bytes(c if kind >= _ZERO else _BLANK for c, kind in enumerate(_ASCII)).ljust(256)
 _ASCII_NUMERALS = _ASCII.translate(_NO_WORD).ljust(256)
@@ -132,9 +152,14 @@ def _of_any(text: str) -> _Told:
     small = text.lower()
     codes = np.frombuffer(small.encode("utf-32-le", "surrogatepass"), "<u4")
     kinds = _KINDS.take(codes, mode="clip")
-    line = np.where(kinds >= _ZERO, codes, np.uint32(_BLANK)).astype("<u4").tobytes().decode("utf-32-le").encode()
-    letters = int(np.count_nonzero(kinds == _IN_WORD)) - small.count("_")
-    return _Told(line, letters, kinds.tobytes().translate(_NO_WORD, bytes([_DOT])))
+    line = np.where(kinds >= _ZERO, codes, np.uint32(_BLANK))
+    alone = np.flatnonzero(kinds == _ALONE)
+    if len(alone):
+        some = alone[:ALONE_MAX]
+        line = np.insert(line, np.concatenate((some, some + 1)), np.uint32(_BLANK))
+    letters = int(np.count_nonzero(kinds == _IN_WORD)) + len(alone) - small.count("_")
+    encoded = line.astype("<u4").tobytes().decode("utf-32-le").encode()
+    return _Told(encoded, letters, kinds.tobytes().translate(_NO_WORD, bytes([_DOT])))
 
 
 _LONG = 64

@@ -18,6 +18,10 @@ from interlock.types.learned import Words
 
 SLOTS = 65_536
 HEAD_CHARS, TAIL_CHARS = 3_000, 1_000
+WITHOUT_BLANKS = (
+    *((0x0E00, 0x0F00), (0x1000, 0x10A0), (0x1780, 0x1800), (0x3040, 0x3100), (0x31F0, 0x3200), (0x3400, 0x4DC0)),
+    *((0x4E00, 0xA000), (0xF900, 0xFB00), (0xFF66, 0xFFA0), (0x20000, 0x32400)),
+)
 OPTION = re.compile(r"^[ \t]*\(?[A-Za-z0-9]{1,2}[.)]\s", re.MULTILINE)
 
 
@@ -25,13 +29,34 @@ def read(text: str) -> Prompt:
     """See `interlock.learning.prompt.read`."""
     if len(text) > HEAD_CHARS + TAIL_CHARS:
         text = f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"
-    words = re.findall(r"\w+", text.lower())
+    words = _words(text.lower())
     encoded = [word.encode("utf-8", "surrogatepass") for word in words]
     hashes = [crc32(word) for word in encoded]
     hashes += [crc32(b"\x00" + second, first) for first, second in zip(hashes, encoded[1:], strict=False)]
     slots, counts = np.unique(np.array(hashes, np.uint32) & np.uint32(SLOTS - 1), return_counts=True)
     weights = (1 + np.log(counts)).astype(np.float32)
     return Prompt(slots.astype(np.int32), weights, np.array(_surface(text, words), np.float32))
+
+
+def _words(text: str) -> list[str]:
+    """Runs of characters of words; the first 640 characters that are written without blanks each by itself."""
+    found: list[str] = []
+    left = 640
+    for run in re.findall(r"\w+", text):
+        word = ""
+        for character in run:
+            if (
+                left
+                and not character.isdecimal()
+                and any(first <= ord(character) < end for first, end in WITHOUT_BLANKS)
+            ):
+                left -= 1
+                found += [word, character]
+                word = ""
+            else:
+                word += character
+        found.append(word)
+    return [word for word in found if word]
 
 
 def _surface(text: str, words: list[str]) -> list[float]:

@@ -90,6 +90,8 @@ def _same(text: str) -> None:
 @example("a" * 100_000)
 @example("İ" * 5_000)
 @example("9" * 5_000)
+@example("語" * 5_000)
+@example("合同" * 400 + "，x" + "法律" * 300)
 def test_what_is_seen_of_a_text_is_what_the_plain_way_sees(text: str) -> None:
     _same(text)
 
