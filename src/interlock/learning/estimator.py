@@ -186,7 +186,7 @@ class Estimator:
     def _by_kin(self, linear: Linear) -> Numbers:
         """What is added to the linear estimate of each model, which knows nothing of one but its outcomes: how far what
         its kin or its source make expect is from what all models do; less of it the more outcomes there are."""
-        part = OF_OWN / (self.tasks.counts().sum(1) + OF_OWN)
+        part = OF_OWN / (self.tasks.seen() + OF_OWN)
         if part.max() < LITTLE:
             return np.zeros(self._models)
         lead: Numbers = part * (self.tasks.beforehand() - linear.shared(self._features / max(self._featured, 1)))

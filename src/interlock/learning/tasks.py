@@ -42,7 +42,9 @@ class Tasks:
         self._count = np.zeros((models, tasks))
         self._sum = np.zeros((models, tasks))
         self._mean: Numbers = np.full((models, tasks), UNKNOWN)
-        self._beforehand: Numbers = np.full(models, UNKNOWN)
+        self._seen, self._won = np.zeros(models), np.zeros(models)
+        """Of each model over all tasks: outcomes, and their sum."""
+        self._beforehand: Numbers | None = None
         self._stale = True  # priors count before there is any outcome
 
     def learn(self, model: int, task: int, outcome: float, weight: float = 1.0) -> None:
@@ -52,7 +54,8 @@ class Tasks:
         self._sum[model] *= keep
         self._count[model, task] += weight
         self._sum[model, task] += weight * outcome
-        self._stale = True
+        self._add(model, keep, weight, outcome)
+        self._stale, self._beforehand = True, None
 
     def learn_somewhere(self, model: int, outcome: float, weight: float = 1.0) -> None:
         """Count one outcome of an unknown task: a part of it for each, as they occurred."""
@@ -61,20 +64,27 @@ class Tasks:
         keep = self._keep**weight
         self._count[model] = self._count[model] * keep + weight * shares
         self._sum[model] = self._sum[model] * keep + weight * shares * outcome
-        self._stale = True
+        self._add(model, keep, weight, outcome)
+        self._stale, self._beforehand = True, None
+
+    def _add(self, model: int, keep: float, weight: float, outcome: float) -> None:
+        self._seen[model] = self._seen[model] * keep + weight
+        self._won[model] = self._won[model] * keep + weight * outcome
 
     def doubt_again(self, model: int, outcomes: float) -> None:
         """What is known of this model counts for no more than so many outcomes."""
         share = min(1.0, outcomes / max(float(self._count[model].sum()), 1e-9))
-        self._count[model] *= share
-        self._sum[model] *= share
-        self._stale = True
+        for each in (self._count, self._sum, self._seen, self._won):
+            each[model] *= share
+        self._stale, self._beforehand = True, None
 
     def learn_all(self, tasks: NDArray[np.int64], outcomes: Numbers) -> None:
         """Count outcomes of every model, one row per prompt, without fading."""
         np.add.at(self._count.T, tasks, 1.0)
         np.add.at(self._sum.T, tasks, outcomes)
-        self._stale = True
+        self._seen += len(tasks)
+        self._won += outcomes.sum(0)
+        self._stale, self._beforehand = True, None
 
     def expected(self) -> Numbers:
         """Expected outcome of every cell, models by tasks."""
@@ -85,8 +95,14 @@ class Tasks:
 
     def beforehand(self) -> Numbers:
         """What is expected of each model without what it has done: as its source says, or else by its kin."""
-        self.expected()
+        if self._beforehand is None:
+            of_kin = self._likeness.expected(self._seen, self._won)
+            self._beforehand = np.where(np.isnan(self._priors), of_kin, self._priors)
         return self._beforehand
+
+    def seen(self) -> Numbers:
+        """Outcomes of each model, faded ones for less."""
+        return self._seen
 
     def doubt(self) -> Numbers:
         """Standard deviation of what is expected of every cell."""
@@ -105,10 +121,7 @@ class Tasks:
         return Capability(mean, max(mean - half, 0.0), min(mean + half, 1.0), float(self._count[model, task]))
 
     def _estimate(self) -> Numbers:
-        seen, won = self._count.sum(1), self._sum.sum(1)
-        of_kin = self._likeness.expected(seen, won)
-        known = self._beforehand = np.where(np.isnan(self._priors), of_kin, self._priors)
-        model = (won + OF_KIN * known) / (seen + OF_KIN)
+        model = (self._won + OF_KIN * self.beforehand()) / (self._seen + OF_KIN)
         surplus = (self._sum - self._count * model[:, None]).sum(0)
         task = surplus / (self._count.sum(0) + OF_MODEL)
         prior = np.clip(model[:, None] + task, 0.01, 0.99)
