@@ -29,6 +29,8 @@ ANSWER_WAITS = 3
 BUSY_NS = 1_000_000_000
 """A share that was used up within this time was too small: the next one is twice as large."""
 SECOND_NS = 1_000_000_000
+STEPS_MAX = 4096
+"""Budgets of which it is remembered how large a share was enough."""
 
 
 class Need(NamedTuple):
@@ -127,6 +129,9 @@ class Treasury:
         self._leases: dict[tuple[str, int], Lease] = {}
         self._now: dict[str, Lease] = {}
         """The current period's share of each budget."""
+        self._steps: dict[str, int] = {}
+        """How large a share of a budget was when it was given back unused. To begin small again would make the first
+        calls after a pause wait for one share after the other, each twice as large as the last."""
         self._swept_ns = 0
 
     # -- calls
@@ -266,8 +271,11 @@ class Treasury:
                 self._wake(lease)
             over = now_s >= lease.end_s
             if (over or now_ns - lease.used_ns > idle_ns) and not lease.waiters and not lease.asking:
+                enough = lease.step
                 self._return(lease)
+                lease.step = enough
                 if not lease.out:
+                    self._remember(lease)
                     del self._leases[key]
                     if self._now.get(lease.budget.id) is lease:
                         del self._now[lease.budget.id]
@@ -279,10 +287,17 @@ class Treasury:
         lease = self._leases.get((budget.id, start_s))
         if lease is None:
             lease = self._leases[budget.id, start_s] = Lease(budget, start_s, end_s)
+            lease.step = self._steps.pop(budget.id, 0)
         lease.budget, lease.end_s = budget, end_s
         lease.used_ns = self._clock.mono_ns()
         self._now[budget.id] = lease
         return lease
+
+    def _remember(self, lease: Lease) -> None:
+        if lease.step:
+            if len(self._steps) >= STEPS_MAX:
+                self._steps.clear()
+            self._steps[lease.budget.id] = lease.step
 
     def _ask(self, lease: Lease, need: int, now_ns: int) -> None:
         lease.step = max(lease.step, need * WANT_FACTOR)

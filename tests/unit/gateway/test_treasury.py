@@ -278,6 +278,38 @@ def test_what_is_not_used_goes_back_and_so_does_what_is_left_of_a_changed_budget
     assert isinstance(desk.take((smaller, 1)), Short)
 
 
+def _wish(desk: Desk) -> int:
+    """What was last asked for, if there is plenty."""
+    return [each for each in desk.said if isinstance(each, LeaseWanted)][-1].want
+
+
+@pytest.mark.parametrize("runs_on", [False, True])
+def test_after_a_pause_the_first_share_is_as_large_as_the_last_one_had_to_be(runs_on: bool) -> None:
+    desk, calls = Desk(lease_idle_s=10), budget(amount=1_000_000)
+    desk.treasury.want(short(desk.take((calls, 1))), Waiter())
+    first = _wish(desk)
+    for _ in range(5):  # each is used up at once, and so the next one is twice as large
+        amount = _wish(desk)
+        desk.grant(calls, amount)
+        desk.clock.advance(ms=100)
+        for _ in range(amount):
+            desk.treasury.settle(held(desk.take((calls, 1))), (1,))
+        desk.treasury.want(short(desk.take((calls, 1))), Waiter())
+    last = _wish(desk)
+    assert last >= 16 * first
+    desk.grant(calls, 2)
+    running = held(desk.take((calls, 1)))
+    if not runs_on:
+        desk.treasury.settle(running, (1,))
+    desk.said.clear()
+    for _ in range(3):
+        desk.clock.advance(s=11)
+        desk.treasury.sweep(desk.clock.mono_ns())
+    assert [each.amount for each in desk.said if isinstance(each, LeaseReturned)] == [1], "what is left goes back"
+    desk.treasury.want(short(desk.take((calls, 1))), Waiter())
+    assert _wish(desk) >= last, "and not for the few calls that do for a budget which nobody has used"
+
+
 def test_a_new_period_begins_at_nothing() -> None:
     desk, calls = Desk(), budget()
     desk.take((calls, 1))
