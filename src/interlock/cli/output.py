@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+from interlock.errors import ConfigError
 
 
 def put_json(value: object) -> None:
@@ -36,3 +39,17 @@ def _text(cell: Any) -> str:
         return ",".join(str(entry) for entry in cell) or "-"
     # a cell is one line, and does not move the terminal's cursor
     return "".join(c if c.isprintable() else "?" for c in str(cell))
+
+
+def write_plot(file: str, text: str) -> None:
+    """Write what is drawn. Raises ConfigError."""
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise ConfigError(f"{file}: {e.strerror}", param="plot") from None
+
+
+def check_plot(file: str) -> None:
+    """Whether something can be written there, before it takes minutes to make. Raises ConfigError."""
+    if file and (Path(file).is_dir() or not Path(file).parent.is_dir()):
+        raise ConfigError(f"{file}: no file can be made there", param="plot")

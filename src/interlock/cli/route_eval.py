@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interlock.cli.common import AsJson
-from interlock.cli.output import put, put_json, table
+from interlock.cli.output import check_plot, put, put_json, table, write_plot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,15 +24,21 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(help="Seed of the first split; as the folder says when left out.")] = None,
     requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most requests that are learned online.")] = 3000,
     drift: Annotated[bool, typer.Option("--drift", help="Also measure how quickly changes are noticed.")] = False,
+    plot: Annotated[str, typer.Option("--plot", metavar="FILE", help="Draw quality over cost there (SVG).")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Measure learned routing on a folder of prompts with what every model made of them, beside baselines."""
+    check_plot(plot)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: sums do not depend on the number of cores
     from interlock.learning.evaluation import report as told
     from interlock.learning.evaluation.data import load
     from interlock.learning.evaluation.run import run
 
     report = run(load(Path(folder), splits, seed), requests, _progress, gateway=decided if drift else None)
+    if plot:
+        from interlock.learning.evaluation.plot import svg
+
+        write_plot(plot, svg(report))
     if as_json:
         put_json(told.as_dict(report))
         return

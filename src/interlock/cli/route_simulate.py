@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from interlock.cli.common import AsJson, Home, settings_of
-from interlock.cli.output import put, put_json, table
+from interlock.cli.output import check_plot, put, put_json, table, write_plot
 from interlock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def simulate(
         reading_delay_s=reading_delay_ms / 1000,
         reading_age_s_max=settings.load_age_ms_max / 1000,
     )
+    check_plot(plot)
     unknown = sorted(set(policy or ()) - set(fleets.POLICIES))
     if unknown:
         raise ConfigError(f"policy {unknown[0]!r} is not one of {', '.join(fleets.POLICIES)}", param="policy")
@@ -95,7 +96,7 @@ def simulate(
     if plot:
         from interlock.testing.plot import curves
 
-        _write(Path(plot), curves({r.policy: r.ttft_ms for r in reports}))
+        write_plot(plot, curves({r.policy: r.ttft_ms for r in reports}))
     _tell(reports, workload, fleet, seed, as_json=as_json)
 
 
@@ -120,13 +121,6 @@ def _run(policy: str, fleet: Fleet, conversations: Sequence[Conversation], seed:
     except ValueError as e:
         raise ConfigError(f"an engine cannot take a call of this workload: {e}", param="workload") from None
     return report(policy, ended, fleet.replicas)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as e:
-        raise ConfigError(f"{path}: {e.strerror}", param="plot") from None
 
 
 def _tell(reports: Sequence[Report], workload: str, fleet: Fleet, seed: int, *, as_json: bool) -> None:

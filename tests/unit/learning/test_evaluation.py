@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any, cast
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from interlock.learning.evaluation.drift import Drift, Moved, with_better
 from interlock.learning.evaluation.gateway import GatewayDrift, Offered, Taken, gateway_drift
 from interlock.learning.evaluation.metrics import aiq, cost_at_95, gap_recovered, hull, interval
 from interlock.learning.evaluation.newcomers import newcomers
+from interlock.learning.evaluation.plot import heights
 from interlock.learning.evaluation.published import expected_as_published
 from interlock.learning.evaluation.report import drift_words
 from interlock.learning.evaluation.run import Report
@@ -180,6 +182,35 @@ def test_the_command_finds_the_topics_of_a_made_up_folder(tmp_path: Path, capsys
     assert set(told["newcomers"]) == {"alone", "by_price", "by_kin"} and 0 < told["newcomers"]["by_kin"] < 0.5
     assert main(arguments) == 0
     assert capsys.readouterr().out == first
+
+
+def test_the_plot_shows_the_chief_methods_over_their_cost(tmp_path: Path) -> None:
+    where = tmp_path / "curves.svg"
+    path = str(folder(tmp_path / "made", 300))
+    assert main(["route", "eval", path, "--splits", "2", "--requests", "100", "--plot", str(where)]) == 0
+    picture = ElementTree.fromstring(where.read_text())
+    lines = picture.findall("{http://www.w3.org/2000/svg}polyline")
+    texts = [each.text for each in picture.findall("{http://www.w3.org/2000/svg}text")]
+    names = ["single models", "true tasks", "logistic regression", "fitted", "published"]
+    assert len(lines) == len(names) and [text for text in texts if text in names] == names
+    for line in lines:
+        places = [tuple(map(float, place.split(","))) for place in line.attrib["points"].split()]
+        assert places == sorted(places) and all(56 <= x <= 590 and 16 <= y <= 356 for x, y in places)
+        tall = [y for _, y in places]
+        assert tall == sorted(tall, reverse=True), "more money never brings less"
+
+
+@pytest.mark.parametrize("where", ["", "none/curves.svg"])
+def test_a_plot_that_cannot_be_written_is_told_before_the_work(
+    where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["route", "eval", str(tmp_path / "no folder"), "--plot", str(tmp_path / where)]) == 1
+    assert "no file can be made there" in capsys.readouterr().err
+
+
+def test_a_curve_has_no_height_where_its_hull_has_not_begun() -> None:
+    found = heights([(2.0, 0.5), (3.0, 0.9)], COST)
+    assert np.isnan(found[:50]).all() and found[50] == 0.5 and found[75] == pytest.approx(0.7) and found[-1] == 0.9
 
 
 def test_what_calls_are_expected_to_cost_is_of_the_log_alone(tmp_path: Path) -> None:

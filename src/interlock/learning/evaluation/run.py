@@ -6,7 +6,7 @@ the other as requests, each in one of three modes, and only the outcome of the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import nan
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from interlock.learning.evaluation.drift import MODES, Drift, drift
 from interlock.learning.evaluation.gateway import Decide, GatewayDrift, gateway_drift
 from interlock.learning.evaluation.metrics import Interval, aiq, cost_at_95, curve, gap_recovered, interval
 from interlock.learning.evaluation.newcomers import Newcomers, newcomers
+from interlock.learning.evaluation.plot import heights
 from interlock.learning.evaluation.published import expected_as_published
 from interlock.learning.evaluation.splits import split
 from interlock.learning.fit import Design, Fitted
@@ -41,6 +42,9 @@ PUBLISHED = "published"
 """The method that is `online` as gateways have it: through the published state, in integers."""
 EARLY = 250
 """Requests that are reported as the cold start."""
+
+
+_NO_CURVES: Mapping[str, Numbers] = {}
 
 
 class Row(NamedTuple):
@@ -86,6 +90,8 @@ class Report(NamedTuple):
     drift: Drift | None = None
     gateway: list[GatewayDrift] | None = None
     newcomers: Newcomers | None = None
+    curves: Mapping[str, Numbers] = _NO_CURVES
+    """Of each method, the mean over the splits of its `plot.heights`."""
 
 
 class _Split(NamedTuple):
@@ -122,6 +128,7 @@ def run(data: Data, requests: int, progress: Callable[[str], None], *, gateway: 
     gateway decides; with it also how quickly a change is noticed (`evaluation.drift`, `evaluation.gateway`)."""
     prompts = [read(text) for text in data.texts]
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    curves: dict[str, list[Numbers]] = {}
     starts: dict[str, list[_Online]] = {}
     tasks: list[TaskRow] = []
     sizes = (0, 0)
@@ -139,7 +146,9 @@ def run(data: Data, requests: int, progress: Callable[[str], None], *, gateway: 
                 published = expected_as_published(learner.estimator, data.models, now.texts)
                 expected["learned", PUBLISHED] = _Expected(published)
         for key, each in expected.items():
-            found.setdefault(key, []).append(_measure(data, now, each))
+            points = _points(data, now, each)
+            found.setdefault(key, []).append(_measure(data, now, each, points))
+            curves.setdefault(key[1], []).append(heights(points, data.cost[now.test]))
     share = data.plan.test_share
     against = [m["aiq"] for m in found["baseline", COMPARED_WITH]]
     rows = [_row(key, measures, against, share) for key, measures in found.items()]
@@ -147,7 +156,8 @@ def run(data: Data, requests: int, progress: Callable[[str], None], *, gateway: 
         name: Start(min(requests, sizes[0]), *(interval([s[i] for s in all_], share) for i in range(4)))
         for name, all_ in starts.items()
     }
-    report = Report(data, *sizes, rows, told_starts, tasks, newcomers=newcomers(data))
+    means = {name: np.mean(each, axis=0) for name, each in curves.items()}
+    report = Report(data, *sizes, rows, told_starts, tasks, newcomers=newcomers(data), curves=means)
     if gateway is None:
         return report
     there = gateway_drift(data, prompts, requests, gateway, progress)
@@ -234,10 +244,14 @@ def _online(data: Data, now: _Split, requests: int, linear: bool, rng: Generator
     return learner, told
 
 
-def _measure(data: Data, now: _Split, expected: _Expected) -> dict[str, float]:
-    real, paid, quality = data.quality[now.test], data.cost[now.test], expected.quality
+def _points(data: Data, now: _Split, expected: _Expected) -> list[tuple[float, float]]:
+    real, paid = data.quality[now.test], data.cost[now.test]
     cost = np.broadcast_to(now.price, paid.shape) if expected.cost is None else expected.cost
-    points = curve(quality, cost, real, paid)
+    return curve(expected.quality, cost, real, paid)
+
+
+def _measure(data: Data, now: _Split, expected: _Expected, points: list[tuple[float, float]]) -> dict[str, float]:
+    real, paid, quality = data.quality[now.test], data.cost[now.test], expected.quality
     out = {"aiq": aiq(points, paid), "cost_at_95": cost_at_95(points, real, paid)}
     if len(data.models) == 2:
         strong = int(now.quality.mean(0).argmax())
