@@ -55,8 +55,9 @@ def test_prices_and_sizes_that_say_the_same_are_not_counted_twice() -> None:
 def test_nothing_known_is_level_and_all_stays_within_bounds() -> None:
     kin = _kin([1, 1000], "a,a", [1e-9, 1e9])
     assert (_expected(kin, [None, None]) == UNKNOWN).all()
-    for means in ([1.0, None], [None, 0.0], [0.0, 1.0]):
-        found = _expected(kin, means)  # type: ignore[arg-type]
+    cases: list[list[float | None]] = [[1.0, None], [None, 0.0], [0.0, 1.0]]
+    for means in cases:
+        found = _expected(kin, means)
         assert ((found > 0) & (found < 1)).all()
 
 
